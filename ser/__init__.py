@@ -1,0 +1,1 @@
+"""Speech emotion recognition, independent of the speaker."""

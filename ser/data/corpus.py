@@ -1,0 +1,80 @@
+"""The records that every corpus parser produces and everything else consumes."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One labelled stretch of speech by one speaker.
+
+    Attributes:
+        id: unique inside its corpus.
+        path: the audio file.
+        emotion: one of the corpus's emotion names.
+        speaker: who speaks, unique inside the corpus.
+        session: recording session, or speaker group in corpora without sessions, counted from 1.
+        gender: ``"F"``, ``"M"`` or ``""`` where unknown.
+        seconds: length; 0 where the file header could not be read.
+        start: where the utterance begins inside the file, in seconds.
+        end: where it ends, in seconds; None means the end of the file.
+    """
+
+    id: str
+    path: Path
+    emotion: str
+    speaker: str
+    session: int
+    gender: str
+    seconds: float
+    start: float = 0.0
+    end: float | None = None
+
+
+class FrameSource(Protocol):
+    """Makes the frames of utterances that have no audio (the synthetic features)."""
+
+    dim: int
+
+    def description(self) -> dict[str, Any]:
+        """Plain settings that determine every frame; they make the cache fingerprint."""
+
+    def frames(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Tensor]]:
+        """Yield each utterance with its frames (L, D)."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named list of utterances; ``emotions`` fixes the class order everywhere."""
+
+    name: str
+    emotions: tuple[str, ...]
+    utterances: tuple[Utterance, ...]
+    frame_source: FrameSource | None = None
+
+    @property
+    def sessions(self) -> list[int]:
+        """The session numbers that occur, ascending."""
+        return sorted({utterance.session for utterance in self.utterances})
+
+    @property
+    def speakers(self) -> list[str]:
+        """The speakers that occur, sorted."""
+        return sorted({utterance.speaker for utterance in self.utterances})
+
+    def without(self, ids: Iterable[str]) -> "Corpus":
+        """The same corpus less the utterances named by ``ids``."""
+        left_out = set(ids)
+        kept = tuple(utterance for utterance in self.utterances if utterance.id not in left_out)
+        return Corpus(self.name, self.emotions, kept, self.frame_source)
+
+    def fingerprint(self) -> str:
+        """Hash of what is labelled how: ids, emotions, speakers, sessions, boundaries; not of where files lie."""
+        rows = sorted((u.id, u.emotion, u.speaker, u.session, u.start, u.end) for u in self.utterances)
+        return hashlib.sha256(json.dumps([self.emotions, rows]).encode()).hexdigest()[:16]
