@@ -1,0 +1,179 @@
+"""The tables that evaluation is a function of: predictions, pooled features and the training history.
+
+A table made by another tool is as good as ours: ``id, speaker, emotion, predicted`` and one ``p_<emotion>`` column a class
+are all it needs.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ser.errors import SerError
+from ser.files import atomic_path
+
+PREFIX = "p_"
+REQUIRED = ("id", "speaker", "emotion", "predicted")
+COLUMNS = ("id", "session", "speaker", "gender", "seconds", "emotion", "predicted")
+TOLERANCE = 1e-3
+GENDERS = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+
+
+def emotions_of(table: pd.DataFrame) -> list[str]:
+    """The emotion names of a prediction table in class order, from its ``p_`` columns."""
+    return [column.removeprefix(PREFIX) for column in table.columns if column.startswith(PREFIX)]
+
+
+def probabilities(table: pd.DataFrame) -> np.ndarray:
+    """The class probabilities, (n, C) float64, columns in class order."""
+    return table[[PREFIX + emotion for emotion in emotions_of(table)]].to_numpy(dtype=float)
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """Read and check a ``predictions.csv``.
+
+    Columns that other tools may lack get defaults: ``session`` 1, ``gender`` "" and ``seconds`` 0 (unknown). Columns the
+    contract does not name are dropped. Labels, ids and speakers are text ("03" stays "03").
+
+    Raises:
+        SerError: the file is absent or is no CSV, or its table breaks a rule of ``check_predictions``.
+    """
+    texts = dict.fromkeys(("id", "speaker", "gender", "emotion", "predicted"), str)
+    table = _read_csv(Path(path), "predictions", dtype=texts)
+    return check_predictions(table, str(path))
+
+
+def check_predictions(table: pd.DataFrame, source: str = "the prediction table") -> pd.DataFrame:
+    """Return ``table`` with the contract's columns, types and order.
+
+    Raises:
+        SerError: missing columns, no rows, duplicate or empty ids, unknown labels, or probabilities that are not numbers
+            in [0, 1] or do not sum to one within 1e-3.
+    """
+    emotions = emotions_of(table)
+    missing = [column for column in REQUIRED if column not in table.columns]
+    if missing or len(emotions) < 2:
+        lacking = missing + ([] if len(emotions) > 1 else ["p_<emotion> (one a class, at least two)"])
+        raise SerError(f"{source} lacks the column(s) {', '.join(lacking)}; a prediction table has {', '.join(REQUIRED)} and "
+                       "one p_<emotion> column a class, so add them.")
+    if table.empty:
+        raise SerError(f"{source} has a header and no rows; give a table with at least one utterance.")
+    table = table.assign(**{name: table[name].astype(str) for name in REQUIRED})
+    _check_names(table, emotions, source)
+    columns = [PREFIX + emotion for emotion in emotions]
+    table = table.assign(**{column: pd.to_numeric(table[column], errors="coerce").astype(float) for column in columns})
+    _check_probabilities(table, source)
+    table = _with_optional_columns(table, source)
+    return table[[*COLUMNS, *columns]].reset_index(drop=True)
+
+
+def write_predictions(path: str | Path, table: pd.DataFrame) -> None:
+    """Check ``table`` and write it to ``path``, whole or not at all.
+
+    Raises:
+        SerError: the table breaks a rule of ``check_predictions``, or ``path`` cannot be written.
+    """
+    table = check_predictions(table)
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, encoding="utf-8")
+
+
+def read_embeddings(path: str | Path, rows: int) -> np.ndarray:
+    """Read pooled features (n, P) whose rows belong to the ``rows`` rows of a prediction table; never unpickles.
+
+    Raises:
+        SerError: the file is absent or no plain array, or has another number of rows, or values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SerError(f"there is no features file {path}; give the embeddings.npy of a finished run.")
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise SerError(f"{path} is not a plain NumPy array (.npy without pickled objects); save it again with "
+                       "numpy.save from a float array.") from error
+    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind not in "fiu":
+        raise SerError(f"{path} does not hold one table of numbers (n, P); save one row of pooled features an utterance.")
+    if len(features) != rows:
+        raise SerError(f"{path} has {len(features)} rows and its prediction table has {rows}; both must come from the same "
+                       "run, so write them again together.")
+    if not np.isfinite(features).all():
+        raise SerError(f"{path} holds values that are not finite; find the utterances with NaN features and predict again.")
+    return features.astype(np.float32, copy=False)
+
+
+def write_embeddings(path: str | Path, features: np.ndarray) -> None:
+    """Write pooled features (n, P) as float32 to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, np.asarray(features, dtype=np.float32), allow_pickle=False)
+
+
+def read_history(path: str | Path) -> pd.DataFrame:
+    """Read a ``history.csv``: one row an epoch, every column a number, columns by the names ``train/uar``, ``alpha``...
+
+    Raises:
+        SerError: the file is absent, is no CSV, or has no ``epoch`` column or no rows.
+    """
+    table = _read_csv(Path(path), "history")
+    if "epoch" not in table.columns or table.empty:
+        raise SerError(f"{path} is not a training history; it needs an epoch column and at least one row.")
+    return table.apply(pd.to_numeric, errors="coerce")
+
+
+def _read_csv(path: Path, kind: str, dtype: dict[str, type] | None = None) -> pd.DataFrame:
+    """Read text as text: an emotion or a speaker named "None" or "NA" is a name, not a gap."""
+    if not path.is_file():
+        raise SerError(f"there is no {kind} table {path}; give the CSV file of a finished run.")
+    try:
+        return pd.read_csv(path, dtype=dtype, keep_default_na=False, float_precision="round_trip", encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError, OSError) as error:
+        raise SerError(f"{path} cannot be read as a {kind} table; give a comma-separated UTF-8 file with a header "
+                       "line.") from error
+
+
+def _check_names(table: pd.DataFrame, emotions: list[str], source: str) -> None:
+    for column in ("id", "speaker"):
+        empty = table[column].str.strip().isin(["", "nan"])
+        if empty.any():
+            raise SerError(f"{source} has {int(empty.sum())} row(s) without a value in {column} (the first is row "
+                           f"{int(np.argmax(empty)) + 1}); every utterance needs one.")
+    repeated = table["id"][table["id"].duplicated()]
+    if len(repeated):
+        raise SerError(f"{source} has the id {repeated.iloc[0]} more than once ({len(repeated)} repeated row(s)); every "
+                       "utterance must occur once.")
+    for column in ("emotion", "predicted"):
+        unknown = sorted(set(table[column]) - set(emotions))
+        if unknown:
+            raise SerError(f"{source} has the unknown label(s) {', '.join(map(repr, unknown[:5]))} in {column}; its p_ columns "
+                           f"name {', '.join(emotions)}, so use those or add the missing p_ column.")
+
+
+def _check_probabilities(table: pd.DataFrame, source: str) -> None:
+    values = probabilities(table)
+    faults = {
+        "probabilities that are not numbers": ~np.isfinite(values).all(axis=1),
+        "probabilities outside 0 to 1": ((values < -TOLERANCE) | (values > 1 + TOLERANCE)).any(axis=1),
+        "probabilities that do not sum to one": np.abs(values.sum(axis=1) - 1) > TOLERANCE,
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            raise SerError(f"{source} has {int(rows.sum())} row(s) with {fault} (the first is id "
+                           f"{table['id'].iloc[int(np.argmax(rows))]}); write softmax outputs, one column a class.")
+
+
+def _with_optional_columns(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Defaults for ``session``, ``gender`` and ``seconds``; sessions become integers where all of them are."""
+    session = table["session"] if "session" in table.columns else pd.Series(1, index=table.index)
+    numbers = pd.to_numeric(session, errors="coerce")
+    whole = bool(numbers.notna().all()) and bool((numbers % 1 == 0).all())
+    gender = table["gender"].fillna("") if "gender" in table.columns else pd.Series("", index=table.index)
+    gender = gender.astype(str).str.strip()
+    seconds = table["seconds"] if "seconds" in table.columns else pd.Series(0.0, index=table.index)
+    seconds = pd.to_numeric(seconds, errors="coerce").fillna(0.0).astype(float)
+    if not (np.isfinite(seconds) & (seconds >= 0)).all():
+        raise SerError(f"{source} has negative or infinite seconds; give each utterance's length in seconds, 0 for unknown.")
+    return table.assign(
+        session=numbers.astype(int) if whole else session.astype(str),
+        gender=gender.map(lambda name: GENDERS.get(name.lower(), name)),
+        seconds=seconds,
+    )
