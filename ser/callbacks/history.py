@@ -1,0 +1,77 @@
+"""What happened in each epoch, as a table."""
+
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+
+from ser.files import atomic_path
+
+COLUMNS = (
+    "train/loss", "train/emotion_loss", "train/speaker_loss", "train/l2", "train/wa", "train/uar", "train/f1",
+    "train/speaker_accuracy", "val/loss", "val/wa", "val/uar", "val/f1", "test/wa", "test/uar",
+)  # fmt: skip
+
+
+class History(lightning.Callback):
+    """Writes ``history.csv``: losses and their parts, metrics, rate, alpha, gradient norm, seconds, peak memory.
+
+    The rows travel in the checkpoint, so that a resumed run continues the table.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "history.csv"
+        self.rows: list[dict[str, float]] = []
+        self.norms: list[torch.Tensor] = []
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+        self.norms = []
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Measure the gradient before it is clipped."""
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        self.norms.append(torch.nn.utils.get_total_norm(gradients))  # stays on the device: no wait each step
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Add this epoch's row and write the table."""
+        metrics = trainer.callback_metrics
+        row = {
+            "epoch": trainer.current_epoch,
+            "seconds": time.perf_counter() - self.started,
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "alpha": float(getattr(pl_module, "alpha", math.nan)),
+            "gradient_norm": float(torch.stack(self.norms).mean()) if self.norms else math.nan,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        row |= {name: float(metrics[name]) for name in COLUMNS if name in metrics}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            with atomic_path(self.path) as temporary:
+                pd.DataFrame(self.rows).to_csv(temporary, index=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the rows so far."""
+        self.rows = state_dict["rows"]
+
+
+def peak_memory_mb() -> float:
+    """Most memory so far in MB: of the GPU where one is used, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # macOS counts bytes, Linux kilobytes

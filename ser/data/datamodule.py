@@ -1,0 +1,181 @@
+"""Cached frames as padded batches for Lightning."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ser.data.cache import FeatureCache
+from ser.data.corpus import Corpus, Utterance
+from ser.data.normalization import Normalization
+from ser.data.protocols import Split
+from ser.data.sampler import LengthBatches
+from ser.errors import SerError
+
+
+class Batch(NamedTuple):
+    """Utterances padded to the longest of them.
+
+    Attributes:
+        frames: (B, L, D); half precision from the cache, single precision once normalised; zero beyond ``lengths``.
+        lengths: (B,) true frames of each utterance.
+        emotion: (B,) index into the corpus's emotions.
+        speaker: (B,) index among the training speakers, -1 for others.
+        statistics: (B,) row of the normalisation statistics.
+        ids: the utterances' ids.
+    """
+
+    frames: Tensor
+    lengths: Tensor
+    emotion: Tensor
+    speaker: Tensor
+    statistics: Tensor
+    ids: list[str]
+
+
+class FrameDataset(Dataset[Batch]):
+    """Whole batches, read from the cache straight into their padded place.
+
+    Indexed by a list of row numbers, so that a loader without automatic batching hands over finished batches.
+    """
+
+    def __init__(self, cache: FeatureCache, utterances: Sequence[Utterance], max_frames: int | None) -> None:
+        self.cache = cache
+        self.ids = [utterance.id for utterance in utterances]
+        longest = max_frames or np.iinfo(np.int64).max
+        self.lengths = [min(cache.lengths[identifier], longest) for identifier in self.ids]
+        self.emotion = torch.zeros(len(self.ids), dtype=torch.int64)
+        self.speaker = torch.full((len(self.ids),), -1, dtype=torch.int64)
+        self.statistics = torch.zeros(len(self.ids), dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: list[int]) -> Batch:  # type: ignore[override]
+        lengths = [self.lengths[row] for row in rows]
+        frames = torch.zeros(len(rows), max(lengths), self.cache.dim, dtype=torch.float16)  # (B, L, D)
+        target = frames.numpy()
+        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            target[place, :length] = self.cache.read(self.ids[row])[:length]
+        index = torch.tensor(rows)
+        return Batch(
+            frames,
+            torch.tensor(lengths),
+            self.emotion[index],
+            self.speaker[index],
+            self.statistics[index],
+            [self.ids[row] for row in rows],
+        )
+
+
+class EmotionDataModule(lightning.LightningDataModule):
+    """The three parts of a split as loaders of length-sorted batches.
+
+    Args:
+        corpus: gives the class order.
+        split: which utterance belongs to which part.
+        cache: frames of all of them.
+        normalization: fitted once on the training part (and, where declared, on unlabelled test frames).
+        batch_size: most utterances a batch (a device).
+        max_frames: most frames a batch after padding; None: no limit.
+        max_seconds: cut longer utterances to their first seconds; None: whole utterances.
+        frame_rate: frames per second, to turn ``max_seconds`` into frames.
+        workers: loader processes; 0 reads in the training process.
+        seed: of the batch order.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: Split,
+        cache: FeatureCache,
+        normalization: Normalization,
+        *,
+        batch_size: int = 32,
+        max_frames: int | None = None,
+        max_seconds: float | None = None,
+        frame_rate: float = 50.0,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (max_seconds is not None and max_seconds <= 0):
+            raise SerError(
+                f"batch_size={batch_size}, max_seconds={max_seconds} were given, but a batch needs at least one "
+                "utterance of more than zero seconds; give positive numbers."
+            )
+        self.cache, self.split = cache, split
+        self.emotions = list(corpus.emotions)
+        self.speakers = sorted({utterance.speaker for utterance in split.train})
+        self.batch_size, self.max_frames, self.workers, self.seed = batch_size, max_frames, workers, seed
+        self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
+        self.normalization = normalization
+        everyone = [utterance for part in split.parts().values() for utterance in part]
+        self.statistics = normalization.fit(cache, split.train, everyone)
+        self.datasets = {name: self._dataset(part) for name, part in split.parts().items()}
+
+    def _dataset(self, utterances: Sequence[Utterance]) -> FrameDataset:
+        dataset = FrameDataset(self.cache, utterances, self.crop)
+        speaker = {name: index for index, name in enumerate(self.speakers)}
+        dataset.emotion = torch.tensor([self.emotions.index(u.emotion) for u in utterances])
+        dataset.speaker = torch.tensor([speaker.get(u.speaker, -1) for u in utterances])
+        dataset.statistics = torch.tensor([self.statistics.row(u.speaker) for u in utterances])
+        return dataset
+
+    def emotion_counts(self) -> Tensor:
+        """Training utterances of each emotion (C,), for class weights."""
+        return torch.bincount(self.datasets["train"].emotion, minlength=len(self.emotions))
+
+    def loader(self, part: str, shuffle: bool = False) -> "DataLoader[Batch]":
+        """Batches of ``part`` (train, validation or test) for this process's rank."""
+        dataset = self.datasets[part]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = LengthBatches(
+            dataset.lengths,
+            self.batch_size,
+            self.max_frames,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        return DataLoader(
+            dataset,
+            sampler=batches,
+            batch_size=None,  # the dataset returns whole batches
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
+            # Its own generator: drawing the workers' seeds must not disturb the run's random numbers.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def train_dataloader(self) -> "DataLoader[Batch]":
+        """Shuffled training batches."""
+        return self.loader("train", shuffle=True)
+
+    def val_dataloader(self) -> "DataLoader[Batch]":
+        """Validation batches, always in the same order."""
+        return self.loader("validation")
+
+    def test_dataloader(self) -> "DataLoader[Batch]":
+        """Test batches, always in the same order."""
+        return self.loader("test")
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise on the device; padded frames stay zero."""
+        return normalize(batch, self.statistics.mean, self.statistics.std)
+
+
+def normalize(batch: Batch, mean: Tensor, std: Tensor) -> Batch:
+    """Single-precision frames with the batch's statistics rows taken off; ``mean`` and ``std`` are (R, D)."""
+    device = batch.frames.device
+    row = batch.statistics.to(device)
+    frames = batch.frames.float()
+    frames = (frames - mean.to(device)[row][:, None]) / std.to(device)[row][:, None]  # (B, L, D)
+    valid = torch.arange(frames.shape[1], device=device) < batch.lengths[:, None]  # (B, L)
+    return batch._replace(frames=frames * valid[..., None])

@@ -1,0 +1,146 @@
+"""The LightningModule: a network, its losses, its metrics."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
+
+from ser.data.augmentation import Augmentation, Mixup
+from ser.data.datamodule import Batch
+from ser.losses import l2_norms
+from ser.models.output import NetworkOutput
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def emotion_metrics(emotions: int, prefix: str) -> MetricCollection:
+    """WA (plain accuracy), UAR (mean recall over classes) and macro F1."""
+    return MetricCollection(
+        {
+            "wa": MulticlassAccuracy(emotions, average="micro"),
+            "uar": MulticlassRecall(emotions, average="macro"),
+            "f1": MulticlassF1Score(emotions, average="macro"),
+        },
+        prefix=prefix,
+    )
+
+
+class EmotionModule(lightning.LightningModule):
+    """Trains a network on emotion and, behind its gradient reversal, against the speaker.
+
+    ``loss = emotion + adversarial_weight * speaker + l2_reg * sum of weight norms``; the speaker part exists in
+    training only, since validation and test speakers are unseen.
+
+    Args:
+        network: frames and lengths to a NetworkOutput.
+        emotion_loss: (B, C) logits and (B,) or (B, C) targets to a scalar.
+        optimizer: makes an optimizer of parameters.
+        emotions: class names in order.
+        augmentation: changes training frames; identity when it holds no transform.
+        mixup: blends pairs of training utterances; None for none.
+        adversarial_weight: weight of the speaker loss.
+        l2_reg: weight of the summed L2 norms.
+        seed: with epoch and batch it determines dropout and augmentation, so that a resumed run repeats them.
+        config: plain description stored in every checkpoint, enough to rebuild the network.
+    """
+
+    alpha: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        emotion_loss: Loss,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        emotions: Sequence[str],
+        *,
+        augmentation: Augmentation,
+        mixup: Mixup | None = None,
+        adversarial_weight: float = 0.05,
+        l2_reg: float = 0.0,
+        seed: int = 0,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.emotion_loss = network, emotion_loss
+        self.make_optimizer = optimizer
+        self.emotions = list(emotions)
+        self.augmentation, self.mixup = augmentation, mixup
+        self.adversarial_weight, self.l2_reg = adversarial_weight, l2_reg
+        self.seed, self.config = seed, config or {}
+        self.register_buffer("alpha", torch.zeros(()))  # strength of the gradient reversal, set by its schedule
+        self.metrics = nn.ModuleDict(
+            {"fit": emotion_metrics(len(emotions), "train/"), "val": emotion_metrics(len(emotions), "val/")}
+        )
+        self.means = nn.ModuleDict({"speaker_accuracy": MeanMetric()})
+
+    def forward(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> NetworkOutput:
+        """Run the network on normalised frames (B, L, D)."""
+        output: NetworkOutput = self.network(frames, lengths, self.alpha, return_attention=return_attention)
+        return output
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed this step's dropout and augmentation from its place in the run."""
+        place = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: augment, forward, add up the losses."""
+        frames, lengths = self.augmentation(batch.frames, batch.lengths)
+        target = batch.emotion
+        if self.mixup is not None:
+            frames, lengths, target = self.mixup(frames, lengths, F.one_hot(target, len(self.emotions)).float())
+        output = self(frames, lengths)
+        parts = {"emotion_loss": self.emotion_loss(output.emotion_logits, target)}
+        loss = parts["emotion_loss"]
+        if output.speaker_logits is not None:
+            parts["speaker_loss"] = F.cross_entropy(output.speaker_logits, batch.speaker)
+            loss = loss + self.adversarial_weight * parts["speaker_loss"]
+            self._log_speaker_accuracy(output.speaker_logits, batch.speaker)
+        if self.l2_reg > 0:
+            parts["l2"] = self.l2_reg * l2_norms(self.network)
+            loss = loss + parts["l2"]
+        self._log_step("train", {"loss": loss, **parts}, self.metrics["fit"], output.emotion_logits, batch)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and metrics on unseen speakers."""
+        logits = self(batch.frames, batch.lengths).emotion_logits
+        loss = F.cross_entropy(logits, batch.emotion)
+        self._log_step("val", {"loss": loss}, self.metrics["val"], logits, batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
+        output = self(batch.frames, batch.lengths)
+        return {
+            "ids": batch.ids,
+            "probabilities": output.emotion_logits.float().softmax(-1).cpu(),
+            "pooled": output.pooled.float().cpu(),
+        }
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer; its learning rate is a callback's business."""
+        return self.make_optimizer(parameter for parameter in self.network.parameters() if parameter.requires_grad)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain description that rebuilds the network without Lightning."""
+        checkpoint["config"] = self.config
+
+    def _log_step(
+        self, phase: str, losses: dict[str, Tensor], metrics: Metric | nn.Module, logits: Tensor, batch: Batch
+    ) -> None:
+        size = len(batch.emotion)
+        for name, value in losses.items():
+            self.log(f"{phase}/{name}", value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        metrics.update(logits.detach(), batch.emotion)  # type: ignore[operator]
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)  # type: ignore[arg-type]
+
+    def _log_speaker_accuracy(self, logits: Tensor, speaker: Tensor) -> None:
+        right = (logits.detach().argmax(-1) == speaker).float()
+        self.means["speaker_accuracy"].update(right)
+        self.log("train/speaker_accuracy", self.means["speaker_accuracy"], on_step=False, on_epoch=True)  # type: ignore[arg-type]
