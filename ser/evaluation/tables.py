@@ -1,9 +1,10 @@
 """The tables that evaluation is a function of: predictions, pooled features and the training history.
 
-A table made by another tool is as good as ours: ``id, speaker, emotion, predicted`` and one ``p_<emotion>`` column a class
-are all it needs.
+A table made by another tool is as good as ours: ``id, speaker, emotion, predicted`` and one ``p_<emotion>`` column
+a class are all it needs.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ def probabilities(table: pd.DataFrame) -> np.ndarray:
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """Read and check a ``predictions.csv``.
 
-    Columns that other tools may lack get defaults: ``session`` 1, ``gender`` "" and ``seconds`` 0 (unknown). Columns the
-    contract does not name are dropped. Labels, ids and speakers are text ("03" stays "03").
+    Columns that other tools may lack get defaults: ``session`` 1, ``gender`` "" and ``seconds`` 0 (unknown). Further
+    columns are dropped. Labels, ids and speakers are text ("03" stays "03").
 
     Raises:
         SerError: the file is absent or is no CSV, or its table breaks a rule of ``check_predictions``.
@@ -47,15 +48,15 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
     """Return ``table`` with the contract's columns, types and order.
 
     Raises:
-        SerError: missing columns, no rows, duplicate or empty ids, unknown labels, or probabilities that are not numbers
-            in [0, 1] or do not sum to one within 1e-3.
+        SerError: missing columns, no rows, duplicate or empty ids, unknown labels, or probabilities that are not
+            numbers in [0, 1] or do not sum to one within 1e-3.
     """
     emotions = emotions_of(table)
     missing = [column for column in REQUIRED if column not in table.columns]
     if missing or len(emotions) < 2:
         lacking = missing + ([] if len(emotions) > 1 else ["p_<emotion> (one a class, at least two)"])
-        raise SerError(f"{source} lacks the column(s) {', '.join(lacking)}; a prediction table has {', '.join(REQUIRED)} and "
-                       "one p_<emotion> column a class, so add them.")
+        raise SerError(f"{source} lacks the column(s) {', '.join(lacking)}; a prediction table has "
+                       f"{', '.join(REQUIRED)} and one p_<emotion> column a class, so add them.")
     if table.empty:
         raise SerError(f"{source} has a header and no rows; give a table with at least one utterance.")
     table = table.assign(**{name: table[name].astype(str) for name in REQUIRED})
@@ -93,12 +94,13 @@ def read_embeddings(path: str | Path, rows: int) -> np.ndarray:
         raise SerError(f"{path} is not a plain NumPy array (.npy without pickled objects); save it again with "
                        "numpy.save from a float array.") from error
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind not in "fiu":
-        raise SerError(f"{path} does not hold one table of numbers (n, P); save one row of pooled features an utterance.")
+        raise SerError(f"{path} does not hold one table of numbers (n, P); save one row of features an utterance.")
     if len(features) != rows:
-        raise SerError(f"{path} has {len(features)} rows and its prediction table has {rows}; both must come from the same "
-                       "run, so write them again together.")
+        raise SerError(f"{path} has {len(features)} rows and its prediction table has {rows}; both must come from "
+                       "the same run, so write them again together.")
     if not np.isfinite(features).all():
-        raise SerError(f"{path} holds values that are not finite; find the utterances with NaN features and predict again.")
+        raise SerError(f"{path} holds values that are not finite; find the utterances with NaN features "
+                       "and predict again.")
     return features.astype(np.float32, copy=False)
 
 
@@ -120,7 +122,7 @@ def read_history(path: str | Path) -> pd.DataFrame:
     return table.apply(pd.to_numeric, errors="coerce")
 
 
-def _read_csv(path: Path, kind: str, dtype: dict[str, type] | None = None) -> pd.DataFrame:
+def _read_csv(path: Path, kind: str, dtype: Mapping[str, type] | None = None) -> pd.DataFrame:
     """Read text as text: an emotion or a speaker named "None" or "NA" is a name, not a gap."""
     if not path.is_file():
         raise SerError(f"there is no {kind} table {path}; give the CSV file of a finished run.")
@@ -139,13 +141,13 @@ def _check_names(table: pd.DataFrame, emotions: list[str], source: str) -> None:
                            f"{int(np.argmax(empty)) + 1}); every utterance needs one.")
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
-        raise SerError(f"{source} has the id {repeated.iloc[0]} more than once ({len(repeated)} repeated row(s)); every "
-                       "utterance must occur once.")
+        raise SerError(f"{source} has the id {repeated.iloc[0]} more than once ({len(repeated)} repeated row(s)); "
+                       "every utterance must occur once.")
     for column in ("emotion", "predicted"):
         unknown = sorted(set(table[column]) - set(emotions))
         if unknown:
-            raise SerError(f"{source} has the unknown label(s) {', '.join(map(repr, unknown[:5]))} in {column}; its p_ columns "
-                           f"name {', '.join(emotions)}, so use those or add the missing p_ column.")
+            raise SerError(f"{source} has the unknown label(s) {', '.join(map(repr, unknown[:5]))} in {column}; its p_ "
+                           f"columns name {', '.join(emotions)}, so use those or add the missing p_ column.")
 
 
 def _check_probabilities(table: pd.DataFrame, source: str) -> None:
@@ -171,7 +173,8 @@ def _with_optional_columns(table: pd.DataFrame, source: str) -> pd.DataFrame:
     seconds = table["seconds"] if "seconds" in table.columns else pd.Series(0.0, index=table.index)
     seconds = pd.to_numeric(seconds, errors="coerce").fillna(0.0).astype(float)
     if not (np.isfinite(seconds) & (seconds >= 0)).all():
-        raise SerError(f"{source} has negative or infinite seconds; give each utterance's length in seconds, 0 for unknown.")
+        raise SerError(f"{source} has negative or infinite seconds; give each utterance's length in "
+                       "seconds, 0 for unknown.")
     return table.assign(
         session=numbers.astype(int) if whole else session.astype(str),
         gender=gender.map(lambda name: GENDERS.get(name.lower(), name)),

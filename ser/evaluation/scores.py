@@ -1,0 +1,193 @@
+"""What a prediction table scores: over all utterances, by confidence and by speaker. Every result is ready for JSON."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+from ser.evaluation.confusion import (
+    accuracy,
+    bootstrap,
+    mean_recall,
+    percentile_interval,
+    utterance_counts,
+    weighted_f1,
+)
+from ser.evaluation.tables import emotions_of, probabilities
+
+REPETITIONS = 1000
+
+
+def scores(table: pd.DataFrame) -> dict[str, Any]:
+    """WA, UAR, F1 and their parts.
+
+    UAR and macro F1 are means over the classes that occur in the truth; the recall, precision and F1 of a class that
+    does not occur are None. A class that occurs and is never predicted has precision 0, as in scikit-learn.
+    """
+    emotions = emotions_of(table)
+    truth, predicted = table["emotion"].tolist(), table["predicted"].tolist()
+    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=emotions, zero_division=0)
+    present = support > 0
+
+    def by_emotion(values: np.ndarray) -> dict[str, float | None]:
+        return {emotion: float(value) if occurs else None
+                for emotion, value, occurs in zip(emotions, values, present, strict=True)}
+
+    return {
+        "wa": float(np.mean(table["emotion"] == table["predicted"])),
+        "uar": float(recall[present].mean()),
+        "macro_f1": float(f1[present].mean()),
+        "weighted_f1": float(np.average(f1, weights=support)),
+        "recall": by_emotion(recall),
+        "precision": by_emotion(precision),
+        "f1": by_emotion(f1),
+        "confusion": confusion_matrix(truth, predicted, labels=emotions).tolist(),
+        "n": len(table),
+    }
+
+
+def calibration(table: pd.DataFrame, bins: int = 15) -> dict[str, Any]:
+    """How far confidence (the largest probability) can be believed.
+
+    ``ece`` is the expected calibration error over ``bins`` equal bins (Guo et al. 2017, equation 3). ``bins`` of the
+    result has ``low, high, n, confidence, accuracy`` a bin, the last two None where the bin is empty.
+    """
+    confidence = probabilities(table).max(axis=1)
+    right = (table["emotion"] == table["predicted"]).to_numpy()
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    which = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
+    rows, error = [], 0.0
+    for index in range(bins):
+        inside = which == index
+        error += abs(float(confidence[inside].sum() - right[inside].sum())) / len(table)
+        rows.append({
+            "low": float(edges[index]), "high": float(edges[index + 1]), "n": int(inside.sum()),
+            "confidence": _mean(confidence[inside]), "accuracy": _mean(right[inside]),
+        })
+    return {
+        "ece": error,
+        "confidence_right": _mean(confidence[right]),
+        "confidence_wrong": _mean(confidence[~right]),
+        "n_right": int(right.sum()), "n_wrong": int((~right).sum()),
+        "bins": rows,
+    }
+
+
+def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a speaker, sorted: speaker, gender, session, n, accuracy, uar, weighted_f1.
+
+    ``uar`` is over the emotions this speaker's utterances have, so it does not compare speakers who lack some.
+    """
+    rows = []
+    for speaker, part in table.groupby("speaker", sort=True):
+        truth, predicted = part["emotion"].tolist(), part["predicted"].tolist()
+        labels = sorted(set(truth))
+        _, recall, _, _ = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
+        rows.append({
+            "speaker": str(speaker), "gender": part["gender"].iloc[0], "session": part["session"].iloc[0],
+            "n": len(part),
+            "accuracy": float(np.mean(part["emotion"] == part["predicted"])),
+            "uar": float(recall.mean()),
+            "weighted_f1": float(f1_score(truth, predicted, labels=labels, average="weighted", zero_division=0)),
+        })
+    return pd.DataFrame(rows)
+
+
+def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int = 0) -> dict[str, Any]:
+    """How evenly the speakers are served, with 95% intervals that resample speakers and their utterances.
+
+    ``average_f1`` is the mean of the speakers' weighted F1, ``performance_std`` its sample standard deviation over
+    speakers, ``f1_range`` best minus worst speaker; ``accuracy_std`` and ``accuracy_range`` say the same of accuracy.
+    What noise does to a small number of utterances is part of every spread: with few utterances a speaker, equal
+    speakers look unequal, and more so in the resamples, so the interval of a spread lies high.
+    """
+    per_speaker = speaker_scores(table)
+    names = ("overall_accuracy", "average_f1", "performance_std", "f1_range", "accuracy_std", "accuracy_range")
+    counts = utterance_counts(table)
+    vectors, speakers = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
+    sums = pd.DataFrame(vectors).groupby(speakers).sum().to_numpy()[None]  # (1, S, C*C)
+    observed = _spread(sums)[0]
+    resampled = bootstrap(vectors, speakers, _spread, repetitions, seed)  # (R, 6)
+    intervals = [_plain(percentile_interval(column, len(per_speaker))) for column in resampled.T]
+    result: dict[str, Any] = {"speakers": len(per_speaker), "n": len(table)}
+    result |= {name: _number(value) for name, value in zip(names, observed, strict=True)}
+    result["intervals"] = {name: interval for name, interval, value in zip(names, intervals, observed, strict=True)
+                           if math.isfinite(value)}
+    by_f1 = per_speaker.sort_values("weighted_f1")
+    result["worst_speaker"], result["best_speaker"] = by_f1["speaker"].iloc[0], by_f1["speaker"].iloc[-1]
+    result["gender_gap"] = _gap(table, "gender", repetitions, seed)
+    result["session_gap"] = _gap(table, "session", repetitions, seed)
+    result["per_speaker"] = [_record(row) for row in per_speaker.to_dict("records")]
+    return result
+
+
+def _spread(sums: np.ndarray) -> np.ndarray:
+    """The six figures of ``cross_speaker`` (r, 6) from confusion counts a speaker (r, S, C*C)."""
+    size = math.isqrt(sums.shape[-1])
+    confusion = sums.reshape(*sums.shape[:-1], size, size)
+    f1, right = weighted_f1(confusion), accuracy(confusion)  # (r, S)
+    several = sums.shape[1] > 1
+    deviation: Callable[[np.ndarray], np.ndarray] = (
+        (lambda x: x.std(axis=1, ddof=1)) if several else (lambda x: np.full(len(x), np.nan)))
+    extent: Callable[[np.ndarray], np.ndarray] = (
+        (lambda x: np.ptp(x, axis=1)) if several else (lambda x: np.full(len(x), np.nan)))
+    overall = accuracy(confusion.sum(axis=1))
+    columns = [overall, f1.mean(axis=1), deviation(f1), extent(f1), deviation(right), extent(right)]
+    return np.stack(columns, axis=1)
+
+
+def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[str, Any] | None:
+    """Accuracy of the best group minus that of the worst, both held fixed while speakers are redrawn inside them.
+
+    Utterances without a group (an unknown gender) are left out; None where fewer than two groups remain.
+    """
+    table = table[table[column].astype(str) != ""]
+    groups = {str(name): part for name, part in table.groupby(column, sort=True)}
+    if len(groups) < 2:
+        return None
+    right = {name: _group_metric(part, accuracy) for name, part in groups.items()}
+    speakers = {name: int(part["speaker"].nunique()) for name, part in groups.items()}
+    ranked = sorted(groups, key=lambda name: right[name])
+    worst, best = ranked[0], ranked[-1]
+    draws, fewest = [], min(speakers[worst], speakers[best])
+    for offset, name in enumerate((worst, best)):
+        counts = utterance_counts(groups[name])
+        vectors, units = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
+        draws.append(bootstrap(vectors, units, _overall_accuracy, repetitions, seed + offset))
+    return {
+        "gap": right[best] - right[worst], "best": best, "worst": worst,
+        "interval": _plain(percentile_interval(draws[1] - draws[0], 2 * fewest - 1)),
+        "groups": {name: {"accuracy": right[name], "uar": _group_metric(part, mean_recall), "n": len(part),
+                          "speakers": speakers[name]} for name, part in groups.items()},
+    }
+
+
+def _overall_accuracy(sums: np.ndarray) -> np.ndarray:
+    size = math.isqrt(sums.shape[-1])
+    return accuracy(sums.sum(axis=1).reshape(-1, size, size))
+
+
+def _group_metric(table: pd.DataFrame, metric: Callable[[np.ndarray], np.ndarray]) -> float:
+    cells = utterance_counts(table).drop(columns="speaker").to_numpy().sum(axis=0)
+    size = math.isqrt(len(cells))
+    return float(metric(cells.reshape(size, size)))
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _plain(interval: tuple[float, float]) -> list[float | None]:
+    return [_number(bound) for bound in interval]
+
+
+def _record(row: dict[Any, Any]) -> dict[str, Any]:
+    """Plain Python numbers in place of NumPy's, which JSON refuses."""
+    return {str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
