@@ -82,9 +82,9 @@ def fake_history(epochs, seed, uar):
     return pd.DataFrame(columns)
 
 
-def write_run(folder, variant="gru", fold=1, seed=1, *, skill=0.6, speakers=8, utterances=24, folds=4, emotions=EMOTIONS,
-              speaker_std=0.0, speaker_strength=1.0, corpus="fake", protocol="session", speaker_overlap=False,
-              transductive=False, epochs=12, finished=True, features="logmel"):
+def write_run(folder, variant="gru", fold=1, seed=1, *, skill=0.6, speakers=8, utterances=24, folds=4,
+              emotions=EMOTIONS, speaker_std=0.0, speaker_strength=1.0, corpus="fake", protocol="session",
+              speaker_overlap=False, transductive=False, epochs=12, finished=True, features="logmel"):
     """Write ``folder/variant/fold<k>/seed<s>`` as a finished run leaves it; returns its path.
 
     The test part is the ``fold``-th share of the speakers, so the folds of one sweep cover every speaker once.
@@ -112,15 +112,16 @@ def write_run(folder, variant="gru", fold=1, seed=1, *, skill=0.6, speakers=8, u
     identity = json.dumps([corpus, emotions, {name: part["hash"] for name, part in split_parts.items()}])
     split = {
         "corpus": corpus, "corpus_fingerprint": hashlib.sha256(corpus.encode()).hexdigest()[:16],
-        "emotions": list(emotions), "protocol": protocol, "fold": fold, "folds": folds, "seed": seed, "speaker_overlap": speaker_overlap,
-        "transductive": transductive, "left_out": {}, "parts": split_parts,
+        "emotions": list(emotions), "protocol": protocol, "fold": fold, "folds": folds, "seed": seed,
+        "speaker_overlap": speaker_overlap, "transductive": transductive, "left_out": {}, "parts": split_parts,
         "hash": hashlib.sha256(identity.encode()).hexdigest()[:16],
     }
     write_json(run / "split.json", split)
     metrics = {
         "test": scores(parts["test"]), "validation": scores(parts["validation"]), "best_epoch": epochs - 2,
-        "epochs": epochs, "seconds": 3.5, "parameters": 12345, "trainable_parameters": 12345, "fold": fold, "seed": seed,
-        "protocol": protocol, "speaker_overlap": speaker_overlap, "transductive": transductive, "corpus": corpus,
+        "epochs": epochs, "seconds": 3.5, "parameters": 12345,
+        "trainable_parameters": 12345, "fold": fold, "seed": seed, "protocol": protocol,
+        "speaker_overlap": speaker_overlap, "transductive": transductive, "corpus": corpus,
         "features": features, "variant": variant, "hash": split["hash"],
         "speakers": cross_speaker(parts["test"], repetitions=100),
     }

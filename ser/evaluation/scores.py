@@ -111,7 +111,7 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     sums = pd.DataFrame(vectors).groupby(speakers).sum().to_numpy()[None]  # (1, S, C*C)
     observed = _spread(sums)[0]
     resampled = bootstrap(vectors, speakers, _spread, repetitions, seed)  # (R, 6)
-    intervals = [_plain(percentile_interval(column, len(per_speaker))) for column in resampled.T]
+    intervals = [_plain(percentile_interval(column)) for column in resampled.T]
     result: dict[str, Any] = {"speakers": len(per_speaker), "n": len(table)}
     result |= {name: _number(value) for name, value in zip(names, observed, strict=True)}
     result["intervals"] = {name: interval for name, interval, value in zip(names, intervals, observed, strict=True)
@@ -152,14 +152,14 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
     speakers = {name: int(part["speaker"].nunique()) for name, part in groups.items()}
     ranked = sorted(groups, key=lambda name: right[name])
     worst, best = ranked[0], ranked[-1]
-    draws, fewest = [], min(speakers[worst], speakers[best])
+    draws = []
     for offset, name in enumerate((worst, best)):
         counts = utterance_counts(groups[name])
         vectors, units = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
         draws.append(bootstrap(vectors, units, _overall_accuracy, repetitions, seed + offset))
     return {
         "gap": right[best] - right[worst], "best": best, "worst": worst,
-        "interval": _plain(percentile_interval(draws[1] - draws[0], 2 * fewest - 1)),
+        "interval": _plain(percentile_interval(draws[1] - draws[0])),
         "groups": {name: {"accuracy": right[name], "uar": _group_metric(part, mean_recall), "n": len(part),
                           "speakers": speakers[name]} for name, part in groups.items()},
     }

@@ -1,0 +1,214 @@
+"""How sure a figure is, and whether two results differ: intervals, paired tests, effect sizes, Holm's correction."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ser.errors import SerError
+from ser.evaluation.confusion import CELLS_AT_ONCE, bootstrap, metric_named, percentile_interval, utterance_counts
+from ser.evaluation.tables import emotions_of
+
+EXACT_UNITS = 12  # with at most 2**12 ways of swapping, all of them are tried
+
+
+class Interval(NamedTuple):
+    """An estimate with the bounds of its 95% interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    table: pd.DataFrame, metric: str = "uar", resample: str = "speaker", repetitions: int = 1000, seed: int = 0
+) -> Interval:
+    """A metric of a prediction table with its 95% bootstrap interval.
+
+    Args:
+        table: predictions; ids that occur several times (seeds) count as one utterance.
+        metric: ``wa``, ``uar``, ``macro_f1`` or ``weighted_f1``.
+        resample: ``speaker`` draws speakers and then utterances inside them: what another set of speakers would give.
+            ``utterance`` draws utterances only: what other utterances of the same speakers would give, always narrower.
+        repetitions: number of resamples.
+        seed: of the resampling.
+
+    Raises:
+        SerError: unknown metric or way of resampling.
+    """
+    if resample not in {"speaker", "utterance"}:
+        raise SerError(f"cannot resample by {resample!r}; choose speaker or utterance.")
+    counts = utterance_counts(table)
+    vectors = counts.drop(columns="speaker").to_numpy()
+    units = counts["speaker"].to_numpy() if resample == "speaker" else np.zeros(len(counts))
+    statistic = _total(metric)
+    low, high = percentile_interval(bootstrap(vectors, units, statistic, repetitions, seed))
+    return Interval(float(statistic(vectors[None])[0]), low, high)
+
+
+def difference_interval(
+    a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar", repetitions: int = 1000, seed: int = 0
+) -> Interval:
+    """Metric of ``b`` minus metric of ``a`` on the same utterances, with a 95% interval that resamples speakers.
+
+    Raises:
+        SerError: the tables do not hold the same utterances, labels and classes.
+    """
+    left, right, speakers = _paired_counts(a, b)
+    cells = left.shape[1]
+    total = _total(metric)
+
+    def difference(sums: np.ndarray) -> np.ndarray:
+        return total(sums[..., cells:]) - total(sums[..., :cells])
+
+    both = np.concatenate([left, right], axis=1)  # (U, 2*C*C)
+    low, high = percentile_interval(bootstrap(both, speakers, difference, repetitions, seed))
+    return Interval(float(difference(both[None])[0]), low, high)
+
+
+def permutation_test(
+    a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar", by: str = "utterance", repetitions: int = 5000, seed: int = 0
+) -> dict[str, Any]:
+    """Two-sided paired permutation test of metric(b) - metric(a): swaps both predictions of an utterance at random.
+
+    ``by="speaker"`` swaps all utterances of a speaker together, which also holds when a model is better for some
+    speakers and worse for others; it needs six speakers to reach p < .05. Few units are enumerated exactly; otherwise p
+    counts the observed arrangement too, (1 + hits) / (1 + repetitions) (Phipson & Smyth 2010).
+
+    Returns:
+        ``difference, p, units, exact``.
+
+    Raises:
+        SerError: the tables do not hold the same utterances, labels and classes, or ``by`` is unknown.
+    """
+    if by not in {"speaker", "utterance"}:
+        raise SerError(f"cannot swap by {by!r}; choose utterance or speaker.")
+    left, right, speakers = _paired_counts(a, b)
+    statistic = _total(metric)
+    differing = right - left  # (U, C*C)
+    if by == "speaker":
+        differing = pd.DataFrame(differing).groupby(speakers).sum().to_numpy()
+    units = len(differing)
+    differing = differing[np.abs(differing).max(axis=1) > 1e-12]  # swapping equal predictions changes nothing
+    total = left.sum(axis=0) + right.sum(axis=0)
+
+    def difference(shift: np.ndarray) -> np.ndarray:  # (r, C*C): counts of b minus counts of a
+        return statistic((total + shift)[:, None] / 2) - statistic((total - shift)[:, None] / 2)
+
+    observed = float(difference(differing.sum(axis=0)[None])[0])
+    exact = len(differing) <= EXACT_UNITS
+    hits = trials = 0
+    for signs in _signs(len(differing), repetitions, seed):  # (r, U)
+        hits += int((np.abs(difference(signs @ differing)) >= abs(observed) - 1e-12).sum())
+        trials += len(signs)
+    p = hits / trials if exact else (hits + 1) / (trials + 1)
+    return {"difference": observed, "p": p, "units": units, "exact": exact}
+
+
+def corrected_t_test(
+    differences: Sequence[float] | np.ndarray, train_sizes: Sequence[float], test_sizes: Sequence[float]
+) -> dict[str, Any]:
+    """t-test of differences over folds whose training sets overlap (Nadeau & Bengio 2003, equation 9).
+
+    The variance of the mean is (1/K + n_test/n_train) s^2 with K - 1 degrees of freedom: folds that share training data
+    agree more than independent experiments would.
+
+    Args:
+        differences: one a fold, (K,), or one a fold and seed, (K, seeds); seeds are averaged inside their fold first,
+            because a seed is no further sample of the data.
+        train_sizes: utterances in each fold's training part, (K,).
+        test_sizes: utterances in each fold's test part, (K,).
+
+    Returns:
+        ``mean, low, high`` (95%), ``t, df, p, folds``; with fewer than two folds, or folds that differ by exactly the
+        same non-zero amount, the test is undefined and its figures are None.
+    """
+    values = np.asarray(differences, dtype=float)
+    values = np.nanmean(values, axis=1) if values.ndim == 2 else values
+    folds, mean = len(values), float(values.mean())
+    result: dict[str, Any] = {"mean": mean, "low": None, "high": None, "t": None, "df": folds - 1, "p": None}
+    result["folds"] = folds
+    if folds < 2:
+        return result
+    ratio = float(np.mean(np.asarray(test_sizes, dtype=float) / np.asarray(train_sizes, dtype=float)))
+    error = math.sqrt((1 / folds + ratio) * float(values.var(ddof=1)))
+    if error < 1e-12:
+        return result if abs(mean) > 1e-12 else result | {"low": 0.0, "high": 0.0, "t": 0.0, "p": 1.0}
+    reach = float(stats.t.ppf(0.975, folds - 1)) * error
+    t = mean / error
+    return result | {"low": mean - reach, "high": mean + reach, "t": t, "p": float(2 * stats.t.sf(abs(t), folds - 1))}
+
+
+def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """How large ``b`` - ``a`` is for paired values (folds, or speakers).
+
+    ``d_z``: mean difference over the standard deviation of the differences; ``d_av``: over the root mean square of the
+    two deviations (Lakens 2013); ``cliffs_delta``: share of pairs across the two groups with b > a minus share with
+    b < a. None where there is no spread to divide by.
+    """
+    left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    difference = right - left
+    several = len(left) > 1
+
+    def over(deviation: float) -> float | None:
+        return float(difference.mean() / deviation) if deviation > 1e-12 else None
+
+    return {
+        "d_z": over(float(difference.std(ddof=1))) if several else None,
+        "d_av": over(math.sqrt((left.var(ddof=1) + right.var(ddof=1)) / 2)) if several else None,
+        "cliffs_delta": float(np.sign(right[:, None] - left[None, :]).mean()),
+    }
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction (1979) of several tests; undefined tests (None) stay so and do not count."""
+    ordered = sorted((p, index) for index, p in enumerate(p_values) if p is not None and not math.isnan(p))
+    adjusted: list[float | None] = [None] * len(p_values)
+    running = 0.0
+    for rank, (p, index) in enumerate(ordered):
+        running = max(running, min(1.0, (len(ordered) - rank) * p))
+        adjusted[index] = running
+    return adjusted
+
+
+def _total(metric: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A metric as a function of counts (r, S, C*C) summed over S."""
+    function = metric_named(metric)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        size = math.isqrt(sums.shape[-1])
+        return function(sums.sum(axis=1).reshape(-1, size, size))
+
+    return statistic
+
+
+def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts (U, C*C) of both tables in the same order of ids, and the speakers (U,)."""
+    if emotions_of(a) != emotions_of(b):
+        raise SerError(f"the results have different classes ({', '.join(emotions_of(a))} and "
+                       f"{', '.join(emotions_of(b))}); only results on the same classes in the same order can be paired.")
+    left, right = utterance_counts(a), utterance_counts(b)
+    if set(left.index) != set(right.index):
+        raise SerError(f"the results share {len(set(left.index) & set(right.index))} utterances, but have {len(left)} "
+                       f"and {len(right)}; a paired test needs the same test utterances, so compare runs of the same folds.")
+    right = right.loc[left.index]
+    labels = [table.drop_duplicates("id").set_index("id")["emotion"] for table in (a, b)]
+    changed = int((labels[0].loc[left.index] != labels[1].loc[left.index]).sum())
+    if changed:
+        raise SerError(f"{changed} utterance(s) have different labels in the two results; evaluate both on the same labels.")
+    speakers = left["speaker"].to_numpy()
+    return left.drop(columns="speaker").to_numpy(), right.drop(columns="speaker").to_numpy(), speakers
+
+
+def _signs(units: int, repetitions: int, seed: int) -> Iterator[np.ndarray]:
+    """Signs +-1 (r, units) in pieces: all arrangements of few units, random ones of many."""
+    if units <= EXACT_UNITS:
+        yield 1.0 - 2.0 * ((np.arange(2**units)[:, None] >> np.arange(units)) & 1)
+        return
+    generator = np.random.default_rng(seed)
+    step = max(1, CELLS_AT_ONCE // units)
+    for start in range(0, repetitions, step):
+        yield 1.0 - 2.0 * generator.integers(0, 2, size=(min(step, repetitions - start), units))
