@@ -1,0 +1,1 @@
+"""Every figure of the reports: functions from tables to matplotlib figures."""

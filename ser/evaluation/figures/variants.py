@@ -1,0 +1,172 @@
+"""Several variants beside each other: intervals, folds, emotions, speakers, confusions."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
+
+from ser.evaluation.figures.run import draw_matrix, rate_words, row_rates
+from ser.evaluation.figures.style import (
+    BLUE,
+    FAINT,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    SERIES,
+    SKY,
+    drawable,
+    new_figure,
+    styled,
+    variant_labels,
+)
+from ser.evaluation.scores import scores, speaker_scores
+from ser.evaluation.tables import emotions_of
+
+
+@styled
+def ladder(table: pd.DataFrame, score: str = "UAR", note: str = "") -> Figure:
+    """Forest plot: each variant's score with its interval, the baseline's as a dashed line.
+
+    Args:
+        table: indexed by variant, columns ``value``, ``low``, ``high`` and optionally a boolean ``baseline``.
+        score: the name of the score and what the interval is.
+        note: a warning drawn at the foot.
+    """
+    figure = new_figure(9, 1.4 + 0.42 * max(2, len(table)), f"{score} by variant", note)
+    axes = figure.subplots()
+    rows = np.arange(len(table))
+    baseline = table.get("baseline", pd.Series(False, index=table.index)).to_numpy(dtype=bool)
+    values = table["value"].to_numpy(dtype=float)
+    low, high = table["low"].to_numpy(dtype=float), table["high"].to_numpy(dtype=float)
+    axes.hlines(rows, low, high, color=np.where(baseline, GREY, BLUE), linewidth=2.4)
+    axes.scatter(values, rows, color=np.where(baseline, GREY, BLUE), s=48, zorder=3)
+    if baseline.any():
+        axes.axvline(values[baseline][0], color=GREY, linestyle="--", linewidth=1)
+    ends = np.nanmax(np.where(np.isnan(high), values, high)), np.nanmin(np.where(np.isnan(low), values, low))
+    span = max(0.05, ends[0] - ends[1])
+    axes.set_xlim(max(-0.01, ends[1] - 0.08 * span), min(1.01, ends[0] + 0.08 * span))
+    for row, value in enumerate(values):
+        interval = "" if np.isnan(low[row]) else f" [{low[row]:.3f}, {high[row]:.3f}]"
+        axes.annotate(f"{value:.3f}{interval}", (1.02, row), xycoords=("axes fraction", "data"), va="center",
+                      fontsize=9)
+    names = [f"{label}\n(baseline)" if base and "\n" not in label else label
+             for label, base in zip(variant_labels(table.index), baseline, strict=True)]
+    axes.set_yticks(rows, names)
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.set_xlabel(score)
+    return figure
+
+
+@styled
+def folds(table: pd.DataFrame, note: str = "") -> Figure:
+    """Box plots of UAR and WA over runs (folds and seeds), a box a variant, every run a point.
+
+    Args:
+        table: one row a run, columns ``variant``, ``uar``, ``wa``.
+        note: a warning drawn at the foot.
+    """
+    names = list(dict.fromkeys(table["variant"]))
+    figure = new_figure(10, 1.6 + 0.42 * max(2, len(names)), "Runs (folds and seeds)", note)
+    panels = figure.subplots(1, 2, sharey=True, sharex=True)
+    rows = np.arange(len(names))
+    for axes, (column, title, colour) in zip(
+            panels, (("uar", "UAR", ORANGE), ("wa", "WA (accuracy)", SKY)), strict=True):
+        values = [table.loc[table["variant"] == name, column].dropna().to_numpy() for name in names]
+        boxes = axes.boxplot(values, positions=rows, orientation="horizontal", widths=0.6, patch_artist=True,
+                             showfliers=False, medianprops={"color": INK, "linewidth": 1.5})
+        for box in boxes["boxes"]:
+            box.set(facecolor=colour, alpha=0.45)
+        for row, points in enumerate(values):
+            spread = np.random.default_rng(row).uniform(-0.14, 0.14, len(points))
+            axes.scatter(points, row + spread, s=12, color=INK, alpha=0.6, linewidths=0, zorder=3)
+        axes.set_title(title)
+        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    counts = table["variant"].value_counts()
+    counted = zip(variant_labels(names), names, strict=True)
+    panels[0].set_yticks(rows, [f"{label} ({counts[name]})" for label, name in counted])
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+@styled
+def radar(table: pd.DataFrame, title: str = "Recall by emotion", note: str = "") -> Figure:
+    """A polygon a row with the columns as spokes, 0 at the centre, 1 at the rim; bars where spokes are under three."""
+    figure = new_figure(6.6 + 0.05 * min(28, max(map(len, map(str, table.index)))), 4.6, title, note)
+    names = [drawable(column, 14) for column in table.columns]
+    labels = variant_labels(table.index)
+    if len(names) < 3:
+        axes = figure.subplots()
+        width = 0.8 / len(table)
+        for place, (_, values) in enumerate(table.iterrows()):
+            axes.bar(np.arange(len(names)) + (place - (len(table) - 1) / 2) * width, values, width,
+                     color=SERIES[place % len(SERIES)], label=labels[place])
+        axes.set_xticks(range(len(names)), names)
+        axes.set_ylim(0, 1)
+    else:
+        axes = figure.add_subplot(projection="polar")
+        angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+        for place, (_, values) in enumerate(table.iterrows()):
+            heights = values.fillna(0).to_numpy(dtype=float)
+            axes.plot([*angles, angles[0]], [*heights, heights[0]], color=SERIES[place % len(SERIES)], linewidth=1.6,
+                      marker=MARKERS[place % len(MARKERS)], markersize=4, label=labels[place],
+                      linestyle="-" if place < len(SERIES) else "--")
+            if len(table) == 1:
+                axes.fill(angles, heights, color=SERIES[0], alpha=0.15)
+        axes.set_xticks(angles, names)
+        axes.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["", "0.4", "0.6", "0.8", "1"])
+        axes.set_ylim(0, 1)
+        cast(PolarAxes, axes).set_rlabel_position(180 / len(names))
+        axes.tick_params(axis="x", pad=9)
+    axes.grid(color=FAINT, linewidth=0.8)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.16, 1.02))
+    return figure
+
+
+@styled
+def speaker_matrix(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
+    """Accuracy of every speaker (columns, hardest first) under every variant (rows)."""
+    series = {name: speaker_scores(table).set_index("speaker")["accuracy"] for name, table in tables.items()}
+    accuracy = pd.DataFrame(series).T
+    accuracy = accuracy[accuracy.mean().sort_values(kind="stable").index]
+    columns, some = accuracy.shape[1], ""
+    if columns > 40:
+        accuracy, some = accuracy.iloc[:, :40], f": the 40 hardest of {columns}"
+    width, height = max(6.5, 3 + 0.36 * accuracy.shape[1]), 2.1 + 0.36 * len(accuracy)
+    figure = new_figure(width, height, f"Accuracy by speaker{some}", note)
+    axes = figure.subplots()
+    image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(accuracy.to_numpy(dtype=float)):
+        if not np.isnan(value):
+            axes.text(column, row, f"{value:.2f}".replace("0.", ".", 1), ha="center", va="center", fontsize=8,
+                      color="white" if value < 0.5 else INK)
+    axes.set_yticks(range(len(accuracy)), variant_labels(accuracy.index))
+    speakers = [drawable(name, 14) for name in accuracy.columns]
+    axes.set_xticks(range(len(speakers)), speakers, rotation=60, ha="right", rotation_mode="anchor")
+    figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+    return figure
+
+
+@styled
+def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
+    """The confusion rates of every variant in small panels, three in a row."""
+    emotions = emotions_of(next(iter(tables.values())))
+    columns = min(3, len(tables))
+    rows = -(-len(tables) // columns)
+    side = max(2.9, 0.5 * len(emotions) + 1.2)
+    width, height = max(4.5, columns * side), rows * (side + 0.2) + 0.4
+    figure = new_figure(width, height, "Confusion, share of the true emotion", note)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(tables):]:
+        axes.set_axis_off()
+    for axes, label, table in zip(panels, variant_labels(tables), tables.values(), strict=False):
+        rates = row_rates(np.array(scores(table)["confusion"]))
+        draw_matrix(axes, rates, rate_words(rates), emotions_of(table))
+        axes.set_title(label)
+    return figure
+
+
