@@ -1,0 +1,28 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+# The stamp remembers which pyproject and constraints the environment was made from.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,sweep]'
+	touch $@
+
+demo: $(VENV)/.installed  ## install, train and test one fold on the built-in synthetic corpus
+	$(BIN)/python train.py experiment=demo
+
+test: $(VENV)/.installed  ## install, run the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## the figures of README, as ratios measured in one run
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment; outputs stay
+	rm -rf $(VENV)

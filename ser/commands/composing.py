@@ -1,0 +1,41 @@
+"""Compose the training configuration outside Hydra's own entry point."""
+
+import argparse
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ser.configuration import CONFIG_FOLDER, check_keys, register_resolvers
+from ser.errors import SerError
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Take the same words as train.py: ``data=ravdess data.root=... features=whisper_base``."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py, e.g. data=iemocap")
+
+
+def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
+    """The configuration that train.py would run with.
+
+    Raises:
+        SerError: the configuration folder is not beside the package, or an override is not valid.
+    """
+    if not (CONFIG_FOLDER / f"{name}.yaml").is_file():
+        raise SerError(
+            f"there is no configuration in {CONFIG_FOLDER}; run from a checkout installed with pip install -e ."
+        )
+    register_resolvers()
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SerError(f"the configuration does not compose: {error}") from error
+    HydraConfig.instance().set_config(cfg)
+    plain = cfg.copy()
+    plain.pop("hydra")
+    check_keys(plain, name)
+    return plain

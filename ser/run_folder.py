@@ -1,0 +1,138 @@
+"""The folder of one run: what is written into it, and in which order, so that a half-finished run is never mistaken."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+
+from ser.data.corpus import Corpus
+from ser.data.datamodule import EmotionDataModule
+from ser.data.protocols import Split, split_record
+from ser.errors import SerError
+from ser.evaluation.scores import cross_speaker, scores
+from ser.evaluation.tables import write_embeddings, write_predictions
+from ser.files import write_json
+
+Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
+
+
+class RunFolder:
+    """``outputs/<name>/<variant>/fold<k>/seed<s>``; ``metrics.json`` comes last and marks a finished run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started = time.time()
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The epoch with the best validation UAR."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The last complete epoch, from which an interrupted run goes on."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """The figures of a finished run, or None."""
+        path = self.path / "metrics.json"
+        if not path.is_file():
+            return None
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return metrics
+
+    def write_split(
+        self, split: Split, corpus: Corpus, left_out: Mapping[str, str], transductive: bool
+    ) -> dict[str, Any]:
+        """Write ``split.json`` and return it."""
+        record = split_record(split, corpus, left_out, transductive)
+        write_json(self.path / "split.json", record)
+        return record
+
+    def prepare(self, config: dict[str, Any], *, resume: bool) -> Path | None:
+        """Clear what an earlier run of this folder left, or find the checkpoint to go on from.
+
+        Args:
+            config: the plain description of the run that is about to start.
+            resume: go on where an interrupted run stopped.
+
+        Raises:
+            SerError: the checkpoint is damaged or belongs to another network or split.
+        """
+        if resume and self.last_checkpoint.is_file():
+            _check_same_run(self.last_checkpoint, config)
+            return self.last_checkpoint
+        for stale in ("metrics.json", "history.csv", "predictions.csv", "embeddings.npy"):
+            (self.path / stale).unlink(missing_ok=True)
+            (self.path / f"train_{stale}").unlink(missing_ok=True)
+        for stale in ("checkpoints", "tensorboard", "csv", "figures"):
+            shutil.rmtree(self.path / stale, ignore_errors=True)
+        return None
+
+    def collect(self, batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
+        """Prediction table and pooled features of a part, rows in the split's order, from all processes."""
+        outputs: list[dict[str, Any]] = list(batches)
+        if dist.is_available() and dist.is_initialized():
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, outputs)
+            outputs = [output for shard in gathered for output in shard]
+        ids = [identifier for output in outputs for identifier in output["ids"]]
+        place = {identifier: row for row, identifier in enumerate(ids)}
+        utterances = datamodule.split.parts()[part]
+        order = [place[utterance.id] for utterance in utterances]
+        probabilities = torch.cat([output["probabilities"] for output in outputs])[order].double().numpy()
+        pooled = torch.cat([output["pooled"] for output in outputs])[order].numpy()
+        predicted = probabilities.argmax(axis=1)
+        table = pd.DataFrame(
+            {
+                "id": [u.id for u in utterances],
+                "session": [u.session for u in utterances],
+                "speaker": [u.speaker for u in utterances],
+                "gender": [u.gender for u in utterances],
+                "seconds": [round(u.seconds, 4) for u in utterances],
+                "emotion": [u.emotion for u in utterances],
+                "predicted": [datamodule.emotions[index] for index in predicted],
+                **{f"p_{name}": probabilities[:, index] for index, name in enumerate(datamodule.emotions)},
+            }
+        )
+        return table, pooled
+
+    def scores(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of metrics.json."""
+        test = parts["test"][0]
+        return {
+            "test": scores(test),
+            "validation": scores(parts["validation"][0]),
+            **facts,
+            "seconds": round(time.time() - self.started, 1),
+            "speakers": cross_speaker(test),
+        }
+
+    def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write tables and features, then ``metrics.json``, and return its content."""
+        for part, prefix in (("test", ""), ("train", "train_")):
+            table, pooled = parts[part]
+            write_predictions(self.path / f"{prefix}predictions.csv", table)
+            write_embeddings(self.path / f"{prefix}embeddings.npy", pooled)
+        metrics = self.scores(parts, facts)
+        write_json(self.path / "metrics.json", metrics)
+        return metrics
+
+
+def _check_same_run(checkpoint: Path, config: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of something else."""
+    remedy = f"delete {checkpoint.parent} or run without resume=true to start over."
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["config"]
+    except Exception as error:
+        raise SerError(f"{checkpoint} is not a checkpoint that can be resumed ({error}); {remedy}") from error
+    for key in ("network", "encoder", "emotions", "hash"):
+        if stored.get(key) != config[key]:
+            raise SerError(f"{checkpoint} was trained with {key} = {stored.get(key)}, this run has {config[key]}; {remedy}")

@@ -1,0 +1,185 @@
+"""One experiment, one fold: the only reader of the configuration, and the run it starts."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ser.configuration import check_keys
+from ser.data.augmentation import Mixup
+from ser.data.corpus import Corpus
+from ser.data.datamodule import EmotionDataModule
+from ser.data.extraction import Extraction, extract
+from ser.data.protocols import Split
+from ser.errors import SerError
+from ser.module import EmotionModule
+from ser.run_folder import RunFolder
+from ser.screen import announce, show_scores, show_split
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> float:
+    """Carry out the experiment that ``cfg`` describes and return its validation UAR.
+
+    Raises:
+        SerError: bad input; nothing already computed is lost.
+    """
+    check_keys(cfg)
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    if cfg.resume and (metrics := folder.read_metrics()) is not None:
+        log.info("finished already: %s", folder.path)
+        show_scores(metrics)
+        return float(metrics["validation"]["uar"])
+    lightning.seed_everything(cfg.seed, verbose=False)
+    _quieten()
+    corpus: Corpus = instantiate(cfg.data)
+    choices = HydraConfig.get().runtime.choices
+    announce(corpus, default=choices.data == "synthetic")
+    extraction = _extract(cfg, corpus)
+    corpus = corpus.without(extraction.failures)
+    split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
+    datamodule = build_datamodule(cfg, corpus, split, extraction)
+    record = folder.write_split(split, corpus, extraction.failures, datamodule.normalization.transductive)
+    show_split(record)
+    facts = {"corpus": corpus.name, "features": choices.features, "variant": cfg.variant, "seed": cfg.seed}
+    facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
+    module = build_module(cfg, datamodule, facts)
+    trainer = build_trainer(cfg)
+    metrics = train(datamodule, module, trainer, folder, facts, resume=cfg.resume)
+    if trainer.is_global_zero:
+        show_scores(metrics)
+        log.info("results lie in %s", folder.path)
+    return float(metrics["validation"]["uar"])
+
+
+def train(
+    datamodule: EmotionDataModule,
+    module: EmotionModule,
+    trainer: lightning.Trainer,
+    folder: RunFolder,
+    facts: dict[str, Any],
+    *,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Fit, take the best epoch by validation UAR, test it once, write the run folder.
+
+    Args:
+        datamodule: the split's batches.
+        module: network and losses.
+        trainer: device, epochs and callbacks, a ModelCheckpoint among them.
+        folder: where the results go.
+        facts: what metrics.json says about the run beside its figures.
+        resume: go on from the folder's last checkpoint if there is one.
+
+    Returns:
+        The content of metrics.json.
+    """
+    last = folder.prepare(module.config, resume=resume)
+    if last is not None:
+        log.info("going on from %s", last)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=True)
+    if trainer.interrupted:
+        raise SerError(f"interrupted in epoch {trainer.current_epoch}; add resume=true to the same command to go on.")
+    best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    parts = {
+        part: folder.collect(trainer.predict(module, datamodule.loader(part)), datamodule, part)
+        for part in ("train", "validation", "test")
+    }
+    facts = facts | {
+        "best_epoch": best["epoch"],
+        "epochs": trainer.current_epoch,
+        "parameters": sum(parameter.numel() for parameter in module.network.parameters()),
+        "trainable_parameters": sum(p.numel() for p in module.network.parameters() if p.requires_grad),
+    }
+    return folder.finish(parts, facts) if trainer.is_global_zero else folder.scores(parts, facts)
+
+
+def build_datamodule(cfg: DictConfig, corpus: Corpus, split: Split, extraction: Extraction) -> EmotionDataModule:
+    """The split's batches over cached frames."""
+    return EmotionDataModule(
+        corpus,
+        split,
+        extraction.cache,
+        instantiate(cfg.normalization),
+        frame_rate=extraction.frame_rate,
+        seed=cfg.seed,
+        **cfg.batches,
+    )
+
+
+def build_module(cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any]) -> EmotionModule:
+    """Network, losses and optimizer, with the plain description that goes into every checkpoint."""
+    sizes = {
+        "input_size": datamodule.cache.dim,
+        "emotions": len(datamodule.emotions),
+        "speakers": len(datamodule.speakers),
+    }
+    network = instantiate(cfg.model)(**sizes)
+    loss = instantiate(cfg.loss)
+    if hasattr(loss, "fit_class_counts"):
+        loss.fit_class_counts(datamodule.emotion_counts())
+    config = {
+        **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
+        "format": 1,
+        "network": OmegaConf.to_container(cfg.model, resolve=True) | sizes,  # type: ignore[operator]
+        "encoder": OmegaConf.to_container(cfg.features, resolve=True),
+        "emotions": datamodule.emotions,
+        "speakers": datamodule.speakers,
+        "sample_rate": 16_000,
+        "max_seconds": cfg.batches.max_seconds,
+        "normalization": {
+            "kind": datamodule.normalization.kind,
+            "mean": datamodule.statistics.mean[0].clone(),
+            "std": datamodule.statistics.std[0].clone(),
+        },
+    }
+    return EmotionModule(
+        network,
+        loss,
+        instantiate(cfg.optimizer),
+        datamodule.emotions,
+        augmentation=instantiate(cfg.augmentation),
+        mixup=Mixup(cfg.mixup_alpha) if cfg.mixup_alpha > 0 else None,
+        adversarial_weight=cfg.adversarial_weight,
+        l2_reg=cfg.l2_reg,
+        seed=cfg.seed,
+        config=config,
+    )
+
+
+def build_trainer(cfg: DictConfig) -> lightning.Trainer:
+    """The trainer with its callbacks and loggers."""
+    callbacks = [
+        instantiate(cfg.alpha_schedule),
+        instantiate(cfg.lr_schedule),
+        *(instantiate(callback) for callback in cfg.callbacks.values() if callback is not None),
+    ]
+    loggers = [instantiate(logger) for logger in cfg.logger.values()] if cfg.logger else False
+    trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    trainer_config = OmegaConf.to_container(cfg, resolve=True)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(trainer_config)  # type: ignore[arg-type]
+    return trainer
+
+
+def _extract(cfg: DictConfig, corpus: Corpus) -> Extraction:
+    """Frames of the whole corpus, from the cache as far as they are there."""
+    extraction = extract(corpus, instantiate(cfg.features), cfg.paths.cache, **cfg.extraction)
+    for identifier, reason in extraction.failures.items():
+        log.warning("left out %s: %s", identifier, reason)
+    return extraction
+
+
+def _quieten() -> None:
+    """Silence advice that does not apply here: the loaders read batches, workers are rarely of use."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
