@@ -1,0 +1,129 @@
+"""Audio files and arrays to what every encoder takes: float32, 16 kHz, mono."""
+
+import math
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from ser.errors import SerError
+
+SAMPLE_RATE = 16000  # Hz
+
+_LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz: outside lies no recording of speech but a broken header
+# torchaudio's kernel holds up * down values; past this (22,254 Hz against 16,000) it takes hundreds of megabytes.
+_LARGEST_KERNEL = 4_000_000
+# libsndfile cuts the frame count of a truncated WAV or AIFF to what is there; only its log keeps the header's promise.
+_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND) ?: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
+_UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
+
+
+def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -> Tensor:
+    """Decode a file, or the stretch from ``start`` to ``end`` of it, to (N,) float32 samples at 16 kHz.
+
+    Only the stretch is read. Channels are averaged. An ``end`` past the end of the file means its end, since label
+    files round up.
+
+    Args:
+        path: any format libsndfile reads (WAV, FLAC, MP3, Ogg, AIFF, ...).
+        start: seconds from the beginning of the file.
+        end: seconds from the beginning of the file; None means the end of the file.
+
+    Raises:
+        SerError: the file is not there, is no audio, is empty, truncated or holds NaN or infinite samples, or the
+            stretch is empty or starts beyond its end.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SerError(f"{path}: no such audio file; check the path and the corpus root.")
+    if path.stat().st_size == 0:
+        raise SerError(f"{path} is empty (0 bytes), expected audio; copy the file again or leave it out.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            samples, rate = _read_stretch(path, file, start, end), file.samplerate
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless format such as .raw
+        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+        raise SerError(f"{path} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
+                       "so copy it again or leave it out.") from error
+    if not np.isfinite(samples).all():
+        raise SerError(f"{path} holds NaN or infinite samples, expected finite ones; export the file again or "
+                       "leave it out.")
+    try:
+        return resample_mono(samples, rate)
+    except SerError as error:
+        raise SerError(f"{path}: {error}") from error
+
+
+def duration(path: str | Path) -> float:
+    """Length in seconds by the file's header; 0.0 where it is missing or unreadable."""
+    try:
+        header = soundfile.info(str(path))
+    except (soundfile.SoundFileError, TypeError, OSError):
+        return 0.0
+    return header.frames / header.samplerate if header.frames < _UNKNOWN_FRAMES else 0.0
+
+
+def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> Tensor:
+    """Average the channels of (N,) or (N, channels) samples and resample them to (N',) float32 at 16 kHz.
+
+    Raises:
+        SerError: the array has another shape, or the rate lies outside 1 to 768 kHz.
+    """
+    waveform = torch.as_tensor(samples).to(torch.float32)
+    if waveform.ndim == 2:
+        waveform = waveform.mean(dim=1)  # (N, channels) -> (N,)
+    if waveform.ndim != 1:
+        raise SerError(f"got samples of shape {tuple(waveform.shape)}, expected (N,) or (N, channels); "
+                       "pass one recording at a time.")
+    if not (_LOWEST_RATE <= sample_rate <= _HIGHEST_RATE and sample_rate == int(sample_rate)):
+        raise SerError(f"a sample rate of {sample_rate} Hz is not supported, expected a whole number from "
+                       f"{_LOWEST_RATE} to {_HIGHEST_RATE}; convert the recording to {SAMPLE_RATE} Hz.")
+    if sample_rate == SAMPLE_RATE or not len(waveform):
+        return waveform
+    divisor = math.gcd(int(sample_rate), SAMPLE_RATE)
+    up, down = SAMPLE_RATE // divisor, int(sample_rate) // divisor
+    if up * down > _LARGEST_KERNEL:
+        return torch.from_numpy(resample_poly(waveform.cpu().numpy(), up, down).astype(np.float32))
+    return _resampler(down, up)(waveform)
+
+
+@lru_cache(maxsize=16)
+def _resampler(original: int, wanted: int) -> Resample:
+    """The filter of one rate, computed once a process."""
+    return Resample(original, wanted)
+
+
+def _read_stretch(path: Path, file: soundfile.SoundFile, start: float, end: float | None) -> NDArray[np.float32]:
+    """The samples (N, channels) between two times, after checking that the file holds what it promises."""
+    promised = _SHORT_CHUNK.search(file.extra_info)
+    if promised and int(promised[2]) < int(promised[1]) < _UNKNOWN_SIZE:
+        raise _truncated(path, f"{int(promised[2])} of {int(promised[1])} bytes of samples")
+    if file.frames == 0:
+        raise SerError(f"{path} is empty (a header without samples), expected audio; copy the file again or "
+                       "leave it out.")
+    first = round(start * file.samplerate)
+    last = file.frames if end is None else min(file.frames, round(end * file.samplerate))
+    if start < 0 or first >= file.frames:
+        raise SerError(f"{path} is {file.frames / file.samplerate:.3f} s long, so no stretch can start at {start:g} s; "
+                       "correct the start.")
+    if last <= first:
+        raise SerError(f"{path}: the stretch from {start:g} s to {end:g} s is empty, expected start < end; "
+                       "correct the two.")
+    if first:
+        file.seek(first)
+    samples = file.read(-1 if end is None else last - first, dtype="float32", always_2d=True)  # (N, channels)
+    if file.frames < _UNKNOWN_FRAMES and len(samples) < last - first:
+        raise _truncated(path, f"{first + len(samples)} of {file.frames} frames")
+    return samples
+
+
+def _truncated(path: Path, found: str) -> SerError:
+    return SerError(f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out.")

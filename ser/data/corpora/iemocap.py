@@ -1,0 +1,73 @@
+"""IEMOCAP: five sessions of one female and one male actor each (Busso et al. 2008)."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ser.data.corpora.assembly import asked_emotions, assemble, audio_file, durations, existing_root, find_layout
+from ser.data.corpus import Corpus, Utterance
+from ser.errors import SerError
+
+_REMEDY = "set data.root=/path/to/IEMOCAP_full_release or the variable IEMOCAP_ROOT"
+_LABELS = {"neu": "neutral", "hap": "happy", "ang": "angry", "sad": "sad", "exc": "excited", "fru": "frustrated",
+           "sur": "surprised", "fea": "fearful", "dis": "disgust"}  # oth and xxx (no majority) have no class
+# [6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5000, 2.5000, 2.5000]
+_UTTERANCE_LINE = re.compile(
+    r"^\[[\d.]+ *- *[\d.]+\][ \t]+(?P<id>Ses(?P<session>\d\d)[FM]_\w+_(?P<gender>[FM])[A-Z0-9]+)[ \t]+"
+    r"(?P<label>\w+)[ \t]+\[",
+    re.MULTILINE,
+)
+
+
+def iemocap(
+    root: str | Path | None,
+    emotions: Sequence[str] = ("neutral", "happy", "angry", "sad"),
+    merge_excited: bool = True,
+) -> Corpus:
+    """Read the labels of ``SessionN/dialog/EmoEvaluation`` and find ``SessionN/sentences/wav``.
+
+    The speaker is the session and the first letter of the id's *last* token: ``Ses01F_impro01_M000`` is spoken by
+    Ses01M; the F only says who wore the motion-capture markers. An utterance whose wav is missing is kept with 0
+    seconds, so that the extraction reports it.
+
+    Args:
+        root: the folder that holds Session1 to Session5.
+        emotions: the classes in their order, of neutral, happy, angry, sad, excited, frustrated, surprised,
+            fearful and disgust; the first four, with excitement merged, are the standard 5,531 utterances.
+        merge_excited: count the label exc as happy; without it excited is a class of its own.
+
+    Raises:
+        SerError: the folder or its layout is not there, or an emotion is unknown or has no utterance.
+    """
+    folder = existing_root(root, "IEMOCAP", _REMEDY)
+    labels = _LABELS | {"exc": "happy"} if merge_excited else _LABELS
+    wanted = asked_emotions(emotions, tuple(dict.fromkeys(labels.values())), "IEMOCAP")
+    release = find_layout(folder, "Session[0-9]/dialog/EmoEvaluation")
+    if release is None:
+        raise SerError(f"{folder} holds no Session1/dialog/EmoEvaluation, expected the IEMOCAP release with Session1 "
+                       f"to Session5; {_REMEDY}.")
+    rows = [
+        (line, labels[line["label"]], session)
+        for session in sorted(release.glob("Session[0-9]"))
+        for line in _labelled_lines(session)
+        if labels.get(line["label"]) in wanted
+    ]
+    paths = [audio_file(session / "sentences" / "wav" / _dialog(line["id"]), line["id"]) for line, _, session in rows]
+    utterances = (
+        Utterance(line["id"], path, emotion, speaker=f"Ses{line['session']}{line['gender']}",
+                  session=int(line["session"]), gender=line["gender"], seconds=seconds)
+        for (line, emotion, _), path, seconds in zip(rows, paths, durations(paths), strict=True)
+    )
+    return assemble("iemocap", wanted, utterances, release)
+
+
+def _labelled_lines(session: Path) -> Iterator[re.Match[str]]:
+    """The utterance lines of a session's label files; headers and the annotators' votes do not match."""
+    for file in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
+        if not file.name.startswith("."):  # the ._ twins of macOS
+            yield from _UTTERANCE_LINE.finditer(file.read_text(encoding="latin-1"))
+
+
+def _dialog(utterance_id: str) -> str:
+    """``Ses05M_script01_1b_M000`` belongs to ``Ses05M_script01_1b``."""
+    return utterance_id.rpartition("_")[0]

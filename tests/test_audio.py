@@ -1,0 +1,113 @@
+"""Whatever libsndfile reads becomes 16 kHz mono; whatever is broken is named."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ser.data.audio import SAMPLE_RATE, duration, read_audio, resample_mono
+from ser.errors import SerError
+
+
+def tone(rate, seconds=0.5, frequency=440.0):
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)
+
+
+def similarity(first, second):
+    inner = slice(1600, -1600)  # a resampler's and a codec's edges differ
+    return torch.corrcoef(torch.stack([first[inner], second[inner]]))[0, 1].item()
+
+
+@pytest.mark.parametrize("suffix, subtype", [
+    ("wav", "PCM_U8"), ("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "PCM_32"), ("wav", "FLOAT"), ("wav", "DOUBLE"),
+    ("wav", "ULAW"), ("flac", "PCM_16"), ("flac", "PCM_24"), ("aiff", "PCM_16"), ("ogg", "VORBIS"),
+    ("mp3", "MPEG_LAYER_III"),
+])
+@pytest.mark.parametrize("rate, channels", [(16000, 1), (44100, 2), (8000, 1)])
+def test_every_format_rate_and_channel_count_gives_the_same_wave(tmp_path, suffix, subtype, rate, channels):
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, np.stack([tone(rate)] * channels, axis=1), rate, subtype=subtype)
+    waveform = read_audio(path)
+    assert waveform.dtype == torch.float32 and waveform.ndim == 1
+    assert len(waveform) == pytest.approx(SAMPLE_RATE / 2, abs=3)
+    reference = torch.from_numpy(tone(SAMPLE_RATE)).float()
+    length = min(len(waveform), len(reference))
+    assert similarity(waveform[:length], reference[:length]) > 0.99
+    assert duration(path) == pytest.approx(0.5, abs=0.001)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_stretch_is_that_part_of_the_whole(tmp_path, suffix):
+    path = tmp_path / f"noise.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+    whole = read_audio(path)
+    assert torch.equal(read_audio(path, 0.25, 0.5), whole[4000:8000])
+    assert torch.equal(read_audio(path, 0.25), whole[4000:])
+    assert torch.equal(read_audio(path, 0.25, 9.0), whole[4000:])
+
+
+def test_channels_are_averaged():
+    stereo = torch.stack([torch.ones(8), torch.zeros(8)], dim=1)
+    assert torch.equal(resample_mono(stereo, 16000), torch.full((8,), 0.5))
+
+
+@pytest.mark.parametrize("rate", [11025, 22050, 22254, 44056, 48000, 96000])
+def test_resampling_keeps_the_tone(rate):
+    resampled = resample_mono(tone(rate), rate)
+    assert len(resampled) == pytest.approx(8000, abs=2)
+    assert similarity(resampled[:7998], torch.from_numpy(tone(16000)).float()[:7998]) > 0.999
+
+
+def broken_files(folder):
+    good = folder / "good.wav"
+    soundfile.write(good, tone(16000), 16000)
+    soundfile.write(folder / "good.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 9000), 16000)
+    soundfile.write(folder / "nan.wav", np.array([0.0, np.nan, 0.1]), 16000, subtype="FLOAT")
+    soundfile.write(folder / "inf.wav", np.array([0.0, np.inf, 0.1]), 16000, subtype="FLOAT")
+    soundfile.write(folder / "header.wav", np.zeros(0), 16000)
+    (folder / "cut.wav").write_bytes(good.read_bytes()[:5000])
+    (folder / "cut.flac").write_bytes((folder / "good.flac").read_bytes()[:9000])
+    (folder / "zero.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("this is no audio")
+    (folder / "headerless.raw").write_bytes(bytes(1000))
+
+
+@pytest.mark.parametrize("name, reason", [
+    ("nan.wav", "NaN or infinite"), ("inf.wav", "NaN or infinite"), ("header.wav", "empty"), ("zero.wav", "empty"),
+    ("cut.wav", "truncated"), ("cut.flac", "cannot be decoded|truncated"), ("text.wav", "cannot be decoded"),
+    ("headerless.raw", "cannot be decoded"), ("absent.wav", "no such audio file"), (".", "no such audio file"),
+])
+def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason):
+    broken_files(tmp_path)
+    with pytest.raises(SerError, match=reason) as caught:
+        read_audio(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start, end", [(0.5, None), (7.0, 8.0), (-1.0, None), (0.3, 0.2), (0.2, 0.2)])
+def test_impossible_stretches_are_refused(tmp_path, start, end):
+    broken_files(tmp_path)
+    with pytest.raises(SerError, match=r"good\.wav"):
+        read_audio(tmp_path / "good.wav", start, end)
+
+
+def test_a_wav_that_a_pipe_wrote_without_knowing_its_size_is_read(tmp_path):
+    path = tmp_path / "pipe.wav"
+    soundfile.write(path, tone(16000), 16000)
+    content = bytearray(path.read_bytes())
+    data = content.index(b"data")
+    content[4:8] = content[data + 4:data + 8] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert len(read_audio(path)) == 8000
+
+
+@pytest.mark.parametrize("rate", [0, -16000, 10, 10**7])
+def test_unsupported_rates_are_refused(rate):
+    with pytest.raises(SerError, match="sample rate"):
+        resample_mono(np.zeros(100), rate)
+
+
+@pytest.mark.parametrize("name", ["absent.wav", "zero.wav", "text.wav", "headerless.raw", "."])
+def test_unreadable_files_have_no_duration(tmp_path, name):
+    broken_files(tmp_path)
+    assert duration(tmp_path / name) == 0.0

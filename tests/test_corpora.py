@@ -1,0 +1,261 @@
+"""Every parser reads the true layout of its corpus, traps included, and says what is wrong with a wrong one."""
+
+import csv
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fake_corpora import iemocap_rows, write_emodb, write_iemocap, write_manifest, write_ravdess, write_voice
+
+from ser.data.audio import read_audio
+from ser.data.corpora import emodb, iemocap, manifest, ravdess
+from ser.errors import SerError
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def emotion_counts(corpus):
+    return Counter(utterance.emotion for utterance in corpus.utterances)
+
+
+def by_id(corpus):
+    return {utterance.id: utterance for utterance in corpus.utterances}
+
+
+@pytest.fixture(scope="module")
+def iemocap_root(tmp_path_factory):
+    return write_iemocap(tmp_path_factory.mktemp("release") / "IEMOCAP_full_release", seconds=0.1)
+
+
+@pytest.fixture(scope="module")
+def ravdess_root(tmp_path_factory):
+    return write_ravdess(tmp_path_factory.mktemp("ravdess"), seconds=0.02)
+
+
+@pytest.fixture(scope="module")
+def emodb_root(tmp_path_factory):
+    return write_emodb(tmp_path_factory.mktemp("emodb"), seconds=0.02)
+
+
+def test_iemocap_reads_labels_and_takes_the_speaker_from_the_last_token(iemocap_root):
+    corpus = iemocap(iemocap_root)
+    assert corpus.emotions == ("neutral", "happy", "angry", "sad")
+    assert emotion_counts(corpus) == dict.fromkeys(corpus.emotions, 20)
+    assert corpus.speakers == [f"Ses{session:02d}{gender}" for session in range(1, 6) for gender in "FM"]
+    assert [(u.session, u.id) for u in corpus.utterances] == sorted((u.session, u.id) for u in corpus.utterances)
+    crossed = [u for u in corpus.utterances if u.id[5] != u.speaker[-1]]
+    assert crossed, "someone talks in the dialogs where the other one wore the markers"
+    for utterance in corpus.utterances:
+        last = utterance.id.split("_")[-1]
+        assert utterance.gender == last[0] and utterance.speaker == utterance.id[:5] + last[0]
+        assert utterance.path.is_file() and utterance.seconds == pytest.approx(0.1)
+    assert any("script01_1b" in u.id for u in corpus.utterances)
+
+
+def test_iemocap_keeps_excitement_apart_when_asked(iemocap_root):
+    corpus = iemocap(iemocap_root, emotions=("happy", "excited", "sad"), merge_excited=False)
+    assert emotion_counts(corpus) == {"happy": 10, "excited": 10, "sad": 20}
+    with pytest.raises(SerError, match="excited"):
+        iemocap(iemocap_root, emotions=("happy", "excited"))
+
+
+def test_iemocap_reads_the_other_labels_with_their_missing_wavs(iemocap_root):
+    corpus = iemocap(iemocap_root, emotions=("frustrated", "sad"))
+    assert {u.seconds for u in corpus.utterances if u.emotion == "frustrated"} == {0.0}
+
+
+@pytest.mark.parametrize("level", ["..", "Session1", "Session1/dialog"])
+def test_iemocap_is_found_from_a_root_one_level_off(iemocap_root, level):
+    assert iemocap(iemocap_root / level).fingerprint() == iemocap(iemocap_root).fingerprint()
+
+
+def test_iemocap_takes_flac_and_keeps_an_utterance_without_audio(tmp_path):
+    write_iemocap(tmp_path, seconds=0.05)
+    first, second = iemocap(tmp_path).utterances[:2]
+    shutil.move(first.path, first.path.with_suffix(".flac"))
+    second.path.unlink()
+    corpus = by_id(iemocap(tmp_path))
+    assert corpus[first.id].path.suffix == ".flac" and corpus[first.id].seconds > 0
+    assert corpus[second.id].seconds == 0 and len(corpus) == 80
+
+
+def test_iemocap_refuses_a_repeated_utterance(tmp_path):
+    labels = write_iemocap(tmp_path, seconds=0.02) / "Session1/dialog/EmoEvaluation"
+    shutil.copy(labels / "Ses01F_impro05a.txt", labels / "Ses01F_impro05a copy.txt")
+    with pytest.raises(SerError, match="Ses01F_impro05a_"):
+        iemocap(tmp_path)
+
+
+def test_iemocap_has_the_published_counts(tmp_path):
+    index = SHARED / "iemocap_index.csv"
+    if not index.is_file():
+        pytest.skip(f"{index} is not there: the list of the 5,531 standard utterances")
+    with index.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    corpus = iemocap(write_iemocap(tmp_path, seconds=0.001, rows=rows))
+    assert len(corpus.utterances) == 5531
+    assert emotion_counts(corpus) == {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
+    assert Counter(u.speaker for u in corpus.utterances) == Counter(row["speaker"] for row in rows)
+    assert {u.id: (u.speaker, u.session) for u in corpus.utterances} \
+        == {row["utterance"]: (row["speaker"], int(row["session"])) for row in rows}
+
+
+def test_ravdess_has_its_counts_groups_and_genders(ravdess_root):
+    corpus = ravdess(ravdess_root)
+    assert corpus.emotions == ("neutral", "happy", "sad", "angry")
+    assert emotion_counts(corpus) == {"neutral": 96, "happy": 192, "sad": 192, "angry": 192}
+    assert {u.speaker: u.session for u in corpus.utterances} \
+        == {f"Actor_{actor:02d}": (actor + 3) // 4 for actor in range(1, 25)}
+    assert all(u.gender == ("F" if int(u.speaker[-2:]) % 2 == 0 else "M") for u in corpus.utterances)
+    everything = ravdess(ravdess_root, emotions=("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust",
+                                                 "surprised"))
+    assert len(everything.utterances) == 1440
+
+
+def test_ravdess_is_found_in_its_zip_layout_and_reads_flac(tmp_path):
+    write_ravdess(tmp_path / "Audio_Speech_Actors_01-24", actors=4, seconds=0.02, suffix=".flac")
+    inside = tmp_path / "Audio_Speech_Actors_01-24" / "Actor_01"
+    assert ravdess(tmp_path).fingerprint() == ravdess(inside).fingerprint()
+    first = ravdess(tmp_path).utterances[0]
+    assert first.path.suffix == ".flac" and read_audio(first.path).shape == (320,)
+
+
+def test_ravdess_counts_a_recording_with_two_formats_once(tmp_path):
+    write_ravdess(tmp_path, actors=1, seconds=0.02)
+    before = ravdess(tmp_path)
+    write_ravdess(tmp_path, actors=1, seconds=0.02, suffix=".flac")
+    assert ravdess(tmp_path) == before
+
+
+def test_the_true_ravdess_has_672_recordings_in_six_groups():
+    root = SHARED / "data" / "ravdess"
+    if not root.is_dir():
+        pytest.skip(f"{root} is not there: the RAVDESS speech recordings")
+    corpus = ravdess(root)
+    assert emotion_counts(corpus) == {"neutral": 96, "happy": 192, "sad": 192, "angry": 192}
+    assert Counter(u.session for u in corpus.utterances) == dict.fromkeys(range(1, 7), 112)
+    assert all(2 < u.seconds < 6 for u in corpus.utterances)
+
+
+def test_emodb_reads_seven_emotions_in_five_mixed_pairs(emodb_root):
+    corpus = emodb(emodb_root)
+    assert set(emotion_counts(corpus).values()) == {20} and len(corpus.emotions) == 7
+    pairs = {session: {u.speaker for u in corpus.utterances if u.session == session} for session in corpus.sessions}
+    assert pairs == {1: {"03", "08"}, 2: {"10", "09"}, 3: {"11", "13"}, 4: {"12", "14"}, 5: {"15", "16"}}
+    assert {u.speaker for u in corpus.utterances if u.gender == "M"} == {"03", "10", "11", "12", "15"}
+    assert by_id(corpus)["03a01Wa"].emotion == "angry" and by_id(corpus)["16a02Ta"].emotion == "sad"
+    assert emodb(emodb_root / "wav") == corpus == emodb(emodb_root.parent / emodb_root.name)
+
+
+def test_emodb_refuses_a_speaker_that_is_not_its(tmp_path):
+    write_emodb(tmp_path, texts=1, seconds=0.02)
+    write_voice(tmp_path / "wav" / "99a01Fa.wav", "99", "happy", 0.02, female=False)
+    with pytest.raises(SerError, match="99a01Fa"):
+        emodb(tmp_path)
+
+
+def write_table(folder, *lines):
+    (folder / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    return folder / "table.csv"
+
+
+def test_a_manifest_without_sessions_deals_speakers_by_gender(tmp_path):
+    corpus = manifest(write_manifest(tmp_path, speakers=10, seconds=0.02))
+    assert corpus.emotions == ("angry", "happy", "neutral", "sad") and len(corpus.utterances) == 80
+    for session in corpus.sessions:
+        genders = Counter({u.speaker: u.gender for u in corpus.utterances if u.session == session}.values())
+        assert genders == {"F": 1, "M": 1}
+    assert corpus.sessions == [1, 2, 3, 4, 5]
+    assert manifest(write_manifest(tmp_path / "few", speakers=3, seconds=0.02)).sessions == [1, 2, 3]
+
+
+def test_dealing_balances_the_number_of_utterances(tmp_path):
+    counts = {"a": 8, "b": 7, "c": 2, "d": 2, "e": 1, "f": 1, "g": 1}
+    lines = [f"{speaker}{n}.wav,{'sad' if n % 2 else 'happy'},{speaker}" for speaker, k in counts.items()
+             for n in range(k)]
+    corpus = manifest(write_table(tmp_path, "path,emotion,speaker", *lines))
+    groups = {u.speaker: u.session for u in corpus.utterances}
+    assert len(set(groups.values())) == 5 and groups["a"] != groups["b"]
+    assert all(groups[speaker] not in (groups["a"], groups["b"]) for speaker in "cdefg")
+
+
+def test_a_manifest_numbers_named_sessions_in_natural_order(tmp_path):
+    table = write_table(tmp_path, "path, Emotion, speaker, session", "a.wav, Happy, x, day10", "b.wav, SAD, y, day2",
+                        "c.wav, sad, z, day1")
+    assert {u.speaker: u.session for u in manifest(table).utterances} == {"z": 1, "y": 2, "x": 3}
+    numbered = write_table(tmp_path, "path,emotion,speaker,session", "a.wav,happy,x,7", "b.wav,sad,y,2")
+    assert manifest(numbered).sessions == [2, 7]
+
+
+def test_a_manifest_cuts_stretches_out_of_one_file(tmp_path):
+    write_voice(tmp_path / "audio" / "talk.wav", "x", "happy", 1.0, female=True)
+    table = write_table(tmp_path, "path,emotion,speaker,gender,start,end", "talk.wav,happy,x,female,0,0.25",
+                        "talk.wav,sad,x,f,0.25,", "talk.wav,sad,y,M,0.5,3")
+    corpus = manifest(table, root=tmp_path / "audio")
+    assert {u.id: u.seconds for u in corpus.utterances} == {"talk_0.000": 0.25, "talk_0.250": 0.75, "talk_0.500": 0.5}
+    second = by_id(corpus)["talk_0.250"]
+    assert len(read_audio(second.path, second.start, second.end)) == 12000 and second.gender == "F"
+
+
+def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tmp_path):
+    table = write_table(tmp_path, "path,emotion,speaker,notes", "x/1.wav,happy,x,",
+                        "y/1.wav,sad,y,hm", "y/2.wav,dull,y,")
+    assert list(by_id(manifest(table, emotions=("sad", "happy")))) == ["x/1", "y/1"]
+    assert manifest(table, emotions=("sad", "happy")).emotions == ("sad", "happy")
+
+
+@pytest.mark.parametrize("header, row, reason", [
+    ("path,emotion", "a.wav,sad", "not speaker"),
+    ("path,emotion,speaker", "a.wav,,x", "line 3, has no emotion"),
+    ("path,emotion,speaker,gender", "a.wav,sad,x,tall", "line 3, has a gender.*tall"),
+    ("path,emotion,speaker,start", "a.wav,sad,x,soon", "line 3, has a start"),
+    ("path,emotion,speaker,start,end", "a.wav,sad,x,2,1", "line 3, has an end"),
+    ("path,emotion,speaker,session", "a.wav,sad,x,", "line 3, has no session"),
+    ("path,emotion,speaker,session", "a.wav,sad,x,0", "line 3, has a session"),
+    ("path,emotion,speaker,id", "a.wav,sad,x,one", "more than once.*one"),
+    ("path,emotion,speaker,gender", "a.wav,sad,v,m", "more than one gender"),
+    ("path,emotion,speaker", "a.wav,happy,x", "at least two"),
+])
+def test_wrong_manifests_are_refused_by_line(tmp_path, header, row, reason):
+    good = {"path": "g.wav", "emotion": "happy", "speaker": "v", "gender": "F", "start": "0", "end": "1",
+            "session": "1", "id": "one"}
+    table = write_table(tmp_path, header, ",".join(good[column] for column in header.split(",")), row)
+    with pytest.raises(SerError, match=reason):
+        manifest(table)
+
+
+@pytest.mark.parametrize("content", [b"", b"path,emotion,speaker\n", b"path,emotion,speaker\nb\xfc.wav,sad,x\n"])
+def test_a_manifest_that_is_no_table_is_refused(tmp_path, content):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(SerError, match=r"table\.csv"):
+        manifest(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("parser", [iemocap, ravdess, emodb, manifest])
+def test_a_missing_root_is_refused_with_the_remedy(parser, tmp_path):
+    for root in (None, "", tmp_path / "absent"):
+        with pytest.raises(SerError, match=r"data\.(root|manifest)="):
+            parser(root)
+
+
+@pytest.mark.parametrize("parser", [iemocap, ravdess, emodb])
+def test_a_folder_without_the_corpus_is_refused_with_what_was_expected(parser, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SerError, match="expected"):
+        parser(tmp_path / "empty")
+
+
+def test_unknown_single_and_repeated_emotions_are_refused(ravdess_root, emodb_root, tmp_path):
+    with pytest.raises(SerError, match="no emotion joy; choose"):
+        ravdess(ravdess_root, emotions=("joy", "sad"))
+    with pytest.raises(SerError, match="at least two"):
+        emodb(emodb_root, emotions=("sad", "sad"))
+    with pytest.raises(SerError, match="no emotion fearful"):
+        manifest(write_manifest(tmp_path, seconds=0.02), emotions=("sad", "fearful"))
+
+
+def test_an_emotion_without_recordings_is_refused(tmp_path):
+    rows = [row for row in iemocap_rows() if row["label"] != "sad"]
+    with pytest.raises(SerError, match="labelled sad"):
+        iemocap(write_iemocap(tmp_path, seconds=0.02, rows=rows))
