@@ -1,0 +1,129 @@
+"""Losses over emotion logits, with class indices or soft labels as targets, and the norm penalty."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ser.errors import SerError
+
+
+class EmotionLoss(nn.Module, ABC):
+    """Mean over a batch of a loss an utterance, optionally weighted by inverse class frequency.
+
+    With weights w, the mean is sum_i w_i loss_i / sum_i w_i, where w_i is the weight of the class of utterance i, or
+    the average under its soft label.
+
+    Args:
+        class_weighting: whether to weigh classes by N / (C * count), from the counts given to ``fit_class_counts``.
+    """
+
+    # Not saved: the counts of the training part set it anew in every run.
+    class_weights: Tensor | None
+
+    def __init__(self, class_weighting: bool = False) -> None:
+        super().__init__()
+        self.class_weighting = class_weighting
+        self.register_buffer("class_weights", None, persistent=False)
+
+    def fit_class_counts(self, counts: Sequence[int] | Tensor) -> None:
+        """Set the class weights from the number of training utterances of each class (C,).
+
+        A class without utterances gets weight 0. Does nothing when ``class_weighting`` is off.
+
+        Raises:
+            SerError: there are no utterances at all.
+        """
+        if not self.class_weighting:
+            return
+        numbers = torch.as_tensor(counts, dtype=torch.float32)
+        if numbers.sum() <= 0:
+            raise SerError(
+                "class weighting was given a training part with no utterances, it needs at least one; "
+                "check the split or set class_weighting=false."
+            )
+        weights = numbers.sum() / (len(numbers) * numbers)
+        weights[numbers == 0] = 0.0
+        self.class_weights = weights
+
+    @abstractmethod
+    def utterance_losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Losses (B,) of ``logits`` (B, C), already multiplied by the class weights."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar loss.
+
+        Args:
+            logits: (B, C).
+            target: class indices (B,) or soft labels (B, C) whose rows sum to 1.
+
+        Raises:
+            SerError: class weighting is on and ``fit_class_counts`` was never called.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = self.utterance_losses(logits, target)  # (B,)
+        if not self.class_weighting:
+            return losses.mean()
+        weights = self._weights(logits)
+        mass = weights[target] if target.ndim == 1 else target.to(logits.dtype) @ weights  # (B,)
+        return losses.sum() / mass.sum().clamp_min(torch.finfo(logits.dtype).tiny)
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        """The class weights (C,) on the device of ``logits``; ones where weighting is off."""
+        if not self.class_weighting:
+            return logits.new_ones(logits.shape[-1])
+        if self.class_weights is None:
+            raise SerError(
+                "class weighting is on but the loss has no class counts; call fit_class_counts with the counts of the "
+                "training part first, or set class_weighting=false."
+            )
+        return self.class_weights.to(logits)
+
+
+class CrossEntropy(EmotionLoss):
+    """Cross entropy; ``label_smoothing`` in [0, 1) spreads that share of each label over all classes."""
+
+    def __init__(self, label_smoothing: float = 0.0, class_weighting: bool = False) -> None:
+        super().__init__(class_weighting)
+        if not 0 <= label_smoothing < 1:
+            raise SerError(f"label_smoothing is {label_smoothing}, expected 0 <= label_smoothing < 1; 0.1 is usual.")
+        self.label_smoothing = label_smoothing
+
+    def utterance_losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """-sum over classes of w_c * label_c * log p_c."""
+        target = target if target.ndim == 1 else target.to(logits.dtype)
+        return F.cross_entropy(
+            logits, target, weight=self._weights(logits), label_smoothing=self.label_smoothing, reduction="none"
+        )
+
+
+class FocalLoss(EmotionLoss):
+    """-alpha * (1 - p)^gamma * log p of the labelled class (Lin et al. 2017, equation 5, one alpha for all classes)."""
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, class_weighting: bool = False) -> None:
+        super().__init__(class_weighting)
+        if alpha <= 0 or gamma < 0:
+            raise SerError(f"the focal loss got alpha {alpha} and gamma {gamma}, expected alpha > 0 and gamma >= 0; "
+                           "0.25 and 2 are usual.")
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def utterance_losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """-sum over classes of w_c * label_c * alpha * (1 - p_c)^gamma * log p_c."""
+        log_probability = logits.log_softmax(dim=-1)  # (B, C)
+        # The floor keeps the gradient finite for gamma < 1 once p is 1.
+        miss = (-torch.expm1(log_probability)).clamp_min(torch.finfo(logits.dtype).eps)
+        losses = -self.alpha * miss.pow(self.gamma) * log_probability  # (B, C)
+        labels = F.one_hot(target, logits.shape[-1]) if target.ndim == 1 else target
+        return (labels.to(logits.dtype) * self._weights(logits) * losses).sum(dim=-1)
+
+
+def l2_norms(module: nn.Module) -> Tensor:
+    """Sum of the L2 norms (not their squares) of the weight matrices: all parameters of two or more dimensions.
+
+    Differentiable, with gradient 0 at a matrix of zeros; 0 for a module without matrices.
+    """
+    norms = [torch.linalg.vector_norm(weight) for weight in module.parameters() if weight.ndim >= 2]
+    return torch.stack(norms).sum() if norms else torch.zeros(())

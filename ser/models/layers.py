@@ -1,0 +1,86 @@
+"""Layers that respect the true length of every utterance: norm, positions, pooling and the bidirectional GRU."""
+
+import torch
+from torch import Tensor, nn
+
+
+def valid_frames(lengths: Tensor, max_length: int) -> Tensor:
+    """Mark the real frames: (B,) lengths -> (B, ``max_length``) bool, True before the end of each utterance."""
+    return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid frames: (B, L, D), (B, L) -> (B, D)."""
+    total = frames.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)  # (B, D)
+    return total / mask.sum(dim=1, keepdim=True)
+
+
+def masked_max(frames: Tensor, mask: Tensor) -> Tensor:
+    """Maximum over the valid frames: (B, L, D), (B, L) -> (B, D)."""
+    return frames.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1)
+
+
+class SpeakerNorm(nn.Module):
+    """Removes the level and spread of each channel of each utterance ("AdaIN" in the system this one follows).
+
+    Per utterance and channel, over valid frames: subtract the mean, divide by sqrt(biased variance + 1e-5), times a
+    learned scale plus a learned shift. Much of what tells speakers apart is constant over an utterance and goes
+    with the mean; this is instance normalisation (Ulyanov et al. 2016) with a mask.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Normalise (B, L, D) by the statistics of the frames that ``mask`` (B, L) marks; padding comes out as 0."""
+        frames = frames.to(torch.promote_types(frames.dtype, torch.float32))  # bf16 has too few digits for a variance
+        centred = frames - masked_mean(frames, mask).unsqueeze(1)  # (B, L, D)
+        variance = masked_mean(centred.square(), mask).unsqueeze(1)  # (B, 1, D)
+        normalised = centred * torch.rsqrt(variance + self.epsilon) * self.scale + self.shift
+        return normalised.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds PE[p, 2i] = sin(p / 10000^(2i/d)) and PE[p, 2i+1] = cos(same) (Vaswani et al. 2017, section 3.5).
+
+    Computed for the length at hand rather than kept as a table, so no utterance is too long.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Add the positions to (B, L, D)."""
+        position = torch.arange(frames.shape[1], device=frames.device, dtype=torch.float32).unsqueeze(1)  # (L, 1)
+        even = torch.arange(0, self.channels, 2, device=frames.device, dtype=torch.float32)  # 2i
+        angle = position / torch.pow(10000.0, even / self.channels)  # (L, ceil(D/2))
+        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, : self.channels]  # (L, D)
+        return frames + table.to(frames.dtype)
+
+
+class BidirectionalGRU(nn.Module):
+    """One GRU layer in both directions; the backward one starts at the true end of each utterance.
+
+    The backward direction is a second GRU over the utterances turned round one by one, padding left behind them.
+    Packed sequences compute the same, but on CPU a training step through them takes 3.9 times as long (32 utterances
+    of 200 frames, 512 units, 2 threads), and they cannot be exported.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.forward_direction = nn.GRU(input_size, hidden_size, batch_first=True)
+        self.backward_direction = nn.GRU(input_size, hidden_size, batch_first=True)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Run over (B, L, D) of ``lengths`` (B,): states (B, L, 2 * hidden_size); those of padding mean nothing."""
+        time = torch.arange(frames.shape[1], device=lengths.device)
+        end = lengths.unsqueeze(1)
+        order = torch.where(time < end, end - 1 - time, time).unsqueeze(-1)  # (B, L, 1), its own inverse
+        ahead, _ = self.forward_direction(frames)  # (B, L, H)
+        back, _ = self.backward_direction(frames.gather(1, order.expand(-1, -1, frames.shape[-1])))
+        back = back.gather(1, order.expand(-1, -1, back.shape[-1]))  # (B, L, H), in time order again
+        return torch.cat((ahead, back), dim=-1)  # (B, L, 2H)
