@@ -9,7 +9,10 @@ import pytest
 from fake_corpora import iemocap_rows, write_emodb, write_iemocap, write_manifest, write_ravdess, write_voice
 
 from ser.data.audio import read_audio
-from ser.data.corpora import emodb, iemocap, manifest, ravdess
+from ser.data.corpora.emodb import emodb
+from ser.data.corpora.iemocap import iemocap
+from ser.data.corpora.manifest import manifest
+from ser.data.corpora.ravdess import ravdess
 from ser.errors import SerError
 
 SHARED = Path(__file__).parents[2] / "shared"

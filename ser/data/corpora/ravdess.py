@@ -8,7 +8,7 @@ from ser.data.corpora.assembly import asked_emotions, assemble, durations, exist
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
-_REMEDY = "set data.root=/path/to/ravdess, the folder that holds Actor_01 to Actor_24"
+_REMEDY = "set data.root=/path/to/ravdess (or the variable RAVDESS_ROOT), the folder that holds Actor_01 to Actor_24"
 _EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # codes 01 to 08
 _ACTORS_PER_GROUP = 4  # two men and two women; RAVDESS has no sessions
 # modality 03 (audio only) - channel 01 (speech) - emotion - intensity - statement - repetition - actor
