@@ -8,7 +8,7 @@ from ser.data.corpora.assembly import asked_emotions, assemble, durations, exist
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
-_REMEDY = "set data.root=/path/to/emodb (or the variable EMODB_ROOT), the folder that holds wav/03a01Fa.wav and the others"
+_REMEDY = "set data.root=/path/to/emodb (or the variable EMODB_ROOT), the folder that holds wav/03a01Fa.wav and so on"
 _EMOTIONS = {"W": "angry", "L": "bored", "E": "disgust", "A": "fearful", "F": "happy", "T": "sad", "N": "neutral"}
 _MEN, _WOMEN = ("03", "10", "11", "12", "15"), ("08", "09", "13", "14", "16")  # one pair of each is a session
 _SESSIONS = {speaker: pair for pair, speakers in enumerate(zip(_MEN, _WOMEN, strict=True), 1) for speaker in speakers}
