@@ -163,6 +163,19 @@ def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
     }
 
 
+def speaker_values(a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar") -> tuple[np.ndarray, np.ndarray]:
+    """The metric of each speaker (S,) in two tables of the same utterances, speakers in the same order.
+
+    Raises:
+        SerError: the tables do not hold the same utterances, labels and classes.
+    """
+    left, right, speakers = _paired_counts(a, b)
+    size, function = math.isqrt(left.shape[1]), metric_named(metric)
+    sums = [pd.DataFrame(counts).groupby(speakers).sum().to_numpy() for counts in (left, right)]
+    first, second = (function(counts.reshape(-1, size, size)) for counts in sums)
+    return first, second
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction (1979) of several tests; undefined tests (None) stay so and do not count."""
     ordered = sorted((p, index) for index, p in enumerate(p_values) if p is not None and not math.isnan(p))
@@ -188,17 +201,20 @@ def _total(metric: str) -> Callable[[np.ndarray], np.ndarray]:
 def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts (U, C*C) of both tables in the same order of ids, and the speakers (U,)."""
     if emotions_of(a) != emotions_of(b):
-        raise SerError(f"the results have different classes ({', '.join(emotions_of(a))} and "
-                       f"{', '.join(emotions_of(b))}); only results on the same classes in the same order can be paired.")
+        names = [", ".join(emotions_of(table)) for table in (a, b)]
+        raise SerError(f"the results have different classes ({names[0]} and {names[1]}); only results on the "
+                       "same classes in the same order can be paired.")
     left, right = utterance_counts(a), utterance_counts(b)
     if set(left.index) != set(right.index):
-        raise SerError(f"the results share {len(set(left.index) & set(right.index))} utterances, but have {len(left)} "
-                       f"and {len(right)}; a paired test needs the same test utterances, so compare runs of the same folds.")
+        shared = len(set(left.index) & set(right.index))
+        raise SerError(f"the results have {len(left)} and {len(right)} utterances and share {shared}; a paired test "
+                       "needs the same test utterances, so compare runs of the same folds.")
     right = right.loc[left.index]
     labels = [table.drop_duplicates("id").set_index("id")["emotion"] for table in (a, b)]
     changed = int((labels[0].loc[left.index] != labels[1].loc[left.index]).sum())
     if changed:
-        raise SerError(f"{changed} utterance(s) have different labels in the two results; evaluate both on the same labels.")
+        raise SerError(f"{changed} utterance(s) have different labels in the two results; evaluate both on the "
+                       "same labels.")
     speakers = left["speaker"].to_numpy()
     return left.drop(columns="speaker").to_numpy(), right.drop(columns="speaker").to_numpy(), speakers
 

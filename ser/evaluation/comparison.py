@@ -1,0 +1,174 @@
+"""Two results side by side, only where they answer the same question."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ser.errors import SerError
+from ser.evaluation.confusion import METRICS
+from ser.evaluation.runs import Run, by_fold, find_runs, pooled
+from ser.evaluation.scores import scores
+from ser.evaluation.significance import (
+    corrected_t_test,
+    difference_interval,
+    effect_size,
+    permutation_test,
+    speaker_values,
+)
+
+SETTINGS = {"corpus": "corpus", "corpus_fingerprint": "labels or utterances of the corpus", "emotions": "classes",
+            "protocol": "protocol", "folds": "number of folds"}
+
+
+def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) -> dict[str, Any]:
+    """Compare two runs, two folders of runs of one variant each, or two prediction tables (``b`` minus ``a``).
+
+    Args:
+        a: run folder, folder of runs, or ``.csv``; what ``b`` is measured against.
+        b: the same.
+        allow_different_splits: set results of different splits side by side; tests then use the utterances that both
+            have with the same label, and are left out where there are none.
+
+    Returns:
+        Ready for JSON: ``a`` and ``b`` (variant, runs, labels, scores), ``same_split``, ``differences`` (phrases) and
+        ``paired`` (see ``paired_comparison``) or None.
+
+    Raises:
+        SerError: the splits differ and that was not allowed, the classes differ, or a folder holds several variants.
+    """
+    left, right = _one_variant(a), _one_variant(b)
+    if left[0].emotions != right[0].emotions:
+        raise SerError(f"{a} has the classes {', '.join(left[0].emotions)} and {b} has {', '.join(right[0].emotions)}; "
+                       "only results on the same classes can be compared, so train both on one set.")
+    differences = split_differences(left, right)
+    if differences and not allow_different_splits:
+        raise SerError(f"{a} and {b} were not tested on the same split: {'; '.join(differences)}; give two results of "
+                       "one split, or allow different splits if you mean to set them side by side.")
+    tables = pooled(left), pooled(right)
+    if differences:
+        tables = _shared(*tables)
+    return {
+        "a": _side(left, a), "b": _side(right, b), "same_split": not differences, "differences": differences,
+        "paired": paired_comparison(left, right, tables) if len(tables[0]) else None,
+    }
+
+
+def paired_comparison(
+    a: Sequence[Run], b: Sequence[Run], tables: tuple[pd.DataFrame, pd.DataFrame] | None = None
+) -> dict[str, Any]:
+    """Differences ``b`` minus ``a`` on the same utterances, with intervals, tests and effect sizes a metric.
+
+    Args:
+        a: runs of one variant.
+        b: runs of the other, of the same folds.
+        tables: the pooled tables to pair, where they are not simply all of the runs' utterances.
+
+    Returns:
+        ``utterances, speakers, folds`` and ``metrics``: for each metric ``difference, low, high`` (pooled, 95%,
+        resampling speakers), ``p_utterances`` and ``p_speakers`` (permutation), ``fold_difference, fold_low,
+        fold_high, p_folds`` (corrected t-test over folds, seeds averaged), ``d_z, d_av, cliffs_delta`` over folds and
+        the same over speakers (``speaker_d_z``...); what needs several folds or speakers is None without them.
+    """
+    left, right = tables or (pooled(a), pooled(b))
+    folds_a, folds_b = by_fold(a), by_fold(b)
+    folds = [fold for fold in folds_a if fold in folds_b]
+    sizes = [[run.split["parts"].get(part, {}).get("utterances", 0) for run in (folds_a[fold][0] for fold in folds)]
+             for part in ("train", "test")]
+    result: dict[str, Any] = {"utterances": int(left["id"].nunique()), "speakers": int(left["speaker"].nunique()),
+                              "folds": folds, "metrics": {}}
+    for metric in METRICS:
+        interval = difference_interval(left, right, metric)
+        means = [np.array([np.mean([run.test[metric] for run in runs[fold]]) for fold in folds])
+                 for runs in (folds_a, folds_b)]
+        tested = corrected_t_test(means[1] - means[0], *sizes) if len(folds) > 1 and all(sizes[0]) else {}
+        result["metrics"][metric] = {
+            "difference": interval.estimate, "low": interval.low, "high": interval.high,
+            "p_utterances": permutation_test(left, right, metric)["p"],
+            "p_speakers": permutation_test(left, right, metric, by="speaker")["p"],
+            "fold_difference": tested.get("mean"), "fold_low": tested.get("low"), "fold_high": tested.get("high"),
+            "p_folds": tested.get("p"),
+            **_effects(*means),
+            **{f"speaker_{name}": size for name, size in _effects(*speaker_values(left, right, metric)).items()},
+        }
+    return result
+
+
+def split_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
+    """What differs between the splits of two results, one phrase each; empty where both answer the same question.
+
+    Folds are matched by number; inside a fold both must have the same split hashes. Tables of other tools know only
+    their test part, so only that is compared for them.
+    """
+    folds_a, folds_b = by_fold(a), by_fold(b)
+    if folds_a.keys() != folds_b.keys():
+        return [*_settings(a[0], b[0]), f"folds {_numbers(folds_a)} against {_numbers(folds_b)}"]
+    found: list[str] = []
+    for fold, runs in folds_a.items():
+        hashes = {run.hash for run in runs}, {run.hash for run in folds_b[fold]}
+        if hashes[0] == hashes[1]:
+            continue
+        one = next((run for run in runs if run.hash not in hashes[1]), runs[0])
+        other = next((run for run in folds_b[fold] if run.hash not in hashes[0]), folds_b[fold][0])
+        found += _settings(one, other) + [f"fold {fold} {phrase}" for phrase in _parts(one, other)]
+        if not found and one.metrics and other.metrics:
+            found.append(f"fold {fold} hash {one.hash} against {other.hash}")
+    return list(dict.fromkeys(found))
+
+
+def _effects(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
+    return effect_size(a, b) if len(a) > 1 else dict.fromkeys(("d_z", "d_av", "cliffs_delta"))
+
+
+def _settings(one: Run, other: Run) -> list[str]:
+    phrases = []
+    for key, name in SETTINGS.items():
+        first, second = one.split.get(key), other.split.get(key)
+        if first is not None and second is not None and first != second:
+            phrases.append(f"{name} {first} against {second}")
+    return phrases
+
+
+def _parts(one: Run, other: Run) -> list[str]:
+    phrases = []
+    for name in ("train", "validation", "test"):
+        first, second = (run.split["parts"].get(name) for run in (one, other))
+        if first is None or second is None:
+            continue
+        ids = set(first.get("ids", ())), set(second.get("ids", ()))
+        if ids[0] != ids[1]:
+            phrases.append(f"{name} ids ({len(ids[0] - ids[1])} only in the first, {len(ids[1] - ids[0])} only in the "
+                           f"second, {len(ids[0] & ids[1])} in both)")
+        elif None not in (first.get("hash"), second.get("hash")) and first["hash"] != second["hash"]:
+            phrases.append(f"{name} labels")
+        elif name == "test" and not (one.metrics and other.metrics):
+            phrases += ["test labels"] if len(_shared(one.predictions, other.predictions)[0]) != len(ids[0]) else []
+    return phrases
+
+
+def _shared(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of both tables whose id and label both have."""
+    keys = [pd.MultiIndex.from_frame(table[["id", "emotion"]]) for table in (a, b)]
+    return a[keys[0].isin(keys[1])].reset_index(drop=True), b[keys[1].isin(keys[0])].reset_index(drop=True)
+
+
+def _one_variant(path: str | Path) -> list[Run]:
+    runs = find_runs(path)
+    variants = sorted({run.variant for run in runs})
+    if len(variants) > 1:
+        raise SerError(f"{path} holds the variants {', '.join(variants)}; give the folder of one of them.")
+    return runs
+
+
+def _side(runs: Sequence[Run], path: str | Path) -> dict[str, Any]:
+    return {
+        "path": str(path), "variant": runs[0].variant, "runs": len(runs), "folds": sorted({run.fold for run in runs}),
+        "seeds": sorted({run.seed for run in runs}), "speaker_overlap": any(run.speaker_overlap for run in runs),
+        "transductive": any(run.transductive for run in runs), "pooled": scores(pooled(runs)),
+    }
+
+
+def _numbers(folds: dict[int, list[Run]]) -> str:
+    return ", ".join(map(str, folds))

@@ -1,0 +1,211 @@
+"""One table for a sweep: every variant's figures with intervals, and what differs from the baseline.
+
+Two averages are kept apart by name. ``_mean_over_runs`` averages the figure of each run (folds x seeds), the habit of
+the field; ``_pooled`` computes it once over all test utterances of all folds, and is what the intervals belong to.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ser.errors import SerError
+from ser.evaluation.comparison import paired_comparison, split_differences
+from ser.evaluation.confusion import METRICS
+from ser.evaluation.runs import Run, by_fold, find_runs, load_run, pooled
+from ser.evaluation.scores import cross_speaker, scores
+from ser.evaluation.significance import bootstrap_interval, holm
+
+__all__ = ["Run", "Summary", "find_runs", "load_run", "summarize"]
+
+DEFAULT_BASELINE = "gru"
+TESTS = ("p_utterances", "p_speakers", "p_folds")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep says.
+
+    Attributes:
+        variants: one row a variant.
+        comparisons: one row a variant and metric: difference from the baseline, intervals, tests, effect sizes.
+        speakers: variant -> ``cross_speaker`` of its pooled test utterances.
+        baseline: the variant that the others are compared with.
+        emotions: class order.
+        notes: sentences that a reader of the table has to know.
+    """
+
+    variants: pd.DataFrame
+    comparisons: pd.DataFrame
+    speakers: dict[str, dict[str, Any]]
+    baseline: str
+    emotions: list[str]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary in plain types; unknown figures are None."""
+        return {
+            "baseline": self.baseline, "emotions": self.emotions, "notes": self.notes,
+            "variants": _records(self.variants), "comparisons": _records(self.comparisons), "speakers": self.speakers,
+        }
+
+
+def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
+    """Summarize the runs of a sweep.
+
+    Args:
+        runs: finished runs of one or more variants.
+        baseline: the variant to compare with; by default ``gru`` where there is one, else the first.
+
+    Raises:
+        SerError: no runs, an unknown baseline, or runs of different class sets.
+    """
+    if not runs:
+        raise SerError("there are no finished runs to summarize; train first, or give the folder that holds the runs.")
+    emotions = runs[0].emotions
+    for run in runs:
+        if run.emotions != emotions:
+            raise SerError(f"{runs[0].folder} has the classes {', '.join(emotions)} and {run.folder} has "
+                           f"{', '.join(run.emotions)}; summarize runs of one class set only.")
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.variant, []).append(run)
+    if baseline is None:
+        baseline = DEFAULT_BASELINE if DEFAULT_BASELINE in groups else next(iter(groups))
+    if baseline not in groups:
+        raise SerError(f"there is no variant {baseline!r} to compare with; choose one of {', '.join(groups)}.")
+    groups = {baseline: groups.pop(baseline), **groups}  # the baseline leads every table
+    speakers = {variant: cross_speaker(pooled(group)) for variant, group in groups.items()}
+    rows = [_variant_row(variant, group, emotions) | _speaker_columns(speakers[variant])
+            for variant, group in groups.items()]
+    comparisons, notes = _comparisons(groups, baseline)
+    return Summary(pd.DataFrame(rows), comparisons, speakers, baseline, emotions, _notes(groups) + notes)
+
+
+def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> dict[str, Any]:
+    table, folds = pooled(runs), by_fold(runs)
+    row: dict[str, Any] = {
+        "variant": variant, "runs": len(runs), "folds": len(folds), "seeds": len({run.seed for run in runs}),
+        "utterances": int(table["id"].nunique()), "speakers": int(table["speaker"].nunique()),
+        "corpus": _joined(runs, "corpus"), "features": _joined(runs, "features"), "protocol": _joined(runs, "protocol"),
+        "speaker_overlap": any(run.speaker_overlap for run in runs),
+        "transductive": any(run.transductive for run in runs), "splits": _splits_hash(folds),
+    }
+    overall = scores(table)
+    for metric in METRICS:
+        row |= _over_runs(metric, runs)
+        interval = bootstrap_interval(table, metric)
+        row |= {f"{metric}_pooled": overall[metric], f"{metric}_pooled_low": interval.low,
+                f"{metric}_pooled_high": interval.high}
+    for emotion in emotions:
+        recalls = np.array([run.test["recall"][emotion] for run in runs], dtype=float)
+        known = recalls[np.isfinite(recalls)]
+        row |= {
+            f"recall_{emotion}_mean_over_runs": float(known.mean()) if known.size else None,
+            f"recall_{emotion}_std_over_runs": _std(known),
+            f"recall_{emotion}_pooled": overall["recall"][emotion],
+        }
+    row["validation_uar_mean_over_runs"] = _mean([run.metrics.get("validation", {}).get("uar") for run in runs])
+    row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] = _mean([_best_on_test(run) for run in runs])
+    return row
+
+
+def _over_runs(metric: str, runs: Sequence[Run]) -> dict[str, float | None]:
+    """Mean over runs; deviation over runs, over folds (seeds averaged) and over seeds (folds averaged)."""
+    values = pd.DataFrame({"fold": [run.fold for run in runs], "seed": [run.seed for run in runs],
+                           "value": [run.test[metric] for run in runs]})
+    return {
+        f"{metric}_mean_over_runs": float(values["value"].mean()),
+        f"{metric}_std_over_runs": _std(values["value"].to_numpy()),
+        f"{metric}_std_over_folds": _std(values.groupby("fold")["value"].mean().to_numpy()),
+        f"{metric}_std_over_seeds": _std(values.groupby("seed")["value"].mean().to_numpy()),
+    }
+
+
+def _speaker_columns(speakers: dict[str, Any]) -> dict[str, Any]:
+    return {"speaker_average_f1": speakers["average_f1"], "speaker_performance_std": speakers["performance_std"],
+            "speaker_f1_range": speakers["f1_range"]}
+
+
+def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFrame, list[str]]:
+    """Each variant against the baseline on the folds that both have, Holm's correction within a metric and a test."""
+    rows: list[dict[str, Any]] = []
+    notes = []
+    for variant, runs in groups.items():
+        if variant == baseline:
+            continue
+        shared = {run.fold for run in runs} & {run.fold for run in groups[baseline]}
+        ours, theirs = ([run for run in group if run.fold in shared] for group in (runs, groups[baseline]))
+        differences = split_differences(theirs, ours) if shared else ["no fold in common"]
+        if differences:
+            notes.append(f"{variant} is not compared with {baseline}: {'; '.join(differences)}.")
+            continue
+        left_out = sorted({run.fold for run in [*runs, *groups[baseline]]} - shared)
+        if left_out:
+            notes.append(f"{variant} is compared with {baseline} on the folds that both have; without fold(s) "
+                         f"{', '.join(map(str, left_out))}.")
+        paired = paired_comparison(theirs, ours)
+        for metric, figures in paired["metrics"].items():
+            rows.append({"variant": variant, "baseline": baseline, "metric": metric, "folds": len(paired["folds"]),
+                         "utterances": paired["utterances"], "speakers": paired["speakers"], **figures})
+    for metric in METRICS:
+        part = [row for row in rows if row["metric"] == metric]
+        for test in TESTS:
+            for row, p in zip(part, holm([row[test] for row in part]), strict=True):
+                row[f"{test}_holm"] = p
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["variant", "baseline", "metric"]), notes
+
+
+def _notes(groups: dict[str, list[Run]]) -> list[str]:
+    notes = []
+    for variant, runs in groups.items():
+        if any(run.speaker_overlap for run in runs):
+            notes.append(f"{variant}: speaker overlap, test speakers were heard in training.")
+        if any(run.transductive for run in runs):
+            notes.append(f"{variant}: transductive, it used the test speakers' unlabelled audio.")
+        cells = {(run.fold, run.seed) for run in runs}
+        expected = len({fold for fold, _ in cells}) * len({seed for _, seed in cells})
+        folds = max((run.split.get("folds") or 0) for run in runs)
+        if len(cells) < expected:
+            notes.append(f"{variant}: {expected - len(cells)} of {expected} combinations of fold and seed are missing.")
+        tested = len({run.fold for run in runs})
+        if tested < folds:
+            notes.append(f"{variant}: {tested} of {folds} folds, so not all of the corpus is tested.")
+    return notes
+
+
+def _best_on_test(run: Run) -> float | None:
+    """The UAR that choosing the epoch on the test part would have claimed, where training tracked it."""
+    if run.history is None or "test/uar" not in run.history or run.history["test/uar"].isna().all():
+        return None
+    return float(run.history["test/uar"].max())
+
+
+def _splits_hash(folds: dict[int, list[Run]]) -> str:
+    """Equal for two variants exactly when they were tested on the same splits."""
+    parts = {fold: sorted({run.hash for run in runs}) for fold, runs in folds.items()}
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _joined(runs: Sequence[Run], key: str) -> str:
+    return ", ".join(sorted({str(run.metrics.get(key) or run.split.get(key) or "") for run in runs}))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _std(values: np.ndarray) -> float | None:
+    """Sample standard deviation; None of fewer than two values."""
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows in plain Python types, NaN as None."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return rows
