@@ -1,0 +1,289 @@
+import csv
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ser.data import extraction
+from ser.data.cache import FeatureCache
+from ser.data.corpus import Corpus, Utterance
+from ser.data.encoders import LogMel, SpeechEncoder
+from ser.data.extraction import extract
+from ser.errors import SerError
+
+SECONDS = (0.9, 0.3, 1.4, 0.5, 0.7, 1.1)
+
+
+def build_corpus(folder, sessions=2):
+    generator = np.random.default_rng(0)
+    utterances = []
+    for session in range(1, sessions + 1):
+        for number, seconds in enumerate(SECONDS):
+            path = Path(folder) / f"s{session}_{number}.wav"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, 0.1 * generator.standard_normal(int(16000 * seconds)), 16000)
+            utterances.append(Utterance(path.stem, path, "sad", f"speaker{session}", session, "F", seconds))
+    return Corpus("toy", ("sad",), tuple(utterances))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return build_corpus(tmp_path / "wav")
+
+
+class Counting(LogMel):
+    """Log-mel that counts what it encodes and can break or dawdle."""
+
+    encoded = 0
+    poison = None
+    pause = 0.0
+
+    def __call__(self, waveforms):
+        time.sleep(self.pause)
+        if self.poison is not None and self.encoded >= self.poison:
+            raise KeyboardInterrupt
+        self.encoded += len(waveforms)
+        return super().__call__(waveforms)
+
+
+def run(corpus, root, encoder=None, **settings):
+    settings = {"batch_seconds": 2.0, "show_progress": False} | settings
+    return extract(corpus, encoder or LogMel(), root, **settings)
+
+
+def contents(root):
+    return {path.relative_to(root): path.read_bytes() for path in sorted(Path(root).rglob("*.safetensors"))}
+
+
+def test_cached_frames_equal_recomputed_ones(corpus, tmp_path):
+    from tiny_encoders import save_tiny_hubert  # late: the killed process imports this file and needs no transformers
+
+    encoder = SpeechEncoder(str(save_tiny_hubert(tmp_path / "hubert")))
+    result = run(corpus, tmp_path / "cache", encoder)
+    assert result.extracted == 12 and not result.failures and result.cache.dim == 16
+    for utterance in corpus.utterances:
+        waveform = torch.from_numpy(soundfile.read(utterance.path, dtype="float32")[0])
+        expected = encoder([waveform])[0]
+        found = torch.from_numpy(result.cache.read(utterance.id)).float()
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)  # half precision
+
+
+def test_a_complete_cache_is_reused_without_loading_weights(corpus, tmp_path, caplog):
+    from tiny_encoders import save_tiny_hubert
+
+    folder = save_tiny_hubert(tmp_path / "hubert")
+    run(corpus, tmp_path / "cache", SpeechEncoder(str(folder)))
+    before = contents(tmp_path / "cache")
+    moved = shutil.move(folder, tmp_path / "elsewhere")
+    encoder = SpeechEncoder(str(moved))
+    with caplog.at_level(logging.INFO):
+        result = run(corpus, tmp_path / "cache", encoder)
+    assert (result.extracted, result.reused) == (0, 12) and "reusing cache" in caplog.text
+    assert "model" not in vars(encoder) and contents(tmp_path / "cache") == before
+
+
+def test_an_interrupted_extraction_ends_with_the_same_bytes(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "PART_BYTES", 1)  # a part after each utterance
+    run(corpus, tmp_path / "whole")
+    encoder = Counting()
+    encoder.poison = 4
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "cache", encoder)
+    assert list((tmp_path / "cache").rglob("session1.part*"))
+    rest = Counting()
+    result = run(corpus, tmp_path / "cache", rest)
+    assert rest.encoded == result.extracted and encoder.encoded + rest.encoded == 12
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from ser.data import extraction
+from test_extraction import Counting, build_corpus, run
+extraction.PART_BYTES = 1
+encoder = Counting()
+encoder.pause = 0.05
+print("ready", flush=True)
+run(build_corpus(sys.argv[2]), sys.argv[3], encoder)
+"""
+
+
+def test_a_killed_extraction_resumes(corpus, tmp_path):
+    run(corpus, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "wav"), str(tmp_path / "cache")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if list((tmp_path / "cache").rglob("*.part0003*")):
+            break
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    folder = next((tmp_path / "cache").rglob("*.lock")).parent
+    (folder / ".session1.part0009.1.tmp.safetensors").write_bytes(b"half written")
+    result = run(corpus, tmp_path / "cache")
+    assert 0 < result.extracted < 12 and result.extracted + result.reused == 12
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+
+
+def test_parts_left_by_a_kill_after_the_merge_are_removed(corpus, tmp_path, monkeypatch):
+    whole = run(corpus, tmp_path / "cache")
+    session = next((tmp_path / "cache").rglob("session1.safetensors"))
+    shutil.copy(session, session.with_name("session1.part0001.safetensors"))
+    again = run(corpus, tmp_path / "cache")
+    assert again.extracted == 0 and whole.cache.lengths == again.cache.lengths
+    assert not list((tmp_path / "cache").rglob("*.part*"))
+
+
+def _extract_slowly(folder, root, queue, barrier):
+    encoder = Counting()
+    encoder.pause = 0.05
+    barrier.wait()
+    result = run(build_corpus(folder), root, encoder)
+    queue.put((encoder.encoded, result.extracted + result.reused, len(result.cache.lengths)))
+
+
+def test_processes_at_once_share_the_work(corpus, tmp_path):
+    run(corpus, tmp_path / "whole")
+    context = multiprocessing.get_context("fork")
+    queue, barrier = context.Queue(), context.Barrier(3)
+    arguments = (tmp_path / "wav", tmp_path / "cache", queue, barrier)
+    processes = [context.Process(target=_extract_slowly, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(encoded for encoded, _, _ in found) == 12
+    assert all((available, cached) == (12, 12) for _, available, cached in found)
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+
+
+def test_one_bad_file_never_stops_the_rest(corpus, tmp_path):
+    bad = {"s1_0": b"no audio at all", "s2_3": b""}
+    for name, content in bad.items():
+        (tmp_path / "wav" / f"{name}.wav").write_bytes(content)
+    soundfile.write(tmp_path / "wav" / "s1_2.wav", np.zeros(100), 16000)
+    (tmp_path / "wav" / "s2_5.wav").unlink()
+    result = run(corpus, tmp_path / "cache")
+    assert set(result.failures) == {"s1_0", "s2_3", "s1_2", "s2_5"} and result.extracted == 8
+    assert "at least one frame" in result.failures["s1_2"]
+    kept = corpus.without(result.failures)
+    assert {u.id for u in kept.utterances} == set(result.cache.lengths)
+    listed = next((tmp_path / "cache").rglob("failures.csv"))
+    with listed.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"]: row["reason"] for row in rows} == result.failures
+    assert list(rows[0]) == ["id", "path", "reason"]
+
+    for name in result.failures:  # repaired
+        soundfile.write(tmp_path / "wav" / f"{name}.wav", 0.1 * np.ones(8000), 16000)
+    again = run(corpus, tmp_path / "cache")
+    assert (again.extracted, again.reused, again.failures) == (4, 8, {}) and not listed.exists()
+
+
+def test_a_corpus_without_any_good_file_is_an_error(corpus, tmp_path):
+    for utterance in corpus.utterances:
+        utterance.path.write_bytes(b"nothing")
+    with pytest.raises(SerError, match="none of the 12"):
+        run(corpus, tmp_path / "cache")
+
+
+def test_frames_beyond_half_precision_are_a_failure(corpus, tmp_path):
+    class Loud(LogMel):
+        def __call__(self, waveforms):
+            return [frames * (1e6 if len(frames) < 20 else 1) for frames in super().__call__(waveforms)]
+
+    result = run(corpus, tmp_path / "cache", Loud())
+    assert set(result.failures) == {"s1_1", "s2_1"} and "half precision" in result.failures["s1_1"]
+
+
+def test_more_utterances_are_added_to_a_complete_cache(corpus, tmp_path):
+    few = Corpus("toy", ("sad",), corpus.utterances[::2])
+    run(few, tmp_path / "cache")
+    encoder = Counting()
+    result = run(corpus, tmp_path / "cache", encoder)
+    assert encoder.encoded == 6 and set(result.cache.lengths) == {u.id for u in corpus.utterances}
+    assert run(few, tmp_path / "cache").extracted == 0
+
+
+def test_replaced_audio_and_moved_boundaries_are_noticed(corpus, tmp_path):
+    run(corpus, tmp_path / "cache")
+    path = corpus.utterances[0].path
+    content = path.read_bytes()
+    os.utime(path, (1, 1))
+    assert run(corpus, tmp_path / "cache").extracted == 0  # same content at another time
+    path.write_bytes(content[:-2] + b"\x01\x02")
+    with pytest.raises(SerError, match=r"s1_0 was extracted from other audio .* delete .*session1\.safetensors"):
+        run(corpus, tmp_path / "cache")
+    path.write_bytes(content)
+    moved = Corpus("toy", ("sad",), (replace(corpus.utterances[0], end=0.5), *corpus.utterances[1:]))
+    with pytest.raises(SerError, match=r"0\.0 to None s.*0\.0 to 0\.5 s"):
+        run(moved, tmp_path / "cache")
+
+
+def test_a_flipped_bit_in_a_part_is_never_merged(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "PART_BYTES", 1)
+    encoder = Counting()
+    encoder.poison = 4
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "cache", encoder)
+    part = next((tmp_path / "cache").rglob("session1.part0002*"))
+    broken = bytearray(part.read_bytes())
+    broken[-7] ^= 4
+    part.write_bytes(broken)
+    with pytest.raises(SerError, match=r"session1\.part0002\.safetensors is damaged"):
+        run(corpus, tmp_path / "cache")
+    part.unlink()
+    assert run(corpus, tmp_path / "cache").cache.lengths.keys() == {u.id for u in corpus.utterances}
+
+
+def test_encoders_and_corpora_do_not_share_files(corpus, tmp_path):
+    first = run(corpus, tmp_path / "cache")
+    second = run(corpus, tmp_path / "cache", LogMel(mels=40))
+    assert (first.cache.dim, second.cache.dim) == (80, 40)
+    foreign, ours = sorted((tmp_path / "cache").rglob("session1.safetensors"), key=lambda p: FeatureCache([p]).dim)
+    shutil.copy(foreign, ours)
+    with pytest.raises(SerError, match=r"'mels': 40.*'mels': 80"):
+        run(corpus, tmp_path / "cache")
+
+
+def test_a_corpus_may_make_its_own_frames(corpus, tmp_path):
+    class Source:
+        dim = 3
+
+        def description(self):
+            return {"encoder": "made up"}
+
+        def frames(self, utterances):
+            for utterance in utterances:
+                yield utterance, torch.full((7, 3), float(utterance.session))
+
+    made = Corpus("toy", ("sad",), corpus.utterances, Source())
+    result = run(made, tmp_path / "cache")
+    assert result.extracted == 12 and (result.cache.read("s2_0") == 2).all()
+    assert extract(made, None, tmp_path / "cache").reused == 12
+
+
+def test_unfit_arguments_are_refused(corpus, tmp_path):
+    with pytest.raises(SerError, match="0 utterances"):
+        run(Corpus("toy", ("sad",), ()), tmp_path)
+    with pytest.raises(SerError, match="plain name"):
+        run(Corpus("../toy", ("sad",), corpus.utterances), tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SerError, match="choose another cache folder"):
+        run(corpus, tmp_path / "file")
