@@ -209,14 +209,13 @@ def test_self_attention_equals_the_formula_for_each_head():
     torch.manual_seed(0)
     attention, states, lengths = MultiHeadSelfAttention(16, heads=4).eval(), torch.randn(2, 6, 16), torch.tensor([6, 4])
     output, weights = attention(states, valid_frames(lengths, 6), return_weights=True)
-    inner = attention.attention
     for b, length in enumerate(lengths):
         valid = states[b, :length]
-        query, key, value = (valid @ inner.in_proj_weight.T + inner.in_proj_bias).chunk(3, dim=-1)
+        query, key, value = attention.project(valid).chunk(3, dim=-1)
         heads = [slice(4 * head, 4 * head + 4) for head in range(4)]
         shares = [(query[:, h] @ key[:, h].T / math.sqrt(4)).softmax(-1) for h in heads]
         context = torch.cat([share @ value[:, h] for share, h in zip(shares, heads, strict=True)], dim=-1)
-        expected = attention.norm(valid + inner.out_proj(context))
+        expected = attention.norm(valid + attention.combine(context))
         torch.testing.assert_close(output[b, :length], expected)
         torch.testing.assert_close(weights[b, :length, :length], torch.stack(shares).mean(0))
 

@@ -131,12 +131,26 @@ class MultiHeadSelfAttention(nn.Module):
         super().__init__()
         if heads < 1 or size % heads:
             raise SerError(f"{heads} attention heads cannot share {size} channels evenly; choose a divisor of {size}.")
-        self.attention = nn.MultiheadAttention(size, heads, dropout=dropout, batch_first=True)
+        # Written out: nn.MultiheadAttention switches to a fused kernel for inference that cannot be exported.
+        self.heads = heads
+        self.project = nn.Linear(size, 3 * size)
+        self.combine = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(size)
 
     def forward(self, states: Tensor, mask: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """Attend within (B, L, E) over the frames of ``mask`` (B, L): (B, L, E), head-averaged weights (B, L, L)."""
-        context, weights = self.attention(
-            states, states, states, key_padding_mask=~mask, need_weights=return_weights, average_attn_weights=True
-        )
+        parts = self.project(states).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, heads, E / heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, E / heads) each
+        valid = mask[:, None, None, :]  # (B, 1, 1, L)
+        weights = None
+        if return_weights:
+            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+            every_head = scores.masked_fill(~valid, -torch.inf).softmax(dim=-1)  # (B, heads, L, L)
+            context = self.dropout(every_head).to(value.dtype) @ value
+            weights = every_head.mean(dim=1)
+        else:
+            dropped = self.dropout.p if self.training else 0.0
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=dropped)
+        context = self.combine(context.transpose(1, 2).flatten(2))  # (B, L, E)
         return self.norm(states + context), weights
