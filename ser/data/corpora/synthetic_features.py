@@ -27,7 +27,7 @@ _VERSION = 1  # raise it when the same settings begin to give other frames
 _WINDOW, _HOP = 400, 320  # samples; HuBERT's
 _TRACKS = 32  # hidden tracks mixed into the values of a frame
 _SPEAKER = slice(0, 6)  # tracks that the speaker moves; fewer than training speakers, so these can show all of them
-_EMOTION = slice(3, 10)  # tracks that the emotion moves; the first three are the speaker's too
+_EMOTION = slice(4, 10)  # tracks that the emotion moves; the first two are the speaker's too
 _RHYTHM = slice(10, 12)  # tracks that the emotion modulates in time without moving their mean
 _SESSION = slice(12, 16)  # tracks that the session moves
 _RHYTHM_RATES = (2.0, 3.5, 5.0, 1.0)  # Hz, one an emotion
@@ -76,10 +76,9 @@ class SyntheticFrames:
         # Orthonormal rows, enlarged so that a track of deviation 1 gives each value its even share of the variance.
         self._mixing = (basis.T * np.sqrt(dim / _TRACKS)).astype(np.float32)  # (tracks, D)
         self._noise = 0.6 * rng.standard_normal((_NOISE_ROWS, dim), dtype=np.float32)
-        emotions = rng.standard_normal((len(EMOTIONS), _width(_EMOTION)))
-        emotions -= emotions.mean(axis=0)
-        # Of equal strength, so that no emotion is hard by accident.
-        self._emotions = 0.55 * emotions / np.sqrt(np.mean(emotions**2, axis=1, keepdims=True))
+        # Corners of a regular tetrahedron in a random position: no two emotions are closer than others by accident.
+        corners, _ = np.linalg.qr(rng.standard_normal((_width(_EMOTION), len(EMOTIONS))))
+        self._emotions = 1.6 * (corners.T - corners.T.mean(axis=0))  # (emotions, emotion tracks)
 
     def description(self) -> dict[str, Any]:
         """Everything that determines the frames."""
@@ -101,7 +100,7 @@ class SyntheticFrames:
 
     def _speaker(self, name: str) -> "_Speaker":
         rng = self._rng(f"speaker {name}")
-        return _Speaker(1.6 * rng.standard_normal(_width(_SPEAKER)), rng.uniform(0.7, 1.4, _TRACKS))
+        return _Speaker(2.0 * rng.standard_normal(_width(_SPEAKER)), rng.uniform(0.7, 1.4, _TRACKS))
 
     def _render(self, utterance: Utterance, speaker: "_Speaker", session: NDArray[np.float64]) -> Tensor:
         length = frames_of(utterance.seconds)
