@@ -1,0 +1,225 @@
+"""The recognizer: the same answer alone, in a batch and in training; hostile and damaged models refused."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from checkpoints import ENHANCED, GRU, make_config, save_checkpoint, voice
+from tiny_encoders import save_tiny_hubert, save_tiny_wavlm, save_tiny_whisper
+from torchaudio.functional import resample
+
+from ser.data.cache import FeatureCache, Item, Origin, write_items
+from ser.data.corpus import Utterance
+from ser.data.encoders import LogMel
+from ser.errors import SerError
+from ser.inference.recognizer import Recognizer
+from ser.inference.statistics import FrameStatistics, RunningStatistics
+from ser.models.build import build_network, construct
+
+
+def values(prediction):
+    return np.array(list(prediction.probabilities.values()))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder / "checkpoints" / "best.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recognizer(run_folder):
+    return Recognizer.from_checkpoint(run_folder)
+
+
+def test_prediction_is_a_distribution_with_its_largest_as_label(recognizer):
+    prediction = recognizer(voice(2.0), 16000, attention=True)
+    assert list(prediction.probabilities) == recognizer.emotions
+    assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    assert prediction.probabilities[prediction.label] == prediction.confidence == max(prediction.probabilities.values())
+    assert prediction.seconds == 2.0
+    assert prediction.normalization == "global"
+    assert len(prediction.attention) == (32000 - 400) // 320 + 1
+    assert prediction.attention.sum() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("model", [GRU, ENHANCED], ids=["gru", "enhanced_gru"])
+def test_alone_equals_in_a_batch(tmp_path, model):
+    recognizer = Recognizer.from_checkpoint(save_checkpoint(tmp_path / "best.ckpt", model=model))
+    recordings = [(voice(seconds, seed), 16000) for seed, seconds in enumerate([1.0, 4.1, 0.03, 2.5, 9.0])]
+    alone = [recognizer(*recording) for recording in recordings]
+    for batch_seconds in (1, 12, 1000):
+        together = recognizer.predict_many(recordings, batch_seconds=batch_seconds)
+        for one, other in zip(alone, together, strict=True):
+            assert values(one) == pytest.approx(values(other), abs=1e-5)
+    assert np.ptp([prediction.confidence for prediction in alone]) > 0.05
+
+
+@pytest.mark.parametrize(("save", "target"), [(save_tiny_hubert, "SpeechEncoder"), (save_tiny_wavlm, "SpeechEncoder"),
+                                              (save_tiny_whisper, "WhisperEncoder")])
+def test_pretrained_encoders_alone_and_in_a_batch(tmp_path, save, target):
+    folder = save(tmp_path / "encoder")
+    encoder = {"_target_": f"ser.data.encoders.{target}", "checkpoint": "nobody/nowhere", "layer": 2}
+    path = save_checkpoint(tmp_path / "best.ckpt", encoder=encoder, width=16)
+    recognizer = Recognizer.from_checkpoint(path, encoder_checkpoint=folder)
+    recordings = [(voice(seconds, seed), 16000) for seed, seconds in enumerate([1.0, 2.0, 0.5])]
+    for one, other in zip(recognizer.predict_many(recordings), recordings, strict=True):
+        assert values(one) == pytest.approx(values(recognizer(*other)), abs=1e-5)
+
+
+def test_a_44100_hz_stereo_copy_agrees(recognizer):
+    wide = voice(3.0, rate=44100)
+    mono = resample(wide, 44100, 16000)
+    stereo = torch.stack((wide * 1.2, wide * 0.8), dim=1).numpy()  # (N, 2)
+    assert values(recognizer(stereo, 44100)) == pytest.approx(values(recognizer(mono, 16000)), abs=2e-3)
+
+
+@pytest.mark.parametrize("max_seconds", [None, 1.5])
+def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds):
+    """Frames read back from the cache, cropped and normalised by the training's own code."""
+    from ser.data.datamodule import Batch, FrameDataset, normalize
+
+    path = save_checkpoint(tmp_path / "best.ckpt", max_seconds=max_seconds)
+    encoder = LogMel(mels=40)
+    waveforms = {f"u{seed}": voice(seconds, seed) for seed, seconds in enumerate([1.0, 2.7, 4.0])}
+    utterances = [Utterance(id=name, path=tmp_path, emotion="sad", speaker="a", session=1, seconds=1.0, gender="f",
+                            start=None, end=None) for name in waveforms]
+    items = [Item.of(name, encoder([waveform])[0].half().numpy(), None) for name, waveform in waveforms.items()]
+    write_items(tmp_path / "session1.safetensors", items, Origin("x", "y", encoder.description()))
+    cache = FeatureCache([tmp_path / "session1.safetensors"])
+    dataset = FrameDataset(cache, utterances, None if max_seconds is None else round(max_seconds * 50))
+    config = torch.load(path, weights_only=True)["config"]["normalization"]
+    batch: Batch = normalize(dataset[[0, 1, 2]], config["mean"][None], config["std"][None])
+    recognizer = Recognizer.from_checkpoint(path)
+    expected = recognizer.model.network(batch.frames, batch.lengths).emotion_logits.softmax(-1)
+    for waveform, row in zip(waveforms.values(), expected, strict=True):
+        assert values(recognizer(waveform, 16000)) == pytest.approx(row.numpy(), abs=1e-5)
+
+
+def test_files_are_read_like_waveforms(recognizer, tmp_path):
+    soundfile.write(tmp_path / "a.flac", voice(2.0).numpy(), 16000, subtype="PCM_24")
+    soundfile.write(tmp_path / "b.wav", voice(1.0, 1).numpy(), 16000, subtype="FLOAT")
+    first, second = recognizer.predict_files([tmp_path / "a.flac", tmp_path / "b.wav"])
+    assert values(first) == pytest.approx(values(recognizer(voice(2.0), 16000)), abs=1e-3)
+    assert values(second) == pytest.approx(values(recognizer(voice(1.0, 1), 16000)), abs=1e-6)
+    assert values(recognizer.predict_file(tmp_path / "b.wav")) == pytest.approx(values(second), abs=1e-6)
+
+
+def test_speaker_models_say_whose_statistics_they_used(tmp_path):
+    recognizer = Recognizer.from_checkpoint(save_checkpoint(tmp_path / "best.ckpt", kind="speaker"))
+    waveform = voice(2.0)
+    plain = recognizer(waveform, 16000)
+    assert plain.normalization == "training"
+    own = recognizer(waveform, 16000, statistics=recognizer.speaker_statistics([(waveform, 16000)]))
+    assert own.normalization == "speaker"
+    assert abs(values(plain) - values(own)).max() > 1e-3
+
+
+def test_running_statistics_go_from_the_training_ones_to_the_speaker():
+    training = FrameStatistics(torch.zeros(3), torch.ones(3), "training")
+    running = RunningStatistics(training, frame_rate=50, prior_seconds=2)
+    assert torch.equal(running.current.mean, training.mean)
+    assert torch.allclose(running.current.std, training.std)
+    frames = 5 + 2 * torch.randn(20_000, 3)
+    for portion in frames.split(64):
+        running.update(portion)
+    assert running.current.source == "stream"
+    assert torch.allclose(running.current.mean, frames.mean(0), atol=0.05)
+    assert torch.allclose(running.current.std, frames.std(0, correction=0), atol=0.1)
+    assert torch.allclose(FrameStatistics.of_frames(frames.split(99)).std, frames.std(0, correction=0), atol=1e-4)
+
+
+@pytest.mark.parametrize(("waveform", "rate", "words"), [
+    (np.zeros(0, np.float32), 16000, "0 samples"),
+    (np.zeros(1, np.float32), 16000, "1 samples"),
+    (np.full(16000, np.nan, np.float32), 16000, "NaN"),
+    (np.zeros(16000, np.int16), 16000, "floating point"),
+    (np.zeros(16000, np.float32), 0, "sample rate"),
+    (np.zeros((2, 2, 2), np.float32), 16000, "shape"),
+    (np.zeros(61 * 16000, np.float32), 16000, "at most"),
+])
+def test_bad_waveforms_get_one_sentence(recognizer, waveform, rate, words):
+    with pytest.raises(SerError, match=words) as error:
+        recognizer(waveform, rate)
+    assert "\n" not in str(error.value)
+
+
+def test_inference_does_not_import_lightning(run_folder):
+    code = (f"import sys, torch; from ser.inference.recognizer import Recognizer\n"
+            f"Recognizer.from_checkpoint({str(run_folder)!r})(torch.rand(16000), 16000)\n"
+            f"assert not [name for name in sys.modules if 'lightning' in name]")
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+class Hostile:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch", "inside"])
+def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, form):
+    path, mark = tmp_path / "best.ckpt", tmp_path / "executed"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Hostile(mark)))
+    elif form == "torch":
+        torch.save(Hostile(mark), path)
+    else:
+        torch.save({"state_dict": {}, "config": {**make_config(), "corpus": Hostile(mark)}}, path)
+    with pytest.raises(SerError, match="refused without running"):
+        Recognizer.from_checkpoint(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "ser.files.os.system", "ser.models.build.importlib", "builtins.eval",
+                                    "ser.models.layers.torch", "ser.files.write_text", "ser.models..build_network",
+                                    "ser.models.gru.GRU.__init__", "ser.models.build._find", 7, None])
+@pytest.mark.parametrize("place", ["top", "nested", "list", "partial"])
+def test_a_malicious_config_calls_nothing(tmp_path, target, place):
+    mark = tmp_path / "executed"
+    hostile = {"_target_": target, "command": f"touch {mark}", "path": str(mark), "text": "x"}
+    description = {"top": hostile, "nested": {**GRU, "attention": hostile}, "list": {**GRU, "attention": [hostile]},
+                   "partial": {**GRU, "attention": {**hostile, "_partial_": True}}}[place]
+    with pytest.raises(SerError):
+        build_network({**description, "input_size": 4, "emotions": 2, "speakers": 2})
+    with pytest.raises(SerError):
+        construct({**hostile, "_target_": target}, "ser.data.encoders")
+    assert not mark.exists()
+
+
+def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
+    def refused(path, words):
+        with pytest.raises(SerError, match=words) as error:
+            Recognizer.from_checkpoint(path)
+        assert "\n" not in str(error.value)
+
+    torch.save({"model": {}}, tmp_path / "other.ckpt")
+    refused(tmp_path / "other.ckpt", "another kind")
+    (tmp_path / "text.ckpt").write_text("hello")
+    refused(tmp_path / "text.ckpt", "refused")
+    refused(tmp_path / "nothing", "does not exist")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "holds no model")
+    whole = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
+    for key, value, words in [("format", 9, "format 9"), ("emotions", [], "no usable description"),
+                              ("encoder", {"_target_": "ser.data.encoders.LogMel", "mels": 13}, "13 values"),
+                              ("encoder", {"_target_": "ser.data.encoders.json"}, "does not define"),
+                              ("network", {**whole["config"]["network"], "hidden_size": 4}, "do not fit"),
+                              ("network", {**whole["config"]["network"], "colour": 4}, "cannot be built")]:
+        torch.save({**whole, "config": {**whole["config"], key: value}}, tmp_path / "changed.ckpt")
+        refused(tmp_path / "changed.ckpt", words)
+    content = (run_folder / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(content[: len(content) // 2])
+    refused(tmp_path / "cut.ckpt", "refused")
+    with pytest.raises(SerError, match="device"):
+        Recognizer.from_checkpoint(run_folder, device="cuda:7")
+    with pytest.raises(SerError, match="reads no checkpoint"):
+        Recognizer.from_checkpoint(run_folder, encoder_checkpoint="facebook/hubert-base-ls960")
