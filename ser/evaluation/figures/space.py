@@ -38,7 +38,9 @@ def project(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
 
 
 @styled
-def feature_map(predictions: pd.DataFrame, features: np.ndarray, note: str = "", most: int = 500) -> Figure:
+def feature_map(
+    predictions: pd.DataFrame, features: np.ndarray, note: str = "", most: int = 500, title: str = ""
+) -> Figure:
     """Pooled features in two dimensions, once coloured by emotion and once by speaker.
 
     Args:
@@ -46,6 +48,7 @@ def feature_map(predictions: pd.DataFrame, features: np.ndarray, note: str = "",
         features: pooled features (n, P) in the rows of ``predictions``.
         note: a warning drawn at the foot.
         most: utterances drawn; of more, a seeded sample.
+        title: which run this is.
     """
     rows = np.arange(len(predictions))
     if len(rows) > most:
@@ -53,7 +56,7 @@ def feature_map(predictions: pd.DataFrame, features: np.ndarray, note: str = "",
     shown = predictions.iloc[rows]
     points, method = project(features[rows])
     sampled = f", {most} of {len(predictions)} utterances" if len(predictions) > most else ""
-    figure = new_figure(11, 5.2, f"Pooled features by {method}{sampled}", note)
+    figure = new_figure(11, 5.2, f"Pooled features by {method}{sampled}" + (f": {title}" if title else ""), note)
     by_emotion, by_speaker = figure.subplots(1, 2)
     colours = emotion_colors(emotions_of(predictions))
     styles = {name: (colour, MARKERS[place % len(MARKERS)]) for place, (name, colour) in enumerate(colours.items())}

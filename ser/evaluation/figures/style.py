@@ -46,7 +46,8 @@ _COLOUR_OF = {name: colour for colour, names in _FAMILIES.items() for name in na
 
 _RC: Any = {
     "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "legend.fontsize": 9, "legend.framealpha": 0.8, "legend.edgecolor": "none",
+    "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#666666", "axes.axisbelow": True, "text.color": INK, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "svg.fonttype": "none",
     "axes.unicode_minus": False, "figure.facecolor": "white", "savefig.facecolor": "white",
