@@ -1,0 +1,123 @@
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import fake_table
+from scipy import stats
+
+from ser.errors import SerError
+from ser.evaluation.confusion import METRICS
+from ser.evaluation.scores import scores
+from ser.evaluation.significance import (
+    bootstrap_interval,
+    corrected_t_test,
+    difference_interval,
+    effect_size,
+    holm,
+    permutation_test,
+)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_estimates_are_the_scores_and_lie_inside(metric):
+    a, b = fake_table(8, 20, seed=1), fake_table(8, 20, seed=2)
+    one = bootstrap_interval(a, metric)
+    assert one.estimate == pytest.approx(scores(a)[metric])
+    assert one.low < one.estimate < one.high
+    two = difference_interval(a, b, metric)
+    assert two.estimate == pytest.approx(scores(b)[metric] - scores(a)[metric])
+    assert permutation_test(a, b, metric, repetitions=50)["difference"] == pytest.approx(two.estimate)
+
+
+def test_speakers_that_differ_widen_the_interval_and_seeds_do_not_narrow_it():
+    table = fake_table(10, 60, speaker_std=0.2)
+    by_speaker, by_utterance = (bootstrap_interval(table, resample=by) for by in ("speaker", "utterance"))
+    assert by_speaker.high - by_speaker.low > 1.5 * (by_utterance.high - by_utterance.low)
+    thrice = bootstrap_interval(pd.concat([table] * 3, ignore_index=True))
+    assert thrice == by_speaker
+
+
+@pytest.mark.parametrize(("speakers", "spread"), [(4, 0.0), (8, 0.08), (20, 0.08)])
+def test_intervals_cover_the_truth(speakers, spread):
+    skill = 0.6
+    intervals = [bootstrap_interval(fake_table(speakers, 24, skill, seed, speaker_std=spread), "wa", repetitions=300)
+                 for seed in range(80)]
+    covered = np.mean([low <= skill <= high for _, low, high in intervals])
+    assert covered >= 0.89  # 0.95 less two standard errors of 80 trials
+
+
+@pytest.mark.parametrize("by", ["utterance", "speaker"])
+def test_null_data_give_uniform_p_values(by):
+    # Macro F1 takes many values; accuracy's ties between permutations would pile p-values up at 1.
+    values = [permutation_test(fake_table(14, 12, seed=seed), fake_table(14, 12, seed=1000 + seed), "macro_f1", by,
+                               repetitions=199, seed=seed)["p"] for seed in range(80)]
+    assert stats.kstest(values, "uniform").pvalue > 0.01
+    assert np.mean(np.array(values) <= 0.05) <= 0.125
+
+
+def test_null_folds_give_a_valid_t_test():
+    generator = np.random.default_rng(0)
+    shared = generator.standard_normal((2000, 1)) * np.sqrt(0.2)  # overlapping training sets correlate the folds
+    differences = shared + generator.standard_normal((2000, 5)) * np.sqrt(0.8)
+    sizes = [80] * 5, [20] * 5
+    corrected = np.mean([corrected_t_test(row, *sizes)["p"] < 0.05 for row in differences])
+    naive = np.mean([stats.ttest_1samp(row, 0).pvalue < 0.05 for row in differences])
+    assert corrected < 0.07 < naive
+
+
+def test_permutation_finds_a_difference_and_enumerates_few_units():
+    a, b = fake_table(8, 30, skill=0.5, seed=1), fake_table(8, 30, skill=0.8, seed=2)
+    assert permutation_test(a, b)["p"] < 0.001
+    by_speaker = permutation_test(a, b, by="speaker")
+    assert by_speaker["exact"]
+    assert by_speaker["p"] == 2 / 2**8
+    assert permutation_test(a, a)["p"] == 1.0
+    one = a.iloc[:1]
+    assert permutation_test(one, one)["p"] == 1.0
+
+
+def test_row_order_does_not_matter():
+    a, b = fake_table(6, 10, seed=1), fake_table(6, 10, seed=2)
+    shuffled = b.sample(frac=1, random_state=0).reset_index(drop=True)
+    assert permutation_test(a, shuffled)["p"] == permutation_test(a, b)["p"]
+
+
+def test_corrected_t_test_by_hand():
+    # Mean .03, s^2 .00025; (1/5 + 1/4) s^2 = .0001125, so t = .03 / .0106066.
+    result = corrected_t_test([0.01, 0.02, 0.03, 0.04, 0.05], [80] * 5, [20] * 5)
+    assert result["t"] == pytest.approx(2.8284271)
+    assert result["p"] == pytest.approx(2 * stats.t.sf(2.8284271, 4))
+    two_seeds = [[0.0, 0.02], [0.02, 0.02], [0.03, 0.03], [0.05, 0.03], [0.05, 0.05]]
+    with_seeds = corrected_t_test(two_seeds, [80] * 5, [20] * 5)
+    assert with_seeds == pytest.approx(result)
+    assert corrected_t_test([0.1], [80], [20])["p"] is None
+    assert corrected_t_test([0.0, 0.0], [80] * 2, [20] * 2)["p"] == 1.0
+    assert corrected_t_test([0.5, 0.5], [80] * 2, [20] * 2)["p"] is None
+
+
+def test_holm_by_hand():
+    # statsmodels multipletests([.01, .04, .03, .005], method="holm") gives [.03, .06, .06, .02].
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, None, 0.5, 0.9]) == pytest.approx([0.03, None, 1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_effect_sizes_by_hand():
+    result = effect_size([1.0, 2.0, 3.0], [2.0, 3.0, 5.0])
+    assert result["d_z"] == pytest.approx((4 / 3) / np.std([1, 1, 2], ddof=1))
+    assert result["cliffs_delta"] == pytest.approx(5 / 9)
+    assert effect_size([1.0, 2.0], [2.0, 3.0])["d_z"] is None  # no spread of the differences
+
+
+def test_results_that_cannot_be_paired_are_refused():
+    a = fake_table(4, 8)
+    for other, words in (
+        (fake_table(5, 8), "share 32"),
+        (a.assign(emotion=a["emotion"].iloc[::-1].to_numpy()), "different labels"),
+        (a.rename(columns={"p_sad": "p_bored"}), "different classes"),
+    ):
+        with pytest.raises(SerError, match=words):
+            permutation_test(a, other)
+    with pytest.raises(SerError, match="not a metric"):
+        bootstrap_interval(a, "accuracy")
+    with pytest.raises(SerError, match="resample"):
+        bootstrap_interval(a, resample="session")
