@@ -114,7 +114,7 @@ class EmotionModule(lightning.LightningModule):
         loss = F.cross_entropy(logits, batch.emotion)
         self._log_step("val", {"loss": loss}, self.metrics["val"], logits, batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
         output = self(batch.frames, batch.lengths)
         return {

@@ -15,8 +15,8 @@ from ser.configuration import check_keys
 from ser.data.augmentation import Mixup
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
-from ser.data.extraction import Extraction, extract
-from ser.data.protocols import Split
+from ser.data.encoders import Encoder
+from ser.data.extraction import extract
 from ser.errors import SerError
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
@@ -42,17 +42,29 @@ def run(cfg: DictConfig) -> float:
     corpus: Corpus = instantiate(cfg.data)
     choices = HydraConfig.get().runtime.choices
     announce(corpus, default=choices.data == "synthetic")
-    extraction = _extract(cfg, corpus)
+    encoder: Encoder = instantiate(cfg.features)
+    extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
+    for identifier, reason in extraction.failures.items():
+        log.warning("left out %s: %s", identifier, reason)
     corpus = corpus.without(extraction.failures)
     split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
-    datamodule = build_datamodule(cfg, corpus, split, extraction)
+    datamodule = EmotionDataModule(
+        corpus,
+        split,
+        extraction.cache,
+        instantiate(cfg.normalization),
+        frame_rate=encoder.frame_rate,
+        seed=cfg.seed,
+        **cfg.batches,
+    )
     record = folder.write_split(split, corpus, extraction.failures, datamodule.normalization.transductive)
     show_split(record)
     facts = {"corpus": corpus.name, "features": choices.features, "variant": cfg.variant, "seed": cfg.seed}
     facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     module = build_module(cfg, datamodule, facts)
+    checkpoint = folder.prepare(module.config, resume=cfg.resume)
     trainer = build_trainer(cfg)
-    metrics = train(datamodule, module, trainer, folder, facts, resume=cfg.resume)
+    metrics = train(datamodule, module, trainer, folder, facts, checkpoint)
     if trainer.is_global_zero:
         show_scores(metrics)
         log.info("results lie in %s", folder.path)
@@ -65,8 +77,7 @@ def train(
     trainer: lightning.Trainer,
     folder: RunFolder,
     facts: dict[str, Any],
-    *,
-    resume: bool = False,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Fit, take the best epoch by validation UAR, test it once, write the run folder.
 
@@ -76,22 +87,22 @@ def train(
         trainer: device, epochs and callbacks, a ModelCheckpoint among them.
         folder: where the results go.
         facts: what metrics.json says about the run beside its figures.
-        resume: go on from the folder's last checkpoint if there is one.
+        checkpoint: go on from here; None starts anew.
 
     Returns:
         The content of metrics.json.
     """
-    last = folder.prepare(module.config, resume=resume)
-    if last is not None:
-        log.info("going on from %s", last)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=True)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise SerError(f"interrupted in epoch {trainer.current_epoch}; add resume=true to the same command to go on.")
     best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
+    predictions = trainer.predict(module, datamodule=datamodule) or []
     parts = {
-        part: folder.collect(trainer.predict(module, datamodule.loader(part)), datamodule, part)
-        for part in ("train", "validation", "test")
+        part: folder.collect(batches, datamodule, part)
+        for part, batches in zip(datamodule.datasets, predictions, strict=True)
     }
     facts = facts | {
         "best_epoch": best["epoch"],
@@ -100,19 +111,6 @@ def train(
         "trainable_parameters": sum(p.numel() for p in module.network.parameters() if p.requires_grad),
     }
     return folder.finish(parts, facts) if trainer.is_global_zero else folder.scores(parts, facts)
-
-
-def build_datamodule(cfg: DictConfig, corpus: Corpus, split: Split, extraction: Extraction) -> EmotionDataModule:
-    """The split's batches over cached frames."""
-    return EmotionDataModule(
-        corpus,
-        split,
-        extraction.cache,
-        instantiate(cfg.normalization),
-        frame_rate=extraction.frame_rate,
-        seed=cfg.seed,
-        **cfg.batches,
-    )
 
 
 def build_module(cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any]) -> EmotionModule:
@@ -168,14 +166,6 @@ def build_trainer(cfg: DictConfig) -> lightning.Trainer:
     for logger in trainer.loggers:
         logger.log_hyperparams(trainer_config)  # type: ignore[arg-type]
     return trainer
-
-
-def _extract(cfg: DictConfig, corpus: Corpus) -> Extraction:
-    """Frames of the whole corpus, from the cache as far as they are there."""
-    extraction = extract(corpus, instantiate(cfg.features), cfg.paths.cache, **cfg.extraction)
-    for identifier, reason in extraction.failures.items():
-        log.warning("left out %s: %s", identifier, reason)
-    return extraction
 
 
 def _quieten() -> None:

@@ -166,6 +166,10 @@ class EmotionDataModule(lightning.LightningDataModule):
         """Test batches, always in the same order."""
         return self.loader("test")
 
+    def predict_dataloader(self) -> list["DataLoader[Batch]"]:
+        """All parts in the split's order, for the final tables."""
+        return [self.loader(part) for part in self.datasets]
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise on the device; padded frames stay zero."""
         return normalize(batch, self.statistics.mean, self.statistics.std)
