@@ -1,0 +1,115 @@
+"""Where a stream's samples come from: a file, as fast as it plays or at once, or the microphone."""
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from ser.errors import SerError
+
+Block = NDArray[np.float32]
+_SILENT_DEVICE = 3.0  # seconds without a block after which a microphone counts as gone
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stream of audio.
+
+    Attributes:
+        name: shown to the user.
+        sample_rate: Hz.
+        realtime: whether blocks come at the pace of a clock, so that a slow listener has to drop some.
+        blocks: the samples (N, channels), block by block; read it once.
+    """
+
+    name: str
+    sample_rate: int
+    realtime: bool
+    blocks: Iterator[Block]
+
+
+def file_source(path: str | Path, realtime: bool = True, block: float = 0.1,
+                clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Source:
+    """Read a file in blocks.
+
+    Args:
+        path: any format libsndfile reads.
+        realtime: give each block when it would have been recorded; else as fast as they are taken.
+        block: seconds of each block.
+        clock: seconds that only go forward.
+        sleep: waits for so many seconds.
+
+    Raises:
+        SerError: the file is missing or cannot be decoded.
+    """
+    try:
+        rate = int(soundfile.info(str(path)).samplerate)
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return Source(Path(path).name, rate, realtime, _file_blocks(path, realtime, block, clock, sleep))
+
+
+def _file_blocks(path: str | Path, realtime: bool, block: float, clock: Callable[[], float],
+                 sleep: Callable[[float], None]) -> Iterator[Block]:
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            begun, given = clock(), 0
+            for samples in file.blocks(max(1, round(block * file.samplerate)), dtype="float32", always_2d=True):
+                given += len(samples)
+                if realtime:
+                    sleep(max(0.0, begun + given / file.samplerate - clock()))
+                yield samples
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> SerError:
+    reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+    return SerError(f"{path} cannot be read as audio ({reason}), expected an intact WAV, FLAC, MP3 or Ogg file; check "
+                    "the path or copy the file again.")
+
+
+def microphone_source(device: int | str | None = None, block: float = 0.1) -> Source:
+    """Listen to a microphone at its own sample rate, mono.
+
+    Args:
+        device: number or part of the name of an input device; None: the system's default.
+        block: seconds of each block.
+
+    Raises:
+        SerError: sounddevice is not installed, there is no microphone, or (while listening) it stopped sending.
+    """
+    try:
+        import sounddevice  # noqa: PLC0415
+    except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
+        raise SerError(f"the microphone needs sounddevice and PortAudio ({error}); pip install 'ser[live]' (on Linux "
+                       "also apt install libportaudio2), or listen to a file with --input.") from error
+    try:
+        found = sounddevice.query_devices(device, "input")
+        rate = int(found["default_samplerate"])
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise SerError(f"there is no microphone{'' if device is None else f' {device}'} ({_first_line(error)}); plug "
+                       "one in, choose another with --microphone, or listen to a file with --input.") from error
+    return Source(str(found["name"]), rate, True, _microphone_blocks(sounddevice, device, rate, block))
+
+
+def _microphone_blocks(sounddevice: Any, device: int | str | None, rate: int, block: float) -> Iterator[Block]:
+    arriving: queue.SimpleQueue[Block] = queue.SimpleQueue()
+    try:
+        with sounddevice.InputStream(device=device, samplerate=rate, channels=1, blocksize=round(block * rate),
+                                     callback=lambda samples, frames, times, status: arriving.put(samples.copy())):
+            while True:
+                yield arriving.get(timeout=_SILENT_DEVICE)
+    except (sounddevice.PortAudioError, queue.Empty) as error:
+        raise SerError(f"the microphone stopped sending ({_first_line(error)}); plug it in again and start anew."
+                       ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no sound for 3 s"])[0]

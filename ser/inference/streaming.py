@@ -1,0 +1,291 @@
+"""Recognition of a stream: exact windows by the stream's own clock of samples, one thread, nothing queued."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ser.data.audio import SAMPLE_RATE
+from ser.errors import SerError
+from ser.inference.recognizer import Prediction, Recognizer
+from ser.inference.speech_gate import SpeechGate, level
+from ser.inference.statistics import RunningStatistics
+from ser.inference.waveforms import LONGEST_SECONDS, SHORTEST_SAMPLES, prepare
+
+
+class RingBuffer:
+    """The last samples of a stream, exactly as many as it was made for; safe between threads.
+
+    Args:
+        size: samples it holds; until as many have come, the older ones are zeros.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._samples = np.zeros(size, np.float32)
+        self._clock = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def clock(self) -> int:
+        """Samples ever written."""
+        return self._clock
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        """Append (N,) samples; the oldest make room."""
+        size = len(self._samples)
+        with self._lock:
+            kept = samples[-size:]
+            begin = (self._clock + len(samples) - len(kept)) % size
+            first = min(len(kept), size - begin)
+            self._samples[begin:begin + first] = kept[:first]
+            self._samples[:len(kept) - first] = kept[first:]
+            self._clock += len(samples)
+
+    def latest(self) -> NDArray[np.float32]:
+        """A copy of the buffer (size,), oldest sample first."""
+        with self._lock:
+            begin = self._clock % len(self._samples)
+            return np.concatenate((self._samples[begin:], self._samples[:begin]))
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """What is known of one window.
+
+    Attributes:
+        index: number of the window, from 0; numbers that are missing were dropped.
+        start: where it begins, seconds of the stream.
+        end: where it ends.
+        prediction: of exactly these samples; None where there is no speech or no answer.
+        probabilities: smoothed over the windows since speech began, in class order; None without a prediction.
+        level: of the last hop, dB relative to full scale.
+        latency: seconds from the window's last sample to this answer.
+        dropped: windows dropped so far.
+        error: why there is no answer (such as NaN from the device); None otherwise.
+    """
+
+    index: int
+    start: float
+    end: float
+    prediction: Prediction | None
+    probabilities: dict[str, float] | None
+    level: float
+    latency: float
+    dropped: int
+    error: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The most probable emotion after smoothing; None means no speech."""
+        return None if self.probabilities is None else max(self.probabilities, key=self.probabilities.__getitem__)
+
+
+@dataclass(frozen=True)
+class _Window:
+    index: int
+    end: int
+    samples: NDArray[np.float32]
+    arrived: float
+
+
+class StreamingRecognizer:
+    """Recognises the last ``window`` seconds of a stream every ``hop`` seconds, in its own thread.
+
+    Windows are cut by counting samples, so window k covers exactly [k hop, k hop + window) however the blocks arrive.
+    One finished window may wait for the thread; a newer one takes its place, which counts as dropped. Models trained
+    with speaker normalisation use running statistics of the stream's speech that start from the training ones.
+
+    Use it as a context manager, or call start() and stop().
+
+    Args:
+        recognizer: the model; several streams may share it.
+        sample_rate: of the stream, Hz; each window is resampled as a whole.
+        window: seconds of each window.
+        hop: seconds from one window to the next.
+        smoothing: weight of the past in the exponential smoothing of probabilities, 0 (none) to below 1.
+        gate: finds speech; None takes everything for speech.
+        minimum_speech: least share of speech in a window that is recognised.
+        on_event: called in the stream's thread with every event.
+        history: events kept.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        window: float = 5.0,
+        hop: float = 0.5,
+        smoothing: float = 0.0,
+        gate: SpeechGate | None = None,
+        minimum_speech: float = 0.1,
+        on_event: Callable[[StreamEvent], None] | None = None,
+        history: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.recognizer, self.sample_rate, self.gate = recognizer, sample_rate, gate
+        self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
+        if not (SHORTEST_SAMPLES / SAMPLE_RATE <= window <= LONGEST_SECONDS and self.hop > 0 and 0 <= smoothing < 1):
+            raise SerError(f"window {window:g} s, hop {hop:g} s and smoothing {smoothing:g} were given, expected a "
+                           f"window of at most {LONGEST_SECONDS:.0f} s, a positive hop and a smoothing from 0 to "
+                           "below 1.")
+        self.smoothing, self.minimum_speech = smoothing, minimum_speech
+        self.buffer = RingBuffer(self.window)
+        self.processed = self.dropped = 0  # windows
+        self._events: deque[StreamEvent] = deque(maxlen=history)
+        self._on_event, self._clock = on_event, clock
+        self._made, self._counted_to = 0, 0  # windows cut; samples that the running statistics have seen
+        self._waiting: _Window | None = None
+        self._smoothed: NDArray[np.float64] | None = None
+        self._busy, self._ending = False, False
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        running = recognizer.config.kind == "speaker" and recognizer.encoder is not None
+        self._running = (RunningStatistics(recognizer.config.statistics, recognizer.encoder.frame_rate)
+                         if running and recognizer.encoder is not None else None)
+
+    def start(self) -> Self:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._work, name="recognition", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Answer the window that waits, if any, and end the thread; a defect that ended it before is raised here."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def seconds(self) -> float:
+        """Length of the stream so far."""
+        return self.buffer.clock / self.sample_rate
+
+    @property
+    def latest(self) -> StreamEvent | None:
+        """The newest event."""
+        with self._changed:
+            return self._events[-1] if self._events else None
+
+    def history(self) -> list[StreamEvent]:
+        """Events so far, oldest first, at most as many as are kept."""
+        with self._changed:
+            return list(self._events)
+
+    def write(self, samples: NDArray[np.floating] | Sequence[float], wait: bool = False) -> None:
+        """Take in samples (N,) or (N, channels) of the stream's rate, any number; never waits unless told to.
+
+        Args:
+            samples: in [-1, 1].
+            wait: hold a source that is faster than real time back, so that no window is dropped.
+        """
+        block = np.asarray(samples, np.float32)
+        block = block.mean(axis=1) if block.ndim == 2 else block  # (N, channels) -> (N,)
+        while len(block):
+            due = self.window + self._made * self.hop
+            part, block = np.split(block, [due - self.buffer.clock])
+            self.buffer.write(part)
+            if self.buffer.clock == due:
+                self._hand_over(_Window(self._made, due, self.buffer.latest(), self._clock()), wait)
+                self._made += 1
+
+    def _hand_over(self, window: _Window, wait: bool) -> None:
+        with self._changed:
+            while wait and (self._waiting is not None or self._busy) and self._failure is None:
+                self._changed.wait()
+            self.dropped += self._waiting is not None
+            self._waiting = window
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        """Answer windows until the end."""
+        try:
+            while (window := self._next()) is not None:
+                event = self._answer(window)
+                with self._changed:
+                    self._events.append(event)
+                    self.processed += 1
+                if self._on_event is not None:
+                    self._on_event(event)
+        except BaseException as failure:
+            self._failure = failure
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _next(self) -> _Window | None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+            while self._waiting is None and not self._ending:
+                self._changed.wait()
+            window, self._waiting = self._waiting, None
+            self._busy = window is not None
+            return window
+
+    def _answer(self, window: _Window) -> StreamEvent:
+        prediction, error = None, None
+        try:
+            prediction = self._predict(window)
+        except SerError as reason:
+            error = str(reason)
+        return StreamEvent(
+            index=window.index,
+            start=(window.end - self.window) / self.sample_rate,
+            end=window.end / self.sample_rate,
+            prediction=prediction,
+            probabilities=self._smooth(prediction),
+            level=level(torch.from_numpy(window.samples[-self.hop:])),
+            latency=self._clock() - window.arrived,
+            dropped=self.dropped,
+            error=error,
+        )
+
+    def _predict(self, window: _Window) -> Prediction | None:
+        waveform = prepare(window.samples, self.sample_rate)
+        seconds = len(waveform) / SAMPLE_RATE
+        if self.gate is not None and self.gate(waveform) < self.minimum_speech * seconds:
+            return None
+        if self._running is None:
+            return self.recognizer.predict_batch([waveform])[0]
+        frames = self.recognizer.frames([waveform])
+        self._update_statistics(self._running, frames[0], window.end)
+        return self.recognizer.classify(frames, [seconds], self._running.current)[0]
+
+    def _update_statistics(self, running: RunningStatistics, frames: Tensor, end: int) -> None:
+        """Count the frames that no earlier window held."""
+        new = min(self.window, end - self._counted_to) / self.window  # share of the window
+        running.update(frames[len(frames) - round(new * len(frames)):])
+        self._counted_to = end
+
+    def _smooth(self, prediction: Prediction | None) -> dict[str, float] | None:
+        if prediction is None:
+            self._smoothed = None  # what was said before the pause does not colour what comes after it
+            return None
+        now = np.array(list(prediction.probabilities.values()))
+        past = now if self._smoothed is None else self._smoothed
+        self._smoothed = self.smoothing * past + (1 - self.smoothing) * now
+        return dict(zip(prediction.probabilities, self._smoothed.tolist(), strict=True))
