@@ -94,8 +94,9 @@ def test_a_complete_cache_is_reused_without_loading_weights(corpus, tmp_path, ca
     assert "model" not in vars(encoder) and contents(tmp_path / "cache") == before
 
 
-def test_an_interrupted_extraction_ends_with_the_same_bytes(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "PART_BYTES", 1)  # a part after each utterance
+@pytest.mark.parametrize("part_bytes", [1, 64_000_000])
+def test_an_interrupted_extraction_ends_with_the_same_bytes(corpus, tmp_path, monkeypatch, part_bytes):
+    monkeypatch.setattr(extraction, "PART_BYTES", part_bytes)
     run(corpus, tmp_path / "whole")
     encoder = Counting()
     encoder.poison = 4

@@ -6,13 +6,14 @@ import logging
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -151,27 +152,34 @@ class _Session:
             leftover.unlink()  # of a killed process: nobody else writes while the lock is held
         missing = self.missing(self.stored([*self.parts(), self.path]))
         items: list[Item] = []
-        written = time.monotonic()
-        for utterance, frames, source in work.frames(self.number, self.utterances, missing):
-            half = frames.to("cpu", torch.float16)  # (L, D)
-            if not torch.isfinite(half).all():
-                work.failures[utterance.id] = (f"the features are not finite in half precision (largest "
-                                               f"{frames.abs().max().item():.4g}, expected at most 65504)")
-                continue
-            work.extracted += 1
-            items.append(Item.of(utterance.id, half.numpy(), source))
-            held = sum(2 * item.length for item in items) * half.shape[1]
-            if held > PART_BYTES or time.monotonic() - written > PART_SECONDS:
+        held, written = 0, time.monotonic()
+        made = work.frames(self.number, self.utterances, missing)
+        try:
+            for utterance, frames, source in made:
+                half = frames.to("cpu", torch.float16).numpy()  # (L, D)
+                item = Item.of(utterance.id, half, source)
+                if not np.isfinite(item.sums[1]).all():  # one bad value anywhere shows in its column's sum
+                    work.failures[utterance.id] = (f"the features are not finite in half precision (largest "
+                                                   f"{frames.abs().max().item():.4g}, expected at most 65504)")
+                    continue
+                work.extracted += 1
+                items.append(item)
+                held += half.nbytes
+                if held > PART_BYTES or time.monotonic() - written > PART_SECONDS:
+                    self._write_part(items)
+                    held, written = 0, time.monotonic()
+        finally:  # Ctrl-C loses nothing that was finished
+            made.close()  # stops the decoders and the bar
+            if items:
                 self._write_part(items)
-                items, written = [], time.monotonic()
-        if items:
-            self._write_part(items)
         self._merge()
 
-    def _write_part(self, items: Sequence[Item]) -> None:
+    def _write_part(self, items: list[Item]) -> None:
+        """Write the next part and empty ``items``."""
         parts = self.parts()
         number = int(parts[-1].name.split(".part")[1].split(".")[0]) + 1 if parts else 1
         write_items(self.folder / f"session{self.number}.part{number:04d}.safetensors", items, self.origin)
+        items.clear()
 
     def _merge(self) -> None:
         """One file of the parts and the file that was there, then the parts go."""
@@ -195,13 +203,13 @@ class _Work:
     failures: dict[str, str] = field(default_factory=dict)
     extracted: int = 0
 
-    def frames(self, session: int, utterances: Sequence[Utterance], missing: set[str]) -> Iterator[Made]:
+    def frames(self, session: int, utterances: Sequence[Utterance], missing: set[str]) -> Generator[Made]:
         """Frames of the utterances named by ``missing``, longest first.
 
         Batches are formed over all utterances and then thinned, so that an interrupted run encodes the same batches as
         an undisturbed one and ends with the same bytes.
         """
-        batches = [[u for u in batch if u.id in missing] for batch in _batches(utterances, self.batch_seconds)]
+        batches = [[u for u in batch if u.id in missing] for batch in length_batches(utterances, self.batch_seconds)]
         batches = [batch for batch in batches if batch]
         wanted = [utterance for batch in batches for utterance in batch]
         log.info("session %d: %d of %d utterances to extract", session, len(wanted), len(utterances))
@@ -282,7 +290,7 @@ def _share(sessions: Sequence[_Session], work: _Work) -> None:
         sessions = busy
 
 
-def _batches(utterances: Sequence[Utterance], batch_seconds: float) -> list[list[Utterance]]:
+def length_batches(utterances: Sequence[Utterance], batch_seconds: float) -> list[list[Utterance]]:
     """Utterances of similar length together, longest first, within ``batch_seconds`` of padded audio."""
     batches: list[list[Utterance]] = []
     for utterance in sorted(utterances, key=lambda u: (-u.seconds, u.id)):
