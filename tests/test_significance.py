@@ -36,13 +36,13 @@ def test_speakers_that_differ_widen_the_interval_and_seeds_do_not_narrow_it():
     assert thrice == by_speaker
 
 
-@pytest.mark.parametrize(("speakers", "spread"), [(4, 0.0), (8, 0.08), (20, 0.08)])
+@pytest.mark.parametrize(("speakers", "spread"), [(2, 0.1), (4, 0.0), (8, 0.1), (20, 0.1)])
 def test_intervals_cover_the_truth(speakers, spread):
     skill = 0.6
-    intervals = [bootstrap_interval(fake_table(speakers, 24, skill, seed, speaker_std=spread), "wa", repetitions=300)
+    intervals = [bootstrap_interval(fake_table(speakers, 24, skill, seed, speaker_std=spread), "wa", repetitions=200)
                  for seed in range(80)]
     covered = np.mean([low <= skill <= high for _, low, high in intervals])
-    assert covered >= 0.89  # 0.95 less two standard errors of 80 trials
+    assert covered >= 0.88  # 0.95 less three standard errors of 80 trials
 
 
 @pytest.mark.parametrize("by", ["utterance", "speaker"])

@@ -5,7 +5,6 @@ adversary inside the training says: an adversary at chance does not show that th
 2018). A probe at chance says that these two kinds of probe find nothing.
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +22,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ser.errors import SerError
-from ser.evaluation.confusion import bootstrap, percentile_interval
+from ser.evaluation.resampling import bootstrap_bounds
 
 SPLITS = 5
-REPETITIONS = 1000
 
 
 def linear_probe(seed: int) -> ClassifierMixin:
@@ -180,22 +178,17 @@ def _share(right: np.ndarray, chance: float) -> dict[str, float]:
 
 def _speaker_interval(
     truth: np.ndarray, named: np.ndarray, speakers: np.ndarray, genders: list[str], seed: int
-) -> tuple[float | None, float | None]:
+) -> tuple[float, float]:
     """95% interval of the balanced accuracy; speakers are redrawn inside their gender, so that none vanishes."""
-    draws = []
-    for offset, gender in enumerate(genders):
-        own = truth == gender
-        right = (named[own] == gender).astype(float)
-        counts = np.stack([right, 1 - right], axis=1)  # (n, 2)
-        draws.append(bootstrap(counts, speakers[own], _share_right, REPETITIONS, seed + offset))
-    low, high = percentile_interval(np.mean(draws, axis=0))
-    return (low, high) if math.isfinite(low) else (None, None)
+    counts = np.concatenate([(truth == gender)[:, None] * np.stack([named == truth, named != truth], axis=1)
+                             for gender in genders], axis=1).astype(float)  # (n, 2*G)
 
+    def balanced(sums: np.ndarray) -> np.ndarray:
+        totals = sums.sum(axis=1).reshape(len(sums), len(genders), 2)
+        return (totals[..., 0] / totals.sum(axis=-1)).mean(axis=-1)
 
-def _share_right(sums: np.ndarray) -> np.ndarray:
-    """Share (r,) of the first column in counts (r, S, 2)."""
-    totals = sums.sum(axis=1)
-    return totals[:, 0] / totals.sum(axis=1)
+    bounds = bootstrap_bounds(counts, speakers, balanced, seed=seed, strata=truth)
+    return float(bounds.low[0]), float(bounds.high[0])
 
 
 def _check_rows(embeddings: np.ndarray, table: pd.DataFrame) -> None:

@@ -8,14 +8,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from ser.evaluation.confusion import (
-    accuracy,
-    bootstrap,
-    mean_recall,
-    percentile_interval,
-    utterance_counts,
-    weighted_f1,
-)
+from ser.evaluation.confusion import accuracy, mean_recall, utterance_counts, weighted_f1
+from ser.evaluation.resampling import Bounds, bootstrap_bounds
 from ser.evaluation.tables import emotions_of, probabilities
 
 REPETITIONS = 1000
@@ -102,20 +96,17 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     ``average_f1`` is the mean of the speakers' weighted F1, ``performance_std`` its sample standard deviation over
     speakers, ``f1_range`` best minus worst speaker; ``accuracy_std`` and ``accuracy_range`` say the same of accuracy.
     What noise does to a small number of utterances is part of every spread: with few utterances a speaker, equal
-    speakers look unequal, and more so in the resamples, so the interval of a spread lies high.
+    speakers look unequal.
     """
     per_speaker = speaker_scores(table)
     names = ("overall_accuracy", "average_f1", "performance_std", "f1_range", "accuracy_std", "accuracy_range")
     counts = utterance_counts(table)
     vectors, speakers = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
-    sums = pd.DataFrame(vectors).groupby(speakers).sum().to_numpy()[None]  # (1, S, C*C)
-    observed = _spread(sums)[0]
-    resampled = bootstrap(vectors, speakers, _spread, repetitions, seed)  # (R, 6)
-    intervals = [_plain(percentile_interval(column)) for column in resampled.T]
+    bounds = bootstrap_bounds(vectors, speakers, _spread, repetitions=repetitions, seed=seed)
     result: dict[str, Any] = {"speakers": len(per_speaker), "n": len(table)}
-    result |= {name: _number(value) for name, value in zip(names, observed, strict=True)}
-    result["intervals"] = {name: interval for name, interval, value in zip(names, intervals, observed, strict=True)
-                           if math.isfinite(value)}
+    result |= {name: _number(value) for name, value in zip(names, bounds.estimate, strict=True)}
+    result["intervals"] = {name: [float(low), float(high)]
+                           for name, value, low, high in zip(names, *bounds, strict=True) if math.isfinite(value)}
     by_f1 = per_speaker.sort_values("weighted_f1")
     result["worst_speaker"], result["best_speaker"] = by_f1["speaker"].iloc[0], by_f1["speaker"].iloc[-1]
     result["gender_gap"] = _gap(table, "gender", repetitions, seed)
@@ -152,22 +143,32 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
     speakers = {name: int(part["speaker"].nunique()) for name, part in groups.items()}
     ranked = sorted(groups, key=lambda name: right[name])
     worst, best = ranked[0], ranked[-1]
-    draws = []
-    for offset, name in enumerate((worst, best)):
-        counts = utterance_counts(groups[name])
-        vectors, units = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
-        draws.append(bootstrap(vectors, units, _overall_accuracy, repetitions, seed + offset))
+    bounds = _accuracy_difference(groups[worst], groups[best], repetitions, seed)
     return {
-        "gap": right[best] - right[worst], "best": best, "worst": worst,
-        "interval": _plain(percentile_interval(draws[1] - draws[0])),
+        "gap": float(bounds.estimate[0]), "best": best, "worst": worst,
+        "interval": [float(bounds.low[0]), float(bounds.high[0])],
         "groups": {name: {"accuracy": right[name], "uar": _group_metric(part, mean_recall), "n": len(part),
                           "speakers": speakers[name]} for name, part in groups.items()},
     }
 
 
-def _overall_accuracy(sums: np.ndarray) -> np.ndarray:
-    size = math.isqrt(sums.shape[-1])
-    return accuracy(sums.sum(axis=1).reshape(-1, size, size))
+def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: int, seed: int) -> Bounds:
+    """Accuracy of ``best`` minus that of ``worst``, speakers redrawn inside each."""
+    rows = []
+    for side, table in enumerate((worst, best)):
+        right = (table["emotion"] == table["predicted"]).astype(float)
+        # The side leads the name: a speaker heard in both sessions stands for two units, and the worst group's come first.
+        unit = f"{side} " + table["speaker"]
+        rows.append(pd.DataFrame({"id": table["id"], "unit": unit, "side": side, "right": right, "all": 1.0}))
+    counts = pd.concat(rows).groupby(["side", "unit", "id"]).mean().reset_index()  # an utterance counts once over seeds
+    lower_units = worst["speaker"].nunique()
+
+    def difference(sums: np.ndarray) -> np.ndarray:  # (r, S, 2) -> (r,)
+        lower, upper = sums[:, :lower_units].sum(axis=1), sums[:, lower_units:].sum(axis=1)  # (r, 2)
+        return upper[:, 0] / upper[:, 1] - lower[:, 0] / lower[:, 1]
+
+    return bootstrap_bounds(counts[["right", "all"]].to_numpy(), counts["unit"].to_numpy(), difference,
+                            repetitions=repetitions, seed=seed, strata=counts["side"].to_numpy(), limits=(-1.0, 1.0))
 
 
 def _group_metric(table: pd.DataFrame, metric: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -182,10 +183,6 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _plain(interval: tuple[float, float]) -> list[float | None]:
-    return [_number(bound) for bound in interval]
 
 
 def _record(row: dict[Any, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from ser.errors import SerError
-from ser.evaluation.confusion import CELLS_AT_ONCE, bootstrap, metric_named, percentile_interval, utterance_counts
+from ser.evaluation.confusion import metric_named, utterance_counts
+from ser.evaluation.resampling import CELLS_AT_ONCE, bootstrap_bounds
 from ser.evaluation.tables import emotions_of
 
 EXACT_UNITS = 12  # with at most 2**12 ways of swapping, all of them are tried
@@ -31,8 +32,8 @@ def bootstrap_interval(
     Args:
         table: predictions; ids that occur several times (seeds) count as one utterance.
         metric: ``wa``, ``uar``, ``macro_f1`` or ``weighted_f1``.
-        resample: ``speaker`` draws speakers and then utterances inside them: what another set of speakers would give.
-            ``utterance`` draws utterances only: what other utterances of the same speakers would give, always narrower.
+        resample: ``speaker`` draws speakers, and utterances inside them: what another set of speakers would give.
+            ``utterance`` draws utterances only, as if they had nothing in common: usually far too narrow.
         repetitions: number of resamples.
         seed: of the resampling.
 
@@ -44,9 +45,8 @@ def bootstrap_interval(
     counts = utterance_counts(table)
     vectors = counts.drop(columns="speaker").to_numpy()
     units = counts["speaker"].to_numpy() if resample == "speaker" else np.zeros(len(counts))
-    statistic = _total(metric)
-    low, high = percentile_interval(bootstrap(vectors, units, statistic, repetitions, seed))
-    return Interval(float(statistic(vectors[None])[0]), low, high)
+    bounds = bootstrap_bounds(vectors, units, _total(metric), repetitions=repetitions, seed=seed)
+    return Interval(*(float(bound[0]) for bound in bounds))
 
 
 def difference_interval(
@@ -65,8 +65,8 @@ def difference_interval(
         return total(sums[..., cells:]) - total(sums[..., :cells])
 
     both = np.concatenate([left, right], axis=1)  # (U, 2*C*C)
-    low, high = percentile_interval(bootstrap(both, speakers, difference, repetitions, seed))
-    return Interval(float(difference(both[None])[0]), low, high)
+    bounds = bootstrap_bounds(both, speakers, difference, repetitions=repetitions, seed=seed, limits=(-1.0, 1.0))
+    return Interval(*(float(bound[0]) for bound in bounds))
 
 
 def permutation_test(
