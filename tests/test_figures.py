@@ -169,7 +169,7 @@ def test_shortened_variant_names_stay_apart():
     names = ["a" * 40 + str(number) + "b" * 40 for number in range(12)]
     labels = variant_labels(names)
     assert len(set(labels)) == 12
-    assert max(len(line) for label in labels for line in label.split("\n")) <= 32
+    assert max(len(line) for label in labels for line in label.split("\n")) <= 38
 
 
 def test_files_are_whole_images_and_settings_are_left_alone(tmp_path):

@@ -101,6 +101,18 @@ def interval(bounds: Sequence[Any] | None) -> str:
     return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
+def listed(names: Sequence[Any], most: int = 30) -> str:
+    """Names in a row; of many, the first and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more or "–"
+
+
+def p_value(value: Any) -> str:
+    """A p-value as text, never as zero."""
+    words = number(value)
+    return "<.001" if words == "0.000" else words
+
+
 def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested plain content as (dotted key, value) rows; short lists become text, long ones are no reading matter."""
     for key, value in content.items():
@@ -110,7 +122,7 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             for place, entry in enumerate(value):
                 yield from flat(entry, f"{prefix}{key}.{place}.")
         elif isinstance(value, list | tuple) and len(value) <= _LONGEST_LIST:
-            yield f"{prefix}{key}", ", ".join(number(entry) for entry in value)
+            yield f"{prefix}{key}", listed([number(entry) for entry in value])
         elif not isinstance(value, list | tuple):
             yield f"{prefix}{key}", value
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ser.evaluation import report_sections as parts
 from ser.evaluation import report_sweep as sweep
 from ser.evaluation.figures.folders import by_variant, figures_of_run, figures_of_sweep, note_of
-from ser.evaluation.page import Page, Picture, Section, interval, number, render
+from ser.evaluation.page import Page, Picture, Section, interval, number, p_value, render
 from ser.evaluation.runs import Run, find_runs, pooled
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import bootstrap_interval
@@ -95,7 +95,8 @@ def run_page(run: Run) -> Page:
 
 def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     """What there is to say about several runs."""
-    members, best = by_variant(runs), sweep.best_of(summary)
+    found, best = by_variant(runs), sweep.best_of(summary)
+    members = {name: found[name] for name in summary.variants["variant"]}
     table = pooled(runs)
     bounds = interval((best["uar_pooled_low"], best["uar_pooled_high"]))
     headline = [
@@ -134,7 +135,7 @@ def _against_baseline(summary: Summary, best: str) -> tuple[str, str, str]:
         return name, "–", "the baseline itself is highest" if highest else "not compared, see the notes"
     row = found[0]
     meaning = (f"95% interval {interval((row['low'], row['high']))}; p over speakers "
-               f"{number(row['p_speakers_holm'])} after Holm's correction")
+               f"{p_value(row['p_speakers_holm'])} after Holm's correction")
     return name, f"{row['difference']:+.3f}", meaning
 
 

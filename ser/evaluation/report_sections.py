@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.page import Block, Listing, Section, Table, Text, flat, interval, number
+from ser.evaluation.page import Block, Listing, Section, Table, Text, flat, interval, listed, number, p_value
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.tables import probabilities
 
@@ -77,10 +77,10 @@ def protocol_section(split: Mapping[str, Any], title: str = "Protocol and split"
     for name, part in split["parts"].items():
         speakers = part["speakers"]
         rows.append([name, number(part["utterances"]), number(part["seconds"] / 60, 1), number(len(speakers)),
-                     ", ".join(map(str, part["sessions"])),
+                     listed(part["sessions"]),
                      *(number(part["emotions"].get(emotion, 0)) for emotion in emotions), str(part["hash"])])
     columns = ["part", "utterances", "minutes", "speakers", "sessions", *emotions, "hash"]
-    held_out = ", ".join(map(str, split["parts"].get("test", {}).get("speakers", [])))
+    held_out = listed(split["parts"].get("test", {}).get("speakers", []))
     text = (f"Corpus {split['corpus']}, protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed "
             f"{split['seed']}. Left out: {len(split.get('left_out', {}))} utterances. Test speakers: {held_out}.")
     return Section(title, [Text(text), Table(columns, rows, f"Split hash {split['hash']}")])
@@ -107,23 +107,22 @@ def test_choice(history: pd.DataFrame | None, metrics: Mapping[str, Any]) -> tup
 
 def choice_section(choices: Mapping[str, Sequence[tuple[float, float, int, int] | None]]) -> Section:
     """What choosing the epoch on the test part would have claimed, a row a variant, averaged over its runs."""
-    rows = []
+    rows, single = [], sum(map(len, choices.values())) == 1
     for name, entries in choices.items():
         known = [entry for entry in entries if entry is not None]
         if not known:
             continue
         honest, claimed = np.mean([entry[0] for entry in known]), np.mean([entry[1] for entry in known])
-        epochs = [str(known[0][2]), str(known[0][3])] if len(known) == 1 else ["–", "–"]
         rows.append([name, number(len(known)), number(float(honest)), number(float(claimed)),
-                     f"{claimed - honest:+.3f}", *epochs])
+                     f"{claimed - honest:+.3f}", *((str(known[0][2]), str(known[0][3])) if single else ())])
     title = "Had the epoch been chosen on the test part"
     if not rows:
         return Section(title, [Text("The test part was not watched during training (no test/uar in history.csv), so "
                                     "there is no such figure.")])
     text = ("The first figure is honest. The second is what the same training would have claimed by picking its epoch "
             "on the test part; it is printed to show the size of that mistake and must not be quoted.")
-    columns = ["variant", "runs", "UAR, epoch by validation", "claimed by choosing on test", "difference",
-               "epoch by validation", "by test"]
+    columns = ["variant", "runs", "UAR, epoch chosen on validation", "claimed by choosing on test", "difference",
+               *(("epoch by validation", "epoch by test") if single else ())]
     return Section(title, [Text(text), Table(columns, rows)])
 
 
@@ -164,19 +163,26 @@ def leakage_section(runs: Mapping[str, Sequence[Path]]) -> Section | None:
                                for content in contents])
         if len(probes):
             columns[name + (f" (mean of {len(probes)})" if len(probes) > 1 else "")] = {
-                str(key): _average(probes[key]) for key in probes}
+                str(key): _average(probes[key], "p_" in str(key)) for key in probes}
     if not columns:
         return None
     keys = list(dict.fromkeys(key for content in columns.values() for key in content))
-    rows = [[key, *(content.get(key, "–") for content in columns.values())] for key in keys]
+    rows = [[_readable(key), *(content.get(key, "–") for content in columns.values())] for key in keys]
     text = ("Probes trained on the frozen pooled features to name the speaker (held-out utterances of training "
             "speakers) and the gender. Near chance means that the features no longer tell who speaks.")
     return Section("Speaker leakage", [Text(text), Table(["figure", *columns], rows)])
 
 
-def _average(values: pd.Series) -> str:
-    """Mean of numbers; other values as they are where all runs agree."""
+def _readable(key: str) -> str:
+    """A dotted key as words."""
+    return key.replace(".", ", ").replace("_", " ")
+
+
+def _average(values: pd.Series, is_p: bool) -> str:
+    """Mean of numbers (of p-values the largest); other values as they are where all runs agree."""
     known = values.dropna()
+    if is_p:
+        return p_value(float(known.max()) if len(known) else None)
     if len(known) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
         return number(known.iloc[0].item() if known.nunique() == 1 else float(known.mean()))
     return number(str(known.iloc[0])) if known.astype(str).nunique() == 1 else "–"

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.confusion import METRICS
-from ser.evaluation.page import Block, Section, Table, Text, interval, number
+from ser.evaluation.page import Block, Section, Table, Text, interval, listed, number, p_value
 from ser.evaluation.report_sections import METRIC_NAMES
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.summary import Summary
@@ -42,11 +42,12 @@ def summary_section(summary: Summary) -> Section:
 
 def _comparison_table(summary: Summary) -> Table:
     rows = []
-    for row in summary.comparisons.to_dict("records"):
+    tests = [key for test in ("utterances", "speakers", "folds") for key in (f"p_{test}", f"p_{test}_holm")]
+    for row in sorted(summary.comparisons.to_dict("records"), key=lambda row: row["metric"] != "uar"):
         rows.append([
             str(row["variant"]), _SHORT[str(row["metric"])], f"{row['difference']:+.3f}",
             interval((row["low"], row["high"])),
-            *(_p(row[key]) for test in ("utterances", "speakers", "folds") for key in (f"p_{test}", f"p_{test}_holm")),
+            *(p_value(row[key]) for key in tests),
             number(row["d_z"], 2), number(row["cliffs_delta"], 2)])
     caption = (f"Difference from {summary.baseline} on the same utterances, with a 95% interval over speakers. p: "
                "paired permutation of utterances, of whole speakers, and t-test over folds corrected for overlapping "
@@ -64,7 +65,7 @@ def folds_section(runs: Sequence[Run]) -> Section:
         hashes = sorted({entry.hash for entry in entries})
         test = entries[0].split["parts"]["test"]
         rows.append([str(fold), number(len(entries)), number(test.get("utterances")),
-                     ", ".join(map(str, test.get("speakers", []))), ", ".join(hashes)])
+                     listed(test.get("speakers", [])), ", ".join(hashes)])
     text = f"Corpus {first.get('corpus', 'unknown')}, protocol {first.get('protocol', 'unknown')}."
     caption = "Results are comparable only where the split hashes are the same."
     return Section("Protocol and splits", [
@@ -123,8 +124,3 @@ def _spread(row: Mapping[Any, Any], prefix: str) -> str:
 
 def _gap(gap: Mapping[str, Any] | None) -> tuple[str, str]:
     return ("–", "–") if gap is None else (number(gap["gap"]), interval(gap["interval"]))
-
-
-def _p(value: Any) -> str:
-    words = number(value)
-    return "<.001" if words == "0.000" else words

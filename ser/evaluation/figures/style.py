@@ -74,19 +74,31 @@ def drawable(text: object, width: int = 0) -> str:
     return shown.replace("$", r"\$")  # matplotlib would take a pair of them for a formula
 
 
-def variant_labels(names: Iterable[object], width: int = 28) -> list[str]:
-    """Names of variants in at most two lines of ``width`` signs; what was shortened to the same words gets a number."""
+def variant_labels(names: Iterable[object], width: int = 34, most: int = 3) -> list[str]:
+    """Names in at most ``most`` lines of ``width`` signs; those shortened to the same words get a number."""
     labels: list[str] = []
     for name in names:
-        label = drawable(name, 2 * width)
-        if len(label) > width:
-            # Break behind a separator where there is one, so that "key=value" pairs stay whole.
-            breaks = [place for place in range(len(label) - width, width + 1) if label[place - 1] in ",-_+/ ="]
-            place = min(breaks, key=lambda place: abs(place - len(label) // 2), default=len(label) // 2)
-            label = f"{label[:place]}\n{label[place:]}"
+        lines = _broken(drawable(name), width)
+        if len(lines) > most:
+            lines = _broken(drawable(name, (most - 1) * width), width)  # breaking behind separators costs a line
+        if len(lines) > most:
+            lines = textwrap.wrap(drawable(name, (most - 1) * width), width)
+        label = "\n".join(lines)
         repeats = sum(earlier == label or earlier.startswith(f"{label} #") for earlier in labels)
         labels.append(f"{label} #{repeats + 1}" if repeats else label)
     return labels
+
+
+def _broken(text: str, width: int) -> list[str]:
+    """``text`` in lines of at most ``width`` signs, broken behind a separator where a line has one."""
+    lines = []
+    while len(text) > width:
+        behind = [max((place for place in range(width // 3, width + 1) if text[place - 1] in separators), default=0)
+                  for separators in (",-+/ ", "_=.")]
+        place = behind[0] or behind[1] or width
+        lines.append(text[:place].rstrip())
+        text = text[place:]
+    return [*lines, text]
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:

@@ -36,7 +36,7 @@ def ladder(table: pd.DataFrame, score: str = "UAR", note: str = "") -> Figure:
         score: the name of the score and what the interval is.
         note: a warning drawn at the foot.
     """
-    figure = new_figure(9, 1.4 + 0.42 * max(2, len(table)), f"{score} by variant", note)
+    figure = new_figure(9, 1.4 + 0.5 * max(2, len(table)), f"{score} by variant", note)
     axes = figure.subplots()
     rows = np.arange(len(table))
     baseline = table.get("baseline", pd.Series(False, index=table.index)).to_numpy(dtype=bool)
@@ -71,7 +71,7 @@ def folds(table: pd.DataFrame, note: str = "") -> Figure:
         note: a warning drawn at the foot.
     """
     names = list(dict.fromkeys(table["variant"]))
-    figure = new_figure(10, 1.6 + 0.42 * max(2, len(names)), "Runs (folds and seeds)", note)
+    figure = new_figure(10, 1.6 + 0.5 * max(2, len(names)), "Runs (folds and seeds)", note)
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     rows = np.arange(len(names))
     for axes, (column, title, colour) in zip(
@@ -96,15 +96,16 @@ def folds(table: pd.DataFrame, note: str = "") -> Figure:
 @styled
 def radar(table: pd.DataFrame, title: str = "Recall by emotion", note: str = "") -> Figure:
     """A polygon a row with the columns as spokes, 0 at the centre, 1 at the rim; bars where spokes are under three."""
-    figure = new_figure(6.6 + 0.05 * min(28, max(map(len, map(str, table.index)))), 4.6, title, note)
-    names = [drawable(column, 14) for column in table.columns]
-    labels = variant_labels(table.index)
+    names, labels = [drawable(column, 14) for column in table.columns], variant_labels(table.index)
+    lines = [line for label in labels for line in label.split("\n")]
+    figure = new_figure(5.8 + 0.085 * max(map(len, lines)), max(4.6, 1.3 + 0.19 * len(lines)), title, note)
     if len(names) < 3:
         axes = figure.subplots()
         width = 0.8 / len(table)
         for place, (_, values) in enumerate(table.iterrows()):
             axes.bar(np.arange(len(names)) + (place - (len(table) - 1) / 2) * width, values, width,
-                     color=SERIES[place % len(SERIES)], label=labels[place])
+                     color=SERIES[place % len(SERIES)],
+                     hatch="///" if place >= len(SERIES) else "", label=labels[place])
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 1)
     else:
@@ -136,7 +137,7 @@ def speaker_matrix(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure
     columns, some = accuracy.shape[1], ""
     if columns > 40:
         accuracy, some = accuracy.iloc[:, :40], f": the 40 hardest of {columns}"
-    width, height = max(6.5, 3 + 0.36 * accuracy.shape[1]), 2.1 + 0.36 * len(accuracy)
+    width, height = max(6.5, 3 + 0.36 * accuracy.shape[1]), 2.1 + 0.5 * len(accuracy)
     figure = new_figure(width, height, f"Accuracy by speaker{some}", note)
     axes = figure.subplots()
     image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -166,7 +167,7 @@ def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     for axes, label, table in zip(panels, variant_labels(tables), tables.values(), strict=False):
         rates = row_rates(np.array(scores(table)["confusion"]))
         draw_matrix(axes, rates, rate_words(rates), emotions_of(table))
-        axes.set_title(label)
+        axes.set_title(label, fontsize=9)
     return figure
 
 
