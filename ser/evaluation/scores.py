@@ -157,7 +157,7 @@ def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: i
     rows = []
     for side, table in enumerate((worst, best)):
         right = (table["emotion"] == table["predicted"]).astype(float)
-        # The side leads the name: a speaker heard in both sessions is two units, and the worst group's units come first.
+        # The side leads the name: a speaker heard in both sessions is two units; the worst group's units come first.
         unit = f"{side} " + table["speaker"]
         rows.append(pd.DataFrame({"id": table["id"], "unit": unit, "side": side, "right": right, "all": 1.0}))
     counts = pd.concat(rows).groupby(["side", "unit", "id"]).mean().reset_index()  # an utterance counts once over seeds
