@@ -50,7 +50,8 @@ _RC: Any = {
     "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#666666", "axes.axisbelow": True, "text.color": INK, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "svg.fonttype": "none",
-    "axes.unicode_minus": False, "figure.facecolor": "white", "savefig.facecolor": "white",
+    "axes.unicode_minus": False, "axes.formatter.useoffset": False,
+    "figure.facecolor": "white", "savefig.facecolor": "white",
 }
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei", "SimHei")
 

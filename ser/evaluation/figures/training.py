@@ -105,7 +105,8 @@ def _log_axis(axes: Axes) -> None:
     low, high = axes.get_ylim()
     subs = (1.0,) if high / low > 30 else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+    digits = 0 if high / low > 2 else 2  # a nearly constant rate needs more of them to tell its labels apart
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}e}".replace("e-0", "e-")))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
