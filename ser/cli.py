@@ -14,6 +14,9 @@ from ser.errors import SerError
 
 COMMANDS = {
     "extract": "turn a corpus into cached frames, ahead of training",
+    "predict": "recognise the emotion of files and folders",
+    "listen": "recognise the emotion of a microphone or a file as it plays",
+    "export": "write a trained model as ONNX or as a Hugging Face folder",
     "doctor": "check installation, corpus, encoder and cache, and say what to do",
 }
 

@@ -40,7 +40,7 @@ class SileroGate:
         from silero_vad import get_speech_timestamps, load_silero_vad  # noqa: PLC0415
 
         self.threshold = threshold
-        self._find, self._model = get_speech_timestamps, load_silero_vad()
+        self._find, self._model = get_speech_timestamps, load_silero_vad(onnx=True)
         self._turn = threading.Lock()  # the model carries its state from chunk to chunk
 
     @torch.inference_mode()
@@ -60,7 +60,7 @@ class EnergyGate:
 
     name = "energy threshold"
 
-    def __init__(self, threshold: float = -45.0) -> None:
+    def __init__(self, threshold: float = -50.0) -> None:
         self.threshold = threshold
 
     def __call__(self, waveform: Tensor) -> float:

@@ -1,0 +1,209 @@
+"""Files and folders: found, bad ones listed and not fatal, long ones in bounded memory, tables written whole."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from checkpoints import EMOTIONS, save_checkpoint, voice
+
+from ser.cli import main
+from ser.errors import SerError
+from ser.inference.files import collect_files, predict_files, predict_long, statistics_by_folder, timeline
+from ser.inference.recognizer import Recognizer
+
+P = [f"p_{name}" for name in EMOTIONS]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def recognizer(checkpoint):
+    return Recognizer.from_checkpoint(checkpoint)
+
+
+def write(path, wave, rate=16000, subtype="FLOAT"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.asarray(wave), rate, subtype=subtype)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Good and bad files, nested and hidden."""
+    root = tmp_path / "audio"
+    for number, seconds in enumerate([1.0, 3.0, 0.5, 2.0]):
+        write(root / f"speaker{number % 2}" / f"{number}.wav", voice(seconds, number))
+    write(root / "deep" / "er" / "four.flac", voice(1.0, 4), subtype="PCM_16")
+    (root / "speaker0" / "._0.wav").write_bytes(b"Mac")
+    write(root / ".hidden" / "five.wav", voice(1.0, 5))
+    (root / "notes.txt").write_text("not audio")
+    return root
+
+
+@pytest.fixture
+def bad(tmp_path):
+    root = tmp_path / "bad"
+    write(root / "nan.wav", np.full(16000, np.nan, np.float32))
+    write(root / "one.wav", np.zeros(1, np.float32))
+    write(root / "none.wav", np.zeros(0, np.float32))
+    (root / "text.wav").write_text("not audio")
+    (root / "empty.wav").touch()
+    return root
+
+
+def test_folders_are_searched_and_hidden_files_skipped(folder):
+    files = collect_files([folder, folder / "speaker0" / "0.wav"])
+    assert [str(path.relative_to(folder)) for path in files] == [
+        "deep/er/four.flac", "speaker0/0.wav", "speaker0/2.wav", "speaker1/1.wav", "speaker1/3.wav"]
+
+
+def test_nothing_to_recognise_gets_one_sentence(tmp_path):
+    (tmp_path / "notes.txt").write_text("not audio")
+    with pytest.raises(SerError, match="holds no audio"):
+        collect_files([tmp_path])
+    with pytest.raises(SerError, match="does not exist"):
+        collect_files([tmp_path / "missing.wav"])
+
+
+@pytest.mark.parametrize(("batch_seconds", "workers"), [(0.1, 1), (5, 3), (1000, 2)])
+def test_a_file_gets_the_same_probabilities_in_any_batch(recognizer, folder, bad, batch_seconds, workers):
+    files = collect_files([folder, bad])
+    done = []
+    found = predict_files(recognizer, files, batch_seconds, workers, progress=done.append)
+    assert set(done) == set(files)
+    assert found.table["file"].tolist() == [str(path) for path in files if path.parent != bad]
+    assert set(found.failures) == {str(path) for path in bad.iterdir()}
+    for path, reason in found.failures.items():
+        assert path in reason
+        assert "\n" not in reason
+    for row in found.table.to_dict(orient="records"):
+        alone = recognizer.predict_file(row["file"])
+        assert [row[name] for name in P] == pytest.approx(list(alone.probabilities.values()), abs=1e-5)
+        assert (row["predicted"], row["windows"]) == (alone.label, 1)
+
+
+def test_a_timeline_is_the_prediction_of_each_window(recognizer, tmp_path):
+    wave = voice(7.3, rate=22050)
+    path = write(tmp_path / "long.wav", wave, 22050)
+    table = timeline(recognizer, path, window=2.0, hop=1.5)
+    assert table["start"].tolist() == pytest.approx([0, 1.5, 3, 4.5, 5.3], abs=1e-3)
+    assert (table["end"] - table["start"]).tolist() == pytest.approx([2.0] * 5, abs=1e-3)
+    assert table["end"].iloc[-1] == pytest.approx(7.3, abs=1e-3)
+    for row in table.to_dict(orient="records"):
+        samples = wave[round(row["start"] * 22050):round(row["end"] * 22050)]
+        expected = recognizer(samples, 22050)
+        assert [row[name] for name in P] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
+
+
+def test_a_file_shorter_than_the_window_is_one_window(recognizer, tmp_path):
+    path = write(tmp_path / "short.wav", voice(1.2))
+    table = timeline(recognizer, path, window=5.0)
+    assert table[["start", "end"]].to_numpy().tolist() == [[0.0, pytest.approx(1.2)]]
+    assert table[P].to_numpy()[0] == pytest.approx(list(recognizer.predict_file(path).probabilities.values()), abs=1e-6)
+    with pytest.raises(SerError, match="window"):
+        timeline(recognizer, path, window=0.0)
+
+
+def test_a_long_file_is_averaged_over_windows_without_reading_it_whole(recognizer, tmp_path, monkeypatch):
+    path = write(tmp_path / "long.flac", voice(65).numpy() * 0.5, subtype="PCM_16")
+    largest = []
+    prepared = recognizer.predict_many
+
+    def watch(recordings, **options):
+        largest.append(sum(len(samples) for samples, _ in recordings))
+        return prepared(recordings, **options)
+
+    monkeypatch.setattr(recognizer, "predict_many", watch)
+    prediction = recognizer.predict_file(path)
+    assert prediction.windows == 12
+    assert prediction.seconds == pytest.approx(65)
+    table = timeline(recognizer, path, 10.0, 5.0)
+    assert list(prediction.probabilities.values()) == pytest.approx(table[P].to_numpy().mean(axis=0), abs=1e-6)
+    assert max(largest) <= 16 * 10 * 16000
+    assert predict_files(recognizer, [path]).table["windows"].tolist() == [12]
+    assert predict_long(recognizer, path).label == prediction.label
+
+
+def test_each_folder_is_a_speaker_when_told_so(tmp_path, folder):
+    recognizer = Recognizer.from_checkpoint(save_checkpoint(tmp_path / "best.ckpt", kind="speaker"))
+    files = [folder / "speaker0" / "0.wav", folder / "speaker0" / "2.wav", folder / "speaker1" / "1.wav"]
+    found = predict_files(recognizer, files, statistics_of=statistics_by_folder(recognizer, files)).table
+    own = recognizer.speaker_statistics([(voice(1.0, 0), 16000), (voice(0.5, 2), 16000)])
+    expected = recognizer(voice(1.0, 0), 16000, statistics=own)
+    assert found["normalization"].tolist() == ["speaker"] * 3
+    assert found[P].to_numpy()[0] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_the_command_writes_what_python_gives(checkpoint, recognizer, folder, tmp_path, ending, capsys):
+    output = tmp_path / f"table.{ending}"
+    assert main(["predict", str(folder), "--checkpoint", str(checkpoint), "--output", str(output)]) == 0
+    read = pd.read_csv(output) if ending == "csv" else pd.DataFrame(json.loads(output.read_text()))
+    pd.testing.assert_frame_equal(read, predict_files(recognizer, collect_files([folder])).table, atol=1e-6)
+    shown = capsys.readouterr().out
+    assert "four.flac" in shown
+    assert "happy" in shown
+
+
+def test_bad_files_are_listed_and_the_exit_code_says_so(checkpoint, folder, bad, tmp_path, capsys):
+    words = ["predict", str(folder), str(bad), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--output", str(tmp_path / "a.csv")]) == 3
+    assert len(pd.read_csv(tmp_path / "a.csv")) == 5
+    assert "5 of 10 could not be recognised" in capsys.readouterr().out
+    assert main([*words, "--window", "1", "--hop", "0.5", "--output", str(tmp_path / "b.csv")]) == 3
+    table = pd.read_csv(tmp_path / "b.csv")
+    assert table.groupby("file").size().max() == 5
+
+
+def test_wrong_words_get_one_sentence(checkpoint, folder, tmp_path, capsys):
+    assert main(["predict", str(folder), "--checkpoint", str(tmp_path / "nowhere")]) == 1
+    assert main(["predict", str(folder), "--checkpoint", str(checkpoint), "--output", "table.xlsx"]) == 1
+    assert capsys.readouterr().out.count("error:") == 2
+    with pytest.raises(SystemExit):
+        main(["predict", str(folder), "--checkpoint", str(checkpoint), "--window", "0"])
+
+
+def test_listening_to_a_file_writes_an_event_a_window(checkpoint, recognizer, tmp_path, capsys):
+    path = write(tmp_path / "a.wav", voice(3.2))
+    output = tmp_path / "events.csv"
+    words = ["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--window", "1", "--hop", "0.5"]
+    assert main([*words, "--no-vad", "--output", str(output)]) == 0
+    table = pd.read_csv(output)
+    assert table["index"].tolist() == list(range(5))
+    expected = recognizer(voice(3.2)[8000:24000], 16000)
+    assert table[P].to_numpy()[1] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
+    assert "5 windows answered, 0 dropped" in capsys.readouterr().out
+    write(path, np.zeros(32000, np.float32))
+    assert main([*words, "--output", str(output)]) == 0
+    assert set(pd.read_csv(output)["emotion"]) == {"no speech"}
+
+
+def test_listening_without_a_source_ends_with_one_sentence(checkpoint, tmp_path, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(["listen", "--checkpoint", str(checkpoint)]) == 1
+    assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(tmp_path / "none.wav")]) == 1
+    assert capsys.readouterr().out.count("error:") == 2
+
+
+def test_the_view_shows_emotion_and_progress(recognizer):
+    from rich.console import Console
+
+    from ser.commands.listen import view
+    from ser.inference.streaming import StreamingRecognizer
+
+    console = Console(width=80, file=open("/dev/null", "w"), record=True)  # noqa: PTH123, SIM115
+    with StreamingRecognizer(recognizer, window=1.0, hop=0.5) as stream:
+        console.print(view(stream))
+        stream.write(torch.cat((voice(1.0), voice(0.5))).numpy(), wait=True)
+    console.print(view(stream))
+    text = console.export_text()
+    assert "0.0 of 1 s" in text
+    assert stream.latest.label.upper() in text
