@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
 from ser.data.augmentation import Augmentation, Mixup
@@ -74,10 +74,9 @@ class EmotionModule(lightning.LightningModule):
         self.adversarial_weight, self.l2_reg = adversarial_weight, l2_reg
         self.seed, self.config = seed, config or {}
         self.register_buffer("alpha", torch.zeros(()))  # strength of the gradient reversal, set by its schedule
-        self.metrics = nn.ModuleDict(
-            {"fit": emotion_metrics(len(emotions), "train/"), "val": emotion_metrics(len(emotions), "val/")}
-        )
-        self.means = nn.ModuleDict({"speaker_accuracy": MeanMetric()})
+        self.train_metrics = emotion_metrics(len(emotions), "train/")
+        self.val_metrics = emotion_metrics(len(emotions), "val/")
+        self.speaker_accuracy = MeanMetric()
 
     def forward(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> NetworkOutput:
         """Run the network on normalised frames (B, L, D)."""
@@ -105,14 +104,14 @@ class EmotionModule(lightning.LightningModule):
         if self.l2_reg > 0:
             parts["l2"] = self.l2_reg * l2_norms(self.network)
             loss = loss + parts["l2"]
-        self._log_step("train", {"loss": loss, **parts}, self.metrics["fit"], output.emotion_logits, batch)
+        self._log_step("train", {"loss": loss, **parts}, self.train_metrics, output.emotion_logits, batch)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics on unseen speakers."""
         logits = self(batch.frames, batch.lengths).emotion_logits
         loss = F.cross_entropy(logits, batch.emotion)
-        self._log_step("val", {"loss": loss}, self.metrics["val"], logits, batch)
+        self._log_step("val", {"loss": loss}, self.val_metrics, logits, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
@@ -132,15 +131,25 @@ class EmotionModule(lightning.LightningModule):
         checkpoint["config"] = self.config
 
     def _log_step(
-        self, phase: str, losses: dict[str, Tensor], metrics: Metric | nn.Module, logits: Tensor, batch: Batch
+        self, phase: str, losses: dict[str, Tensor], metrics: MetricCollection, logits: Tensor, batch: Batch
     ) -> None:
         size = len(batch.emotion)
         for name, value in losses.items():
-            self.log(f"{phase}/{name}", value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        metrics.update(logits.detach(), batch.emotion)  # type: ignore[operator]
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)  # type: ignore[arg-type]
+            bar = name in ("loss", "speaker_loss")
+            self.log(
+                f"{phase}/{name}",
+                value.detach(),
+                on_epoch=True,
+                prog_bar=bar,
+                batch_size=size,
+                sync_dist=True,
+                on_step=False,
+            )
+        metrics.update(logits.detach(), batch.emotion)
+        for name, metric in metrics.items(keep_base=False):
+            self.log(str(name), metric, on_epoch=True, prog_bar=str(name).endswith("/uar"), on_step=False)
 
     def _log_speaker_accuracy(self, logits: Tensor, speaker: Tensor) -> None:
         right = (logits.detach().argmax(-1) == speaker).float()
-        self.means["speaker_accuracy"].update(right)
-        self.log("train/speaker_accuracy", self.means["speaker_accuracy"], on_step=False, on_epoch=True)  # type: ignore[arg-type]
+        self.speaker_accuracy.update(right)
+        self.log("train/speaker_accuracy", self.speaker_accuracy, on_step=False, on_epoch=True)

@@ -135,4 +135,6 @@ def _check_same_run(checkpoint: Path, config: dict[str, Any]) -> None:
         raise SerError(f"{checkpoint} is not a checkpoint that can be resumed ({error}); {remedy}") from error
     for key in ("network", "encoder", "emotions", "hash"):
         if stored.get(key) != config[key]:
-            raise SerError(f"{checkpoint} was trained with {key} = {stored.get(key)}, this run has {config[key]}; {remedy}")
+            raise SerError(
+                f"{checkpoint} was trained with {key} = {stored.get(key)}, this run has {config[key]}; {remedy}"
+            )

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import get_console
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch import nn
 
 from ser.data.corpus import Corpus
 
@@ -33,7 +35,7 @@ def announce(corpus: Corpus, *, default: bool) -> None:
 def show_split(record: Mapping[str, Any]) -> None:
     """The split as a table: utterances, minutes, emotions and speakers of each part."""
     title = f"{record['protocol']} protocol, fold {record['fold']} of {record['folds']}"
-    table = Table("part", "utterances", "minutes", *record["emotions"], "sessions", "speakers", title=title)
+    table = Table("part", "utt.", "min", *record["emotions"], "sessions", "speakers", title=title, box=SIMPLE_HEAD)
     for name, part in record["parts"].items():
         table.add_row(
             name,
@@ -49,15 +51,37 @@ def show_split(record: Mapping[str, Any]) -> None:
     get_console().print(table)
 
 
+def show_network(network: nn.Module, name: str) -> None:
+    """The network's parts with their parameters, and how many of those are trained."""
+    total, trained = count_parameters(network)
+    table = Table(
+        "part", "kind", "parameters", title=f"{name}: {total:,} parameters, {trained:,} trained", box=SIMPLE_HEAD
+    )
+    table.columns[-1].justify = "right"
+    for part, module in network.named_children():
+        if (count := count_parameters(module)[0]) > 0:
+            table.add_row(part, type(module).__name__, f"{count:,}")
+    get_console().print(table)
+
+
+def count_parameters(network: nn.Module) -> tuple[int, int]:
+    """All parameters, and those that are trained."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
 def show_scores(metrics: Mapping[str, Any]) -> None:
-    """The test table: UAR first, since it selects; then WA, F1 and each emotion."""
-    test = metrics["test"]
-    table = Table("", "UAR", "WA", "macro F1", "weighted F1", *(f"recall {name}" for name in test["recall"]))
+    """The test table in percent: UAR first, since it selects; then WA, F1 and each emotion's recall."""
+    emotions = list(metrics["test"]["recall"])
+    table = Table("%", "utt.", "UAR", "WA", "macro F1", "weighted F1", *emotions, box=SIMPLE_HEAD)
     for part in ("validation", "test"):
         score = metrics[part]
         row = [score["uar"], score["wa"], score["macro_f1"], score["weighted_f1"], *score["recall"].values()]
-        table.add_row(f"{part} ({score['n']})", *("-" if value is None else f"{100 * value:.1f}" for value in row))
-    table.title = f"{metrics['variant']}, fold {metrics['fold']}, best epoch {metrics['best_epoch']} by validation UAR (%)"
+        style = "bold" if part == "test" else None
+        figures = ("-" if value is None else f"{100 * value:.1f}" for value in row)
+        table.add_row(part, str(score["n"]), *figures, style=style)
+    variant, fold, epoch = metrics["variant"], metrics["fold"], metrics["best_epoch"]
+    table.title = f"{variant}, fold {fold}, epoch {epoch} chosen by validation UAR; under emotions: recall"
     table.caption = _notes(metrics)
     get_console().print(table)
 

@@ -55,7 +55,7 @@ class FrameDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: list[int]) -> Batch:  # type: ignore[override]
+    def __getitem__(self, rows: list[int]) -> Batch:
         lengths = [self.lengths[row] for row in rows]
         frames = torch.zeros(len(rows), max(lengths), self.cache.dim, dtype=torch.float16)  # (B, L, D)
         target = frames.numpy()

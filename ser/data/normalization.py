@@ -86,15 +86,8 @@ class SpeakerNormalization:
 
 
 def moments(cache: FeatureCache, utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (D,) over all frames of ``utterances``, accumulated in double precision."""
-    count = 0
-    total = np.zeros(cache.dim)
-    squares = np.zeros(cache.dim)
-    for utterance in utterances:
-        frames = cache.read(utterance.id).astype(np.float32)  # (L, D)
-        count += len(frames)
-        total += frames.sum(axis=0, dtype=np.float64)
-        squares += np.einsum("ld,ld->d", frames, frames, dtype=np.float64)
+    """Mean and deviation (D,) over all frames of ``utterances``, from the sums that the cache keeps."""
+    count, total, squares = cache.sums([utterance.id for utterance in utterances])
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     std[std < SMALLEST_DEVIATION] = 1.0

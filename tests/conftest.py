@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fake_corpora import write_manifest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from ser.configuration import CONFIG_FOLDER, register_resolvers
+
+TINY = [
+    "model=gru",
+    "model.hidden_size=8",
+    "trainer.max_epochs=1",
+    "callbacks.progress_bar=null",
+    "logger=csv",
+    "batches.batch_size=8",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory):
+    """A corpus of six speakers in three sessions, small enough to train on in a second."""
+    return write_manifest(tmp_path_factory.mktemp("corpus"), utterances_per_speaker_and_emotion=2, seconds=0.4)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def configure(tmp_path, manifest, cache):
+    """Compose train.yaml for the small corpus, as Hydra would for a run in ``folder``."""
+
+    def compose_for(*overrides: str, folder: Path | None = None, tiny: bool = True):
+        register_resolvers()
+        folder = folder or tmp_path / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        words = ["data=manifest", f"data.manifest={manifest}", f"paths.cache={cache}", f"paths.outputs={tmp_path}"]
+        words += [*(TINY if tiny else []), *overrides, f"hydra.runtime.output_dir={folder}"]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            cfg = compose("train", overrides=words, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg.hydra
+        return cfg
+
+    return compose_for
+
+
+def figures(folder: Path) -> dict:
+    """The content of metrics.json without the time it took."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics.pop("seconds")
+    return metrics

@@ -1,0 +1,133 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning
+import pandas as pd
+import pytest
+from conftest import TINY, figures
+
+from ser import training
+from ser.errors import SerError
+
+LONGER = ["trainer.max_epochs=4", "model=enhanced_gru", "model.hidden_size=8", "augmentation=strong", "mixup_alpha=0.2"]
+ROOT = Path(training.__file__).resolve().parent.parent
+
+
+class Killed(Exception):
+    pass
+
+
+class StopAt(lightning.Callback):
+    """Breaks off in the middle of an epoch, as a kill would."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.current_epoch == self.epoch:
+            raise Killed
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    build = training.build_trainer
+
+    def arm(epoch):
+        def with_stop(cfg):
+            trainer = build(cfg)
+            trainer.callbacks.append(StopAt(epoch))
+            return trainer
+
+        monkeypatch.setattr(training, "build_trainer", with_stop)
+
+    yield arm
+    monkeypatch.undo()
+
+
+def same_run(left, right):
+    assert figures(left) == figures(right)
+    for name in ("predictions.csv", "train_predictions.csv", "embeddings.npy"):
+        assert (left / name).read_bytes() == (right / name).read_bytes()
+    columns = ["epoch", "train/loss", "train/uar", "val/loss", "val/uar", "learning_rate", "alpha"]
+    histories = [pd.read_csv(folder / "history.csv")[columns] for folder in (left, right)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+@pytest.mark.parametrize("lr_schedule", ["cosine", "plateau"])
+def test_interrupted_run_ends_like_an_uninterrupted_one(configure, tmp_path, kill_at, monkeypatch, lr_schedule):
+    words = [*LONGER, f"lr_schedule={lr_schedule}", "alpha_schedule=sigmoid"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    training.run(configure(*words, folder=whole))
+    kill_at(2)
+    with pytest.raises(Killed):
+        training.run(configure(*words, folder=broken))
+    assert not (broken / "metrics.json").exists()
+    monkeypatch.undo()
+    training.run(configure(*words, "resume=true", folder=broken))
+    same_run(whole, broken)
+
+
+def test_run_stopped_early_trains_no_further_epoch_when_resumed(configure, tmp_path, monkeypatch):
+    words = [*LONGER, "trainer.max_epochs=30", "callbacks.early_stopping.patience=1", "optimizer.lr=0.0"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    training.run(configure(*words, folder=whole))
+    assert figures(whole)["epochs"] < 30
+
+    def full_disk(*arguments):
+        raise Killed
+
+    monkeypatch.setattr(training.RunFolder, "finish", full_disk)
+    with pytest.raises(Killed):
+        training.run(configure(*words, folder=broken))
+    monkeypatch.undo()
+    training.run(configure(*words, "resume=true", folder=broken))
+    same_run(whole, broken)
+
+
+def test_killed_process_goes_on(manifest, cache, tmp_path):
+    """SIGKILL from outside, then the same command with resume=true."""
+    words = [*TINY, "trainer.max_epochs=12", f"paths.cache={cache}", "data=manifest", f"data.manifest={manifest}"]
+    run = "manifest-logmel/killed/fold1/seed1"
+
+    def start(outputs, *more):
+        command = [sys.executable, str(ROOT / "train.py"), *words, f"paths.outputs={outputs}", "variant=killed", *more]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    assert start(tmp_path / "whole").wait(120) == 0
+    process = start(tmp_path / "broken")
+    history = tmp_path / "broken" / run / "history.csv"
+    while process.poll() is None and not (history.exists() and len(pd.read_csv(history)) >= 2):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    assert not (tmp_path / "broken" / run / "metrics.json").exists()
+    again = start(tmp_path / "broken", "resume=true")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output.decode()
+    assert "going on from" in output.decode()
+    same_run(tmp_path / "whole" / run, tmp_path / "broken" / run)
+
+
+def test_finished_run_is_not_repeated(configure, tmp_path):
+    training.run(configure(folder=tmp_path / "run"))
+    before = (tmp_path / "run" / "metrics.json").stat().st_mtime_ns
+    training.run(configure("resume=true", folder=tmp_path / "run"))
+    assert (tmp_path / "run" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_checkpoint_of_another_network_or_file_is_refused(configure, tmp_path):
+    folder = tmp_path / "run"
+    training.run(configure(folder=folder))
+    (folder / "metrics.json").unlink()
+    with pytest.raises(SerError, match="was trained with network"):
+        training.run(configure("resume=true", "model.hidden_size=16", folder=folder))
+    with pytest.raises(SerError, match="was trained with hash"):
+        training.run(configure("resume=true", "fold=2", folder=folder))
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(SerError, match="not a checkpoint that can be resumed"):
+        training.run(configure("resume=true", folder=folder))
