@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ser.configuration import register_resolvers
-from ser.entry import train
+from ser.entry import launch, train
 
 register_resolvers()
 
@@ -16,4 +16,4 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

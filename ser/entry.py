@@ -1,54 +1,76 @@
 """What Hydra calls for each run: errors become one sentence, and a failed run never stops a sweep."""
 
+import contextlib
 import logging
 import math
+import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from ser.configuration import check_keys, check_values
 from ser.errors import SerError
 from ser.files import write_json
+from ser.sentences import sentence
 
 log = logging.getLogger(__name__)
 FAILURE = "failure.json"  # in the run folder; the next attempt removes it
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_failed: list[Path] = []  # folders of this process's failed runs
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """Call a Hydra main so that a command line that does not compose ends in one sentence, too.
+
+    Raises:
+        SystemExit: bad input, or a run of the sweep failed; Python prints the message and exits with code 1.
+    """
+    if os.environ.get(_FULL_ERROR) == "1":
+        main()  # every traceback was asked for
+        return
+    os.environ[_FULL_ERROR] = "1"  # so that Hydra hands its exceptions on instead of printing them
+    try:
+        main()
+    except Exception as error:
+        if (told := sentence(error)) is None:
+            raise
+        raise SystemExit(f"error: {told}") from None
+    finally:
+        os.environ.pop(_FULL_ERROR)
+        failed = list(_failed)
+        _failed.clear()
+    if failed:
+        raise SystemExit(f"error: {len(failed)} of the runs failed, the first in {failed[0]}; see its {FAILURE}.")
 
 
 def train(cfg: DictConfig) -> float:
     """Run one experiment; return its validation UAR, or NaN where a run of a sweep failed.
 
     Raises:
-        CompactHydraException: bad input to a single run; Hydra prints it without a traceback.
+        SystemExit: bad input to a single run; Python prints the message and exits with code 1.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     several = HydraConfig.get().mode == RunMode.MULTIRUN
     (folder / FAILURE).unlink(missing_ok=True)
     try:
+        check_keys(cfg)
+        check_values(cfg, HydraConfig.get().runtime.choices)
         from ser.training import run  # noqa: PLC0415  torch loads only when something runs, so --help is quick
 
         return run(cfg)
     except Exception as error:
-        sentence = _sentence(error)
+        told = sentence(error)
         if several:
-            log.error("%s failed: %s", folder, sentence or error)
-            write_json(folder / FAILURE, {"error": sentence or repr(error), "traceback": traceback.format_exc()})
+            log.error("%s failed: %s", folder, told or error)
+            _failed.append(folder)
+            with contextlib.suppress(SerError):  # a full disk is no reason to stop the other runs
+                write_json(folder / FAILURE, {"error": told or repr(error), "traceback": traceback.format_exc()})
             return math.nan
-        if sentence is None:
+        if told is None:
             raise
-        raise CompactHydraException(f"error: {sentence}") from None
-
-
-def _sentence(error: BaseException) -> str | None:
-    """What the user is to read, or None where the error is a defect of the program and needs its traceback."""
-    cause: BaseException | None = error
-    while cause is not None:  # Hydra wraps what a constructor raises
-        if isinstance(cause, SerError):
-            return str(cause)
-        cause = cause.__cause__
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return " ".join(str(error).split())
-    return None
+        raise SystemExit(f"error: {told}") from None

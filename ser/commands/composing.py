@@ -9,8 +9,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ser.configuration import CONFIG_FOLDER, check_keys, register_resolvers
+from ser.configuration import CONFIG_FOLDER, check_keys, check_values, register_resolvers
 from ser.errors import SerError
+from ser.sentences import composition_sentence
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +34,10 @@ def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise SerError(f"the configuration does not compose: {error}") from error
+        raise SerError(composition_sentence(error)) from error
     HydraConfig.instance().set_config(cfg)
     plain = cfg.copy()
     plain.pop("hydra")
     check_keys(plain, name)
+    check_values(plain, cfg.hydra.runtime.choices, name)
     return plain

@@ -2,12 +2,12 @@
 
 import argparse
 
-from hydra.utils import instantiate
 from rich import get_console
 from rich.table import Table
 
 from ser.commands.composing import add_overrides, compose_config
 from ser.data.extraction import extract
+from ser.sentences import instantiate
 
 PARTLY_FAILED = 3  # exit code: everything readable was extracted, but some files were left out
 

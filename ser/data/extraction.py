@@ -345,8 +345,11 @@ def _file_crc32(path: Path, size: int, mtime: int) -> int:
 
 
 def _available(device: str) -> str:
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SerError(f"device {device} is not available on this machine, expected one that is; set device=cpu.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such name, no such device, no driver
+        raise SerError(f"device {device} is not available on this machine, expected one that is; set "
+                       "extraction.device=cpu.") from error
     return device
 
 

@@ -75,6 +75,10 @@ class EvaluationProtocol(ABC):
         train, validation, test = (tuple(part) for part in self._deal(corpus, fold, seed))
         split = Split(train, validation, test, self.name, fold, folds, seed, bool(self.overlapping_parts))
         self._verify(split)
+        missing = [emotion for emotion in corpus.emotions if all(u.emotion != emotion for u in split.train)]
+        if missing:
+            raise SerError(f"fold {fold} of protocol {self.name} has no {', '.join(missing)} utterance to train on, "
+                           "expected every emotion; leave it out of data.emotions, or use another fold or protocol.")
         return split
 
     def _verify(self, split: Split) -> None:

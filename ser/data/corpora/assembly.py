@@ -56,6 +56,9 @@ def asked_emotions(asked: Iterable[str], possible: Sequence[str], corpus: str) -
     Raises:
         SerError: one of them is not among ``possible``, is asked twice, or fewer than two are asked.
     """
+    if isinstance(asked, str):
+        raise SerError(f"emotions {asked!r} were asked of {corpus}, expected a list of at least two; write "
+                       f"data.emotions=[{','.join(possible)}] or some of these.")
     names = tuple(str(name) for name in asked)
     unknown = [name for name in names if name not in possible]
     if unknown:
