@@ -8,9 +8,9 @@ from typing import Any
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from ser.analysis import write_figures, write_leakage
 from ser.configuration import check_keys
 from ser.data.augmentation import Mixup
 from ser.data.corpus import Corpus
@@ -20,7 +20,8 @@ from ser.data.extraction import extract
 from ser.errors import SerError
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
-from ser.screen import announce, show_scores, show_split
+from ser.screen import announce, count_parameters, show_network, show_scores, show_split
+from ser.sentences import instantiate
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def run(cfg: DictConfig) -> float:
     lightning.seed_everything(cfg.seed, verbose=False)
     _quieten()
     corpus: Corpus = instantiate(cfg.data)
-    choices = HydraConfig.get().runtime.choices
-    announce(corpus, default=choices.data == "synthetic")
+    choices: dict[str, str] = HydraConfig.get().runtime.choices
+    announce(corpus, default=choices["data"] == "synthetic")
     encoder: Encoder = instantiate(cfg.features)
     extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
     for identifier, reason in extraction.failures.items():
@@ -59,13 +60,21 @@ def run(cfg: DictConfig) -> float:
     )
     record = folder.write_split(split, corpus, extraction.failures, datamodule.normalization.transductive)
     show_split(record)
-    facts = {"corpus": corpus.name, "features": choices.features, "variant": cfg.variant, "seed": cfg.seed}
+    facts = {"corpus": corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
     facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     module = build_module(cfg, datamodule, facts)
-    checkpoint = folder.prepare(module.config, resume=cfg.resume)
+    show_network(module.network, choices["model"])
     trainer = build_trainer(cfg)
+    module.configure_optimizers()  # what is refused later than here costs the results of an earlier run
+    checkpoint = folder.prepare(module.config, resume=cfg.resume)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     metrics = train(datamodule, module, trainer, folder, facts, checkpoint)
     if trainer.is_global_zero:
+        if cfg.leakage:
+            write_leakage(folder.path)
+        if cfg.figures:
+            write_figures(folder.path, trainer.loggers)
         show_scores(metrics)
         log.info("results lie in %s", folder.path)
     return float(metrics["validation"]["uar"])
@@ -107,8 +116,7 @@ def train(
     facts = facts | {
         "best_epoch": best["epoch"],
         "epochs": trainer.current_epoch,
-        "parameters": sum(parameter.numel() for parameter in module.network.parameters()),
-        "trainable_parameters": sum(p.numel() for p in module.network.parameters() if p.requires_grad),
+        **dict(zip(("parameters", "trainable_parameters"), count_parameters(module.network), strict=True)),
     }
     return folder.finish(parts, facts) if trainer.is_global_zero else folder.scores(parts, facts)
 
@@ -162,14 +170,20 @@ def build_trainer(cfg: DictConfig) -> lightning.Trainer:
     ]
     loggers = [instantiate(logger) for logger in cfg.logger.values()] if cfg.logger else False
     trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
-    trainer_config = OmegaConf.to_container(cfg, resolve=True)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(trainer_config)  # type: ignore[arg-type]
     return trainer
 
 
 def _quieten() -> None:
-    """Silence advice that does not apply here: the loaders read batches, workers are rarely of use."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    """Silence advice that does not apply: loaders read whole batches, the folder is cleared on purpose."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*smaller than the logging.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()  # the root logger has the screen already
+        logger.setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

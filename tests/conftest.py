@@ -18,6 +18,8 @@ TINY = [
     "callbacks.progress_bar=null",
     "logger=csv",
     "batches.batch_size=8",
+    "leakage=false",
+    "figures=false",
 ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ser.configuration import CONFIG_FOLDER, check_keys, check_values, register_resolvers
@@ -37,7 +37,8 @@ def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
         raise SerError(composition_sentence(error)) from error
     HydraConfig.instance().set_config(cfg)
     plain = cfg.copy()
-    plain.pop("hydra")
+    with open_dict(plain):  # the composed page is closed to new and removed keys
+        plain.pop("hydra")
     check_keys(plain, name)
     check_values(plain, cfg.hydra.runtime.choices, name)
     return plain

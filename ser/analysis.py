@@ -1,0 +1,56 @@
+"""What follows a finished run: the speaker leakage probe and the figures, from its tables alone."""
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from ser.evaluation.figures import run_figures, save_figure
+from ser.evaluation.leakage import probe_gender, probe_speakers
+from ser.evaluation.runs import load_run
+from ser.evaluation.tables import read_embeddings, read_predictions
+from ser.files import write_json
+
+log = logging.getLogger(__name__)
+
+
+def write_leakage(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Probe the pooled features of a finished run for speakers and gender, and write ``leakage.json``.
+
+    ``adversary_accuracy`` is what the adversary reached in training, in the epoch that was chosen: beside the probe it
+    shows how much an adversary that gave up hides.
+    """
+    train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
+    train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
+    test_features = read_embeddings(folder / "embeddings.npy", len(test))
+    run = load_run(folder)
+    leakage: dict[str, Any] = {"speakers": probe_speakers(train_features, train, seed), "adversary_accuracy": None}
+    if run.history is not None and "train/speaker_accuracy" in run.history:
+        chosen = run.history[run.history["epoch"] == run.metrics.get("best_epoch")]
+        if len(chosen):
+            leakage["adversary_accuracy"] = float(chosen["train/speaker_accuracy"].iloc[0])
+    leakage["gender"] = probe_gender(train_features, train, test_features, test, seed)
+    write_json(folder / "leakage.json", leakage)
+    return leakage
+
+
+def read_leakage(folder: Path) -> dict[str, Any] | None:
+    """The probe's result of a run, or None where it was not run."""
+    path = folder / "leakage.json"
+    content: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return content
+
+
+def write_figures(folder: Path, loggers: Iterable[Logger] = ()) -> None:
+    """Draw a finished run into ``figures/`` and hand the same figures to TensorBoard and Weights & Biases."""
+    loggers = list(loggers)
+    for name, figure in run_figures(folder).items():
+        save_figure(figure, folder / "figures" / f"{name}.png")
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(f"figures/{name}", figure, close=False)
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(f"figures/{name}", [str(folder / "figures" / f"{name}.png")])

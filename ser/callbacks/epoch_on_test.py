@@ -1,0 +1,34 @@
+"""Measures, and never uses, the test scores of each epoch."""
+
+from typing import Any
+
+import lightning
+import torch
+
+from ser.data.datamodule import EmotionDataModule
+from ser.module import EmotionModule, emotion_metrics
+
+
+class EpochOnTest(lightning.Callback):
+    """Logs ``test/wa`` and ``test/uar`` after each validation.
+
+    Nothing chooses by them: early stopping and checkpoints look at validation alone. They are there so that a report
+    can show what choosing the epoch on the test part would have claimed. A search for hyperparameters switches this
+    off (``callbacks.epoch_on_test=null``), so that it never touches the test part.
+    """
+
+    @torch.inference_mode()
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """One pass over the test part."""
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if trainer.sanity_checking or not isinstance(datamodule, EmotionDataModule):
+            return
+        if not isinstance(pl_module, EmotionModule):
+            return
+        metrics = emotion_metrics(len(pl_module.emotions), "test/").to(pl_module.device)
+        for cpu_batch in datamodule.loader("test"):
+            batch = trainer.strategy.batch_to_device(cpu_batch)
+            with trainer.precision_plugin.val_step_context():
+                metrics.update(pl_module(batch.frames, batch.lengths).emotion_logits, batch.emotion)
+        for name in ("test/wa", "test/uar"):
+            pl_module.log(name, metrics.compute()[name], on_epoch=True, rank_zero_only=True)
