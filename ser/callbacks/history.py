@@ -1,5 +1,6 @@
 """What happened in each epoch, as a table."""
 
+import logging
 import math
 import resource
 import sys
@@ -12,6 +13,8 @@ import pandas as pd
 import torch
 
 from ser.files import atomic_path
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "train/loss", "train/emotion_loss", "train/speaker_loss", "train/l2", "train/wa", "train/uar", "train/f1",
@@ -56,6 +59,11 @@ class History(lightning.Callback):
         }
         row |= {name: float(metrics[name]) for name in COLUMNS if name in metrics}
         self.rows.append(row)
+        log.info(
+            "epoch %d: train loss %.3f UAR %.3f, validation loss %.3f UAR %.3f (%.1f s)",
+            row["epoch"],
+            *(row.get(name, math.nan) for name in ("train/loss", "train/uar", "val/loss", "val/uar", "seconds")),
+        )
         if trainer.is_global_zero:
             with atomic_path(self.path) as temporary:
                 pd.DataFrame(self.rows).to_csv(temporary, index=False)
