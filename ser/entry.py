@@ -49,7 +49,7 @@ def launch(main: Callable[[], Any]) -> None:
 
 
 def train(cfg: DictConfig) -> float:
-    """Run one experiment; return its validation UAR, or NaN where a run of a sweep failed.
+    """Run one experiment; return its validation UAR (a search: the mean over folds), or NaN where a run of a sweep failed.
 
     Raises:
         SystemExit: bad input to a single run; Python prints the message and exits with code 1.
@@ -60,9 +60,11 @@ def train(cfg: DictConfig) -> float:
     try:
         check_keys(cfg)
         check_values(cfg, HydraConfig.get().runtime.choices)
-        from ser.training import run  # noqa: PLC0415  torch loads only when something runs, so --help is quick
+        # torch loads only when something runs, so --help is quick
+        from ser.search import mean_over_folds  # noqa: PLC0415
+        from ser.training import run  # noqa: PLC0415
 
-        return run(cfg)
+        return run(cfg) if cfg.search_folds is None else mean_over_folds(cfg, run)
     except Exception as error:
         told = sentence(error)
         if several:

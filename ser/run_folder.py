@@ -106,18 +106,20 @@ class RunFolder:
 
     def scores(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
         """The content of metrics.json."""
-        test = parts["test"][0]
-        return {
-            "test": scores(test),
+        tested = {"test": scores(parts["test"][0])} if "test" in parts else {}
+        metrics = {
+            **tested,
             "validation": scores(parts["validation"][0]),
             **facts,
             "seconds": round(time.time() - self.started, 1),
-            "speakers": cross_speaker(test),
         }
+        return metrics | {"speakers": cross_speaker(parts["test"][0])} if tested else metrics
 
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write tables and features, then ``metrics.json``, and return its content."""
         for part, prefix in (("test", ""), ("train", "train_")):
+            if part not in parts:
+                continue  # a search leaves the test part closed
             table, pooled = parts[part]
             write_predictions(self.path / f"{prefix}predictions.csv", table)
             write_embeddings(self.path / f"{prefix}embeddings.npy", pooled)

@@ -72,10 +72,11 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 def show_scores(metrics: Mapping[str, Any]) -> None:
     """The test table in percent: UAR first, since it selects; then WA, F1 and each emotion's recall."""
-    emotions = list(metrics["test"]["recall"])
+    emotions = list(metrics["validation"]["recall"])
     table = Table("%", "utt.", "UAR", "WA", "macro F1", "weighted F1", *emotions, box=SIMPLE_HEAD)
     for part in ("validation", "test"):
-        score = metrics[part]
+        if (score := metrics.get(part)) is None:
+            continue  # a search leaves the test part closed
         row = [score["uar"], score["wa"], score["macro_f1"], score["weighted_f1"], *score["recall"].values()]
         style = "bold" if part == "test" else None
         figures = ("-" if value is None else f"{100 * value:.1f}" for value in row)

@@ -34,7 +34,8 @@ def run(cfg: DictConfig) -> float:
     """
     check_keys(cfg)
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    if cfg.resume and (metrics := folder.read_metrics()) is not None:
+    metrics = folder.read_metrics() if cfg.resume else None
+    if metrics is not None and ("test" in metrics or not cfg.test):
         log.info("finished already: %s", folder.path)
         show_scores(metrics)
         return float(metrics["validation"]["uar"])
@@ -56,6 +57,7 @@ def run(cfg: DictConfig) -> float:
         instantiate(cfg.normalization),
         frame_rate=encoder.frame_rate,
         seed=cfg.seed,
+        test=cfg.test,
         **cfg.batches,
     )
     record = folder.write_split(split, corpus, extraction.failures, datamodule.normalization.transductive)
@@ -71,9 +73,9 @@ def run(cfg: DictConfig) -> float:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     metrics = train(datamodule, module, trainer, folder, facts, checkpoint)
     if trainer.is_global_zero:
-        if cfg.leakage:
+        if cfg.leakage and cfg.test:
             write_leakage(folder.path)
-        if cfg.figures:
+        if cfg.figures and cfg.test:
             write_figures(folder.path, trainer.loggers)
         show_scores(metrics)
         log.info("results lie in %s", folder.path)
@@ -88,7 +90,7 @@ def train(
     facts: dict[str, Any],
     checkpoint: Path | None = None,
 ) -> dict[str, Any]:
-    """Fit, take the best epoch by validation UAR, test it once, write the run folder.
+    """Fit, take the best epoch by validation UAR, test it once (if the test part is open), write the run folder.
 
     Args:
         datamodule: the split's batches.

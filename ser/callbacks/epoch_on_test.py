@@ -13,8 +13,8 @@ class EpochOnTest(lightning.Callback):
     """Logs ``test/wa`` and ``test/uar`` after each validation.
 
     Nothing chooses by them: early stopping and checkpoints look at validation alone. They are there so that a report
-    can show what choosing the epoch on the test part would have claimed. A search for hyperparameters switches this
-    off (``callbacks.epoch_on_test=null``), so that it never touches the test part.
+    can show what choosing the epoch on the test part would have claimed. A search for hyperparameters has no test part
+    (``test=false``), so there it does nothing.
     """
 
     @torch.inference_mode()
@@ -23,7 +23,7 @@ class EpochOnTest(lightning.Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         if trainer.sanity_checking or not isinstance(datamodule, EmotionDataModule):
             return
-        if not isinstance(pl_module, EmotionModule):
+        if not isinstance(pl_module, EmotionModule) or "test" not in datamodule.datasets:
             return
         metrics = emotion_metrics(len(pl_module.emotions), "test/").to(pl_module.device)
         for cpu_batch in datamodule.loader("test"):

@@ -86,6 +86,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         frame_rate: frames per second, to turn ``max_seconds`` into frames.
         workers: loader processes; 0 reads in the training process.
         seed: of the batch order.
+        test: false leaves the test part out altogether: nothing can read it then, not even by accident.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         frame_rate: float = 50.0,
         workers: int = 0,
         seed: int = 0,
+        test: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1 or (max_seconds is not None and max_seconds <= 0):
@@ -114,9 +116,10 @@ class EmotionDataModule(lightning.LightningDataModule):
         self.batch_size, self.max_frames, self.workers, self.seed = batch_size, max_frames, workers, seed
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
         self.normalization = normalization
-        everyone = [utterance for part in split.parts().values() for utterance in part]
+        parts = {name: part for name, part in split.parts().items() if test or name != "test"}
+        everyone = [utterance for part in parts.values() for utterance in part]
         self.statistics = normalization.fit(cache, split.train, everyone)
-        self.datasets = {name: self._dataset(part) for name, part in split.parts().items()}
+        self.datasets = {name: self._dataset(part) for name, part in parts.items()}
 
     def _dataset(self, utterances: Sequence[Utterance]) -> FrameDataset:
         dataset = FrameDataset(self.cache, utterances, self.crop)

@@ -92,6 +92,9 @@ def load_run(folder: str | Path) -> Run:
         raise SerError(f"{folder} is not a finished run: it has no metrics.json; give the folder of a run that ended, "
                        "or start the run again to finish it.")
     metrics, split = _read_json(folder / "metrics.json"), _read_json(folder / "split.json")
+    if "test" not in metrics:
+        raise SerError(f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again with "
+                       "test=true resume=true to test it.")
     missing = [f"metrics.json: {key}" for key in NEEDED if key not in metrics]
     missing += [f"split.json: {key}" for key in ("hash", "parts") if key not in split]
     if missing or "test" not in split["parts"]:
@@ -102,7 +105,8 @@ def load_run(folder: str | Path) -> Run:
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """Every finished run in ``folder`` and below, by variant, fold and seed; unfinished runs are passed over.
+    """Every finished run in ``folder`` and below, by variant, fold and seed; unfinished and untested
+    runs are passed over.
 
     Raises:
         SerError: the folder is absent or holds no finished run, or holds the same variant, fold and seed twice.
@@ -112,10 +116,12 @@ def find_runs(folder: str | Path) -> list[Run]:
         return [load_run(folder)]
     if not folder.is_dir():
         raise SerError(f"there is no folder {folder}; give a run folder or the folder of a sweep.")
-    runs = [load_run(path.parent) for path in folder.rglob("metrics.json")]
-    if not runs:
+    folders = [path.parent for path in folder.rglob("metrics.json")]
+    if not folders:
         raise SerError(f"{folder} holds no finished run (no metrics.json in it or below); train first, or give the "
                        "folder that holds the runs.")
+    tested = [path for path in folders if "test" in _read_json(path / "metrics.json")]
+    runs = [load_run(path) for path in tested or folders]
     runs.sort(key=lambda run: (run.variant, run.fold, run.seed, str(run.folder)))
     for one, other in pairwise(runs):
         if (one.variant, one.fold, one.seed) == (other.variant, other.fold, other.seed):
