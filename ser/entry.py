@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from ser.sentences import sentence
 
 log = logging.getLogger(__name__)
 FAILURE = "failure.json"  # in the run folder; the next attempt removes it
+INTERRUPTED = 130  # exit code, as shells count Ctrl-C
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_failed: list[Path] = []  # folders of this process's failed runs
+_failed: list[Path] = []  # folders of the failed runs that are known of
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -36,6 +37,8 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ[_FULL_ERROR] = "1"  # so that Hydra hands its exceptions on instead of printing them
     try:
         main()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         if (told := sentence(error)) is None:
             raise
@@ -48,8 +51,13 @@ def launch(main: Callable[[], Any]) -> None:
         raise SystemExit(f"error: {len(failed)} of the runs failed, the first in {failed[0]}; see its {FAILURE}.")
 
 
+def remember_failures(folders: Iterable[Path]) -> None:
+    """Let ``launch`` know of runs that failed in other processes."""
+    _failed.extend(folder for folder in folders if folder not in _failed)
+
+
 def train(cfg: DictConfig) -> float:
-    """Run one experiment; return its validation UAR (a search: the mean over folds), or NaN where a run of a sweep failed.
+    """Run one experiment; return its validation UAR (of a search the mean over folds), NaN where one of several failed.
 
     Raises:
         SystemExit: bad input to a single run; Python prints the message and exits with code 1.

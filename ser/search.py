@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
@@ -27,7 +28,7 @@ def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> floa
     if not cfg.search_folds:
         raise SerError(f"search_folds={cfg.search_folds} was given, expected numbers; for example search_folds=[1,2].")
     if cfg.test:
-        raise SerError("search_folds was given with test=true, but a search must not see the test part; add test=false.")
+        raise SerError("search_folds was set with test=true, but a search must not see the test part; give test=false.")
     trial = Path(HydraConfig.get().runtime.output_dir)
     found = []
     for fold in cfg.search_folds:
@@ -44,6 +45,6 @@ def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> floa
 
 def _enter(folder: Path) -> None:
     """Make ``folder`` the one that ``${hydra:runtime.output_dir}`` names."""
-    runtime = HydraConfig.get().runtime
+    runtime: Any = HydraConfig.get().runtime
     with read_write(runtime):
         runtime.output_dir = str(folder)

@@ -93,8 +93,8 @@ def load_run(folder: str | Path) -> Run:
                        "or start the run again to finish it.")
     metrics, split = _read_json(folder / "metrics.json"), _read_json(folder / "split.json")
     if "test" not in metrics:
-        raise SerError(f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again with "
-                       "test=true resume=true to test it.")
+        raise SerError(f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "
+                       "with test=true resume=true to test it.")
     missing = [f"metrics.json: {key}" for key in NEEDED if key not in metrics]
     missing += [f"split.json: {key}" for key in ("hash", "parts") if key not in split]
     if missing or "test" not in split["parts"]:
@@ -105,8 +105,7 @@ def load_run(folder: str | Path) -> Run:
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """Every finished run in ``folder`` and below, by variant, fold and seed; unfinished and untested
-    runs are passed over.
+    """Every finished and tested run in ``folder`` and below, by variant, fold and seed; others are passed over.
 
     Raises:
         SerError: the folder is absent or holds no finished run, or holds the same variant, fold and seed twice.
