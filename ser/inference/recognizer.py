@@ -26,7 +26,7 @@ from ser.inference.engines import (
 )
 from ser.inference.loading import build_encoder, from_hub, usable_device
 from ser.inference.statistics import FrameStatistics
-from ser.inference.waveforms import SHORTEST_SAMPLES, Recording, Waveform, batches_by_length, prepare
+from ser.inference.waveforms import Recording, Waveform, batches_by_length, prepare
 from ser.models.build import build_network
 
 
@@ -80,9 +80,20 @@ class Recognizer:
         self.emotions = config.emotions
         self._turn = threading.Lock()  # encoders hook into their models while they compute
 
+    @property
+    def longest_frames(self) -> int | None:
+        """Frames that training kept of an utterance; None: all of them, or the model itself sees to it."""
+        if self.config.max_seconds is None or self.encoder is None:
+            return None
+        return max(1, round(self.config.max_seconds * self.encoder.frame_rate))
+
+    def parameters(self) -> list[Tensor]:
+        """The network's parameters; none where it is an ONNX file."""
+        return list(self.model.network.parameters()) if isinstance(self.model, TorchNetwork) else []
+
     @classmethod
     def from_checkpoint(cls, path: str | Path, encoder_checkpoint: str | Path | None = None,
-                        device: str = "cpu") -> "Recognizer":
+                        device: str = "cpu", encoder: Encoder | None = None) -> "Recognizer":
         """Load a run folder (its best epoch), a ``.ckpt``, an exported folder or an ``.onnx`` file.
 
         Nothing in the file is executed, and only classes of this package are built from it.
@@ -91,6 +102,7 @@ class Recognizer:
             path: the model.
             encoder_checkpoint: local folder or Hub id of the pretrained encoder, if not where training had it.
             device: cpu, cuda or cuda:1.
+            encoder: one that is loaded already, to share it between models.
 
         Raises:
             SerError: the model or its encoder is missing, damaged, of another kind or refused.
@@ -101,7 +113,7 @@ class Recognizer:
             config, session = open_onnx(found, device)
             if takes_waveforms(session):
                 return cls(config, OnnxWaveformModel(session))
-            encoder = build_encoder(config, encoder_checkpoint, place)
+            encoder = encoder or build_encoder(config, encoder_checkpoint, place)
             return cls(config, OnnxNetwork(session, config.statistics), encoder)
         config, weights = read_folder(found) if found.is_dir() else read_checkpoint(found)
         network = build_network(config.plain["network"])
@@ -110,7 +122,7 @@ class Recognizer:
         except RuntimeError as error:
             raise SerError(f"the weights in {found} do not fit the network it describes "
                            f"({str(error).splitlines()[0]}); train or copy it again.") from error
-        encoder = build_encoder(config, encoder_checkpoint, place)
+        encoder = encoder or build_encoder(config, encoder_checkpoint, place)
         return cls(config, TorchNetwork(network, place), encoder)
 
     @classmethod
@@ -169,7 +181,7 @@ class Recognizer:
                 raise SerError("this exported model holds its encoder and normalises by the training statistics; for a "
                                "speaker's own, export without --with-encoder.")
             with self._turn:
-                scores = self.model([self._cut_waveform(waveform) for waveform in waveforms])
+                scores = self.model(waveforms)
             return self._predictions(scores, [len(w) / SAMPLE_RATE for w in waveforms], self.config.statistics)
         return self.classify(self.frames(waveforms), [len(w) / SAMPLE_RATE for w in waveforms], statistics, attention)
 
@@ -213,27 +225,13 @@ class Recognizer:
         if isinstance(self.model, OnnxWaveformModel):
             raise SerError("this exported model holds its encoder and takes no frames; load the checkpoint instead.")
         statistics = statistics or self.config.statistics
-        longest = self._longest_frames()
         with self._turn:
-            scores = self.model([utterance[:longest] for utterance in frames], statistics, attention)
+            scores = self.model([utterance[: self.longest_frames] for utterance in frames], statistics, attention)
         return self._predictions(scores, seconds, statistics)
 
     def speaker_statistics(self, recordings: Sequence[Recording]) -> FrameStatistics:
         """Statistics of one speaker's recordings, for models trained with ``normalization=speaker``."""
         return FrameStatistics.of_frames(self.frames([prepare(*recording)])[0] for recording in recordings)
-
-    def _longest_frames(self) -> int | None:
-        if self.config.max_seconds is None or self.encoder is None:
-            return None
-        return max(1, round(self.config.max_seconds * self.encoder.frame_rate))
-
-    def _cut_waveform(self, waveform: Tensor) -> Tensor:
-        """The samples under the frames of the first ``max_seconds``, for a model that holds its encoder."""
-        if self.config.max_seconds is None:
-            return waveform
-        hop = int(self.config.plain["hop_samples"])
-        frames = max(1, round(self.config.max_seconds * SAMPLE_RATE / hop))
-        return waveform[: (frames - 1) * hop + SHORTEST_SAMPLES]
 
     def _predictions(self, scores: Scores, seconds: Sequence[float], statistics: FrameStatistics) -> list[Prediction]:
         attention: Sequence[Any] = scores.attention or [None] * len(seconds)

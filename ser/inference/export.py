@@ -1,0 +1,229 @@
+"""A trained model as one ONNX file, checked against PyTorch before it is in place."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ser.data.audio import SAMPLE_RATE
+from ser.data.encoders import LogMel
+from ser.errors import SerError
+from ser.files import atomic_path
+from ser.inference.checkpoint import to_plain
+from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM, TorchNetwork
+from ser.inference.onnx_gru import exportable, translations
+from ser.inference.recognizer import Prediction, Recognizer
+from ser.inference.waveforms import SHORTEST_SAMPLES
+
+TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX in single precision
+# With the encoder inside, its last digits decide now and then to which half-precision number a frame's value rounds.
+TOLERANCE_WITH_ENCODER = 1e-3
+_OPSET = 18
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file answers beside the model in PyTorch.
+
+    Attributes:
+        recordings: how many were compared.
+        shortest: seconds.
+        longest: seconds.
+        largest_difference: of a probability.
+        same_label: share of recordings with the same label.
+    """
+
+    recordings: int
+    shortest: float
+    longest: float
+    largest_difference: float
+    same_label: float
+
+
+class FrameGraph(nn.Module):
+    """Frames (B, L, D) as the encoder made them and lengths (B,) to probabilities (B, C).
+
+    Args:
+        recognizer: a model in PyTorch.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        super().__init__()
+        network, statistics = _torch_network(recognizer).network, recognizer.config.statistics
+        self.network = exportable(network).cpu()
+        self.longest = recognizer.longest_frames
+        self.register_buffer("mean", statistics.mean.clone())
+        self.register_buffer("std", statistics.std.clone())
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Normalise, classify, softmax."""
+        if self.longest is not None:
+            lengths = lengths.clamp(max=self.longest)
+        normalised = (frames - self.mean) / self.std  # (B, L, D)
+        mask = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
+        normalised = normalised.masked_fill(~mask.unsqueeze(-1), 0.0)
+        probabilities: Tensor = self.network(normalised, lengths).emotion_logits.softmax(dim=-1)
+        return probabilities
+
+
+class WaveformGraph(nn.Module):
+    """Waveforms (B, N) at 16 kHz and their samples (B,) to probabilities (B, C).
+
+    Args:
+        recognizer: a model in PyTorch whose encoder is LogMel.
+
+    Raises:
+        SerError: its encoder is another one.
+    """
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        super().__init__()
+        encoder = recognizer.encoder
+        if not isinstance(encoder, LogMel):
+            raise SerError(f"{type(encoder).__name__} cannot be exported with the network (it treats waveforms one by "
+                           "one, so that frames do not depend on padding), only LogMel can; leave out --with-encoder.")
+        self.spectrogram, self.hop = encoder._mel, encoder.hop
+        self.classify = FrameGraph(recognizer)
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """The steps of LogMel, half precision as in the feature cache, then the network."""
+        energy = self.spectrogram(waveform).transpose(1, 2)  # (B, L, D)
+        frames = ((energy.clamp(min=1e-10).log() + 12) / 4).half().float()
+        return self.classify(frames, (lengths - SHORTEST_SAMPLES) // self.hop + 1)
+
+
+def export_onnx(recognizer: Recognizer, path: str | Path, *, with_encoder: bool = False,
+                quantize: bool = False) -> dict[str, Agreement]:
+    """Write an ONNX file with dynamic batch and time, and compare it with PyTorch before it is in place.
+
+    Inputs are ``frames`` (B, L, D) as the encoder made them (normalisation is inside) or ``waveform`` (B, N) at
+    16 kHz mono, and ``lengths`` (B,) int64 in frames or samples; the output is ``probabilities`` (B, C). The metadata
+    hold the emotions and the description that Recognizer needs.
+
+    Args:
+        recognizer: a model in PyTorch.
+        path: the file to write.
+        with_encoder: put the encoder into the file too.
+        quantize: store weights as 8-bit integers.
+
+    Returns:
+        Agreement of the single-precision file (``float32``) and, if asked for, of the quantised one (``int8``).
+
+    Raises:
+        SerError: the packages are missing, the encoder cannot be exported, or the file disagrees with PyTorch.
+    """
+    _require("onnx", "onnxscript", "onnxruntime")
+    found: dict[str, Agreement] = {}
+    with atomic_path(path) as temporary:
+        _write(recognizer, temporary, with_encoder)
+        found["float32"] = agreement(recognizer, Recognizer.from_checkpoint(temporary, encoder=recognizer.encoder))
+        tolerance = TOLERANCE_WITH_ENCODER if with_encoder else TOLERANCE
+        if found["float32"].largest_difference > tolerance:
+            raise SerError(f"the exported model differs from PyTorch by {found['float32'].largest_difference:.1e} in a "
+                           f"probability, expected at most {tolerance:.0e}; nothing was written, so please report it.")
+        if quantize:
+            from ser.inference.quantization import quantize_file  # noqa: PLC0415
+
+            quantize_file(temporary)
+            found["int8"] = agreement(recognizer, Recognizer.from_checkpoint(temporary, encoder=recognizer.encoder))
+    return found
+
+
+def agreement(one: Recognizer, other: Recognizer, waveforms: Sequence[Tensor] | None = None) -> Agreement:
+    """Compare two forms of a model on waveforms at 16 kHz; None takes made-up sounds from 25 ms to 30 s."""
+    waveforms = test_sounds() if waveforms is None else waveforms
+    pairs: list[tuple[Prediction, Prediction]] = []
+    for waveform in waveforms:
+        pairs.append((one.predict_batch([waveform])[0], other.predict_batch([waveform])[0]))
+    values = [[list(prediction.probabilities.values()) for prediction in pair] for pair in pairs]
+    gaps = np.ptp(np.array(values), axis=1)  # (n, C)
+    seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
+    return Agreement(len(pairs), min(seconds), max(seconds), float(gaps.max()),
+                     float(np.mean([first.label == second.label for first, second in pairs])))
+
+
+def test_sounds(count: int = 40, seed: int = 0) -> list[Tensor]:
+    """Gliding harmonics in noise of 25 ms to 30 s, in geometric steps: as unlike each other as voices are."""
+    generator = np.random.default_rng(seed)
+    sounds = []
+    for samples in np.geomspace(SHORTEST_SAMPLES, 30 * SAMPLE_RATE, count).astype(int):
+        time = np.arange(samples) / SAMPLE_RATE
+        pitch = generator.uniform(80, 300) * (1 + 0.3 * np.sin(2 * np.pi * generator.uniform(0.2, 2) * time))
+        phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+        tilt = generator.uniform(0.5, 2)
+        voice = sum(np.sin(order * phase) / order**tilt for order in range(1, 15))
+        envelope = np.abs(np.sin(2 * np.pi * generator.uniform(1, 5) * time)) ** generator.uniform(0.5, 3)
+        noise = generator.uniform(1e-4, 0.02) * generator.standard_normal(samples)
+        sounds.append(torch.from_numpy(generator.uniform(0.02, 0.3) * voice * envelope + noise).float())
+    return sounds
+
+
+def _write(recognizer: Recognizer, path: Path, with_encoder: bool) -> None:
+    batch = torch.export.Dim("batch")
+    lengths: Tensor
+    if with_encoder:
+        graph: nn.Module = WaveformGraph(recognizer)
+        name, example, lengths = WAVEFORM, torch.randn(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2])
+    else:
+        graph = FrameGraph(recognizer)
+        name, example, lengths = FRAMES, torch.randn(2, 37, recognizer.config.input_size), torch.tensor([37, 20])
+    shapes = ({0: batch, 1: torch.export.Dim("samples" if with_encoder else "time")}, {0: batch})
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.eval(), (example, lengths), dynamo=True, dynamic_shapes=shapes, opset_version=_OPSET,
+            input_names=[name, "lengths"], output_names=["probabilities"], verbose=False,
+            custom_translation_table=translations(),
+        )
+    if program is None:
+        raise SerError("torch.onnx.export gave no program, expected one; install the versions that ser[export] names.")
+    program.model.metadata_props.update(_metadata(recognizer))
+    program.save(path, external_data=False)
+
+
+def _metadata(recognizer: Recognizer) -> dict[str, str]:
+    return {METADATA_KEY: json.dumps(to_plain(recognizer.config.plain)), "emotions": ",".join(recognizer.emotions),
+            "sample_rate": str(SAMPLE_RATE)}
+
+
+def _torch_network(recognizer: Recognizer) -> TorchNetwork:
+    if not isinstance(recognizer.model, TorchNetwork):
+        raise SerError("an ONNX file cannot be exported again, expected a run folder, .ckpt or exported folder; name "
+                       "one with --checkpoint.")
+    return recognizer.model
+
+
+def _require(*packages: str) -> None:
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise SerError(f"ONNX export needs {' and '.join(missing)}, which this installation lacks; "
+                       "pip install 'ser[export]'.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and advice off the screen; its errors are exceptions."""
+    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,166 @@
+"""A trained model as a Hugging Face folder: weights, description, and a model card made of the run's own records."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ser.errors import SerError
+from ser.evaluation.significance import bootstrap_interval
+from ser.evaluation.tables import read_predictions
+from ser.inference.checkpoint import to_plain
+from ser.inference.engines import TorchNetwork
+from ser.inference.recognizer import Recognizer
+
+_LICENCES = {
+    "iemocap": "IEMOCAP is licensed by USC for research; the release may not be passed on, and whether a model trained "
+               "on it may be, its licence decides.",
+    "ravdess": "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
+    "emodb": "EMO-DB (Burkhardt et al. 2005) is free for research; cite it.",
+    "synthetic": "The synthetic corpus is made by the program and carries no licence of others.",
+    "synthetic_features": "The synthetic corpus is made by the program and carries no licence of others.",
+}
+
+
+def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | None = None) -> Path:
+    """Write ``model.safetensors``, ``config.json`` and ``README.md``; an earlier export in ``folder`` is replaced.
+
+    Args:
+        recognizer: a model in PyTorch.
+        folder: where; it appears whole or not at all.
+        run: the run folder whose metrics.json, split.json and predictions.csv the card tells of; None: no figures.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SerError: the model is an ONNX file, ``folder`` holds something else, or it cannot be written.
+    """
+    folder = Path(folder)
+    if not isinstance(recognizer.model, TorchNetwork):
+        raise SerError("an ONNX file cannot be exported again, expected a run folder or .ckpt; name one with "
+                       "--checkpoint.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
+        raise SerError(f"{folder} holds something else, expected an empty folder or an earlier export; choose another "
+                       "--output.")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    weights = {name: value.cpu().contiguous() for name, value in recognizer.model.network.state_dict().items()}
+    try:
+        temporary.mkdir(parents=True)
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        config = json.dumps(to_plain(recognizer.config.plain), indent=2, ensure_ascii=False)
+        (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(model_card(recognizer, run), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        raise SerError(f"could not write {folder}: {error.strerror or error}; free space or choose a writable folder."
+                       ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
+    """The README of an exported model, in Markdown with the Hub's header."""
+    facts = recognizer.config.plain
+    metrics, split = (_record(run, name) for name in ("metrics.json", "split.json"))
+    emotions = ", ".join(recognizer.emotions)
+    sections = [
+        "---\nlibrary_name: ser\npipeline_tag: audio-classification\ntags:\n- speech-emotion-recognition\n"
+        "license: other\n---",
+        f"# Speech emotion recognition: {facts.get('corpus')}, {_name(facts['network'])} on {_name(facts['encoder'])}",
+        f"Recognises {emotions} in one speaker's utterance (16 kHz mono; other rates are resampled).",
+        "```python\nfrom ser.inference.recognizer import Recognizer\n\n"
+        "recognizer = Recognizer.from_pretrained(\"<this folder or Hub id>\")\n"
+        "prediction = recognizer(waveform, sample_rate)  # label, confidence, probabilities\n```",
+        "## Data and protocol\n\n" + _data(facts, split),
+        "## Results\n\n" + _results(metrics, run),
+        "## Model\n\n" + _model(recognizer),
+        "## Limits\n\n" + _limits(facts, metrics),
+        "## Licences\n\n" + _licences(facts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
+    lines = [f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`, fold {facts.get('fold')}"
+             + (f" of {split['folds']}" if "folds" in split else "") + f", seed {facts.get('seed')}."]
+    if "parts" in split:
+        lines += ["", "| part | utterances | minutes | speakers |", "|---|---|---|---|"]
+        lines += [f"| {name} | {part['utterances']} | {part['seconds'] / 60:.1f} | {len(part['speakers'])} |"
+                  for name, part in split["parts"].items()]
+    return "\n".join(lines)
+
+
+def _results(metrics: Mapping[str, Any], run: str | Path | None) -> str:
+    if not metrics:
+        return "No record of a finished run lay beside the checkpoint, so no figures can be given."
+    test = metrics["test"]
+    rows = ["| part | n | UAR | WA | macro F1 |", "|---|---|---|---|---|"]
+    rows += [f"| {part} | {metrics[part]['n']} | {_percent(metrics[part]['uar'])} | {_percent(metrics[part]['wa'])} | "
+             f"{_percent(metrics[part]['macro_f1'])} |" for part in ("validation", "test")]
+    recall = ", ".join(f"{name} {_percent(value)}" for name, value in test["recall"].items())
+    lines = ["\n".join(rows), f"Test recall in %: {recall}."]
+    if run is not None and (Path(run) / "predictions.csv").is_file():
+        low, high = _interval(Path(run))
+        lines.append(f"95% bootstrap interval of the test UAR over speakers: {low} to {high}. The test part chose "
+                     "nothing: the epoch was chosen by validation UAR.")
+    return "\n\n".join(lines)
+
+
+def _interval(run: Path) -> tuple[str, str]:
+    found = bootstrap_interval(read_predictions(run / "predictions.csv"), "uar")
+    return _percent(found.low), _percent(found.high)
+
+
+def _model(recognizer: Recognizer) -> str:
+    facts = recognizer.config.plain
+    parameters = sum(value.numel() for value in recognizer.parameters())
+    settings = {key: value for key, value in facts["encoder"].items() if key != "_target_"}
+    return (f"{_name(facts['network'])}, {parameters:,} parameters, on frames of {recognizer.config.input_size} values "
+            f"from {_name(facts['encoder'])} ({', '.join(f'{key} {value}' for key, value in settings.items())}), which "
+            f"is not contained. Frames are normalised: {recognizer.config.kind}.")
+
+
+def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    lines = ["- It names how an utterance sounds in the terms of its corpus; it does not know what anybody feels.",
+             "- Other languages, recording conditions and spontaneous speech unlike the corpus are answered all the "
+             "same, and worse.",
+             "- Not for decisions about people: hiring, policing, medicine, education."]
+    if metrics.get("speaker_overlap"):
+        lines.append("- Speakers overlap between training and evaluation: the figures are not for unseen speakers.")
+    if metrics.get("transductive") or facts["normalization"]["kind"] == "speaker":
+        lines.append("- The figures are transductive: each speaker's own unlabelled audio normalised the frames; "
+                     "without it expect less.")
+    if facts.get("corpus", "").startswith("synthetic"):
+        lines.append("- Trained on a synthetic voice: an example, of no use on people.")
+    return "\n".join(lines)
+
+
+def _licences(facts: Mapping[str, Any]) -> str:
+    corpus = _LICENCES.get(str(facts.get("corpus")), "See the licence of the corpus before you pass the model on.")
+    encoder = (f"The encoder {facts['encoder']['checkpoint']} has a licence of its own." if "checkpoint" in
+               facts["encoder"] else "The encoder needs no weights of others.")
+    return f"{corpus} {encoder} The code is MIT."
+
+
+def _record(run: str | Path | None, name: str) -> dict[str, Any]:
+    if run is None or not (Path(run) / name).is_file():
+        return {}
+    content: dict[str, Any] = json.loads((Path(run) / name).read_text(encoding="utf-8"))
+    return content
+
+
+def _name(description: Mapping[str, Any]) -> str:
+    return str(description["_target_"]).rpartition(".")[2]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"

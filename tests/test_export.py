@@ -1,0 +1,176 @@
+"""Exported models answer like the checkpoint they come from, and describe themselves."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import soundfile
+import torch
+from checkpoints import EMOTIONS, ENHANCED, GRU, save_checkpoint, voice
+from tiny_encoders import save_tiny_hubert
+
+from ser.cli import main
+from ser.errors import SerError
+from ser.inference.export import agreement, export_onnx, test_sounds
+from ser.inference.hub import export_hub
+from ser.inference.recognizer import Recognizer
+from ser.inference.statistics import FrameStatistics
+
+SMALL = {**GRU, "layers": 1}
+test_sounds.__test__ = False  # a function of the package, not a test
+
+
+def values(prediction):
+    return np.array(list(prediction.probabilities.values()))
+
+
+def load(path, **settings):
+    return Recognizer.from_checkpoint(save_checkpoint(path / "checkpoints" / "best.ckpt", **settings))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A checkpoint, its ONNX file and the agreement of the two."""
+    folder = tmp_path_factory.mktemp("run")
+    recognizer = load(folder, kind="speaker")
+    found = export_onnx(recognizer, folder / "model.onnx")
+    return recognizer, folder / "model.onnx", found["float32"]
+
+
+def test_agreement_covers_many_lengths(exported):
+    recognizer, _, found = exported
+    assert found.largest_difference <= 1e-4
+    assert found.same_label == 1
+    assert (found.recordings, found.shortest, found.longest) == (40, 0.025, 30.0)
+    assert len({recognizer(sound, 16000).label for sound in test_sounds()}) > 1  # a constant would agree too
+
+
+def test_recognizer_runs_the_file_with_the_same_call(exported):
+    recognizer, path, _ = exported
+    other = Recognizer.from_checkpoint(path)
+    recordings = [(voice(seconds, seed), 16000) for seed, seconds in enumerate([0.03, 1.0, 2.5, 6.1])]
+    for one, two, recording in zip(recognizer.predict_many(recordings), other.predict_many(recordings), recordings,
+                                   strict=True):
+        assert values(one) == pytest.approx(values(two), abs=1e-5)
+        assert values(two) == pytest.approx(values(other(*recording)), abs=1e-5)
+        assert (one.label, one.normalization, one.seconds) == (two.label, two.normalization, two.seconds)
+    own = FrameStatistics(recognizer.config.statistics.mean + 0.3, recognizer.config.statistics.std * 1.7, "speaker")
+    one, two = (model(voice(2.0), 16000, statistics=own) for model in (recognizer, other))
+    assert values(one) == pytest.approx(values(two), abs=1e-5)
+    assert one.normalization == two.normalization == "speaker"
+
+
+def test_any_program_can_run_the_file(exported):
+    recognizer, path, _ = exported
+    session = onnxruntime.InferenceSession(str(path))
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    assert shapes == {"frames": ["batch", "time", 40], "lengths": ["batch"]}
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["emotions"] == ",".join(EMOTIONS)
+    assert json.loads(metadata["ser_config"])["emotions"] == EMOTIONS
+    frames = [recognizer.frames([voice(seconds)])[0] for seconds in (1.0, 0.5)]
+    batch = np.full((2, 60, 40), 7.0, np.float32)  # padding is not looked at
+    for row, found in zip(batch, frames, strict=True):
+        row[:len(found)] = found
+    lengths = np.array([len(found) for found in frames])
+    answers = session.run(["probabilities"], {"frames": batch, "lengths": lengths})[0]
+    for answer, seconds in zip(answers, (1.0, 0.5), strict=True):
+        assert answer == pytest.approx(values(recognizer(voice(seconds), 16000)), abs=1e-5)
+
+
+def test_the_baseline_is_exported_too(tmp_path):
+    attention = {"_target_": "ser.models.attention.ConcatAttention", "_partial_": True}
+    recognizer = load(tmp_path, model={**GRU, "layers": 1, "attention": attention}, max_seconds=1.5)
+    assert export_onnx(recognizer, tmp_path / "model.onnx")["float32"].largest_difference < 1e-4
+
+
+def test_the_encoder_can_be_inside(tmp_path):
+    recognizer = load(tmp_path, model=SMALL, max_seconds=2.0)
+    found = export_onnx(recognizer, tmp_path / "whole.onnx", with_encoder=True)["float32"]
+    assert found.largest_difference <= 1e-3
+    other = Recognizer.from_checkpoint(tmp_path / "whole.onnx")
+    recordings = [(voice(seconds, seed), 16000) for seed, seconds in enumerate([1.0, 2.5, 6.1])]
+    for one, two in zip(recognizer.predict_many(recordings), other.predict_many(recordings), strict=True):
+        assert values(one) == pytest.approx(values(two), abs=1e-3)
+    with pytest.raises(SerError, match="holds its encoder"):
+        other(voice(1.0), 16000, statistics=recognizer.config.statistics)
+
+
+def test_an_encoder_that_cannot_be_inside_says_so(tmp_path):
+    folder = save_tiny_hubert(tmp_path / "hubert")
+    encoder = {"_target_": "ser.data.encoders.SpeechEncoder", "checkpoint": str(folder)}
+    recognizer = load(tmp_path, encoder=encoder, width=16)
+    with pytest.raises(SerError, match="only LogMel can"):
+        export_onnx(recognizer, tmp_path / "model.onnx", with_encoder=True)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_int8_is_smaller_and_nearly_the_same(tmp_path):
+    recognizer = load(tmp_path, model={**ENHANCED, "hidden_size": 64, "layers": 1})
+    found = export_onnx(recognizer, tmp_path / "model.int8.onnx", quantize=True)
+    weights = sum(value.numel() * 4 for value in recognizer.parameters())
+    assert weights / (tmp_path / "model.int8.onnx").stat().st_size > 2.5
+    assert found["int8"].same_label >= 0.9  # of made-up sounds and random weights, where ties are near
+    assert found["float32"].largest_difference <= 1e-4 < found["int8"].largest_difference < 0.2
+    quantized = Recognizer.from_checkpoint(tmp_path / "model.int8.onnx")
+    assert quantized.emotions == recognizer.emotions
+    assert agreement(recognizer, quantized, [voice(2.0)]).recordings == 1
+
+
+@pytest.mark.parametrize("call", ["from_checkpoint", "from_pretrained"])
+def test_a_hub_folder_is_the_same_model(tmp_path, call):
+    recognizer = load(tmp_path, max_seconds=2.0)
+    folder = export_hub(recognizer, tmp_path / "hub", tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    other = getattr(Recognizer, call)(folder)
+    assert values(other(voice(3.0), 16000)) == pytest.approx(values(recognizer(voice(3.0), 16000)), abs=1e-9)
+    assert torch.equal(other.config.statistics.mean, recognizer.config.statistics.mean)
+    export_hub(other, folder)  # replaced by itself
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(SerError, match="holds something else"):
+        export_hub(recognizer, tmp_path / "full")
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(SerError, match="no usable description"):
+        Recognizer.from_checkpoint(folder)
+
+
+def test_the_card_tells_what_the_run_recorded(tmp_path):
+    from fake_runs import write_run
+
+    run = write_run(tmp_path)
+    recognizer = load(run)
+    card = export_hub(recognizer, tmp_path / "hub", run).joinpath("README.md").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    for fact in (f"{100 * metrics['test']['uar']:.1f}", f"| {metrics['test']['n']} |", "95% bootstrap interval",
+                 "protocol `session`", "LogMel", "## Limits", "## Licences"):
+        assert fact in card
+
+
+def test_the_command_exports_and_shows_the_agreement(tmp_path, capsys):
+    load(tmp_path, model=SMALL)
+    soundfile.write(tmp_path / "a.wav", voice(1.0).numpy(), 16000)
+    words = ["export", "--checkpoint", str(tmp_path)]
+    assert main([*words, "--quantize", "int8", "--compare", str(tmp_path / "a.wav")]) == 0
+    shown = capsys.readouterr().out
+    assert "given files" in shown
+    assert "MB" in shown
+    assert "ser_config" in {entry.key for entry in onnx.load(tmp_path / "model.int8.onnx").metadata_props}
+    assert main([*words, "--format", "hub"]) == 0
+    assert main(["export", "--checkpoint", str(tmp_path / "hub"), "--output", str(tmp_path / "again.onnx")]) == 0
+    assert main(["export", "--checkpoint", str(tmp_path / "again.onnx"), "--output", str(tmp_path / "b.onnx")]) == 1
+    assert main([*words, "--format", "hub", "--with-encoder"]) == 1
+    assert main([*words, "--output", "model.pt"]) == 1
+    assert main(["predict", str(tmp_path / "a.wav"), "--checkpoint", str(tmp_path / "again.onnx")]) == 0
+
+
+def test_onnx_files_of_others_get_one_sentence(tmp_path):
+    (tmp_path / "text.onnx").write_text("hello")
+    graph = onnx.helper.make_graph([], "empty", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "empty.onnx")
+    for name in ("text.onnx", "empty.onnx"):
+        with pytest.raises(SerError, match="no ONNX model that can be used") as error:
+            Recognizer.from_checkpoint(tmp_path / name)
+        assert "\n" not in str(error.value)
