@@ -134,7 +134,7 @@ def _check_same_run(checkpoint: Path, config: dict[str, Any]) -> None:
     try:
         stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["config"]
     except Exception as error:
-        raise SerError(f"{checkpoint} is not a checkpoint that can be resumed ({error}); {remedy}") from error
+        raise SerError(f"{checkpoint} is damaged, expected the checkpoint of an earlier run; {remedy}") from error
     for key in ("network", "encoder", "emotions", "hash"):
         if stored.get(key) != config[key]:
             raise SerError(

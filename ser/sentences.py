@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ser.configuration import known_keys, nearest
 from ser.errors import SerError
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EIO}
+_DISK = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EIO}
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.
 _USAGE_ERRORS = ("lightning.fabric.utilities.exceptions", "wandb.errors")
 
@@ -41,13 +41,16 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _disk_sentence(error: OSError) -> str | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            "the disk is full, expected room for the run's files and for temporary ones; free space and run the same "
+            "command again, with resume=true where it had trained."
+        )
     if error.errno in _DISK and error.filename:
         return (
-            f"{error.filename} could not be read or written ({error.strerror}), expected a writable folder with free "
-            "space; choose another by paths.outputs=, or free space, and run the same command again."
+            f"{error.filename} could not be read or written ({error.strerror}), expected a writable folder; choose "
+            "another by paths.outputs=, or correct its permissions."
         )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full, expected room for the run's files; free space and run again with resume=true."
     return None
 
 

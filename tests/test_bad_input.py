@@ -1,0 +1,359 @@
+"""Bad input: one sentence, no traceback, an exit code, and nothing lost that was there before."""
+
+import errno
+import logging
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from fake_corpora import RATE, write_manifest, write_ravdess, write_voice
+from hydra.core.global_hydra import GlobalHydra
+from tiny_encoders import save_tiny_hubert, save_tiny_whisper
+
+import ser.files
+from ser import cli
+
+ROOT = Path(ser.files.__file__).resolve().parent.parent
+TINY = ["model=gru", "model.hidden_size=8", "trainer.max_epochs=1", "adversarial=none", "augmentation=none",
+        "logger=csv", "callbacks.progress_bar=null", "leakage=false", "figures=false"]
+PLACE = ["name=run", "variant=bad"]  # every command of this file runs in the same folder
+
+
+def words_for(outputs, *words):
+    """The words of a small run; a corpus is only added where none is named."""
+    several = [word for word in words if word == "-m"]
+    return [*several, f"paths.outputs={outputs}", *TINY, *PLACE, *(word for word in words if word != "-m")]
+
+
+def run_program(*words):
+    """Run train.py as a program would be, inside this process: its exit code and what Python says on its behalf."""
+    root, given = logging.getLogger(), sys.argv
+    handlers, level = root.handlers[:], root.level
+    sys.argv = ["train.py", *words]
+    try:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    except SystemExit as ended:  # Python prints a message and exits with 1
+        return (1, ended.code) if isinstance(ended.code, str) else (ended.code or 0, "")
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        sys.argv, root.handlers[:], root.level = given, handlers, level
+        GlobalHydra.instance().clear()
+    return 0, ""
+
+
+@pytest.fixture
+def train(capsys):
+    """Run a small experiment: its exit code, its error message and what it printed."""
+
+    def run(outputs, *words):
+        capsys.readouterr()
+        code, said = run_program(*words_for(outputs, *words))
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err + output.out
+        return code, said, output.out
+
+    return run
+
+
+@pytest.fixture
+def ser_command(capsys):
+    """Run a ``ser`` subcommand: its exit code and what it printed, on one line."""
+
+    def run(*words):
+        capsys.readouterr()
+        code = cli.main(list(map(str, words)))
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err + output.out
+        return code, " ".join((output.out + output.err).split())
+
+    yield run
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_manifest(tmp_path_factory.mktemp("corpus"), 6, utterances_per_speaker_and_emotion=1, seconds=0.2,
+                          session=True)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, corpus):
+    """Where a first run has finished."""
+    folder = tmp_path_factory.mktemp("outputs")
+    assert run_program(*words_for(folder, "data=manifest", f"data.manifest={corpus}")) == (0, "")
+    return folder
+
+
+def results(outputs):
+    """All that was computed: figures, predictions, checkpoints, cached frames."""
+    wanted = ("metrics.json", "predictions.csv", "embeddings.npy", "best.ckpt", "*.safetensors")
+    return {path: path.read_bytes() for name in wanted for path in outputs.rglob(name)}
+
+
+def one_sentence(text):
+    body = text.removeprefix("error: ")
+    assert body and "\n" not in body and body.rstrip("'\")")[-1] in ".?!", text
+    assert len(body) < 600
+    return body
+
+
+WORDS = [
+    ("model=foo", "known are enhanced_gru"),
+    ("experiment=foo", "the group experiment has no such option"),
+    ("modle=gru", "did you mean model?"),
+    ("typo=1", "'typo'"),
+    ("++typo=1", "'typo'"),
+    ("batches.batchsize=3", "did you mean batches.batch_size?"),
+    ("++batches.batchsize=3", "did you mean batches.batch_size?"),
+    ("optimizer.lrr=1", "did you mean optimizer.lr?"),
+    ("++optimizer.lrr=1", "unexpected keyword argument 'lrr'"),
+    ("features.layer=99", "the chosen features has none"),
+    ("fold", "expected key=value"),
+    ("fold=", "expected a whole number"),
+    ("fold=abc", "expected a whole number"),
+    ("fold=1.5", "expected a whole number"),
+    ("fold=0", "folds 1 to 3"),
+    ("fold=4", "folds 1 to 3"),
+    ("seed=abc", "expected a whole number"),
+    ("seed=-1", "from 0"),
+    ("resume=maybe", "expected true or false"),
+    ("batches.batch_size=0", "at least 1"),
+    ("batches.batch_size=many", "expected a whole number"),
+    ("batches.max_frames=abc", "expected a number"),
+    ("batches.workers=-1", "at least 0"),
+    ("trainer.max_epochs=-1", "at least 1"),
+    ("trainer.max_epochs=0", "at least 1"),
+    ("trainer.devices=0", "trainer.devices=0"),
+    ("trainer.precision=foo", "Precision 'foo' is invalid"),
+    ("data.emotions=[sad]", "at least two"),
+    ("data.emotions=sad", "expected a list"),
+    ("data.emotions=[sad,foo]", "no emotion foo"),
+    ("data.manifest=/nowhere.csv", "does not exist"),
+    ("data.manifest=null", "no manifest was given"),
+    ("model.hidden_size=0", "at least 2"),
+    ("model.layers=0", "at least 1"),
+    ("model.dropout=abc", "expected a number"),
+    ("model.attention=dot", "model.attention=dot"),
+    ("model=enhanced_gru model.heads=3", "3 attention heads cannot share 32 channels"),
+    ("model=enhanced_gru model.hidden_size=7", "8 attention heads cannot share 28 channels"),
+    ("optimizer.lr=abc", "expected a number"),
+    ("optimizer.lr=-1", "at least 0"),
+    ("protocol=superb protocol.validation_share=2", "between 0 and 1"),
+    ("adversarial_weight=abc", "expected a number"),
+    ("extraction.device=foo", "not available"),
+    ("callbacks.early_stopping.patience=abc", "expected a whole number"),
+    ("features=hubert_base features.checkpoint=/nowhere", "hf download"),
+    ("features=hubert_base features.dtype=foo", "float32"),
+    ("logger=foo", "known are csv"),
+    ("normalization=foo", "known are global"),
+]
+
+
+@pytest.mark.parametrize(("words", "part"), WORDS, ids=[words for words, _ in WORDS])
+def test_words_that_make_no_run(train, outputs, corpus, words, part):
+    before = results(outputs)
+    code, said, _ = train(outputs, "data=manifest", f"data.manifest={corpus}", *words.split())
+    assert code == 1
+    assert part in one_sentence(said)
+    assert len(before) == 4 + 3  # four files of the run, three sessions of the cache
+    assert results(outputs) == before
+
+
+@pytest.mark.parametrize(("data", "part"), [("iemocap", "IEMOCAP_ROOT"), ("ravdess", "RAVDESS_ROOT"),
+                                            ("emodb", "EMODB_ROOT")])
+def test_a_corpus_folder_that_is_not_given_missing_or_empty(train, tmp_path, monkeypatch, data, part):
+    monkeypatch.delenv(part, raising=False)
+    for root in ([], [f"data.root={tmp_path}/nowhere"], [f"data.root={tmp_path}"]):
+        code, said, _ = train(tmp_path / "out", f"data={data}", *root)
+        assert code == 1
+        assert "data.root=" in one_sentence(said)
+
+
+def test_a_corpus_of_one_speaker(train, tmp_path):
+    table = write_manifest(tmp_path, speakers=1, seconds=0.2)
+    code, said, _ = train(tmp_path / "out", "data=manifest", f"data.manifest={table}")
+    assert code == 1
+    assert "1 speaker, expected at least 2" in one_sentence(said)
+
+
+def test_a_training_part_without_one_of_the_emotions(train, tmp_path):
+    table = write_manifest(tmp_path, utterances_per_speaker_and_emotion=1, seconds=0.2, session=True)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if "sad" not in line or ",s1" in line))
+    code, said, _ = train(tmp_path / "out", "data=manifest", f"data.manifest={table}", "normalization=speaker")
+    assert code == 1
+    assert "no sad utterance to train on" in one_sentence(said)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A corpus with every kind of bad file, and two good ones of unusual form; where it lies and what is bad."""
+    table = write_manifest(tmp_path, utterances_per_speaker_and_emotion=2, seconds=0.2, session=True)
+    files = sorted((tmp_path / "audio").iterdir())
+    noise = 0.1 * np.random.default_rng(0).standard_normal((RATE // 5, 2))
+    bad = dict(zip(("empty", "truncated", "NaN", "decoded", "at least one frame", "no such"), files, strict=False))
+    bad["empty"].write_bytes(b"")
+    bad["truncated"].write_bytes(bad["truncated"].read_bytes()[:3000])
+    soundfile.write(bad["NaN"], np.full(3200, np.nan), RATE, subtype="FLOAT")
+    bad["decoded"].write_text("This is no sound.")
+    soundfile.write(bad["at least one frame"], noise[:300, 0], RATE)
+    bad["no such"].unlink()
+    soundfile.write(files[6], noise, 44100, subtype="PCM_24")
+    soundfile.write(files[7], noise[:, 0], 8000, subtype="PCM_U8")
+    return table, {path.stem: part for part, path in bad.items()}
+
+
+def test_bad_files_are_left_out_each_with_its_reason(ser_command, train, damaged, tmp_path):
+    table, bad = damaged
+    words = ["data=manifest", f"data.manifest={table}"]
+    code, said = ser_command("extract", f"paths.outputs={tmp_path}/out", *words)
+    assert code == 3  # partly failed
+    assert f"{len(bad)} of 48 left out" in said
+    (report,) = (tmp_path / "out").rglob("failures.csv")
+    lines = report.read_text().splitlines()[1:]
+    assert len(lines) == len(bad)  # stereo at 44.1 kHz and 8 bits are read as they are
+    for name, part in bad.items():
+        (line,) = (line for line in lines if line.startswith(name + ","))
+        assert part in line
+
+    code, _, shown = train(tmp_path / "out", *words)
+    assert code == 0  # the rest trains, and says what it lacks
+    assert all(name in shown for name in bad)
+
+
+def test_a_corpus_without_one_readable_file(ser_command, tmp_path):
+    table = write_manifest(tmp_path, seconds=0.2)
+    for path in (tmp_path / "audio").iterdir():
+        path.write_bytes(b"RIFF")
+    code, said = ser_command("extract", f"paths.outputs={tmp_path}/out", "data=manifest", f"data.manifest={table}")
+    assert code == 1
+    assert "error: none of the 48 utterances" in said
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "foreign", "stale", "text"])
+def test_a_cache_that_is_damaged_foreign_or_stale(train, tmp_path, harm):
+    table = write_manifest(tmp_path, utterances_per_speaker_and_emotion=1, seconds=0.2, session=True)
+    words = ["data=manifest", f"data.manifest={table}"]
+    assert train(tmp_path / "out", *words)[0] == 0
+    before = results(tmp_path / "out")
+    file = sorted((tmp_path / "out" / "cache").rglob("session1.safetensors"))[0]
+    if harm == "foreign":
+        assert cli.main(["extract", f"paths.outputs={tmp_path}/other", *words, "features.mels=40"]) == 0
+        content = next((tmp_path / "other").rglob("session1.safetensors")).read_bytes()
+    elif harm == "flipped":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 255
+    else:
+        content = {"cut": file.read_bytes()[:-9], "text": b"nothing of use", "stale": file.read_bytes()}[harm]
+    file.write_bytes(content)
+    if harm == "stale":
+        write_voice(tmp_path / "audio" / "spk1_sad_0.wav", "spk1", "angry", 0.4, True)
+    code, said, _ = train(tmp_path / "out", *words)
+    assert code == 1
+    assert "delete" in one_sentence(said)
+    after = results(tmp_path / "out")
+    assert after[file] == bytes(content)  # evidence is for the user to delete
+    if harm != "flipped":  # frames are checked as they are read, when the new run has replaced the one before
+        assert after == before | {file: bytes(content)}
+
+
+def test_a_full_disk_while_extracting_keeps_what_was_written(train, tmp_path, corpus, monkeypatch):
+    """The third file that is written fails; the next run goes on from the two."""
+    sync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    words = ["data=manifest", f"data.manifest={corpus}"]
+    monkeypatch.setattr(ser.files.os, "fsync", full)
+    code, said, _ = train(tmp_path, *words)
+    monkeypatch.setattr(ser.files.os, "fsync", sync)
+    assert code == 1
+    assert "No space left on device" in one_sentence(said)
+    kept = list((tmp_path / "cache").rglob("*.safetensors"))
+    assert kept and not list(tmp_path.rglob("*.tmp*"))
+    code, _, shown = train(tmp_path, *words)
+    assert code == 0
+    assert "reused 8" in " ".join(shown.split())
+
+
+def test_a_full_disk_while_saving_a_checkpoint(train, tmp_path, corpus, monkeypatch):
+    def full(self, *arguments, **keywords):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lightning.Trainer.save_checkpoint", full)
+    code, said, _ = train(tmp_path, "data=manifest", f"data.manifest={corpus}")
+    assert code == 1
+    assert "the disk is full" in one_sentence(said)
+
+
+def test_outputs_and_cache_that_cannot_be_written(train, tmp_path, corpus):
+    (tmp_path / "file").write_text("not a folder")  # unlike permissions this stops root as well
+    words = ["data=manifest", f"data.manifest={corpus}"]
+    for outputs, more in ((tmp_path / "file", []), (tmp_path, [f"paths.cache={tmp_path}/file"])):
+        code, said, _ = train(outputs, *words, *more)
+        assert code == 1
+        assert "expected a writable folder" in one_sentence(said)
+
+
+def test_a_checkpoint_that_cannot_be_resumed(train, tmp_path, corpus):
+    words = ["data=manifest", f"data.manifest={corpus}"]
+    assert train(tmp_path, *words)[0] == 0
+    (metrics,) = tmp_path.rglob("metrics.json")
+    metrics.unlink()  # interrupted
+    before = results(tmp_path)
+    (last,) = tmp_path.rglob("last.ckpt")
+    content = last.read_bytes()
+    for damage in (b"", content[: len(content) // 2], b"no checkpoint"):
+        last.write_bytes(damage)
+        code, said, _ = train(tmp_path, *words, "resume=true")
+        assert code == 1
+        assert "without resume=true" in one_sentence(said)
+    last.write_bytes(content)
+    code, said, _ = train(tmp_path, *words, "resume=true", "model.hidden_size=6")
+    assert code == 1
+    assert "this run has" in said
+    assert results(tmp_path) == before
+
+
+def test_a_layer_that_the_encoder_does_not_have(train, tmp_path, corpus):
+    for name, save in (("hubert_base", save_tiny_hubert), ("whisper_base", save_tiny_whisper)):
+        save(tmp_path / name)
+        code, said, _ = train(tmp_path / "out", "data=manifest", f"data.manifest={corpus}", f"features={name}",
+                              f"features.checkpoint={tmp_path / name}", "features.layer=99")
+        assert code == 1
+        assert "numbers from 0 to 3" in one_sentence(said)
+
+
+def test_one_bad_run_of_a_sweep_lets_the_others_finish_and_ends_with_an_exit_code(train, tmp_path, corpus):
+    code, said, _ = train(tmp_path, "-m", "data=manifest", f"data.manifest={corpus}", "fold=1,9")
+    assert code == 1
+    assert "1 of the runs failed" in one_sentence(said)
+    assert len(list(tmp_path.rglob("metrics.json"))) == 1
+    assert "fold=9 does not exist" in next(tmp_path.rglob("failure.json")).read_text()
+
+
+def test_the_program_itself_says_one_sentence_and_nothing_else(tmp_path):
+    write_ravdess(tmp_path / "empty", actors=0).mkdir(exist_ok=True)
+    for words, part in ((["model=foo"], "model=foo was given"), (["fold=abc"], "fold=abc was given")):
+        done = subprocess.run([sys.executable, str(ROOT / "train.py"), *words_for(tmp_path / "out", *words)],
+                              capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1 and part in one_sentence(done.stderr.strip())
+
+
+def test_the_ser_command_says_the_same(ser_command, tmp_path):
+    for word, part in (("model=foo", "the group model has no such option"), ("fold=abc", "expected a whole number"),
+                       ("++typo=1", "no such key"), ("nonsense", "expected key=value")):
+        code, said = ser_command("extract", f"paths.outputs={tmp_path}", word)
+        assert code == 1
+        assert said.startswith("error: ") and part in said
