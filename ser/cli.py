@@ -16,7 +16,13 @@ COMMANDS = {
     "extract": "turn a corpus into cached frames, ahead of training",
     "predict": "recognise the emotion of files and folders",
     "listen": "recognise the emotion of a microphone or a file as it plays",
+    "demo": "serve a page for microphone, files and folders in the browser",
     "export": "write a trained model as ONNX or as a Hugging Face folder",
+    "report": "write one HTML page about a run, a sweep or a prediction table",
+    "compare": "set two results beside each other, with paired tests",
+    "probe": "test how much of the speaker the features of finished runs tell",
+    "figures": "draw finished runs again from their tables",
+    "reproduce": "carry out a finished run again and say whether the figures agree",
     "doctor": "check installation, corpus, encoder and cache, and say what to do",
 }
 

@@ -1,0 +1,1 @@
+"""A page in the browser for trained models: microphone, files, folders, history, model card."""
