@@ -33,7 +33,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "trainer.max_epochs": (1, None),  # the schedules need an end
 }
 _FREE = ("trainer.devices",)  # a number, a list or auto
-_NULLABLE = ("features.layer", "trainer.gradient_clip_val")
+_NULLABLE = ("features.layer", "trainer.gradient_clip_val", "batches.max_frames", "batches.max_seconds")
 
 
 def register_resolvers() -> None:
@@ -82,7 +82,8 @@ def check_values(cfg: DictConfig, choices: Mapping[str, Any], name: str = "train
     for key, (low, high) in _RANGES.items():
         given = OmegaConf.select(cfg, key)
         parent = key.rpartition(".")[0]
-        if given is None and (defaults.get(key) is None or (parent and OmegaConf.select(cfg, parent) is None)):
+        optional = defaults.get(key) is None or key in _NULLABLE
+        if given is None and (optional or (parent and OmegaConf.select(cfg, parent) is None)):
             continue
         if not _is_number(given) or given < low or (high is not None and given > high):
             expected = f"a number from {low} to {high}" if high is not None else f"a number of at least {low}"

@@ -1,0 +1,126 @@
+"""The doctor names what is unfit, with the remedy, and goes on to the end whatever it meets."""
+
+import pytest
+import torch
+from fake_corpora import write_manifest
+from hydra.core.global_hydra import GlobalHydra
+from tiny_encoders import save_tiny_whisper
+
+from ser import cli
+from ser.commands import doctor
+from ser.doctor import installation
+from ser.doctor.findings import Finding, run_checks, size
+
+
+@pytest.fixture
+def words(tmp_path):
+    table = write_manifest(tmp_path, utterances_per_speaker_and_emotion=1, seconds=0.2, session=True)
+    return ["data=manifest", f"data.manifest={table}", f"paths.outputs={tmp_path}/out"]
+
+
+@pytest.fixture
+def examine():
+    def run(*words, deep=False):
+        findings = list(doctor.examine(list(words), deep))
+        assert {finding.check for finding in findings} >= {"Python", "packages", "audio", "device", "optional"}
+        return {finding.check: finding for finding in findings}
+
+    yield run
+    GlobalHydra.instance().clear()
+
+
+def test_a_fit_machine_has_no_problem_before_and_after_the_extraction(examine, words, tmp_path, capsys):
+    before = examine(*words)
+    assert not [finding for finding in before.values() if finding.status == "problem"]
+    assert "24 utterances" in before["corpus"].text and "6 speakers, 3 sessions" in before["corpus"].text
+    assert "3 folds, each valid" in before["protocol"].text
+    assert "0 of 3 sessions complete; 24 utterances to extract, about 38.4 kB" in before["cache"].text
+    assert not list(tmp_path.rglob("*.safetensors"))  # looking changes nothing
+    assert cli.main(["extract", *words]) == 0
+    assert "3 of 3 sessions complete, every checksum verified" in examine(*words, deep=True)["cache"].text
+    capsys.readouterr()
+    assert cli.main(["doctor", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "0 problems" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_words_that_do_not_compose_leave_the_installation_checked(examine, capsys):
+    assert "no such option" in examine("model=foo")["configuration"].text
+    assert cli.main(["doctor", "fold=abc"]) == 1
+    assert "fold=abc was given" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_missing_corpus_and_encoder_are_two_problems_with_remedies(examine, tmp_path):
+    found = examine("data=ravdess", f"data.root={tmp_path}/nowhere", "features=hubert_base",
+                    "features.checkpoint=/nowhere", f"paths.outputs={tmp_path}")
+    assert (found["corpus"].status, found["encoder"].status) == ("problem", "problem")
+    assert "data.root=" in found["corpus"].text and "hf download" in found["encoder"].text
+    assert all("needs the corpus" in found[name].text for name in ("audio files", "protocol", "cache"))
+
+
+def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, words, tmp_path):
+    assert cli.main(["extract", *words]) == 0
+    file = next((tmp_path / "out").rglob("session1.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    for path in sorted((tmp_path / "audio").iterdir())[:6]:
+        path.write_text("no sound")
+    table = tmp_path / "manifest.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if "sad" not in line or ",s1" in line))
+    found = examine(*words)
+    assert found["audio files"].status == "problem" and "cannot be decoded" in found["audio files"].text
+    assert found["protocol"].status == "problem" and "no sad utterance to train on" in found["protocol"].text
+    deep = examine(*words, deep=True)["cache"]
+    assert deep.status == "problem" and "fail their checksum" in deep.text
+
+
+def test_an_encoder_on_disk_is_described_and_with_deep_it_runs(examine, words, tmp_path):
+    save_tiny_whisper(tmp_path / "whisper")
+    words = [*words, "features=whisper_base", f"features.checkpoint={tmp_path}/whisper"]
+    assert "16 values, 50 frames a second, layers [3]" in examine(*words)["encoder"].text
+    assert "gives 50 frames" in examine(*words, deep=True)["encoder"].text
+    found = examine(*words, "features.layer=9")
+    assert found["encoder"].status == "problem" and "from 0 to 3" in found["encoder"].text
+
+
+def test_a_hub_checkpoint_that_cannot_be_had_is_a_problem_and_nothing_is_downloaded(examine, words, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *arguments: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    found = examine(*words, "features=hubert_base")
+    assert found["encoder"].status == "problem" and "hf download" in found["encoder"].remedy
+    assert "needs the encoder" in found["cache"].text
+
+
+def test_device_and_folders(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (finding,) = installation.check_device("gpu", "cpu")
+    assert finding.status == "problem" and "trainer=cpu" in finding.remedy
+    (tmp_path / "file").write_text("")
+    (finding,) = installation.check_folder("paths.outputs", tmp_path / "file")
+    assert finding.status == "problem" and "paths.outputs=" in finding.remedy
+    monkeypatch.setattr(installation, "free_space", lambda folder: 1e6)
+    (finding,) = installation.check_folder("paths.cache", tmp_path)
+    assert finding.status == "problem" and "1.0 MB free" in finding.text
+
+
+def test_a_package_outside_its_bounds_is_named(monkeypatch):
+    monkeypatch.setattr(installation, "requires", lambda name: ["torch>=99", "numpy>=1", "no-such-package"])
+    (finding,) = installation.check_versions()
+    assert finding.status == "problem"
+    assert "torch" in finding.text and ">=99 needed" in finding.text and "no-such-package is not" in finding.text
+
+
+def test_a_check_that_breaks_stops_no_other():
+    def broken():
+        raise ZeroDivisionError("by zero")
+
+    found = list(run_checks([("first", broken), ("second", lambda: [Finding("second", "ok", "fine")])]))
+    assert [(finding.check, finding.status) for finding in found] == [("first", "problem"), ("second", "ok")]
+    assert [size(count) for count in (12, 1500, 1.9e9, 3e12)] == ["12 bytes", "1.5 kB", "1.9 GB", "3.0 TB"]
