@@ -185,14 +185,22 @@ def _strip(look: Look, language: str, times: Sequence[tuple[float, float]],
         sign = "" if winner is None else look.signs[winner]
         border = "#8a949c" if winner is None else look.colors[winner]
         cells.append(f'<span style="left:{left:.2f}%;width:{width:.2f}%;border-color:{border}" title="{escape(name)} '
-                     f'{start:.1f}–{end:.1f} s">{sign} {escape(name) if width > 9 else ""}</span>')
+                     f'{start:.1f}–{end:.1f} s">{sign} {_room_for(name, width)}</span>')
     return (f'<div class="ser-plot"><div class="ser-scale"></div><div class="ser-strip" role="img" '
             f'aria-label="{text(language, "strip")}">{"".join(cells)}</div></div>')
 
 
+def _room_for(name: str, width: float) -> str:
+    """The name in a stretch of ``width`` percent: nothing, or hidden on a phone, where it does not fit."""
+    if width <= 9:
+        return ""
+    return f'<em class="{"ser-short" if width < 25 else "ser-long"}">{escape(name)}</em>'
+
+
 def _axis(language: str, seconds: tuple[float, float]) -> str:
     marks = np.linspace(*seconds, 5)
-    shown = "".join(f"<span>{text(language, 'seconds', value=mark)}</span>" for mark in marks)
+    key = "whole_seconds" if seconds[1] - seconds[0] >= 10 else "seconds"
+    shown = "".join(f"<span>{text(language, key, value=mark)}</span>" for mark in marks)
     return f'<div class="ser-axis" aria-hidden="true">{shown}</div>'
 
 

@@ -58,5 +58,6 @@ def recognise(session: Session, model: Model, paths: Sequence[str], uploads: Pat
         session.history.add("folder", path.name, float(row["seconds"]), shares, model.name, session.keep(path))
     table = found.table.assign(file=[Path(path).name for path in found.table["file"]], reason=None)
     failed = pd.DataFrame({"file": [path.name for path in reasons], "reason": list(reasons.values())})
+    session.table_model = model.name
     session.table = (pd.concat([table, failed], ignore_index=True) if len(table) else
                      failed.reindex(columns=table.columns)) if len(failed) else table

@@ -20,6 +20,7 @@ from ser.inference.speech_gate import SpeechGate
 log = logging.getLogger(__name__)
 
 _KINDS = ("live", "file", "folder")
+_TABS = ("tab_live", "tab_file", "tab_folder", "tab_history", "tab_card")
 _FONTS = ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "PingFang SC",
           "Microsoft YaHei", "sans-serif")
 HEAD = '<link rel="stylesheet" href="/ser/asset/page.css"><script src="/ser/asset/capture.js" defer></script>'
@@ -85,15 +86,14 @@ class Page:
                 self.clear = gr.Button(elem_id="ser-clear")
             with gr.Tab(id="card") as self.tab_card:
                 self.card = gr.HTML(elem_id="ser-card")
-        self.tabs = {"tab_live": self.tab_live, "tab_file": self.tab_file, "tab_folder": self.tab_folder,
-                     "tab_history": self.tab_history, "tab_card": self.tab_card}
 
     def _connect(self, blocks: gr.Blocks) -> None:
         hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
         shown: Any = {"show_progress": "minimal", "api_visibility": "private"}
         everything = [self.title, self.model, self.language, self.notice, self.live, self.audio, self.recognise,
                       self.file, self.files, self.directory, self.folder, self.by_emotion, self.by_kind,
-                      self.by_words, self.history, self.clear, self.card, *self.tabs.values()]
+                      self.by_words, self.history, self.clear, self.card, self.tab_live, self.tab_file,
+                      self.tab_folder, self.tab_history, self.tab_card]
         blocks.load(self.on_load, None, everything, **hidden)
         blocks.unload(self.on_unload)
         self.language.input(self.on_language, self.language, everything, **hidden)
@@ -159,7 +159,7 @@ class Page:
             folders.recognise(session, model, paths or [], self.uploads, self.limits, report)
         except SerError as error:
             return _panel(drawing.note(text(session.language, "error", reason=error), "error"))
-        return _panel(views.folder_panel(session, model.look))
+        return _panel(views.folder_panel(session, self.shelf.looks))
 
     def on_history(self, request: gr.Request) -> list[Any]:
         """The history tab was opened."""
@@ -189,7 +189,6 @@ class Page:
             return text(language, key)
 
         notice, card = self._model_panels(session)
-        look = self.shelf.looks.get(session.model)
         kinds = [(say("all"), ""), *((say(f"kind_{kind}"), kind) for kind in _KINDS)]
         return [
             f"<h1>{say('title')}</h1>", gr.update(label=say("model"), value=session.model),
@@ -197,10 +196,10 @@ class Page:
             gr.update(label=say("file_input")), gr.update(value=say("file_button")),
             _panel(views.file_panel(session, self.shelf.looks)), gr.update(label=say("folder_files")),
             gr.update(label=say("folder_choose")),
-            _panel(views.folder_panel(session, look) if look else ""), self._emotion_filter(session),
+            _panel(views.folder_panel(session, self.shelf.looks)), self._emotion_filter(session),
             gr.update(label=say("filter_kind"), choices=kinds, value=chosen.kind or ""),
             gr.update(label=say("filter_words")), self._history(session), gr.update(value=say("clear_history")), card,
-            *(gr.update(label=say(key)) for key in self.tabs)]
+            *(gr.update(label=say(key)) for key in _TABS)]
 
     def _emotion_filter(self, session: Session) -> Any:
         language, chosen = session.language, session.history.filter.emotion or ""

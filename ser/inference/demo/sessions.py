@@ -35,6 +35,7 @@ class Session:
         listened: the stretch of listening that is shown, also after its end.
         analysis: of the file tab.
         table: of the folder tab, with a column of reasons.
+        table_model: name of the model that made it.
         used: clock of its last request.
     """
 
@@ -47,6 +48,7 @@ class Session:
     listened: LiveSound | None = None
     analysis: Analysis | None = None
     table: pd.DataFrame | None = None
+    table_model: str = ""
     used: float = 0.0
     turn: threading.RLock = field(default_factory=threading.RLock)
 

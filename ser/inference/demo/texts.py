@@ -37,6 +37,7 @@ _TEXTS = {
     "lost": ("sound lost on the way", "传输中丢失的声音"),
     "heard": ("heard", "已听"),
     "seconds": ("{value:.1f} s", "{value:.1f} 秒"),
+    "whole_seconds": ("{value:.0f} s", "{value:.0f} 秒"),
     "milliseconds": ("{value:.0f} ms", "{value:.0f} 毫秒"),
     "decibels": ("{value:.0f} dB", "{value:.0f} 分贝"),
     "probabilities": ("Probabilities", "各类概率"),

@@ -64,11 +64,12 @@ def file_panel(session: Session, look_of: Mapping[str, Look]) -> str:
     return "".join(pieces)
 
 
-def folder_panel(session: Session, look: Look) -> str:
+def folder_panel(session: Session, look_of: Mapping[str, Look]) -> str:
     """The folder tab's table."""
     table, language = session.table, session.language
     if table is None:
         return ""
+    look = look_of[session.table_model]
     good = table["predicted"].notna()
     columns = ["column_file", "column_seconds", "column_emotion", "column_confidence"]
     heads = [text(language, key) for key in columns] + [emotion_name(language, name) for name in look.emotions]

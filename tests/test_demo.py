@@ -1,0 +1,404 @@
+"""The page's sessions, limits, history and server, without a browser."""
+
+import io
+import json
+import re
+import string
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from checkpoints import EMOTIONS, save_checkpoint, voice
+from fake_runs import write_run
+from torchaudio.functional import resample
+
+from ser.errors import SerError
+from ser.inference.speech_gate import EnergyGate
+
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[demo]'")
+
+from fastapi.testclient import TestClient
+
+from ser.inference.demo import recordings, running, texts, views
+from ser.inference.demo.drawing import Look, contrast_on_white
+from ser.inference.demo.history import Filter, History, entry_table, to_csv, to_json
+from ser.inference.demo.live import LiveSound
+from ser.inference.demo.models import ModelShelf
+from ser.inference.demo.page import Page
+from ser.inference.demo.recordings import Limits
+from ser.inference.demo.sessions import Sessions
+
+GATE = EnergyGate()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("model") / "run" / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def shelf(checkpoint):
+    return ModelShelf([checkpoint, checkpoint.parents[3] / "absent"])
+
+
+@pytest.fixture(scope="module")
+def model(shelf):
+    return shelf.open(shelf.names[0])
+
+
+@pytest.fixture
+def uploads(tmp_path):
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def page(shelf, tmp_path, uploads):
+    sessions = Sessions(tmp_path / "sessions", shelf.names[0])
+    return Page(shelf, sessions, GATE, Limits(megabytes=1.0, seconds=20.0, files=3), uploads)
+
+
+def visitor(name, language="en-GB"):
+    return types.SimpleNamespace(session_hash=name, headers={"accept-language": language})
+
+
+def save(path, samples, rate=16000):
+    soundfile.write(path, np.asarray(samples), rate, subtype="FLOAT")
+    return path
+
+
+def listen(live, samples, sizes=(4800, 123, 9600)):
+    """Send samples in blocks of uneven sizes, waiting for the answers."""
+    first, turn = 0, 0
+    while first < len(samples):
+        block = samples[first:first + sizes[turn % len(sizes)]]
+        live.write(first, block)
+        first, turn = first + len(block), turn + 1
+    live.stop()
+
+
+# Live
+
+
+def test_a_live_window_of_a_48_khz_microphone_equals_the_same_samples_as_a_file(model):
+    samples = voice(6.3, rate=48000).numpy().astype(np.float32)
+    live = LiveSound(model, GATE, 48000)
+    listen(live, samples)
+    event = live.stream.history()[-1]
+    begin, end = round(event.start * 48000), round(event.end * 48000)
+    assert end - begin == 5 * 48000
+    expected = model.recognizer(samples[begin:end], 48000).probabilities
+    assert event.prediction.probabilities == pytest.approx(expected, abs=1e-6)
+    assert live.stream.buffer.clock == len(samples)
+
+
+def test_repeated_blocks_count_once_and_missing_ones_are_told(model):
+    live = LiveSound(model, GATE, 16000)
+    block = np.full(1600, 0.1, np.float32)
+    live.write(0, block)
+    live.write(0, block)
+    live.write(800, block)
+    assert live.stream.buffer.clock == 2400
+    assert live.lost == 0
+    live.write(4000, block)
+    assert (live.lost, live.stream.buffer.clock) == (1600, 5600)
+    live.write(10**9, block)  # an hour away: silence of one window, not of an hour
+    assert live.stream.buffer.clock == 5600 + 5 * 16000 + 1600
+    live.stop()
+
+
+def test_silence_is_no_speech_and_what_is_kept_is_bounded(model):
+    live = LiveSound(model, GATE, 8000)
+    listen(live, np.zeros(8000 * 80, np.float32), sizes=(8000,))
+    assert {event.label for event in live.stream.history()} == {None}
+    assert live.mean() == {}
+    assert live.envelope().shape == (600, 2)
+    assert len(live.recent) == 30 * 8000
+    assert len(live.stream.history()) <= 60
+    state = views.live_sound(live, "zh")
+    assert state["said"] == "无语音"
+    assert 'data-emotion=""' in state["html"]
+
+
+def test_nan_from_a_microphone_is_one_sentence_and_the_stream_goes_on(model):
+    live = LiveSound(model, GATE, 16000)
+    sound = voice(11.0).numpy().astype(np.float32)
+    sound[1000] = np.nan
+    listen(live, sound)
+    assert "NaN" in live.stream.history()[0].error
+    assert live.stream.latest.error is None
+    with pytest.raises(SerError, match="rate is 1 Hz"):
+        LiveSound(model, GATE, 1)
+
+
+# Sessions
+
+
+def test_two_browsers_never_mix_audio_or_history(page, uploads, model):
+    one, other = page.sessions.of("one"), page.sessions.of("other")
+    assert one.token != other.token
+    loud = voice(6.0).numpy().astype(np.float32)
+    one.hear(model, GATE, 16000).write(0, loud)
+    other.hear(model, GATE, 16000).write(0, np.zeros_like(loud))
+    assert not other.live.recent.latest().any()
+    one.stop()
+    page.on_file(str(save(uploads / "mine.wav", voice(1.0))), visitor("one"))
+    assert [entry.kind for entry in one.history.shown()] == ["file", "live"]
+    assert len(other.history) == 0
+    assert "mine.wav" not in page.on_history(visitor("other"))[0]
+    assert page.sessions.by_token(one.token) is one
+    assert page.sessions.by_token("guess") is None
+    page.sessions.close_all()
+
+
+def test_closing_a_window_deletes_its_sound_and_ends_its_thread(page, uploads, model):
+    path = save(uploads / "a.wav", voice(1.0))
+    page.on_file(str(path), visitor("one"))
+    session = page.sessions.of("one")
+    live = session.hear(model, GATE, 16000)
+    assert list(session.folder.iterdir())
+    page.on_unload(visitor("one"))
+    assert not session.folder.exists()
+    assert not live.stream._thread.is_alive()
+    assert path.exists()  # Gradio's own copy may serve another window; it goes by age
+    assert len(page.sessions) == 0
+
+
+def test_windows_are_bounded_in_number_and_idle_ones_leave(tmp_path):
+    now = [0.0]
+    sessions = Sessions(tmp_path, "model", most=2, idle=100.0, clock=lambda: now[0])
+    first = sessions.of("a")
+    now[0] = 1.0
+    sessions.of("b")
+    sessions.of("c")
+    assert len(sessions) == 2
+    assert not first.folder.exists()
+    now[0] = 200.0
+    sessions.of("d")
+    assert len(sessions) == 1
+
+
+def test_changing_the_model_begins_a_new_stretch(page, model):
+    session = page.sessions.of("one")
+    first = session.hear(model, GATE, 16000)
+    assert session.hear(model, GATE, 16000) is first
+    assert session.hear(model, GATE, 44100) is not first
+    page.sessions.close_all()
+
+
+# Files
+
+
+def test_a_file_gets_the_prediction_of_the_recognizer_whatever_its_length(model, tmp_path):
+    for seconds in (1.0, 12.0, 65.0):
+        path = save(tmp_path / "a.wav", voice(seconds))
+        found = recordings.analyse(model, path, GATE, Limits(), "en")
+        expected = model.recognizer.predict_file(path).probabilities
+        assert found.prediction.probabilities == pytest.approx(expected, abs=1e-6)
+        assert (found.prediction.attention is None) == (seconds > 60)
+        assert bool(found.rows) == (seconds > recordings.TIMELINE_FROM)
+        if found.times:
+            assert found.times[0][0] == 0.0
+            assert found.times[-1][1] == pytest.approx(seconds)
+            assert [end for _, end in found.times[:-1]] == [start for start, _ in found.times[1:]]
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda path: path.write_bytes(b""), "a.wav is empty"),
+    (lambda path: path.write_text("no sound"), "cannot be decoded"),
+    (lambda path: save(path, np.array([0.1])), "1 samples"),
+    (lambda path: save(path, np.full(16000, np.nan)), "NaN"),
+    (lambda path: save(path, np.zeros(16000 * 21), 16000), "1.3 MB"),
+    (lambda path: soundfile.write(path, np.zeros(16000 * 21, np.int16), 16000), "lasts 21 s"),
+])
+def test_bad_files_are_one_sentence_without_the_servers_folders(page, uploads, make, words):
+    make(uploads / "a.wav")
+    html = page.on_file(str(uploads / "a.wav"), visitor("one"))
+    assert words in html
+    assert str(uploads) not in html
+    assert html.count('role="alert"') == 1
+    assert "ser-headline" in page.on_file(str(save(uploads / "b.wav", voice(1.0))), visitor("one"))
+
+
+def test_paths_outside_the_uploads_are_refused(page, uploads, tmp_path):
+    secret = save(tmp_path / "secret.wav", voice(1.0))
+    (uploads / "link.wav").symlink_to(secret)
+    for path in (secret, uploads / "link.wav", uploads / ".." / "secret.wav", "/etc/passwd", uploads):
+        assert "was not uploaded" in page.on_file(str(path), visitor("one"))
+        assert "ser-headline" not in page.on_files([str(path)], visitor("one"), lambda *share: None)
+    assert len(page.sessions.of("one").history) == 0
+
+
+def test_many_files_and_the_bad_ones_are_rows(page, uploads):
+    def progress(*share):
+        return None
+
+    paths = [save(uploads / name, voice(1.0, seed)) for seed, name in enumerate(["=b.wav", "a.flac"])
+             if name.endswith("wav")]
+    (uploads / "bad.wav").write_text("no sound")
+    (uploads / "notes.txt").write_text("no sound")
+    given = [*map(str, paths), str(uploads / "bad.wav"), str(uploads / "notes.txt")]
+    html = page.on_files(given, visitor("one"), progress)
+    assert "1 recognised, 1 not" in html
+    table = page.sessions.of("one").table
+    assert table["file"].tolist() == ["=b.wav", "bad.wav"]
+    assert to_csv(table).splitlines()[1].startswith("'=b.wav")
+    assert "first" in page.on_files([], visitor("one"), progress)
+    assert "no audio file" in page.on_files([given[-1]], visitor("one"), progress)
+    assert "at most 3" in page.on_files([given[0]] * 4, visitor("one"), progress)
+    page.sessions.of("one").table = None
+    page.on_files([str(uploads / "bad.wav")], visitor("one"), progress)
+    assert page.sessions.of("one").table["reason"].str.contains("cannot be decoded").all()
+
+
+# History
+
+
+def test_history_is_bounded_filtered_and_exported(tmp_path):
+    history = History(most=3)
+    for number in range(5):
+        clip = tmp_path / f"{number}.wav"
+        clip.write_bytes(b"x")
+        shares = {"happy": 0.7, "sad": 0.3} if number % 2 else {}
+        history.add("live" if number % 2 else "file", f"Take {number}", 1.5, shares, "m", clip)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.wav", "3.wav", "4.wav"]
+    assert [entry.name for entry in history.shown()] == ["Take 4", "Take 3", "Take 2"]
+    history.filter = Filter(emotion="happy")
+    assert [entry.name for entry in history.shown()] == ["Take 3"]
+    history.filter = Filter(kind="file", words=" take 4")
+    assert [entry.name for entry in history.shown()] == ["Take 4"]
+    history.filter = Filter()
+    table = entry_table(history.shown())
+    records = json.loads(to_json(table))
+    assert [row["predicted"] for row in records] == [None, "happy", None]
+    assert records[1]["p_happy"] == 0.7
+    assert to_csv(table).splitlines()[0].endswith("model,p_happy,p_sad")
+    history.clear()
+    assert not list(tmp_path.iterdir())
+
+
+# Models, languages, looks
+
+
+def test_a_missing_model_explains_itself_and_the_page_stays_usable(page, shelf, uploads):
+    notice, card, _ = page.on_model(shelf.names[1], visitor("one"))
+    assert "does not exist" in notice["value"]
+    assert "does not exist" in card
+    path = str(save(uploads / "a.wav", voice(1.0)))
+    assert "does not exist" in page.on_file(path, visitor("one"))
+    page.on_load(visitor("two"))
+    assert not page.on_model(shelf.names[0], visitor("one"))[0]["visible"]
+    assert "ser-headline" in page.on_file(path, visitor("one"))
+
+
+def test_card_shows_results_with_an_interval_and_labels_what_flatters(tmp_path):
+    folder = write_run(tmp_path / "run")
+    save_checkpoint(folder / "checkpoints" / "best.ckpt")
+    split = json.loads((folder / "split.json").read_text())
+    (folder / "split.json").write_text(json.dumps({**split, "speaker_overlap": True, "transductive": True}))
+    shelf = ModelShelf([folder])
+    model = shelf.open(shelf.names[0])
+    card = views.card_panel(model, "en", GATE.name)
+    assert f"{model.results.uar.estimate:.1%}" in card
+    assert model.results.uar.low <= model.results.uar.estimate <= model.results.uar.high
+    assert "Speaker overlap" in card
+    assert "Transductive" in card
+    assert f"{model.parameters:,}" in card
+
+
+def test_every_text_says_the_same_in_both_languages():
+    def fields(sentence):
+        return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+
+    for key, (english, chinese) in texts._TEXTS.items():
+        assert fields(english) == fields(chinese), key
+        assert re.search("[\u4e00-\u9fff]", chinese), key
+
+
+def test_language_switch_keeps_what_was_recognised(page, uploads):
+    page.on_file(str(save(uploads / "a.wav", voice(1.0))), visitor("one"))
+    english = " ".join(map(str, page.on_language("en", visitor("one"))))
+    chinese = " ".join(map(str, page.on_language("zh", visitor("one"))))
+    assert "confidence" in english
+    assert "置信度" in chinese
+    assert "a.wav" in chinese
+    page.on_load(visitor("two", "zh-CN,zh;q=0.9"))
+    assert page.sessions.of("two").language == "zh"
+
+
+def test_emotions_differ_by_sign_dash_and_hatching_and_stand_out_on_white():
+    look = Look([*EMOTIONS, "fearful", "calm", "odd", "odder"])
+    for values in (look.signs, look.dashes, look.angles):
+        assert len(set(values.values())) == len(look.emotions)
+    for color in look.colors.values():
+        assert contrast_on_white(np.array([int(color[place:place + 2], 16) for place in (1, 3, 5)]) / 255) >= 3.0
+
+
+def test_names_of_files_cannot_bring_markup(page, uploads):
+    name = "<img src=x onerror=alert(1)>.wav"
+    html = page.on_file(str(save(uploads / name, voice(1.0))), visitor("one"))
+    html += page.on_history(visitor("one"))[0]
+    html += page.on_files([str(uploads / name)], visitor("one"), lambda *share: None)
+    assert "<img" not in html
+
+
+# Server
+
+
+@pytest.fixture(scope="module")
+def served(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "uploads").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        patch.setattr(running, "best_gate", EnergyGate)
+        app, sessions = running.make_page(running.Settings([checkpoint]), folder)
+        yield TestClient(app, base_url="http://127.0.0.1:7860"), sessions
+        sessions.close_all()
+
+
+def test_blocks_become_a_panel_and_a_stretch_in_the_history(served):
+    client, sessions = served
+    session = sessions.of("browser")
+    sound = resample(voice(6.0), 16000, 48000).numpy().astype("<f4")
+    for first in range(0, len(sound), 24000):
+        answer = client.post(f"/ser/{session.token}/block?first={first}&rate=48000",
+                             content=sound[first:first + 24000].tobytes())
+        assert set(answer.json()) == {"html", "said"}
+    assert client.post(f"/ser/{session.token}/stop").status_code == 200
+    assert session.listened.stream.processed + session.listened.stream.dropped == 3
+    listed = pd.read_csv(io.StringIO(client.get(f"/ser/{session.token}/history.csv").text))
+    assert listed["source"].tolist() == ["live"]
+    rows = client.get(f"/ser/{session.token}/history.json").json()
+    assert rows[0]["source"] == "live"
+    assert rows[0]["seconds"] == pytest.approx(6.0)
+    clip = client.get(f"/ser/{session.token}/clip/{rows[0]['number']}")
+    assert clip.content[:4] == b"RIFF"
+
+
+def test_forged_requests_are_refused(served):
+    client, sessions = served
+    token = sessions.of("browser").token
+    assert client.post("/ser/guess/block?first=0&rate=48000", content=b"0000").status_code == 404
+    assert client.post(f"/ser/{token}/block?first=-1&rate=48000", content=b"0000").status_code == 400
+    assert client.post(f"/ser/{token}/block?first=0&rate=48000", content=b"000").status_code == 400
+    assert "rate is 1 Hz" in client.post(f"/ser/{token}/block?first=0&rate=1", content=b"0000").json()["error"]
+    assert client.get("/ser/guess/history.csv").status_code == 404
+    assert client.get(f"/ser/{token}/clip/999").status_code == 404
+    assert client.get("/ser/asset/page.py").status_code == 404
+    assert client.get("/gradio_api/file=/etc/passwd").status_code in (403, 404)
+    assert client.get(f"/gradio_api/file={running.__file__}").status_code in (403, 404)
+    assert client.get("/", headers={"host": "somewhere.example"}).status_code == 400
+
+
+def test_the_page_loads_nothing_from_elsewhere(served):
+    client, _ = served
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "fonts.googleapis" not in answer.text
+    for name in ("capture.js", "worklet.js", "page.css"):
+        assert "http" not in client.get(f"/ser/asset/{name}").text
