@@ -1,6 +1,5 @@
 """What follows a finished run: the speaker leakage probe and the figures, from its tables alone."""
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,13 +34,6 @@ def write_leakage(folder: Path, seed: int = 0) -> dict[str, Any]:
     leakage["gender"] = probe_gender(train_features, train, test_features, test, seed)
     write_json(folder / "leakage.json", leakage)
     return leakage
-
-
-def read_leakage(folder: Path) -> dict[str, Any] | None:
-    """The probe's result of a run, or None where it was not run."""
-    path = folder / "leakage.json"
-    content: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return content
 
 
 def write_figures(folder: Path, loggers: Iterable[Logger] = ()) -> None:

@@ -5,15 +5,19 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich import get_console
 
+from ser.configuration import variant_name
 from ser.entry import FAILURE, remember_failures
 from ser.errors import SerError
 from ser.sweep_jobs import Job
+
+if TYPE_CHECKING:
+    from ser.evaluation.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +31,14 @@ def summarize_folders(folders: Iterable[Path], jobs: Sequence[Job], baseline: st
     """Print and write one summary for each folder, then the runs that failed; 1 if any did."""
     from ser.evaluation.runs import load_run  # noqa: PLC0415  pandas and scikit-learn load only for the summary
     from ser.evaluation.summary import summarize  # noqa: PLC0415
-    from ser.evaluation.summary_tables import to_tables, write_summary  # noqa: PLC0415
+    from ser.evaluation.summary_screen import to_tables  # noqa: PLC0415
+    from ser.evaluation.summary_tables import write_summary  # noqa: PLC0415
 
     for folder in folders:
         runs = [load_run(job.folder) for job in jobs if job.finished and sweep_folder(job.folder) == folder]
         if not runs:
             continue
-        summary = summarize(runs, baseline)
+        summary = summarize(runs, _named(baseline, runs))
         for table in to_tables(summary):
             get_console().print(table)
         for note in summary.notes:
@@ -44,6 +49,14 @@ def summarize_folders(folders: Iterable[Path], jobs: Sequence[Job], baseline: st
     for job in unfinished:
         log.error("not finished: %s%s", job.folder, _reason(job.folder))
     return 1 if unfinished else 0
+
+
+def _named(baseline: str | None, runs: Sequence["Run"]) -> str | None:
+    """The variant that a baseline given as ``ladder/global`` means; with swept settings, the first point of it."""
+    if baseline is None:
+        return None
+    name = variant_name(str(baseline), None)
+    return next((run.variant for run in runs if run.variant == name or run.variant.startswith(f"{name},")), name)
 
 
 class SummaryCallback(Callback):

@@ -115,6 +115,7 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
         parts.choice_section(choices),
         _figure_section(figures_of_sweep(runs, summary)),
         sweep.speakers_section(summary),
+        sweep.probes_section(summary),
         parts.leakage_section({name: [run.folder for run in entries] for name, entries in members.items()}),
         parts.error_section(table, origin),
         sweep.runs_section(runs),

@@ -90,6 +90,25 @@ def speakers_section(summary: Summary) -> Section:
         Table(["speaker", *accuracy.columns], each, "Accuracy of each speaker")])
 
 
+def probes_section(summary: Summary) -> Section | None:
+    """Whether the features of the variants tell less about the speaker than the baseline's; None if nobody asked."""
+    if summary.leakage.empty:
+        return None
+    rows = []
+    for row in summary.leakage.to_dict("records"):
+        cells = [str(row["variant"]), number(row["runs"]), number(row["chance"]), number(row["linear"]),
+                 number(row["mlp"]), number(row["adversary"]), number(row["gender_linear"]), number(row["gender_mlp"])]
+        for probe in ("linear", "mlp"):
+            change = row.get(f"{probe}_difference")
+            cells += ["–" if pd.isna(change) else f"{change:+.3f}", p_value(row.get(f"{probe}_p_holm"))]
+        rows.append(cells)
+    columns = ["variant", "runs", "chance", "speaker, linear", "speaker, MLP", "adversary in training",
+               "gender, linear", "gender, MLP", "linear change", "p, Holm", "MLP change", "p, Holm"]
+    caption = (f"Accuracy of the probes, mean over runs (gender: balanced accuracy). Change from {summary.baseline} "
+               "over the runs that agree in fold and seed; permutation test paired by utterance.")
+    return Section("Speaker leakage, compared", [Table(columns, rows, caption)])
+
+
 def runs_section(runs: Sequence[Run]) -> Section:
     """Every run with its scores."""
     rows = []

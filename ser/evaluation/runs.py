@@ -56,6 +56,12 @@ class Run:
         """Scores of the test part, computed from the table rather than believed."""
         return scores(self.predictions)
 
+    @cached_property
+    def leakage(self) -> dict[str, Any] | None:
+        """The result of the speaker probe, None where it was not run."""
+        path = self.folder / "leakage.json"
+        return _read_json(path) if path.is_file() else None
+
     @property
     def emotions(self) -> list[str]:
         """Class order."""

@@ -16,6 +16,7 @@ import pandas as pd
 from ser.errors import SerError
 from ser.evaluation.comparison import paired_comparison, split_differences
 from ser.evaluation.confusion import METRICS
+from ser.evaluation.leakage_summary import leakage_table
 from ser.evaluation.runs import Run, by_fold, find_runs, load_run, pooled
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_interval, holm
@@ -36,6 +37,7 @@ class Summary:
         speakers: variant -> ``cross_speaker`` of its pooled test utterances.
         baseline: the variant that the others are compared with.
         emotions: class order.
+        leakage: one row a variant whose features were probed for speakers, see ``leakage_table``.
         notes: sentences that a reader of the table has to know.
     """
 
@@ -44,13 +46,15 @@ class Summary:
     speakers: dict[str, dict[str, Any]]
     baseline: str
     emotions: list[str]
+    leakage: pd.DataFrame
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """The summary in plain types; unknown figures are None."""
         return {
             "baseline": self.baseline, "emotions": self.emotions, "notes": self.notes,
-            "variants": _records(self.variants), "comparisons": _records(self.comparisons), "speakers": self.speakers,
+            "variants": _records(self.variants), "comparisons": _records(self.comparisons),
+            "leakage": _records(self.leakage), "speakers": self.speakers,
         }
 
 
@@ -83,7 +87,8 @@ def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
     rows = [_variant_row(variant, group, emotions) | _speaker_columns(speakers[variant])
             for variant, group in groups.items()]
     comparisons, notes = _comparisons(groups, baseline)
-    return Summary(pd.DataFrame(rows), comparisons, speakers, baseline, emotions, _notes(groups) + notes)
+    leakage = leakage_table(groups, baseline)
+    return Summary(pd.DataFrame(rows), comparisons, speakers, baseline, emotions, leakage, _notes(groups) + notes)
 
 
 def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> dict[str, Any]:

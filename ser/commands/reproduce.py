@@ -1,0 +1,174 @@
+"""Carry out a finished run again: ``ser reproduce outputs/ravdess-logmel/gru/fold1/seed1``."""
+
+import argparse
+import contextlib
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf
+from rich import get_console
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ser.configuration import CONFIG_FOLDER, register_resolvers
+from ser.errors import SerError
+from ser.evaluation.runs import Run, load_run
+from ser.evaluation.tables import probabilities, read_embeddings
+
+log = logging.getLogger(__name__)
+
+MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
+NOT_COMPARED = ("seconds",)  # of metrics.json; history.csv has times and memory as well
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which run, where to, and what counts as the same."""
+    parser.add_argument("path", metavar="RUN", help="folder of a finished run; it is only read")
+    parser.add_argument("--folder", metavar="FOLDER", help="new folder for the second run (default: a temporary one, "
+                                                           "which is kept when the figures differ)")
+    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="DIFFERENCE",
+                        help="largest difference of a figure or probability that counts as agreement (default: 1e-4)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run again, compare, show; 0 where everything agrees."""
+    original = load_run(arguments.path)
+    if not original.metrics:
+        raise SerError(f"{arguments.path} is a table, but only a run can be carried out again; give a run folder.")
+    folder = _new_folder(original.folder, arguments.folder)
+    repeat(original.folder, folder)
+    rows = compare_runs(original, load_run(folder), arguments.tolerance)
+    agree = all(row[3] for row in rows)
+    _show(rows, agree, arguments.tolerance)
+    if agree and arguments.folder is None:
+        shutil.rmtree(folder)
+    else:
+        get_console().print(f"the second run is in {folder}", highlight=False, soft_wrap=True, markup=False)
+    return 0 if agree else 1
+
+
+def repeat(original: Path, folder: Path) -> None:
+    """Carry out the run of ``original`` in ``folder``, with the configuration that Hydra kept.
+
+    Raises:
+        SerError: the configuration is not there, or the run fails.
+    """
+    files = [original / ".hydra" / f"{name}.yaml" for name in ("config", "hydra")]
+    for file in files:
+        if not file.is_file():
+            raise SerError(f"{file} is missing, so the run's settings are unknown; run it with train.py to keep them.")
+    from ser.training import run as carry_out  # noqa: PLC0415  torch loads only when something runs
+
+    register_resolvers()
+    setup_globals()
+    cfg: Any
+    cfg, kept = (OmegaConf.load(file) for file in files)
+    if not OmegaConf.is_dict(cfg) or "hydra" not in kept:
+        raise SerError(f"{files[0].parent} does not hold a configuration; the files are damaged.")
+    page: Any = OmegaConf.load(CONFIG_FOLDER / "train.yaml")
+    page.pop("defaults")
+    cfg = OmegaConf.merge(page, cfg)  # settings that are newer than the run get their defaults
+    kept.hydra.runtime.output_dir = str(folder)
+    typed = OmegaConf.structured(HydraConf)
+    OmegaConf.set_struct(typed, False)  # Hydra itself adds keys such as env
+    whole = cfg.copy()
+    whole.hydra = OmegaConf.merge(typed, kept.hydra)
+    HydraConfig.instance().set_config(whole)
+    cfg.resume = False
+    started_in = Path(kept.hydra.runtime.cwd)  # relative paths in the configuration start there
+    with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
+        carry_out(cfg)
+
+
+Row = tuple[str, str, str, bool, str]  # figure, original, again, agrees, how
+
+
+def compare_runs(one: Run, other: Run, tolerance: float) -> list[Row]:
+    """The main figures, every other figure that differs, and the tables."""
+    rows: list[Row] = []
+    first, second = (dict(_leaves(entry.metrics)) for entry in (one, other))
+    keys = [key for key in dict.fromkeys([*first, *second]) if key not in NOT_COMPARED]
+    for key in sorted(keys, key=lambda key: (key not in MAIN, MAIN.index(key) if key in MAIN else 0)):
+        row = _figure(key, first.get(key), second.get(key), tolerance)
+        if key in MAIN or not row[3]:
+            rows.append(row)
+    rows.append(("all of metrics.json", f"{len(keys)} figures", "", all(row[3] for row in rows), ""))
+    return [*rows, *_tables(one, other, tolerance)]
+
+
+def _leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every figure of nested content under its dotted key."""
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, content
+
+
+def _figure(key: str, one: Any, other: Any, tolerance: float) -> Row:
+    if _is_number(one) and _is_number(other):
+        gap = 0.0 if one == other or (math.isnan(one) and math.isnan(other)) else abs(one - other)
+        return key, f"{one:.6g}", f"{other:.6g}", gap <= tolerance, "exact" if gap == 0 else f"differs by {gap:.2g}"
+    return key, str(one), str(other), one == other, "exact" if one == other else "differs"
+
+
+def _tables(one: Run, other: Run, tolerance: float) -> Iterator[Row]:
+    """Predictions, pooled features and the learning curve."""
+    first, second = one.predictions, other.predictions
+    if list(first["id"]) != list(second["id"]):
+        yield "predictions.csv", f"{len(first)} rows", f"{len(second)} rows", False, "other utterances"
+        return
+    same = int((first["predicted"] == second["predicted"]).sum())
+    yield _array("probabilities", probabilities(first), probabilities(second), tolerance)
+    yield "answers", f"{len(first)} rows", f"{same} the same", same == len(first), ""
+    features = [read_embeddings(entry.folder / "embeddings.npy", len(first)) for entry in (one, other)]
+    yield _array("pooled features", features[0], features[1], tolerance)
+    if one.history is not None and other.history is not None:
+        yield _array("history.csv", _curve(one.history), _curve(other.history), tolerance)
+
+
+def _curve(history: pd.DataFrame) -> np.ndarray:
+    kept = history.drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
+    return kept.to_numpy(dtype=float, na_value=0.0)
+
+
+def _array(name: str, one: np.ndarray, other: np.ndarray, tolerance: float) -> Row:
+    shapes = [" x ".join(map(str, array.shape)) for array in (one, other)]
+    if one.shape != other.shape:
+        return name, shapes[0], shapes[1], False, "other shape"
+    gap = float(np.abs(np.nan_to_num(one) - np.nan_to_num(other)).max(initial=0.0))
+    return name, shapes[0], shapes[1], gap <= tolerance, "exact" if gap == 0 else f"within {gap:.2g}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _new_folder(original: Path, wanted: str | None) -> Path:
+    if wanted is None:
+        return Path(tempfile.mkdtemp(prefix="ser-reproduce-"))
+    folder = Path(wanted).absolute()
+    if folder.resolve().is_relative_to(original.resolve()):
+        raise SerError(f"--folder {wanted} lies in the run itself, which is only read; give a folder elsewhere.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SerError(f"--folder {wanted} is not empty, expected a new folder; give another.")
+    return folder
+
+
+def _show(rows: list[Row], agree: bool, tolerance: float) -> None:
+    table = Table("", "original", "again", "", box=SIMPLE_HEAD)
+    for name, first, second, same, how in rows:
+        table.add_row(name, first, second, f"{'agrees' if same else 'DIFFERS'}{f' ({how})' if how else ''}")
+    get_console().print(table)
+    verdict = f"the figures agree within {tolerance:g}" if agree else "the figures do NOT agree"
+    get_console().print(verdict, style="bold" if agree else "bold red", highlight=False)
