@@ -184,6 +184,21 @@ def test_listening_to_a_file_writes_an_event_a_window(checkpoint, recognizer, tm
     assert set(pd.read_csv(output)["emotion"]) == {"no speech"}
 
 
+def test_ctrl_c_ends_listening_tidily(checkpoint, tmp_path, capsys, monkeypatch):
+    from ser.inference.sources import Source
+
+    def blocks():
+        yield voice(1.2).numpy()[:, None]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ser.commands.listen.microphone_source", lambda device: Source("fake", 16000, True, blocks()))
+    output = tmp_path / "events.json"
+    words = ["listen", "--checkpoint", str(checkpoint), "--window", "1", "--no-vad", "--output", str(output)]
+    assert main(words) == 0
+    assert len(json.loads(output.read_text())) == 1
+    assert "1.2 s heard" in capsys.readouterr().out
+
+
 def test_listening_without_a_source_ends_with_one_sentence(checkpoint, tmp_path, capsys, monkeypatch):
     import sys
 

@@ -195,6 +195,17 @@ def test_a_malicious_config_calls_nothing(tmp_path, target, place):
     assert not mark.exists()
 
 
+def test_a_name_that_the_hub_does_not_give(monkeypatch):
+    import huggingface_hub
+
+    def absent(name, **settings):
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
+    with pytest.raises(SerError, match=r"nobody/model .* Hub \(offline\)"):
+        Recognizer.from_pretrained("nobody/model")
+
+
 def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
     def refused(path, words):
         with pytest.raises(SerError, match=words) as error:
@@ -210,6 +221,7 @@ def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
     refused(tmp_path / "empty", "holds no model")
     whole = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
     for key, value, words in [("format", 9, "format 9"), ("emotions", [], "no usable description"),
+                              ("emotions", ["happy", "sad"], "2 emotions for a network of 4"),
                               ("encoder", {"_target_": "ser.data.encoders.LogMel", "mels": 13}, "13 values"),
                               ("encoder", {"_target_": "ser.data.encoders.json"}, "does not define"),
                               ("network", {**whole["config"]["network"], "hidden_size": 4}, "do not fit"),
@@ -219,6 +231,7 @@ def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
     content = (run_folder / "checkpoints" / "best.ckpt").read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(content[: len(content) // 2])
     refused(tmp_path / "cut.ckpt", "refused")
+    assert Recognizer.from_pretrained(run_folder).emotions == Recognizer.from_checkpoint(run_folder).emotions
     with pytest.raises(SerError, match="device"):
         Recognizer.from_checkpoint(run_folder, device="cuda:7")
     with pytest.raises(SerError, match="reads no checkpoint"):

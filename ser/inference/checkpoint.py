@@ -1,6 +1,7 @@
 """What a checkpoint, an exported folder or an ONNX file says about itself, checked before anything is built of it."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ class ModelConfig:
             names = plain["emotions"]
             if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
                 raise ValueError("no emotions")
+            if plain["network"]["emotions"] != len(names):
+                raise ValueError(f"{len(names)} emotions for a network of {plain['network']['emotions']}")
             if not isinstance(plain["encoder"], Mapping):
                 raise ValueError("no encoder")
             plain["max_seconds"] = None if plain["max_seconds"] is None else float(plain["max_seconds"])
@@ -88,15 +91,17 @@ def read_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         SerError: it is no checkpoint of ours, or holds more than tensors and plain values.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles it doubts; they are refused in one sentence below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader raises whatever a damaged or hostile file leads it to
         raise SerError(f"{path} was refused without running anything in it: it is no checkpoint of tensors and plain "
                        f"values ({type(error).__name__}), {_EXPECTED}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
         raise SerError(f"{path} is a checkpoint of another kind (it lacks state_dict or config), {_EXPECTED}.")
     prefix = "network."
-    weights = {name.removeprefix(prefix): value for name, value in content["state_dict"].items()
-               if name.startswith(prefix)}
+    weights = {str(name).removeprefix(prefix): value for name, value in content["state_dict"].items()
+               if str(name).startswith(prefix)}
     return ModelConfig.of(content["config"], path), weights
 
 
