@@ -1,7 +1,7 @@
 """What a sweep consists of: the words of its command line as runs, each with its folder and overrides."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ def list_jobs(hydra: Hydra, settings: dict[str, Any], shared: list[str], swept: 
     """Every run of the sweep: folds within seeds within variants.
 
     Raises:
-        SerError: a variant is neither a model nor an experiment, or the configuration does not compose.
+        SerError: a variant is neither a model nor an experiment, the configuration does not compose, or a finished run
+            has other settings.
     """
     jobs = []
     for variant in settings["variant"]:
@@ -81,7 +82,38 @@ def list_jobs(hydra: Hydra, settings: dict[str, Any], shared: list[str], swept: 
             for seed, fold in itertools.product(settings["seed"], fold_numbers(settings["fold"], cfg)):
                 overrides = (*words, f"fold={fold}", f"seed={seed}", "resume=true")
                 jobs.append(Job(base / f"fold{fold}" / f"seed{seed}", overrides))
+                _check_settings(jobs[-1], cfg)
     return jobs
+
+
+def _check_settings(job: Job, cfg: DictConfig) -> None:
+    """Refuse to pass a finished run off as one of this sweep when it was trained with other settings.
+
+    Raises:
+        SerError: naming the first setting that differs.
+    """
+    kept = job.folder / ".hydra" / "config.yaml"
+    if not job.finished or not kept.is_file():
+        return
+    ours, theirs = (dict(_leaves(OmegaConf.to_container(config))) for config in (cfg, OmegaConf.load(kept)))
+    ignored = {*cfg.hydra.job.config.override_dirname.exclude_keys, "paths", "data", "callbacks", "hydra"}
+    ignored -= {"features", "model"}
+    for key in ours.keys() & theirs.keys():
+        parents = [key[:end] for end in range(len(key) + 1) if key[end : end + 1] in ("", ".")]
+        if ours[key] != theirs[key] and not ignored & set(parents):
+            theirs[key], ours[key] = ("null" if value is None else value for value in (theirs[key], ours[key]))
+            raise SerError(
+                f"{job.folder} was trained with {key}={theirs[key]} and this sweep has {key}={ours[key]}; keep both by "
+                "giving this sweep a name (name=second), or delete the folder to train it again."
+            )
+
+
+def _leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, content
 
 
 def variant_word(variant: str) -> str:
