@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # The stamp remembers which pyproject and constraints the environment was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,sweep]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed  ## install, train and test one fold on the built-in synthetic corpus
