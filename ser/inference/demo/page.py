@@ -29,7 +29,9 @@ HEAD = '<link rel="stylesheet" href="/ser/asset/page.css"><script src="/ser/asse
 def page_theme() -> gr.themes.Base:
     """Gradio's plain theme with fonts that the computer has, and buttons dark enough for white letters."""
     theme = gr.themes.Base(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "Consolas", "monospace"))
-    return theme.set(button_primary_background_fill="#0b4f8a", button_primary_background_fill_hover="#083b68",
+    return theme.set(button_primary_background_fill="#0b4f8a", button_primary_background_fill_dark="#0b4f8a",
+                     button_primary_background_fill_hover="#083b68",
+                     button_primary_background_fill_hover_dark="#083b68",
                      button_primary_text_color="#ffffff", color_accent="#0b4f8a",
                      body_text_color_subdued="#4a555c", block_label_text_color="#3d474e",
                      block_title_text_color="#1d2429", body_text_color="#1d2429")

@@ -1,0 +1,218 @@
+"""The page in headless Chromium with a fake microphone: what a visitor sees."""
+
+import json
+import shutil
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from demo_models import HIGH, LOW, save_pitch_checkpoint, tone
+
+from ser.inference.speech_gate import EnergyGate
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[demo]'")
+
+FLAGS = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--no-sandbox", "--disable-gpu",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+PATIENCE = 60_000  # ms: an upper bound for a busy machine, not what it takes
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """A microphone's input at 48 kHz (low voice, high voice, silence, over and over) and files to open."""
+    folder = tmp_path_factory.mktemp("sounds")
+    turns = torch.cat([tone(LOW, 3.0, 48000), tone(HIGH, 3.0, 48000), torch.zeros(3 * 48000)])
+    soundfile.write(folder / "microphone.wav", turns.numpy(), 48000, subtype="PCM_16")
+    soundfile.write(folder / "high.wav", tone(HIGH, 2.0).numpy(), 16000)
+    soundfile.write(folder / "low.flac", tone(LOW, 9.0).numpy(), 16000)
+    soundfile.write(folder / "long.wav", np.zeros(16000 * 21, np.int16), 16000)
+    soundfile.write(folder / "large.wav", np.zeros(8000 * 70, np.int16), 8000)
+    (folder / "broken.wav").write_text("no sound")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The page, served from a thread of this process, with windows of 2 s so that the test is short."""
+    import uvicorn
+
+    from ser.inference.demo import live, running, server
+
+    checkpoint = save_pitch_checkpoint(tmp_path_factory.mktemp("model") / "pitch.ckpt")
+    with pytest.MonkeyPatch.context() as patch, server.private_uploads() as folder:
+        patch.setattr(running, "best_gate", EnergyGate)
+        patch.setattr(live, "WINDOW", 2.0)
+        settings = running.Settings([checkpoint, checkpoint.with_name("absent")], megabytes=1.0, seconds=20.0)
+        app, sessions = running.make_page(settings, folder)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            web = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+            thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
+            thread.start()
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+            web.should_exit = True
+            thread.join(10)
+        sessions.close_all()
+
+
+@pytest.fixture(scope="module")
+def chromium(sounds):
+    with sync_api.sync_playwright() as playwright:
+        capture = f"--use-file-for-fake-audio-capture={sounds / 'microphone.wav'}"
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, capture])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, address):
+    contexts = []
+
+    def go(**settings):
+        context = chromium.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}, **settings})
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.problems, page.elsewhere = [], []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("request", lambda request: request.url.startswith((address, "data:", "blob:"))
+                or page.elsewhere.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#ser-mic")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+
+
+def tab(page, place):
+    page.get_by_role("tab").nth(place).click()
+
+
+def headline(page, panel):
+    found = page.query_selector(f"{panel} .ser-headline")
+    return (found.get_attribute("data-emotion"), found.get_attribute("data-state")) if found else None
+
+
+def watch(page, wanted):
+    """Everything the live headline shows until all that is wanted was seen."""
+    seen, until = [], time.monotonic() + PATIENCE / 1000
+    while not wanted <= set(seen) and time.monotonic() < until:
+        shown = page.evaluate("""() => {
+            const head = document.querySelector('#ser-live-panel .ser-headline');
+            return head ? head.dataset.emotion || head.dataset.state : '';
+        }""")
+        if shown and shown not in seen[-1:]:
+            seen.append(shown)
+        page.wait_for_timeout(100)
+    return seen
+
+
+def test_microphone_emotion_appears_and_changes_and_silence_has_none(open_page):
+    page = open_page()
+    page.focus("#ser-mic")
+    page.keyboard.press("Enter")  # all by keyboard
+    seen = watch(page, {"listening", "sad", "happy", "no-speech"})
+    assert {"listening", "sad", "happy", "no-speech"} <= set(seen)
+    assert page.get_attribute("#ser-mic", "aria-pressed") == "true"
+    facts = page.inner_text(".ser-live-facts")
+    assert "latency" in facts
+    assert "windows dropped" in facts
+    assert page.locator("#ser-live-panel .ser-bar").count() == 4
+    assert page.locator("#ser-live-panel .ser-wave path").count() == 1
+    assert page.locator("#ser-live-panel .ser-lines path").count() >= 4
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#ser-mic[aria-pressed=false]")
+    tab(page, 3)
+    page.wait_for_selector("#ser-history tbody tr")
+    assert "microphone" in page.inner_text("#ser-history tbody tr")
+    assert not page.problems
+    assert not page.elsewhere
+
+
+def test_file_history_export_and_language(open_page, sounds, tmp_path):
+    page = open_page()
+    tab(page, 1)
+    page.set_input_files("#ser-audio input[type=file]", sounds / "high.wav")
+    page.wait_for_selector("#ser-file .ser-headline")
+    assert headline(page, "#ser-file")[0] == "happy"
+    assert page.locator("#ser-file .ser-wave rect").count() > 10  # attention
+    tab(page, 2)
+    page.set_input_files("#ser-files input[type=file]", [sounds / "low.flac", sounds / "broken.wav"])
+    page.wait_for_selector("#ser-folder tbody tr")
+    assert "1 recognised, 1 not" in page.inner_text("#ser-folder")
+    tab(page, 3)
+    page.wait_for_selector("#ser-history tbody tr:nth-child(2)")
+    page.evaluate("document.querySelector('#ser-history audio').play()")
+    page.wait_for_function("document.querySelector('#ser-history audio').currentTime > 0")
+    for kind in ("csv", "json"):
+        with page.expect_download() as download:
+            page.click(f"#ser-history a[href$='.{kind}']")
+        download.value.save_as(tmp_path / f"history.{kind}")
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert [(row["name"], row["predicted"]) for row in rows] == [("low.flac", "sad"), ("high.wav", "happy")]
+    assert "low.flac" in (tmp_path / "history.csv").read_text()
+    page.fill("#ser-by-words input, #ser-by-words textarea", "high")
+    page.wait_for_function("document.querySelectorAll('#ser-history tbody tr').length === 1")
+    page.get_by_label("中文").click()
+    page.wait_for_function("document.querySelector('h1').innerText.includes('语音')")
+    assert page.get_by_role("tab").all_inner_texts() == ["实时", "文件", "文件夹", "历史", "模型卡"]
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    assert "高兴" in page.inner_text("#ser-history")
+    tab(page, 1)
+    assert "置信度" in page.inner_text("#ser-file")
+    assert not page.problems
+    assert not page.elsewhere
+
+
+def test_bad_input_is_told_and_the_page_stays_usable(open_page, sounds):
+    page = open_page()
+    tab(page, 1)
+    page.set_input_files("#ser-audio input[type=file]", sounds / "large.wav")
+    page.wait_for_selector("text=exceed the maximum allowed size")
+    page.reload()
+    page.wait_for_selector("#ser-mic")
+    tab(page, 1)
+    page.set_input_files("#ser-audio input[type=file]", sounds / "long.wav")
+    page.wait_for_selector("#ser-file .ser-error")
+    assert "at most 20 s" in page.inner_text("#ser-file")
+    page.click("#ser-model input")
+    page.get_by_role("option").nth(1).click()
+    page.wait_for_selector("text=This model cannot be used")
+    page.click("#ser-model input")
+    page.get_by_role("option").nth(0).click()
+    page.wait_for_selector("text=This model cannot be used", state="hidden")
+    tab(page, 2)
+    page.set_input_files("#ser-files input[type=file]", [sounds / "high.wav"])
+    page.wait_for_selector("#ser-folder tbody tr")
+
+
+def test_two_browsers_keep_their_own_history(open_page, sounds):
+    one, other = open_page(), open_page()
+    tab(one, 1)
+    one.set_input_files("#ser-audio input[type=file]", sounds / "high.wav")
+    one.wait_for_selector("#ser-file .ser-headline")
+    tab(other, 3)
+    other.wait_for_selector("#ser-history .ser-note")
+    assert "Nothing yet" in other.inner_text("#ser-history")
+    tokens = [page.get_attribute("#ser-live", "data-token") for page in (one, other)]
+    assert tokens[0] != tokens[1]
+
+
+def test_a_phone_shows_everything_without_scrolling_sideways(open_page, sounds):
+    page = open_page(viewport={"width": 390, "height": 844})
+    for place in range(5):
+        page.get_by_role("tab").nth(place).click()
+        page.wait_for_timeout(100)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    tab(page, 1)
+    page.set_input_files("#ser-audio input[type=file]", sounds / "low.flac")
+    page.wait_for_selector("#ser-file .ser-lines")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
