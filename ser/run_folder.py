@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
@@ -20,6 +21,10 @@ from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.tables import write_embeddings, write_predictions
 from ser.files import write_json
 
+RESULTS = (
+    "metrics.json", "history.csv", "predictions.csv", "embeddings.npy", "train_predictions.csv", "train_embeddings.npy",
+    "leakage.json", "report.html", "checkpoints", "tensorboard", "csv", "wandb", "figures",
+)  # fmt: skip
 Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
 
 
@@ -29,6 +34,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.started = time.time()
+
+    @property
+    def previous(self) -> Path:
+        """Results of an earlier finished run, until this one is finished."""
+        return self.path / "previous"
 
     @property
     def best_checkpoint(self) -> Path:
@@ -57,7 +67,9 @@ class RunFolder:
         return record
 
     def prepare(self, config: dict[str, Any], *, resume: bool) -> Path | None:
-        """Clear what an earlier run of this folder left, or find the checkpoint to go on from.
+        """Put aside what an earlier run of this folder left, or find the checkpoint to go on from.
+
+        What is put aside lies in ``previous/`` until the new run is finished, so that a run that fails costs nothing.
 
         Args:
             config: the plain description of the run that is about to start.
@@ -69,11 +81,20 @@ class RunFolder:
         if resume and self.last_checkpoint.is_file():
             _check_same_run(self.last_checkpoint, config)
             return self.last_checkpoint
-        for stale in ("metrics.json", "history.csv", "predictions.csv", "embeddings.npy"):
-            (self.path / stale).unlink(missing_ok=True)
-            (self.path / f"train_{stale}").unlink(missing_ok=True)
-        for stale in ("checkpoints", "tensorboard", "csv", "figures"):
-            shutil.rmtree(self.path / stale, ignore_errors=True)
+        if rank_zero_only.rank != 0:  # the first process has done it, and may have begun to write
+            return None
+        finished = (self.path / "metrics.json").is_file()
+        if finished:
+            shutil.rmtree(self.previous, ignore_errors=True)
+            self.previous.mkdir()
+        for name in RESULTS:
+            stale = self.path / name
+            if finished and stale.exists():
+                stale.rename(self.previous / name)
+            elif stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
         return None
 
     def collect(self, batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
@@ -125,6 +146,7 @@ class RunFolder:
             write_embeddings(self.path / f"{prefix}embeddings.npy", pooled)
         metrics = self.scores(parts, facts)
         write_json(self.path / "metrics.json", metrics)
+        shutil.rmtree(self.previous, ignore_errors=True)
         return metrics
 
 
@@ -135,7 +157,7 @@ def _check_same_run(checkpoint: Path, config: dict[str, Any]) -> None:
         stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["config"]
     except Exception as error:
         raise SerError(f"{checkpoint} is damaged, expected the checkpoint of an earlier run; {remedy}") from error
-    for key in ("network", "encoder", "emotions", "hash"):
+    for key in ("hash", "emotions", "encoder", "network"):  # the split first: it changes the network's speakers, too
         if stored.get(key) != config[key]:
             raise SerError(
                 f"{checkpoint} was trained with {key} = {stored.get(key)}, this run has {config[key]}; {remedy}"

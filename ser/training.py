@@ -73,11 +73,9 @@ def run(cfg: DictConfig) -> float:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     metrics = train(datamodule, module, trainer, folder, facts, checkpoint)
     if trainer.is_global_zero:
-        if cfg.leakage and cfg.test:
-            write_leakage(folder.path)
-        if cfg.figures and cfg.test:
-            write_figures(folder.path, trainer.loggers)
         show_scores(metrics)
+        if cfg.test:
+            _analyse(cfg, folder.path, trainer)
         log.info("results lie in %s", folder.path)
     return float(metrics["validation"]["uar"])
 
@@ -105,9 +103,13 @@ def train(
     """
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise SerError(f"interrupted in epoch {trainer.current_epoch}; add resume=true to the same command to go on.")
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if not trainer.interrupted:
+            raise
+        log.warning("interrupted in epoch %d; the same command with resume=true goes on", trainer.current_epoch)
+        raise KeyboardInterrupt from None
     best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     predictions = trainer.predict(module, datamodule=datamodule) or []
@@ -173,6 +175,17 @@ def build_trainer(cfg: DictConfig) -> lightning.Trainer:
     loggers = [instantiate(logger) for logger in cfg.logger.values()] if cfg.logger else False
     trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     return trainer
+
+
+def _analyse(cfg: DictConfig, folder: Path, trainer: lightning.Trainer) -> None:
+    """Probe and draw; the run is finished already, so what cannot be done is said and no failure."""
+    try:
+        if cfg.leakage:
+            write_leakage(folder)
+        if cfg.figures:
+            write_figures(folder, trainer.loggers)
+    except SerError as error:
+        log.warning("the run is finished, but without all of its analysis: %s", error)
 
 
 def _quieten() -> None:

@@ -17,7 +17,7 @@ LONGER = ["trainer.max_epochs=4", "model=enhanced_gru", "model.hidden_size=8", "
 ROOT = Path(training.__file__).resolve().parent.parent
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -29,7 +29,7 @@ class StopAt(lightning.Callback):
 
     def on_train_batch_end(self, trainer, *arguments):
         if trainer.current_epoch == self.epoch:
-            raise Killed
+            raise KilledError
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(configure, tmp_path, kil
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     training.run(configure(*words, folder=whole))
     kill_at(2)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         training.run(configure(*words, folder=broken))
     assert not (broken / "metrics.json").exists()
     monkeypatch.undo()
@@ -78,10 +78,10 @@ def test_run_stopped_early_trains_no_further_epoch_when_resumed(configure, tmp_p
     assert figures(whole)["epochs"] < 30
 
     def full_disk(*arguments):
-        raise Killed
+        raise KilledError
 
     monkeypatch.setattr(training.RunFolder, "finish", full_disk)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         training.run(configure(*words, folder=broken))
     monkeypatch.undo()
     training.run(configure(*words, "resume=true", folder=broken))
@@ -96,7 +96,9 @@ def test_killed_process_goes_on(manifest, cache, tmp_path):
     def start(outputs, *more):
         command = [sys.executable, str(ROOT / "train.py"), *words, f"paths.outputs={outputs}", "variant=killed", *more]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
     assert start(tmp_path / "whole").wait(120) == 0
     process = start(tmp_path / "broken")
@@ -129,5 +131,41 @@ def test_checkpoint_of_another_network_or_file_is_refused(configure, tmp_path):
     with pytest.raises(SerError, match="was trained with hash"):
         training.run(configure("resume=true", "fold=2", folder=folder))
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(SerError, match="not a checkpoint that can be resumed"):
+    with pytest.raises(SerError, match="is damaged"):
         training.run(configure("resume=true", folder=folder))
+
+
+def test_run_that_fails_keeps_the_results_it_was_to_replace(configure, tmp_path, kill_at, monkeypatch):
+    folder = tmp_path / "run"
+    training.run(configure(folder=folder))
+    before = (folder / "metrics.json").read_bytes()
+    kill_at(0)
+    with pytest.raises(KilledError):
+        training.run(configure(folder=folder))
+    assert not (folder / "metrics.json").exists()
+    assert (folder / "previous" / "metrics.json").read_bytes() == before
+    monkeypatch.undo()
+    training.run(configure("resume=true", folder=folder))
+    assert not (folder / "previous").exists()
+
+
+def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
+    words = [*TINY, "trainer.max_epochs=400", f"paths.cache={cache}", "data=manifest", f"data.manifest={manifest}"]
+    folder = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    while process.poll() is None and not (folder / "history.csv").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output.decode()
+    assert "resume=true" in output.decode()
+    assert "Traceback" not in output.decode()
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert not (folder / "metrics.json").exists()

@@ -121,7 +121,8 @@ def find_runs(folder: str | Path) -> list[Run]:
         return [load_run(folder)]
     if not folder.is_dir():
         raise SerError(f"there is no folder {folder}; give a run folder or the folder of a sweep.")
-    folders = [path.parent for path in folder.rglob("metrics.json")]
+    # previous/ holds the results of an earlier run while a new one is under way.
+    folders = [path.parent for path in folder.rglob("metrics.json") if path.parent.name != "previous"]
     if not folders:
         raise SerError(f"{folder} holds no finished run (no metrics.json in it or below); train first, or give the "
                        "folder that holds the runs.")
