@@ -2,20 +2,22 @@
 
 import itertools
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALLEST = 1024  # values: below, a tensor is not worth its scales
+_SMALLEST = 16_384  # values: smaller weights, the last layer's among them, cost accuracy and save nothing
 
 
 def quantize_file(path: Path) -> None:
     """Quantise the weights in ``path``, in place.
 
     Products are computed with integers (onnxruntime's dynamic quantisation, one scale a channel), but not those ahead
-    of the first GRU: energies and frames span more than 8 bits. onnxruntime has no integer GRU, so the weights of the
-    GRUs are stored as integers with one scale a row and become single precision again when the file is loaded.
+    of the first GRU, whose frames span more than 8 bits, nor small ones such as the last layer. onnxruntime has no
+    integer GRU, so the weights of the GRUs are stored as integers with one scale a row and become single precision
+    again when the file is loaded.
     """
     import onnx  # noqa: PLC0415
     from onnx import helper, numpy_helper  # noqa: PLC0415
@@ -25,6 +27,8 @@ def quantize_file(path: Path) -> None:
     metadata = {entry.key: entry.value for entry in whole.metadata_props}
     del whole.graph.value_info[:]  # the quantiser transposes weights and would find their noted shapes wrong
     kept = [node.name for node in itertools.takewhile(lambda node: node.op_type != "GRU", whole.graph.node)]
+    sizes = {weight.name: math.prod(weight.dims) for weight in whole.graph.initializer}
+    kept += [node.name for node in whole.graph.node if sum(sizes.get(name, 0) for name in node.input) < _SMALLEST]
     advice = logging.getLogger()
     level = advice.level
     advice.setLevel(logging.ERROR)  # it recommends a preprocessing that the exporter has done already
