@@ -19,13 +19,31 @@ from ser.models.output import NetworkOutput
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+class UnweightedAverageRecall(MulticlassRecall):
+    """Mean recall over the classes that occur; torchmetrics counts a class as 0 that was only ever predicted."""
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        tp, _, _, fn = self._final_state()  # (C,) each
+        return (tp / (tp + fn))[tp + fn > 0].mean()
+
+
+class MacroF1(MulticlassF1Score):
+    """Mean F1 over the classes that occur."""
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        tp, fp, _, fn = self._final_state()  # (C,) each
+        return (2 * tp / (2 * tp + fp + fn))[tp + fn > 0].mean()
+
+
 def emotion_metrics(emotions: int, prefix: str) -> MetricCollection:
-    """WA (plain accuracy), UAR (mean recall over classes) and macro F1."""
+    """WA (plain accuracy), UAR (mean recall over classes) and macro F1, as in ser.evaluation.scores."""
     return MetricCollection(
         {
             "wa": MulticlassAccuracy(emotions, average="micro"),
-            "uar": MulticlassRecall(emotions, average="macro"),
-            "f1": MulticlassF1Score(emotions, average="macro"),
+            "uar": UnweightedAverageRecall(emotions, average="macro"),
+            "f1": MacroF1(emotions, average="macro"),
         },
         prefix=prefix,
     )

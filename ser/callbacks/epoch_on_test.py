@@ -30,5 +30,6 @@ class EpochOnTest(lightning.Callback):
             batch = trainer.strategy.batch_to_device(cpu_batch)
             with trainer.precision_plugin.val_step_context():
                 metrics.update(pl_module(batch.frames, batch.lengths).emotion_logits, batch.emotion)
+        scores = metrics.compute()  # of all processes together
         for name in ("test/wa", "test/uar"):
-            pl_module.log(name, metrics.compute()[name], on_epoch=True, rank_zero_only=True)
+            pl_module.log(name, scores[name], on_epoch=True, sync_dist=True)

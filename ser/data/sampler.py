@@ -36,7 +36,7 @@ class LengthBatches(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        jitter: float = 0.01,
+        jitter: float = 0.005,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
@@ -78,12 +78,16 @@ def _batch_sizes(longest_first: np.ndarray, batch_size: int, max_frames: int | N
 
 
 def _share_evenly(sizes: list[int], world_size: int) -> list[int]:
-    """Halve the largest batches until the number of batches divides by the number of processes."""
+    """Halve the largest batches until the number of batches divides by the number of processes.
+
+    Where only single utterances are left to halve, the shortest are paired instead.
+    """
     sizes = list(sizes)
     while len(sizes) % world_size and max(sizes) > 1:
         largest = int(np.argmax(sizes))
         half = sizes[largest] // 2
         sizes[largest : largest + 1] = [sizes[largest] - half, half]
-    if len(sizes) % world_size:
+    rest = len(sizes) % world_size
+    if rest and len(sizes) < world_size:
         raise ValueError(f"{len(sizes)} utterances cannot be shared by {world_size} processes")
-    return sizes
+    return sizes[: len(sizes) - 2 * rest] + [2] * rest

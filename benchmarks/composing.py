@@ -1,0 +1,48 @@
+"""The shipped configuration, applied to synthetic features: what train.py would train with."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ser.commands.composing import compose_config
+from ser.data.corpus import Corpus
+from ser.data.datamodule import EmotionDataModule
+from ser.data.extraction import extract
+from ser.module import EmotionModule
+from ser.sentences import instantiate
+from ser.training import build_module
+
+FACTS = {"corpus": "synthetic_features", "protocol": "session", "fold": 1, "seed": 1, "hash": ""}
+
+
+@dataclass
+class Experiment:
+    """One composed experiment and its parts."""
+
+    cfg: DictConfig
+    corpus: Corpus
+    data: EmotionDataModule
+
+    def module(self) -> EmotionModule:
+        """A new network of the same random weights with its losses and optimizer."""
+        return build_module(self.cfg, self.data, FACTS)
+
+
+def compose_experiment(folder: Path, scale: float, *overrides: str) -> Experiment:
+    """Compose, bring the cache up to date and open it.
+
+    Args:
+        folder: where the run may write.
+        scale: size of the corpus relative to IEMOCAP's.
+        overrides: further words of the command line.
+    """
+    logging.getLogger("ser").setLevel(logging.ERROR)
+    words = ["data=synthetic_features", f"data.scale={scale}", f"hydra.runtime.output_dir={folder}"]
+    cfg = compose_config([*words, *overrides])
+    corpus = instantiate(cfg.data)
+    cache = extract(corpus, None, cfg.paths.cache, show_progress=False).cache
+    split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
+    data = EmotionDataModule(corpus, split, cache, instantiate(cfg.normalization), seed=cfg.seed, **cfg.batches)
+    return Experiment(cfg, corpus, data)
