@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+from fake_runs import write_run
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from ser.cli import main
+from ser.commands import reproduce
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two variants, two folds; only the first keeps who speaks in its features."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for variant, strength, skill in (("gru", 2.0, 0.5), ("enhanced_gru", 0.0, 0.8)):
+        for fold in (1, 2):
+            write_run(folder, variant, fold, skill=skill, speaker_strength=strength, utterances=16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def probed(sweep):
+    assert main(["probe", str(sweep)]) == 0
+    return sweep
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def words(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_probe_writes_into_every_run_below(probed):
+    for run in probed.glob("*/fold*/seed1"):
+        assert json.loads((run / "leakage.json").read_text())["speakers"]["linear"]["accuracy"] > 0
+    assert len(list(probed.rglob("leakage.json"))) == 4
+
+
+def test_probe_refuses_a_table(sweep, capsys):
+    assert main(["probe", str(sweep / "gru" / "fold1" / "seed1" / "predictions.csv")]) == 1
+    assert "the probe needs a run folder" in words(capsys)
+
+
+def test_compare_prints_and_saves_scores_tests_and_leakage(probed, tmp_path, capsys):
+    output = tmp_path / "comparison.json"
+    assert main(["compare", str(probed / "gru"), str(probed / "enhanced_gru"), "--output", str(output)]) == 0
+    shown, saved = words(capsys), json.loads(output.read_text())
+    assert "Both were tested on the same split." in shown
+    assert saved["paired"]["metrics"]["uar"]["difference"] > 0.1
+    assert saved["leakage"]["runs"] == 2
+    assert saved["leakage"]["linear"]["difference"] < -0.3
+    assert saved["leakage"]["linear"]["p"] < 0.01
+    assert f"{100 * saved['b']['pooled']['uar']:.1f}" in shown
+
+
+def test_compare_refuses_other_splits_unless_told_and_says_what_differs(probed, tmp_path, capsys):
+    pair = [str(probed / "gru" / "fold1"), str(probed / "enhanced_gru" / "fold2")]
+    output = tmp_path / "comparison.json"
+    assert main(["compare", *pair, "--output", str(output)]) == 1
+    assert not output.exists()
+    assert main(["compare", *pair, "--output", str(output), "--allow-different-splits"]) == 0
+    assert "NOT the same split: - folds 1 against 2" in words(capsys)
+    assert json.loads(output.read_text())["paired"] is None
+
+
+def test_labels_are_shown_with_the_scores(tmp_path, capsys):
+    honest, overlapping = write_run(tmp_path, "a"), write_run(tmp_path, "b", transductive=True)
+    assert main(["compare", str(honest), str(overlapping)]) == 0
+    assert "transductive" in words(capsys)
+    assert (overlapping / "comparison.json").is_file()
+
+
+def test_report_goes_where_it_was_asked(probed, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["report", str(probed), "--output", str(page), "--baseline", "enhanced_gru"]) == 0
+    assert "Speaker leakage, compared" in page.read_text()
+    assert str(page) in capsys.readouterr().out.replace("\n", "")
+
+
+def test_figures_are_drawn_again(tmp_path):
+    run = write_run(tmp_path)
+    assert main(["figures", str(run)]) == 0
+    assert len(list((run / "figures").glob("*.png"))) > 5
+
+
+@pytest.fixture
+def trained(configure, tmp_path):
+    """A real run with what Hydra keeps of it."""
+    from ser.training import run
+
+    folder = tmp_path / "run"
+    cfg = configure(folder=folder)
+    run(cfg)
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
+    kept = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
+    kept.hydra.runtime.cwd = str(Path.cwd())
+    OmegaConf.save(kept, folder / ".hydra" / "hydra.yaml")
+    return folder
+
+
+def test_a_run_is_reproduced_without_touching_it(trained, tmp_path, capsys):
+    before = files(trained)
+    again = tmp_path / "again"
+    assert main(["reproduce", str(trained), "--folder", str(again)]) == 0
+    assert "the figures agree" in words(capsys)
+    assert files(trained) == before
+    assert (again / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
+
+    metrics = json.loads((trained / "metrics.json").read_text())
+    metrics["test"]["precision"]["sad"] = 2.0
+    (trained / "metrics.json").write_text(json.dumps(metrics))
+    rows = reproduce.compare_runs(reproduce.load_run(trained), reproduce.load_run(again), 1e-4)
+    assert [row[0] for row in rows if not row[3]] == ["test.precision.sad", "all of metrics.json"]
+
+
+def test_reproduce_never_writes_into_the_run(tmp_path, capsys):
+    run = write_run(tmp_path)
+    assert main(["reproduce", str(run), "--folder", str(run / "again")]) == 1
+    assert "only read" in words(capsys)
+    assert main(["reproduce", str(run), "--folder", str(tmp_path)]) == 1
+    assert "is not empty" in words(capsys)
+    assert main(["reproduce", str(run), "--folder", str(tmp_path / "new")]) == 1
+    assert "settings are unknown" in words(capsys)
