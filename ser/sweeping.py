@@ -67,7 +67,8 @@ def _sweep(words: Sequence[str]) -> int:
 
 def _launch(hydra: Hydra, shared: list[str], jobs: Sequence[Job]) -> None:
     """Hand the runs to Hydra's launcher, the way its own sweepers do."""
-    cfg = hydra.compose_config("train", list(shared), run_mode=RunMode.MULTIRUN, with_log_configuration=True)
+    words = [*shared, "hydra.mode=MULTIRUN"]  # as -m does: each run then knows that it is one of several
+    cfg = hydra.compose_config("train", words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
     with open_dict(cfg):
         cfg.hydra.callbacks = {}  # the summary comes once, at the end
     launcher = Plugins.instance().instantiate_launcher(
