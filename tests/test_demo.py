@@ -110,6 +110,13 @@ def test_repeated_blocks_count_once_and_missing_ones_are_told(model):
     live.stop()
 
 
+def test_a_stretch_that_begins_late_has_lost_nothing(model):
+    live = LiveSound(model, GATE, 16000)
+    live.write(480_000, np.full(1600, 0.1, np.float32))
+    assert (live.lost, live.stream.buffer.clock) == (0, 1600)
+    live.stop()
+
+
 def test_silence_is_no_speech_and_what_is_kept_is_bounded(model):
     live = LiveSound(model, GATE, 8000)
     listen(live, np.zeros(8000 * 80, np.float32), sizes=(8000,))

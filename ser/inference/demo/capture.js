@@ -2,7 +2,7 @@
 // What cannot be sent in ten seconds is thrown away here; the server sees the gap in the numbers and counts it.
 (() => {
   const SEND_SECONDS = 0.25, KEPT_SECONDS = 10;
-  let open = null; // {context, media, token, queue, queued, next, sending, last}
+  let open = null; // the microphone while it is open
   const find = (id) => document.getElementById(id);
   const words = (key) => (find("ser-live") ? find("ser-live").dataset[key] : "") || "";
 
@@ -35,7 +35,7 @@
       if (media) media.getTracks().forEach((track) => track.stop());
       return say(error.name === "NotAllowedError" ? "denied" : "nomicrophone", true);
     }
-    open = { context, media, token: find("ser-live").dataset.token, queue: [], queued: 0, next: 0, sending: false };
+    open = { context, media, token: find("ser-live").dataset.token, queue: [], queued: 0, next: 0, sending: false, flight: null };
     const mine = open;
     const node = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
     node.port.onmessage = (event) => open === mine && take(mine, event.data);
@@ -56,7 +56,7 @@
     mine.next += block.length;
     mine.queued += block.length;
     while (mine.queued > KEPT_SECONDS * mine.context.sampleRate) mine.queued -= mine.queue.shift().block.length;
-    if (!mine.sending && mine.queued >= SEND_SECONDS * mine.context.sampleRate) send(mine);
+    if (!mine.sending && mine.queued >= SEND_SECONDS * mine.context.sampleRate) mine.flight = send(mine);
   }
 
   async function send(mine) {
@@ -73,7 +73,7 @@
       const where = `/ser/${mine.token}/block?first=${blocks[0].first}&rate=${mine.context.sampleRate}`;
       const answer = await fetch(where, { method: "POST", body, headers: { "Content-Type": "application/octet-stream" } });
       if (!answer.ok) throw new Error(answer.status);
-      show(await answer.json());
+      if (open === mine) show(await answer.json());
     } catch (error) {
       if (open === mine) await stop("unreachable");
     }
@@ -97,9 +97,11 @@
   async function stop(reason) {
     const mine = open;
     open = null;
+    paint();
     if (mine) {
       mine.media.getTracks().forEach((track) => track.stop());
       mine.context.close();
+      if (reason !== "unreachable") await mine.flight; // a block behind the stop would begin a new stretch
       await fetch(`/ser/${mine.token}/stop`, { method: "POST" }).catch(() => {});
     }
     say(reason || "", Boolean(reason));

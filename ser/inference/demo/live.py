@@ -44,7 +44,7 @@ class LiveSound:
                                           history=kept, on_event=self._count).start()
         self.recent = RingBuffer(round(SHOWN_SECONDS * sample_rate))
         self.lost = 0  # samples that never arrived
-        self._expected = 0  # number of the next sample by the browser's count
+        self._expected: int | None = None  # number of the next sample by the browser's count
         self._peaks: deque[tuple[float, float]] = deque(maxlen=round(SHOWN_SECONDS / _PEAK_SECONDS))
         self._unpeaked = np.zeros(0, np.float32)
         self._sum: dict[str, float] = dict.fromkeys(model.recognizer.emotions, 0.0)
@@ -58,10 +58,11 @@ class LiveSound:
         """
         with self._turn:
             end = first + len(samples)
-            if first < self._expected:
-                samples = samples[self._expected - first:]
-            elif first > self._expected:
-                gap = first - self._expected
+            expected = first if self._expected is None else self._expected
+            if first < expected:
+                samples = samples[expected - first:]
+            elif first > expected:
+                gap = first - expected
                 self.lost += gap
                 samples = np.concatenate((np.zeros(min(gap, self.stream.window), np.float32), samples))
             if not len(samples):

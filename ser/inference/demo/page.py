@@ -63,7 +63,7 @@ class Page:
         self.title = gr.HTML()
         with gr.Row(equal_height=True):
             self.model = gr.Dropdown(self.shelf.names, value=self.shelf.names[0], filterable=False, scale=3,
-                                     elem_id="ser-model")
+                                     min_width=300, elem_id="ser-model")
             self.language = gr.Radio([(name, key) for key, name in LANGUAGES.items()], value="en", scale=1,
                                      elem_id="ser-language")
         self.notice = gr.HTML(visible=False)

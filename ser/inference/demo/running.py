@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ import uvicorn
 from ser.inference.demo.page import HEAD, Page, page_theme
 
 log = logging.getLogger(__name__)
+
+_THIS_COMPUTER = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def make_page(settings: Settings, folder: Path) -> tuple[fastapi.FastAPI, Sessio
     sessions = Sessions(folder / "sessions", shelf.names[0])
     gate = best_gate()
     limits = Limits(settings.megabytes, settings.seconds)
-    hosts = ["127.0.0.1", "localhost", "[::1]"] if settings.host in ("127.0.0.1", "localhost", "::1") else ["*"]
+    hosts = list(_THIS_COMPUTER) if settings.host in _THIS_COMPUTER else ["*"]
     app = make_app(sessions, shelf, gate, hosts)
     blocks = Page(shelf, sessions, gate, limits, folder / "uploads").build()
     gr.mount_gradio_app(
@@ -74,16 +78,25 @@ def serve(settings: Settings) -> None:
     """Serve the page until Ctrl-C.
 
     Raises:
-        SerError: the port is taken.
+        SerError: the port is taken, or the address is not this computer's.
     """
-    with private_uploads() as folder:
+    with private_uploads() as folder, _listener(settings.host, settings.port) as listener:
         app, sessions = make_page(settings, folder)
+        log.info("open http://%s:%d in a browser; Ctrl-C ends", settings.host, settings.port)
+        if settings.host not in _THIS_COMPUTER:
+            log.warning("everyone who reaches this address can use the page; browsers give the microphone only to "
+                        "https pages and to 127.0.0.1")
+        # A plain end of the process would leave the visitors' recordings on the disk.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
-            with socket.create_server((settings.host, settings.port), reuse_port=False) as listener:
-                log.info("open http://%s:%d in a browser on this computer; Ctrl-C ends", settings.host, settings.port)
-                uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run([listener])
-        except OSError as error:
-            raise SerError(f"{settings.host}:{settings.port} cannot be served on ({error.strerror or error}); choose "
-                           "another --port, or end the program that has it.") from error
+            uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run([listener])
         finally:
             sessions.close_all()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise SerError(f"{host}:{port} cannot be served on ({getattr(error, 'strerror', None) or error}); choose "
+                       "another --port, or end the program that has it.") from error

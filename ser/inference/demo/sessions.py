@@ -1,5 +1,6 @@
 """What belongs to one browser window, apart from every other one."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -16,6 +17,8 @@ from ser.inference.demo.live import LiveSound
 from ser.inference.demo.models import Model
 from ser.inference.demo.recordings import Analysis
 from ser.inference.speech_gate import SpeechGate
+
+log = logging.getLogger(__name__)
 
 MOST_SESSIONS = 50
 IDLE_SECONDS = 2 * 3600.0
@@ -66,7 +69,7 @@ class Session:
             live, self.live = self.live, None
             if live is None:
                 return
-            live.stop()
+            _end(live)
             if live.stream.seconds >= live.stream.window / live.sample_rate:
                 clip = live.save_clip(self.folder / f"{secrets.token_hex(8)}.wav")
                 started = time.strftime("%H:%M:%S", time.localtime(time.time() - live.stream.seconds))
@@ -89,9 +92,17 @@ class Session:
         with self.turn:
             live, self.live = self.live, None
             if live is not None:
-                live.stop()
+                _end(live)
             self.history.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _end(live: LiveSound) -> None:
+    """Stop it; a defect that ended its thread is told to whoever runs the server, and the page goes on."""
+    try:
+        live.stop()
+    except Exception:
+        log.exception("the recognition of a microphone ended early")
 
 
 class Sessions:

@@ -101,7 +101,7 @@ def history_panel(session: Session, look_of: Mapping[str, Look]) -> str:
     keys = ["column_time", "column_kind", "column_file", "column_emotion", "column_confidence", "column_seconds",
             "column_play", "column_model"]
     rows = [_history_row(session, look_of, entry) for entry in entries]
-    return status + _table([text(language, key) for key in keys], rows, text(language, "tab_history"))
+    return status + _table([text(language, key) for key in keys], rows, text(language, "tab_history"), "ser-stack")
 
 
 def card_panel(model: Model, language: str, gate: str) -> str:
@@ -156,7 +156,8 @@ def _history_row(session: Session, look_of: Mapping[str, Look], entry: Entry) ->
     return (f"<tr><td>{entry.when:%H:%M:%S}</td><td>{text(language, f'kind_{entry.kind}')}</td>"
             f"<td>{escape(entry.name)}</td><td>{shown}</td><td>{share}</td>"
             f"<td>{text(language, 'seconds', value=entry.seconds)}</td><td>{player}</td>"
-            f'<td class="ser-wide">{escape(entry.model)}</td></tr>')
+            f'<td class="ser-wide"><div title="{escape(entry.model, quote=True)}">{escape(entry.model)}</div></td>'
+            "</tr>")
 
 
 def _emotion(look: Look, language: str, emotion: str) -> str:
@@ -168,10 +169,11 @@ def _links(session: Session, what: str) -> str:
                    f"{text(session.language, f'download_{kind}')}</a> " for kind in ("csv", "json"))
 
 
-def _table(heads: list[str], rows: list[str], label: str) -> str:
+def _table(heads: list[str], rows: list[str], label: str, style: str = "") -> str:
     shown = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    return (f'<div class="ser-scroll" role="region" tabindex="0" aria-label="{label}"><table class="ser-table"><thead>'
-            f"<tr>{shown}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>")
+    return (f'<div class="ser-scroll" role="region" tabindex="0" aria-label="{label}">'
+            f'<table class="ser-table {style}"><thead><tr>{shown}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+            "</div>")
 
 
 def _settings(description: Mapping[str, Any]) -> str:
