@@ -17,7 +17,7 @@ class EpochOnTest(lightning.Callback):
     (``test=false``), so there it does nothing.
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """One pass over the test part."""
         datamodule: Any = getattr(trainer, "datamodule", None)

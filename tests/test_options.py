@@ -1,0 +1,235 @@
+"""Every file in conf/ composes, builds its object and trains; a new file is covered without a change here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny_encoders
+from fake_corpora import write_emodb, write_iemocap, write_manifest, write_ravdess
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from ser import training
+from ser.configuration import CONFIG_FOLDER, register_resolvers
+from ser.evaluation.scores import scores
+from ser.sentences import instantiate
+
+ROOT = CONFIG_FOLDER.parent
+GROUPS = [
+    group
+    for entry in OmegaConf.load(CONFIG_FOLDER / "train.yaml").defaults
+    if OmegaConf.is_dict(entry)
+    for group in entry
+    if group not in ("hydra", "experiment", "logger", "trainer", "callbacks")
+]
+SMALL = ["model.hidden_size=8", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "callbacks.progress_bar=null",
+         "leakage=false", "figures=false"]  # fmt: skip
+ENCODERS = {  # by how the file's name begins
+    "hubert_large": lambda folder: tiny_encoders.save_tiny_hubert(folder, large=True),
+    "hubert": tiny_encoders.save_tiny_hubert,
+    "wavlm": tiny_encoders.save_tiny_wavlm,
+    "wav2vec2": tiny_encoders.save_tiny_wav2vec2,
+    "whisper": tiny_encoders.save_tiny_whisper,
+}
+
+
+def options(group):
+    folder = CONFIG_FOLDER / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+RUNS = max(len(options(group)) for group in GROUPS)
+
+
+def words_of_run(number):
+    """One option a group; after ``RUNS`` runs each option of each group was used."""
+    return [f"{group}={options(group)[number % len(options(group))]}" for group in GROUPS]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("options")
+
+
+@pytest.fixture(scope="module")
+def supplies(place):
+    """The words that a choice of corpus or encoder needs; what they point to is written once."""
+    writers = {
+        "manifest": lambda root: write_manifest(root, session=True, seconds=0.3),
+        "ravdess": lambda root: write_ravdess(root, actors=12, repetitions=1),
+        "emodb": lambda root: write_emodb(root, texts=1),
+        "iemocap": lambda root: write_iemocap(root, seconds=0.3),
+    }
+    known = {"synthetic": ["data.utterances=40"], "synthetic_features": ["data.scale=0.01", "data.dim=32"]}
+
+    def words(data, features):
+        if data not in known:
+            key = "manifest" if data == "manifest" else "root"
+            known[data] = [f"data.{key}={writers[data](place / data)}"]
+        if features not in known:
+            start = next((name for name in ENCODERS if features.startswith(name)), None)
+            made = ENCODERS[start](place / features) if start else None
+            known[features] = [f"features.checkpoint={made}"] if made else []
+        return known[data] + known[features]
+
+    return words
+
+
+@pytest.fixture
+def make(place, tmp_path, supplies):
+    """Compose as Hydra would for a run in ``tmp_path/run``, adding what the chosen corpus and encoder need."""
+
+    def composed(*words):
+        register_resolvers()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose("train", overrides=list(words), return_hydra_config=True)
+
+    def make(*words, bare=False):
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        paths = [f"paths.{name}={place / name}" for name in ("outputs", "data", "cache")]
+        choices = composed(*words).hydra.runtime.choices
+        needed = [] if bare else supplies(choices.data, choices.features)
+        cfg = composed(*words, *needed, *paths, f"hydra.runtime.output_dir={folder}")
+        HydraConfig.instance().set_config(cfg)
+        cfg = cfg.copy()
+        OmegaConf.set_struct(cfg, False)
+        del cfg.hydra
+        OmegaConf.set_struct(cfg, True)
+        return cfg
+
+    return make
+
+
+def check_run(folder, epochs=1):
+    """The run folder holds a finished run whose figures are those of its table."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    table = pd.read_csv(folder / "predictions.csv", dtype={"speaker": str}, keep_default_na=False)
+    split = json.loads((folder / "split.json").read_text())
+    assert table["id"].tolist() == split["parts"]["test"]["ids"]
+    expected = scores(table)
+    for name in ("wa", "uar", "macro_f1", "weighted_f1"):
+        assert metrics["test"][name] == pytest.approx(expected[name], abs=1e-9)
+    assert metrics["test"]["confusion"] == expected["confusion"]
+    assert metrics["epochs"] == epochs
+    return metrics
+
+
+@pytest.mark.parametrize("number", range(RUNS), ids=lambda number: " ".join(words_of_run(number)[:5]))
+def test_every_option_trains(make, tmp_path, number):
+    training.run(make(*words_of_run(number), *SMALL, "logger=csv"))
+    check_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_trains(make, tmp_path, name):
+    cfg = make(f"experiment={name}", *SMALL, "logger=csv")
+    assert 0 <= training.run(cfg) <= 1
+    if cfg.test:
+        check_run(tmp_path / "run")
+    else:  # a search never opens the test part
+        assert not (tmp_path / "run" / "predictions.csv").exists()
+
+
+def test_all_loggers_together(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    training.run(make("data=synthetic_features", *SMALL, f"logger=[{','.join(options('logger'))}]"))
+    folder = tmp_path / "run"
+    assert "val/uar" in pd.read_csv(folder / "csv" / "metrics.csv")
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("name", options("trainer"))
+def test_every_trainer_is_built(make, name):
+    devices = ["trainer.accelerator=cpu"] if name != "cpu" else []
+    trainer = instantiate(make(f"trainer={name}", *devices).trainer, logger=False)
+    assert trainer.max_epochs == 50
+    assert trainer.num_devices == (2 if name == "ddp" else 1)
+
+
+def test_mixed_precision_trains(make, tmp_path):
+    training.run(make("data=synthetic_features", "trainer=gpu", "trainer.accelerator=cpu", *SMALL, "logger=csv"))
+    check_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("words, expected", [
+    ([], "enhanced_gru"),
+    (["model=gru", "fold=3", "seed=7", "resume=true", "logger=csv", "batches.workers=2"], "gru"),
+    (["model=gru", "data=synthetic_features", "features=hubert_base", "features.checkpoint=/a/b"], "gru"),
+    (["adversarial_weight=0.01", "augmentation=strong"], "enhanced_gru,adversarial_weight=0.01,augmentation=strong"),
+    (["augmentation=strong", "adversarial_weight=0.01"], "enhanced_gru,adversarial_weight=0.01,augmentation=strong"),
+    (["variant=mine", "optimizer.lr=0.1"], "mine"),
+])  # fmt: skip
+def test_variant_names_what_changes_a_result(make, words, expected):
+    assert make(*words, bare=True).variant == expected
+
+
+def test_run_folder_follows_the_choices(make):
+    make("model=gru", "data=synthetic_features", "fold=2", "seed=5", "name=mine", "l2_reg=1e-5", bare=True)
+    run, sweep = HydraConfig.get().run.dir, HydraConfig.get().sweep
+    assert run.endswith("/mine/gru,l2_reg=1e-5/fold2/seed5")
+    assert run == str(Path(sweep.dir) / sweep.subdir)
+
+
+def start(*words, cwd, script=(str(ROOT / "train.py"),)):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *script, *words], cwd=cwd, env=environment, timeout=540, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+def test_help_is_quick(tmp_path):
+    code = f"""
+import runpy, sys
+sys.argv = ["train.py", "--help"]
+try:
+    runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+finally:
+    print("loaded:", sorted({{"torch", "lightning", "transformers", "pandas"}} & set(sys.modules)))
+"""
+    found = start(cwd=tmp_path, script=("-c", code))
+    assert found.returncode == 0, found.stdout
+    assert "loaded: []" in found.stdout
+    for group in GROUPS:
+        assert group in found.stdout
+
+
+def test_multirun_writes_a_folder_a_point(tmp_path):
+    words = ["data=synthetic_features", "data.scale=0.01", "data.dim=32", "model=enhanced_gru", "name=sweep", *SMALL]
+    found = start("-m", "adversarial_weight=0,0.05", "fold=1,2", *words, "logger=csv", "variant=w${adversarial_weight}",
+                  cwd=tmp_path)  # fmt: skip
+    assert found.returncode == 0, found.stdout
+    folders = sorted(path.parent for path in (tmp_path / "outputs" / "sweep").rglob("metrics.json"))
+    expected = [f"{weight}/fold{fold}/seed1" for weight in ("w0", "w0.05") for fold in (1, 2)]
+    assert [path.relative_to(tmp_path / "outputs" / "sweep").as_posix() for path in folders] == expected
+    for folder, point in zip(folders, expected, strict=True):
+        metrics = check_run(folder)
+        assert f"fold{metrics['fold']}" in point
+        assert OmegaConf.load(folder / ".hydra" / "config.yaml").adversarial_weight == float(point.split("/")[0][1:])
+
+
+def test_two_processes_share_a_run(manifest, cache, tmp_path):
+    """Strategy ddp on two CPU processes: each utterance is predicted once, and the figures are those of the table."""
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "data=manifest",
+             f"data.manifest={manifest}", f"paths.cache={cache}", "name=shared", "variant=two", "batches.batch_size=5",
+             "model=enhanced_gru", "logger=[csv,tensorboard]", *(word for word in SMALL if "limit" not in word),
+             "normalization=speaker"]  # fmt: skip
+    found = start(*words, "trainer.max_epochs=2", cwd=tmp_path)
+    assert found.returncode == 0, found.stdout
+    folder = tmp_path / "outputs" / "shared" / "two" / "fold1" / "seed1"
+    check_run(folder, epochs=2)
+    history = pd.read_csv(folder / "history.csv")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    best = history.iloc[metrics["best_epoch"]]
+    assert best["val/uar"] == pytest.approx(metrics["validation"]["uar"], abs=1e-6)
+    assert best["test/uar"] == pytest.approx(metrics["test"]["uar"], abs=1e-6)
+    assert "val/uar" in pd.read_csv(folder / "csv" / "metrics.csv")
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
