@@ -399,6 +399,31 @@ def test_forged_requests_are_refused(served):
     assert client.get("/gradio_api/file=/etc/passwd").status_code in (403, 404)
     assert client.get(f"/gradio_api/file={running.__file__}").status_code in (403, 404)
     assert client.get("/", headers={"host": "somewhere.example"}).status_code == 400
+    for path in (f"/ser/{token}/stop", "/gradio_api/upload"):
+        assert client.post(path, headers={"origin": "https://somewhere.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", "https://example.org/a.wav", "bad\0name"])
+def test_a_request_cannot_make_gradio_copy_a_file_from_elsewhere(served, path):
+    client, sessions = served
+    uploads = sessions.folder.parent / "uploads"
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    for place, data in enumerate([[file], [[file]], [{"value": file}]]):
+        body = {"data": data, "fn_index": 4, "session_hash": f"forger{place}"}
+        assert client.post("/gradio_api/queue/join", json=body).status_code == 403
+        assert client.post("/gradio_api/queue/join", content=json.dumps(body)).status_code == 403
+    assert not any(uploads.rglob("*passwd*"))
+
+
+def test_gradio_itself_checks_paths_too(served):
+    from gradio.context import LocalContext
+    from gradio.exceptions import InvalidPathError
+    from gradio.processing_utils import _check_allowed
+
+    page = next(route.app for route in served[0].app.routes if hasattr(getattr(route, "app", None), "get_blocks"))
+    LocalContext.blocks.set(page.get_blocks())
+    with pytest.raises(InvalidPathError):
+        _check_allowed("/etc/passwd", check_in_upload_folder=True)
 
 
 def test_the_page_loads_nothing_from_elsewhere(served):

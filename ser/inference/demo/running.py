@@ -65,12 +65,13 @@ def make_page(settings: Settings, folder: Path) -> tuple[fastapi.FastAPI, Sessio
     gate = best_gate()
     limits = Limits(settings.megabytes, settings.seconds)
     hosts = list(_THIS_COMPUTER) if settings.host in _THIS_COMPUTER else ["*"]
-    app = make_app(sessions, shelf, gate, hosts)
+    app = make_app(sessions, shelf, gate, folder / "uploads", hosts)
     blocks = Page(shelf, sessions, gate, limits, folder / "uploads").build()
     gr.mount_gradio_app(
         app, blocks, path="/", theme=page_theme(), head=HEAD, footer_links=[], run_history=False, ssr_mode=False,
         show_error=True, max_file_size=round(settings.megabytes * 1e6), enable_monitoring=False,
         server_name=settings.host, server_port=settings.port)
+    blocks.has_launched = True  # Gradio checks the paths in requests only then, and mounting does not say so
     return app, sessions
 
 

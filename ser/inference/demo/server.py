@@ -17,12 +17,12 @@ import soundfile
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.errors import SerError
 from ser.inference.demo import views
+from ser.inference.demo.guard import Guard
 from ser.inference.demo.history import entry_table, to_csv, to_json
 from ser.inference.demo.models import ModelShelf
 from ser.inference.demo.sessions import Session, Sessions
@@ -34,11 +34,6 @@ log = logging.getLogger(__name__)
 
 _ASSETS = {"capture.js": "text/javascript", "worklet.js": "text/javascript", "page.css": "text/css"}
 _LARGEST_BLOCK = 8_000_000  # bytes: 10 s at the highest rate
-# Gradio's own scripts and styles stand inline in its page; nothing may come from another server.
-_POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' "
-           "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
-           "worker-src 'self' blob:; connect-src 'self' blob:; frame-ancestors 'none'")
-
 
 @contextmanager
 def private_uploads() -> Iterator[Path]:
@@ -53,26 +48,21 @@ def private_uploads() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_app(sessions: Sessions, shelf: ModelShelf, gate: SpeechGate, hosts: list[str]) -> fastapi.FastAPI:
+def make_app(sessions: Sessions, shelf: ModelShelf, gate: SpeechGate, uploads: Path,
+             hosts: list[str]) -> fastapi.FastAPI:
     """The application without its page, which Gradio mounts on it.
 
     Args:
         sessions: of the browsers.
         shelf: of the models.
         gate: finds speech.
+        uploads: folder of uploaded files.
         hosts: names under which browsers may call this server; another name is another site's attempt.
     """
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
 
-    @app.middleware("http")
-    async def guard(request: Request, proceed: RequestResponseEndpoint) -> Response:
-        response = await proceed(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
+    app.middleware("http")(Guard(uploads))
     app.include_router(_microphone_routes(sessions, shelf, gate))
     app.include_router(_file_routes(sessions))
     return app

@@ -108,8 +108,7 @@ def card_panel(model: Model, language: str, gate: str) -> str:
     """The model card."""
     plain, results = model.recognizer.config.plain, model.results
     warnings = [text(language, "card_limits")]
-    facts: list[tuple[str, Any]] = [("card_corpus", plain["corpus"]), ("card_protocol", plain["protocol"]),
-                                    ("card_fold", plain["fold"])]
+    facts: list[tuple[str, Any]] = [(f"card_{key}", plain.get(key, "–")) for key in ("corpus", "protocol", "fold")]
     if results is None:
         warnings.append(text(language, "card_no_results"))
     else:
