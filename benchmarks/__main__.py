@@ -22,7 +22,7 @@ INDEX = FOLDER.parent.parent / "shared" / "iemocap_index.csv"
 SHORT = {  # words of a quick run; a benchmark not named here runs with its defaults
     "padding": ["--index", str(INDEX)] if INDEX.is_file() else [],
     "loading": ["--steps", "6"],
-    "overhead": ["--scale", "0.05", "--rounds", "3"],
+    "overhead": ["--scale", "0.1", "--rounds", "3"],
     "extraction": ["--clips", "16"],
 }
 

@@ -1,6 +1,6 @@
 """Time of an epoch through Lightning, with all of train.py's callbacks, over that of a bare PyTorch loop.
 
-    python -m benchmarks.overhead --model gru --scale 0.1
+    python -m benchmarks.overhead --model gru --scale 0.2
 
 Both train the same network from the same weights with the same optimizer, clipping, augmentation and normalisation on
 the same batches, then go through the validation part and, as train.py does to watch it, the test part. Lightning's
@@ -33,7 +33,7 @@ TARGET = 1.05
 def main() -> None:
     """Print the ratio and what it is in milliseconds a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=0.1, help="size relative to IEMOCAP (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=0.2, help="size relative to IEMOCAP (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of epochs (default: %(default)s)")
     parser.add_argument("--model", default="gru", help="network (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py")
