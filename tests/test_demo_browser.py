@@ -216,3 +216,28 @@ def test_a_phone_shows_everything_without_scrolling_sideways(open_page, sounds):
     page.set_input_files("#ser-audio input[type=file]", sounds / "low.flac")
     page.wait_for_selector("#ser-file .ser-lines")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_unplugged_or_refused_microphone_is_one_sentence(open_page):
+    page = open_page()
+    page.evaluate("""() => {
+        const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (wanted) => (window.media = await real(wanted));
+    }""")
+    page.click("#ser-mic")
+    watch(page, {"sad"})
+    page.evaluate("window.media.getAudioTracks()[0].dispatchEvent(new Event('ended'))")
+    page.wait_for_selector("#ser-live-message.ser-error")
+    assert "stopped sending" in page.inner_text("#ser-live-message")
+    assert page.get_attribute("#ser-mic", "aria-pressed") == "false"
+    page.click("#ser-mic")  # plugged in again
+    page.wait_for_selector("#ser-mic[aria-pressed=true]")
+    page.click("#ser-mic")
+    page.wait_for_selector("#ser-mic[aria-pressed=false]")
+    page.evaluate("""() => {
+        navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("no", "NotAllowedError"); };
+    }""")
+    page.click("#ser-mic")
+    page.wait_for_selector("#ser-live-message.ser-error")
+    assert "refused the microphone" in page.inner_text("#ser-live-message")
+    assert not page.problems
