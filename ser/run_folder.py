@@ -81,7 +81,7 @@ class RunFolder:
         if resume and self.last_checkpoint.is_file():
             _check_same_run(self.last_checkpoint, config)
             return self.last_checkpoint
-        if rank_zero_only.rank != 0:  # the first process has done it, and may have begun to write
+        if getattr(rank_zero_only, "rank", 0) != 0:  # the first process has done it, and may have begun to write
             return None
         finished = (self.path / "metrics.json").is_file()
         if finished:

@@ -34,7 +34,7 @@ class AlphaSchedule(lightning.Callback, ABC):
         """Set alpha for this step."""
         epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
         self.alpha = self.value(epoch, int(trainer.max_epochs or 1))
-        pl_module.alpha.fill_(self.alpha)  # type: ignore[operator, union-attr]
+        pl_module.alpha.fill_(self.alpha)  # type: ignore[operator]
 
     def on_train_batch_end(
         self,
