@@ -42,8 +42,10 @@ def main() -> None:
         corpus = build_corpus(Path(folder), options.clips, options.index)
         hubert = build_hubert(Path(folder) / "hubert", options.dim, options.layers)
         seconds = sum(utterance.seconds for utterance in corpus.utterances)
-        print(f"{len(corpus.utterances)} clips, {seconds:.0f} s of audio, {torch.get_num_threads()} threads, "
-              f"batches of {options.batch_seconds:g} s, device {options.device}")
+        print(
+            f"{len(corpus.utterances)} clips, {seconds:.0f} s of audio, {torch.get_num_threads()} threads, "
+            f"batches of {options.batch_seconds:g} s, device {options.device}"
+        )
         for name, encoder in (("logmel", LogMel()), (f"hubert {options.layers}x{options.dim}", hubert)):
             compare(name, encoder.to(options.device), corpus, Path(folder), options.batch_seconds, options.device)
 
@@ -59,9 +61,11 @@ def compare(name: str, encoder: Encoder, corpus: Corpus, folder: Path, batch_sec
     bare_single = timed(lambda: [encoder(single) for single in singles])
     whole = timed(lambda: extract(corpus, encoder, folder / "batched" / name, device, 2, batch_seconds, False))
     single = timed(lambda: extract(corpus, encoder, folder / "single" / name, device, 2, 0.0, False))
-    print(f"{name:14s} extraction {frames / whole:8.0f} frames/s, one file at a time {frames / single:8.0f}: ratio "
-          f"{single / whole:.2f}; bare forward {frames / bare:8.0f}, one at a time {frames / bare_single:8.0f}; "
-          f"extraction / bare forward {bare / whole:.2f}")
+    print(
+        f"{name:14s} extraction {frames / whole:8.0f} frames/s, one file at a time {frames / single:8.0f}: ratio "
+        f"{single / whole:.2f}; bare forward {frames / bare:8.0f}, one at a time {frames / bare_single:8.0f}; "
+        f"extraction / bare forward {bare / whole:.2f}"
+    )
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -89,8 +93,9 @@ def build_corpus(folder: Path, clips: int, index: Path | None) -> Corpus:
 
 def build_hubert(folder: Path, dim: int, layers: int) -> SpeechEncoder:
     """A base-form HuBERT (group norm, full convolutional front) of random weights."""
-    config = HubertConfig(hidden_size=dim, num_hidden_layers=layers, num_attention_heads=dim // 64,
-                          intermediate_size=4 * dim)
+    config = HubertConfig(
+        hidden_size=dim, num_hidden_layers=layers, num_attention_heads=dim // 64, intermediate_size=4 * dim
+    )
     HubertModel(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     return SpeechEncoder(str(folder))

@@ -50,8 +50,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    get_console().print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {arguments.threads} "
-                        f"thread(s), load {os.getloadavg()[0]:.1f}, torch {torch.__version__}", highlight=False)
+    get_console().print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {arguments.threads} "
+        f"thread(s), load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
+        highlight=False,
+    )
     for name, recognizer in recognizers(arguments.checkpoint, arguments.encoder):
         with tempfile.TemporaryDirectory() as folder:
             get_console().print(measure(name, recognizer, Path(folder), arguments.repetitions, arguments.files))
@@ -64,13 +67,25 @@ def recognizers(checkpoint: str | None, encoder: str | None) -> Iterator[tuple[s
         return
     for hidden_size in (256, 64):
         torch.manual_seed(0)
-        network = {"_target_": "ser.models.enhanced_gru.EnhancedGRU", "input_size": 80, "emotions": 4, "speakers": 6,
-                   "hidden_size": hidden_size}
-        config = ModelConfig.of({
-            "format": 1, "network": network, "encoder": {"_target_": "ser.data.encoders.LogMel"},
-            "emotions": ["neutral", "happy", "angry", "sad"], "sample_rate": SAMPLE_RATE, "max_seconds": None,
-            "normalization": {"kind": "global", "mean": None, "std": None},
-        }, Path("random"))
+        network = {
+            "_target_": "ser.models.enhanced_gru.EnhancedGRU",
+            "input_size": 80,
+            "emotions": 4,
+            "speakers": 6,
+            "hidden_size": hidden_size,
+        }
+        config = ModelConfig.of(
+            {
+                "format": 1,
+                "network": network,
+                "encoder": {"_target_": "ser.data.encoders.LogMel"},
+                "emotions": ["neutral", "happy", "angry", "sad"],
+                "sample_rate": SAMPLE_RATE,
+                "max_seconds": None,
+                "normalization": {"kind": "global", "mean": None, "std": None},
+            },
+            Path("random"),
+        )
         model = Recognizer(config, TorchNetwork(build_network(network)), build_encoder(config))
         yield f"enhanced_gru, H = {hidden_size}, random weights", model
 
@@ -81,8 +96,9 @@ def measure(name: str, recognizer: Recognizer, folder: Path, repetitions: int, f
     table = Table("what", f"ms for {WINDOW:g} s", "real-time factor", "MB", "beside PyTorch", title=name)
 
     def add(what: str, seconds: float, size: float | None = None, remark: str = "") -> None:
-        table.add_row(what, f"{1000 * seconds:.1f}", f"{seconds / WINDOW:.4f}", "" if size is None else f"{size:.2f}",
-                      remark)
+        table.add_row(
+            what, f"{1000 * seconds:.1f}", f"{seconds / WINDOW:.4f}", "" if size is None else f"{size:.2f}", remark
+        )
 
     whole, bare = alternately(lambda: recognizer(sound, SAMPLE_RATE), bare_call(recognizer, sound), repetitions)
     weights = sum(value.numel() * value.element_size() for value in recognizer.parameters()) / 1e6
@@ -94,9 +110,13 @@ def measure(name: str, recognizer: Recognizer, folder: Path, repetitions: int, f
         exported = Recognizer.from_checkpoint(path, encoder=recognizer.encoder)
         seconds, _ = alternately(partial(exported, sound, SAMPLE_RATE), int, repetitions)
         size = path.stat().st_size / 1e6
-        add(f"Recognizer, ONNX {what}", seconds, size,
+        add(
+            f"Recognizer, ONNX {what}",
+            seconds,
+            size,
             f"{weights / size:.1f} times smaller, difference {found.largest_difference:.1e}, "
-            f"same label {100 * found.same_label:.0f}% of {found.recordings}")
+            f"same label {100 * found.same_label:.0f}% of {found.recordings}",
+        )
     table.caption = folder_throughput(recognizer, folder / "audio", files)
     return table
 
@@ -143,8 +163,9 @@ def folder_throughput(recognizer: Recognizer, folder: Path, count: int) -> str:
     begun = time.process_time()
     predict_files(recognizer, paths)
     together = count / (time.process_time() - begun)
-    return (f"folder of {count} files: {alone:.1f} files/s one by one, {together:.1f} in batches "
-            f"({together / alone:.2f}x)")
+    return (
+        f"folder of {count} files: {alone:.1f} files/s one by one, {together:.1f} in batches ({together / alone:.2f}x)"
+    )
 
 
 if __name__ == "__main__":

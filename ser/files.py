@@ -30,8 +30,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise SerError(f"could not write {path}: {error.strerror or error}; free space or choose a writable folder, "
-                       "then run the same command again (what was there before is intact).") from error
+        raise SerError(
+            f"could not write {path}: {error.strerror or error}; free space or choose a writable folder, "
+            "then run the same command again (what was there before is intact)."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

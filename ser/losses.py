@@ -105,8 +105,10 @@ class FocalLoss(EmotionLoss):
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, class_weighting: bool = False) -> None:
         super().__init__(class_weighting)
         if alpha <= 0 or gamma < 0:
-            raise SerError(f"the focal loss got alpha {alpha} and gamma {gamma}, expected alpha > 0 and gamma >= 0; "
-                           "0.25 and 2 are usual.")
+            raise SerError(
+                f"the focal loss got alpha {alpha} and gamma {gamma}, expected alpha > 0 and gamma >= 0; "
+                "0.25 and 2 are usual."
+            )
         self.alpha = alpha
         self.gamma = gamma
 

@@ -8,7 +8,9 @@ from typing import Any
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from rich import get_console
 
 from ser.analysis import write_figures, write_leakage
 from ser.configuration import check_keys
@@ -66,6 +68,8 @@ def run(cfg: DictConfig) -> float:
     facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     module = build_module(cfg, datamodule, facts)
     show_network(module.network, choices["model"])
+    if getattr(module.network, "speaker_head", None) is None and choices["adversarial"] != "none":
+        log.info("model=%s has no speaker head: adversarial=%s has no effect", choices["model"], choices["adversarial"])
     trainer = build_trainer(cfg)
     module.configure_optimizers()  # what is refused later than here costs the results of an earlier run
     checkpoint = folder.prepare(module.config, resume=cfg.resume)
@@ -189,16 +193,14 @@ def _analyse(cfg: DictConfig, folder: Path, trainer: lightning.Trainer) -> None:
 
 
 def _quieten() -> None:
-    """Silence advice that does not apply: loaders read whole batches, the folder is cleared on purpose."""
-    for message in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*LeafSpec.*",
-        ".*smaller than the logging.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    """Silence advice that does not apply, and every process but the first."""
+    # Loaders read whole batches, and the run folder is cleared on purpose.
+    for advice in ("does not have many workers", "exists and is not empty", "LeafSpec", "smaller than the logging"):
+        warnings.filterwarnings("ignore", message=f".*{advice}")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logger = logging.getLogger(name)
         logger.handlers.clear()  # the root logger has the screen already
         logger.setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        get_console().quiet = True
+        logging.getLogger().setLevel(logging.ERROR)

@@ -6,21 +6,45 @@ from ser.models.build import build_network
 
 EMOTIONS = ["neutral", "happy", "angry", "sad"]
 ENCODER = {"_target_": "ser.data.encoders.LogMel", "mels": 40, "hop_seconds": 0.02}
-GRU = {"_target_": "ser.models.gru.GRU", "_partial_": True, "hidden_size": 16, "layers": 2, "dropout": 0.2,
-       "attention": {"_target_": "ser.models.attention.DotAttention", "_partial_": True}}
-ENHANCED = {"_target_": "ser.models.enhanced_gru.EnhancedGRU", "_partial_": True, "hidden_size": 8, "layers": 2,
-            "heads": 2, "dropout": 0.3,
-            "speaker_head": {"_target_": "ser.models.heads.SpeakerHead", "_partial_": True, "hidden_size": 8}}
+GRU = {
+    "_target_": "ser.models.gru.GRU",
+    "_partial_": True,
+    "hidden_size": 16,
+    "layers": 2,
+    "dropout": 0.2,
+    "attention": {"_target_": "ser.models.attention.DotAttention", "_partial_": True},
+}
+ENHANCED = {
+    "_target_": "ser.models.enhanced_gru.EnhancedGRU",
+    "_partial_": True,
+    "hidden_size": 8,
+    "layers": 2,
+    "heads": 2,
+    "dropout": 0.3,
+    "speaker_head": {"_target_": "ser.models.heads.SpeakerHead", "_partial_": True, "hidden_size": 8},
+}
 
 
 def make_config(model=ENHANCED, encoder=ENCODER, kind="global", max_seconds=None, width=40):
     generator = torch.Generator().manual_seed(5)
     return {
-        "format": 1, "network": {**model, "input_size": width, "emotions": 4, "speakers": 6}, "encoder": dict(encoder),
-        "emotions": EMOTIONS, "speakers": [f"s{number}" for number in range(6)], "sample_rate": 16000,
-        "normalization": {"kind": kind, "mean": torch.randn(width, generator=generator),
-                          "std": torch.rand(width, generator=generator) + 0.5},
-        "max_seconds": max_seconds, "corpus": "synthetic", "protocol": "session", "fold": 1, "seed": 1, "hash": "abc",
+        "format": 1,
+        "network": {**model, "input_size": width, "emotions": 4, "speakers": 6},
+        "encoder": dict(encoder),
+        "emotions": EMOTIONS,
+        "speakers": [f"s{number}" for number in range(6)],
+        "sample_rate": 16000,
+        "normalization": {
+            "kind": kind,
+            "mean": torch.randn(width, generator=generator),
+            "std": torch.rand(width, generator=generator) + 0.5,
+        },
+        "max_seconds": max_seconds,
+        "corpus": "synthetic",
+        "protocol": "session",
+        "fold": 1,
+        "seed": 1,
+        "hash": "abc",
     }
 
 

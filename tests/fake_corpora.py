@@ -14,16 +14,26 @@ import soundfile
 RATE = 16000  # Hz
 APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        \xff\xfe"  # how a ._ twin begins
 # emotion -> (pitch factor, vibrato in semitones, loudness)
-_MANNER = {"neutral": (1.0, 0.2, 0.1), "calm": (0.95, 0.3, 0.08), "happy": (1.4, 3.0, 0.2), "sad": (0.8, 0.5, 0.05),
-           "angry": (1.3, 1.0, 0.4), "fearful": (1.6, 2.0, 0.15), "disgust": (0.9, 1.5, 0.15),
-           "bored": (0.85, 0.1, 0.06), "surprised": (1.7, 4.0, 0.25)}
+_MANNER = {
+    "neutral": (1.0, 0.2, 0.1),
+    "calm": (0.95, 0.3, 0.08),
+    "happy": (1.4, 3.0, 0.2),
+    "sad": (0.8, 0.5, 0.05),
+    "angry": (1.3, 1.0, 0.4),
+    "fearful": (1.6, 2.0, 0.15),
+    "disgust": (0.9, 1.5, 0.15),
+    "bored": (0.85, 0.1, 0.06),
+    "surprised": (1.7, 4.0, 0.25),
+}
 _IEMOCAP = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
 _IEMOCAP_UNUSED = ("fru", "sur", "fea", "dis", "oth", "xxx")
 _RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _EMODB = {"W": "angry", "L": "bored", "E": "disgust", "A": "fearful", "F": "happy", "T": "sad", "N": "neutral"}
 _EMODB_SPEAKERS = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
-_VOTES = ("C-E2:\tNeutral;\t()\nC-E3:\tHappiness; Other;\t(caf\xe9)\nC-F1:\tNeutral;\t(curious)\n"
-          "A-E3:\tval 3; act 2; dom  2;\t()\nA-F1:\tval 3; act 2; dom  1;\t()\n\n")
+_VOTES = (
+    "C-E2:\tNeutral;\t()\nC-E3:\tHappiness; Other;\t(caf\xe9)\nC-F1:\tNeutral;\t(curious)\n"
+    "A-E3:\tval 3; act 2; dom  2;\t()\nA-F1:\tval 3; act 2; dom  1;\t()\n\n"
+)
 
 
 def voice(name: str, speaker: str, emotion: str, seconds: float, female: bool) -> np.ndarray:
@@ -57,8 +67,10 @@ def iemocap_rows(utterances_per_speaker_and_emotion: int = 2) -> list[dict[str, 
         for speaker in "FM":
             for label in ("neu", "hap", "exc", "ang", "sad"):
                 # hap and exc together make the asked number of happy ones
-                count = {"hap": (utterances_per_speaker_and_emotion + 1) // 2,
-                         "exc": utterances_per_speaker_and_emotion // 2}.get(label, utterances_per_speaker_and_emotion)
+                count = {
+                    "hap": (utterances_per_speaker_and_emotion + 1) // 2,
+                    "exc": utterances_per_speaker_and_emotion // 2,
+                }.get(label, utterances_per_speaker_and_emotion)
                 for index in range(count):
                     dialog = dialogs[index % len(dialogs)]
                     rows.append({"utterance": f"{dialog}_{speaker}{len(rows) % 1000:03d}", "label": label})
@@ -85,8 +97,13 @@ def write_iemocap(
             lines.append(_VOTES)
             if row["label"] in _IEMOCAP:
                 last = name.rpartition("_")[2]
-                write_voice(session / "sentences" / "wav" / dialog / f"{name}.wav", f"Ses{dialog[3:5]}{last[0]}",
-                            _IEMOCAP[row["label"]], seconds, last[0] == "F")
+                write_voice(
+                    session / "sentences" / "wav" / dialog / f"{name}.wav",
+                    f"Ses{dialog[3:5]}{last[0]}",
+                    _IEMOCAP[row["label"]],
+                    seconds,
+                    last[0] == "F",
+                )
         labels = session / "dialog" / "EmoEvaluation" / f"{dialog}.txt"
         labels.parent.mkdir(parents=True, exist_ok=True)
         labels.write_text("".join(lines), encoding="latin-1")
@@ -109,8 +126,14 @@ def write_ravdess(
                 for sentence in (1, 2):
                     for repetition in range(1, repetitions + 1):
                         name = f"03-01-{code:02d}-{intensity:02d}-{sentence:02d}-{repetition:02d}-{actor:02d}"
-                        write_voice(folder / f"{name}{suffix}", folder.name, emotion, seconds, actor % 2 == 0,
-                                    channels=2 if actor == 1 and code == 1 else 1)
+                        write_voice(
+                            folder / f"{name}{suffix}",
+                            folder.name,
+                            emotion,
+                            seconds,
+                            actor % 2 == 0,
+                            channels=2 if actor == 1 and code == 1 else 1,
+                        )
         _twin(folder / f"{name}{suffix}")
         soundfile.write(folder / f"03-02-01-01-01-01-{actor:02d}.wav", np.zeros(160), RATE)  # a song: not speech
     return root

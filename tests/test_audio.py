@@ -18,11 +18,23 @@ def similarity(first, second):
     return torch.corrcoef(torch.stack([first[inner], second[inner]]))[0, 1].item()
 
 
-@pytest.mark.parametrize("suffix, subtype", [
-    ("wav", "PCM_U8"), ("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "PCM_32"), ("wav", "FLOAT"), ("wav", "DOUBLE"),
-    ("wav", "ULAW"), ("flac", "PCM_16"), ("flac", "PCM_24"), ("aiff", "PCM_16"), ("ogg", "VORBIS"),
-    ("mp3", "MPEG_LAYER_III"),
-])
+@pytest.mark.parametrize(
+    "suffix, subtype",
+    [
+        ("wav", "PCM_U8"),
+        ("wav", "PCM_16"),
+        ("wav", "PCM_24"),
+        ("wav", "PCM_32"),
+        ("wav", "FLOAT"),
+        ("wav", "DOUBLE"),
+        ("wav", "ULAW"),
+        ("flac", "PCM_16"),
+        ("flac", "PCM_24"),
+        ("aiff", "PCM_16"),
+        ("ogg", "VORBIS"),
+        ("mp3", "MPEG_LAYER_III"),
+    ],
+)
 @pytest.mark.parametrize("rate, channels", [(16000, 1), (44100, 2), (8000, 1)])
 def test_every_format_rate_and_channel_count_gives_the_same_wave(tmp_path, suffix, subtype, rate, channels):
     path = tmp_path / f"tone.{suffix}"
@@ -72,11 +84,21 @@ def broken_files(folder):
     (folder / "headerless.raw").write_bytes(bytes(1000))
 
 
-@pytest.mark.parametrize("name, reason", [
-    ("nan.wav", "NaN or infinite"), ("inf.wav", "NaN or infinite"), ("header.wav", "empty"), ("zero.wav", "empty"),
-    ("cut.wav", "truncated"), ("cut.flac", "cannot be decoded|truncated"), ("text.wav", "cannot be decoded"),
-    ("headerless.raw", "cannot be decoded"), ("absent.wav", "no such audio file"), (".", "no such audio file"),
-])
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("nan.wav", "NaN or infinite"),
+        ("inf.wav", "NaN or infinite"),
+        ("header.wav", "empty"),
+        ("zero.wav", "empty"),
+        ("cut.wav", "truncated"),
+        ("cut.flac", "cannot be decoded|truncated"),
+        ("text.wav", "cannot be decoded"),
+        ("headerless.raw", "cannot be decoded"),
+        ("absent.wav", "no such audio file"),
+        (".", "no such audio file"),
+    ],
+)
 def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason):
     broken_files(tmp_path)
     with pytest.raises(SerError, match=reason) as caught:
@@ -96,7 +118,7 @@ def test_a_wav_that_a_pipe_wrote_without_knowing_its_size_is_read(tmp_path):
     soundfile.write(path, tone(16000), 16000)
     content = bytearray(path.read_bytes())
     data = content.index(b"data")
-    content[4:8] = content[data + 4:data + 8] = b"\xff\xff\xff\xff"
+    content[4:8] = content[data + 4 : data + 8] = b"\xff\xff\xff\xff"
     path.write_bytes(content)
     assert len(read_audio(path)) == 8000
 

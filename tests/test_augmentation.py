@@ -161,8 +161,14 @@ def test_mixup_keeps_the_frames_the_partner_does_not_reach():
 
 @pytest.mark.parametrize(
     "build",
-    [lambda: GaussianNoise(1.5), lambda: GaussianNoise(0.3, -1), lambda: TimeStretch(0.2, 1.0),
-     lambda: FrameMask(0.2, share=2), lambda: TimeMask(-0.1), lambda: Mixup(0)],
+    [
+        lambda: GaussianNoise(1.5),
+        lambda: GaussianNoise(0.3, -1),
+        lambda: TimeStretch(0.2, 1.0),
+        lambda: FrameMask(0.2, share=2),
+        lambda: TimeMask(-0.1),
+        lambda: Mixup(0),
+    ],
 )
 def test_settings_out_of_range_are_refused(build):
     with pytest.raises(SerError, match="expected"):

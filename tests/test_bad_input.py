@@ -19,8 +19,17 @@ import ser.files
 from ser import cli
 
 ROOT = Path(ser.files.__file__).resolve().parent.parent
-TINY = ["model=gru", "model.hidden_size=8", "trainer.max_epochs=1", "adversarial=none", "augmentation=none",
-        "logger=csv", "callbacks.progress_bar=null", "leakage=false", "figures=false"]
+TINY = [
+    "model=gru",
+    "model.hidden_size=8",
+    "trainer.max_epochs=1",
+    "adversarial=none",
+    "augmentation=none",
+    "logger=csv",
+    "callbacks.progress_bar=null",
+    "leakage=false",
+    "figures=false",
+]
 PLACE = ["name=run", "variant=bad"]  # every command of this file runs in the same folder
 
 
@@ -78,8 +87,9 @@ def ser_command(capsys):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return write_manifest(tmp_path_factory.mktemp("corpus"), 6, utterances_per_speaker_and_emotion=1, seconds=0.2,
-                          session=True)
+    return write_manifest(
+        tmp_path_factory.mktemp("corpus"), 6, utterances_per_speaker_and_emotion=1, seconds=0.2, session=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +175,9 @@ def test_words_that_make_no_run(train, outputs, corpus, words, part):
     assert results(outputs) == before
 
 
-@pytest.mark.parametrize(("data", "part"), [("iemocap", "IEMOCAP_ROOT"), ("ravdess", "RAVDESS_ROOT"),
-                                            ("emodb", "EMODB_ROOT")])
+@pytest.mark.parametrize(
+    ("data", "part"), [("iemocap", "IEMOCAP_ROOT"), ("ravdess", "RAVDESS_ROOT"), ("emodb", "EMODB_ROOT")]
+)
 def test_a_corpus_folder_that_is_not_given_missing_or_empty(train, tmp_path, monkeypatch, data, part):
     monkeypatch.delenv(part, raising=False)
     for root in ([], [f"data.root={tmp_path}/nowhere"], [f"data.root={tmp_path}"]):
@@ -328,8 +339,14 @@ def test_a_checkpoint_that_cannot_be_resumed(train, tmp_path, corpus):
 def test_a_layer_that_the_encoder_does_not_have(train, tmp_path, corpus):
     for name, save in (("hubert_base", save_tiny_hubert), ("whisper_base", save_tiny_whisper)):
         save(tmp_path / name)
-        code, said, _ = train(tmp_path / "out", "data=manifest", f"data.manifest={corpus}", f"features={name}",
-                              f"features.checkpoint={tmp_path / name}", "features.layer=99")
+        code, said, _ = train(
+            tmp_path / "out",
+            "data=manifest",
+            f"data.manifest={corpus}",
+            f"features={name}",
+            f"features.checkpoint={tmp_path / name}",
+            "features.layer=99",
+        )
         assert code == 1
         assert "numbers from 0 to 3" in one_sentence(said)
 
@@ -345,15 +362,24 @@ def test_one_bad_run_of_a_sweep_lets_the_others_finish_and_ends_with_an_exit_cod
 def test_the_program_itself_says_one_sentence_and_nothing_else(tmp_path):
     write_ravdess(tmp_path / "empty", actors=0).mkdir(exist_ok=True)
     for words, part in ((["model=foo"], "model=foo was given"), (["fold=abc"], "fold=abc was given")):
-        done = subprocess.run([sys.executable, str(ROOT / "train.py"), *words_for(tmp_path / "out", *words)],
-                              capture_output=True, text=True, cwd=tmp_path, check=False)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *words_for(tmp_path / "out", *words)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1 and part in one_sentence(done.stderr.strip())
 
 
 def test_the_ser_command_says_the_same(ser_command, tmp_path):
-    for word, part in (("model=foo", "the group model has no such option"), ("fold=abc", "expected a whole number"),
-                       ("++typo=1", "no such key"), ("nonsense", "expected key=value")):
+    for word, part in (
+        ("model=foo", "the group model has no such option"),
+        ("fold=abc", "expected a whole number"),
+        ("++typo=1", "no such key"),
+        ("nonsense", "expected key=value"),
+    ):
         code, said = ser_command("extract", f"paths.outputs={tmp_path}", word)
         assert code == 1
         assert said.startswith("error: ") and part in said

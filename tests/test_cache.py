@@ -90,7 +90,7 @@ def read_all(path):
 def test_any_flipped_bit_is_detected_and_named(path):
     intact = path.read_bytes()
     header = int.from_bytes(intact[:8], "little")
-    padding = len(intact[8:8 + header]) - len(intact[8:8 + header].rstrip(b" "))
+    padding = len(intact[8 : 8 + header]) - len(intact[8 : 8 + header].rstrip(b" "))
     generator = random.Random(0)
     for place in [0, 3, 8, 7 + header - padding, len(intact) - 1, *generator.choices(range(len(intact)), k=400)]:
         if 8 + header - padding <= place < 8 + header:
@@ -109,11 +109,14 @@ def test_a_truncated_file_is_refused(path, keep):
         read_all(path)
 
 
-@pytest.mark.parametrize(("origin", "sides"), [
-    (Origin("toy", "0123", {"encoder": "toy", "layers": [4]}), r"layers.*\[3\].*layers.*\[4\]"),
-    (Origin("toy", "0123", {"encoder": "hubert", "layers": [3]}), "toy.*hubert"),
-    (Origin("iemocap", "0123", ORIGIN.encoder), "toy.*iemocap"),
-])
+@pytest.mark.parametrize(
+    ("origin", "sides"),
+    [
+        (Origin("toy", "0123", {"encoder": "toy", "layers": [4]}), r"layers.*\[3\].*layers.*\[4\]"),
+        (Origin("toy", "0123", {"encoder": "hubert", "layers": [3]}), "toy.*hubert"),
+        (Origin("iemocap", "0123", ORIGIN.encoder), "toy.*iemocap"),
+    ],
+)
 def test_a_foreign_file_is_refused_with_both_sides_named(path, origin, sides):
     with pytest.raises(SerError, match=sides):
         FeatureCache([path], origin)

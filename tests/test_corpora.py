@@ -100,19 +100,22 @@ def test_iemocap_has_the_published_counts(tmp_path):
     assert len(corpus.utterances) == 5531
     assert emotion_counts(corpus) == {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
     assert Counter(u.speaker for u in corpus.utterances) == Counter(row["speaker"] for row in rows)
-    assert {u.id: (u.speaker, u.session) for u in corpus.utterances} \
-        == {row["utterance"]: (row["speaker"], int(row["session"])) for row in rows}
+    assert {u.id: (u.speaker, u.session) for u in corpus.utterances} == {
+        row["utterance"]: (row["speaker"], int(row["session"])) for row in rows
+    }
 
 
 def test_ravdess_has_its_counts_groups_and_genders(ravdess_root):
     corpus = ravdess(ravdess_root)
     assert corpus.emotions == ("neutral", "happy", "sad", "angry")
     assert emotion_counts(corpus) == {"neutral": 96, "happy": 192, "sad": 192, "angry": 192}
-    assert {u.speaker: u.session for u in corpus.utterances} \
-        == {f"Actor_{actor:02d}": (actor + 3) // 4 for actor in range(1, 25)}
+    assert {u.speaker: u.session for u in corpus.utterances} == {
+        f"Actor_{actor:02d}": (actor + 3) // 4 for actor in range(1, 25)
+    }
     assert all(u.gender == ("F" if int(u.speaker[-2:]) % 2 == 0 else "M") for u in corpus.utterances)
-    everything = ravdess(ravdess_root, emotions=("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust",
-                                                 "surprised"))
+    everything = ravdess(
+        ravdess_root, emotions=("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+    )
     assert len(everything.utterances) == 1440
 
 
@@ -175,8 +178,9 @@ def test_a_manifest_without_sessions_deals_speakers_by_gender(tmp_path):
 
 def test_dealing_balances_the_number_of_utterances(tmp_path):
     counts = {"a": 8, "b": 7, "c": 2, "d": 2, "e": 1, "f": 1, "g": 1}
-    lines = [f"{speaker}{n}.wav,{'sad' if n % 2 else 'happy'},{speaker}" for speaker, k in counts.items()
-             for n in range(k)]
+    lines = [
+        f"{speaker}{n}.wav,{'sad' if n % 2 else 'happy'},{speaker}" for speaker, k in counts.items() for n in range(k)
+    ]
     corpus = manifest(write_table(tmp_path, "path,emotion,speaker", *lines))
     groups = {u.speaker: u.session for u in corpus.utterances}
     assert len(set(groups.values())) == 5 and groups["a"] != groups["b"]
@@ -184,8 +188,13 @@ def test_dealing_balances_the_number_of_utterances(tmp_path):
 
 
 def test_a_manifest_numbers_named_sessions_in_natural_order(tmp_path):
-    table = write_table(tmp_path, "path, Emotion, speaker, session", "a.wav, Happy, x, day10", "b.wav, SAD, y, day2",
-                        "c.wav, sad, z, day1")
+    table = write_table(
+        tmp_path,
+        "path, Emotion, speaker, session",
+        "a.wav, Happy, x, day10",
+        "b.wav, SAD, y, day2",
+        "c.wav, sad, z, day1",
+    )
     assert {u.speaker: u.session for u in manifest(table).utterances} == {"z": 1, "y": 2, "x": 3}
     numbered = write_table(tmp_path, "path,emotion,speaker,session", "a.wav,happy,x,7", "b.wav,sad,y,2")
     assert manifest(numbered).sessions == [2, 7]
@@ -193,8 +202,13 @@ def test_a_manifest_numbers_named_sessions_in_natural_order(tmp_path):
 
 def test_a_manifest_cuts_stretches_out_of_one_file(tmp_path):
     write_voice(tmp_path / "audio" / "talk.wav", "x", "happy", 1.0, female=True)
-    table = write_table(tmp_path, "path,emotion,speaker,gender,start,end", "talk.wav,happy,x,female,0,0.25",
-                        "talk.wav,sad,x,f,0.25,", "talk.wav,sad,y,M,0.5,3")
+    table = write_table(
+        tmp_path,
+        "path,emotion,speaker,gender,start,end",
+        "talk.wav,happy,x,female,0,0.25",
+        "talk.wav,sad,x,f,0.25,",
+        "talk.wav,sad,y,M,0.5,3",
+    )
     corpus = manifest(table, root=tmp_path / "audio")
     assert {u.id: u.seconds for u in corpus.utterances} == {"talk_0.000": 0.25, "talk_0.250": 0.75, "talk_0.500": 0.5}
     second = by_id(corpus)["talk_0.250"]
@@ -202,27 +216,39 @@ def test_a_manifest_cuts_stretches_out_of_one_file(tmp_path):
 
 
 def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tmp_path):
-    table = write_table(tmp_path, "path,emotion,speaker,notes", "x/1.wav,happy,x,",
-                        "y/1.wav,sad,y,hm", "y/2.wav,dull,y,")
+    table = write_table(
+        tmp_path, "path,emotion,speaker,notes", "x/1.wav,happy,x,", "y/1.wav,sad,y,hm", "y/2.wav,dull,y,"
+    )
     assert list(by_id(manifest(table, emotions=("sad", "happy")))) == ["x/1", "y/1"]
     assert manifest(table, emotions=("sad", "happy")).emotions == ("sad", "happy")
 
 
-@pytest.mark.parametrize("header, row, reason", [
-    ("path,emotion", "a.wav,sad", "not speaker"),
-    ("path,emotion,speaker", "a.wav,,x", "line 3, has no emotion"),
-    ("path,emotion,speaker,gender", "a.wav,sad,x,tall", "line 3, has a gender.*tall"),
-    ("path,emotion,speaker,start", "a.wav,sad,x,soon", "line 3, has a start"),
-    ("path,emotion,speaker,start,end", "a.wav,sad,x,2,1", "line 3, has an end"),
-    ("path,emotion,speaker,session", "a.wav,sad,x,", "line 3, has no session"),
-    ("path,emotion,speaker,session", "a.wav,sad,x,0", "line 3, has a session"),
-    ("path,emotion,speaker,id", "a.wav,sad,x,one", "more than once.*one"),
-    ("path,emotion,speaker,gender", "a.wav,sad,v,m", "more than one gender"),
-    ("path,emotion,speaker", "a.wav,happy,x", "at least two"),
-])
+@pytest.mark.parametrize(
+    "header, row, reason",
+    [
+        ("path,emotion", "a.wav,sad", "not speaker"),
+        ("path,emotion,speaker", "a.wav,,x", "line 3, has no emotion"),
+        ("path,emotion,speaker,gender", "a.wav,sad,x,tall", "line 3, has a gender.*tall"),
+        ("path,emotion,speaker,start", "a.wav,sad,x,soon", "line 3, has a start"),
+        ("path,emotion,speaker,start,end", "a.wav,sad,x,2,1", "line 3, has an end"),
+        ("path,emotion,speaker,session", "a.wav,sad,x,", "line 3, has no session"),
+        ("path,emotion,speaker,session", "a.wav,sad,x,0", "line 3, has a session"),
+        ("path,emotion,speaker,id", "a.wav,sad,x,one", "more than once.*one"),
+        ("path,emotion,speaker,gender", "a.wav,sad,v,m", "more than one gender"),
+        ("path,emotion,speaker", "a.wav,happy,x", "at least two"),
+    ],
+)
 def test_wrong_manifests_are_refused_by_line(tmp_path, header, row, reason):
-    good = {"path": "g.wav", "emotion": "happy", "speaker": "v", "gender": "F", "start": "0", "end": "1",
-            "session": "1", "id": "one"}
+    good = {
+        "path": "g.wav",
+        "emotion": "happy",
+        "speaker": "v",
+        "gender": "F",
+        "start": "0",
+        "end": "1",
+        "session": "1",
+        "id": "one",
+    }
     table = write_table(tmp_path, header, ",".join(good[column] for column in header.split(",")), row)
     with pytest.raises(SerError, match=reason):
         manifest(table)

@@ -74,7 +74,7 @@ def listen(live, samples, sizes=(4800, 123, 9600)):
     """Send samples in blocks of uneven sizes, waiting for the answers."""
     first, turn = 0, 0
     while first < len(samples):
-        block = samples[first:first + sizes[turn % len(sizes)]]
+        block = samples[first : first + sizes[turn % len(sizes)]]
         live.write(first, block)
         first, turn = first + len(block), turn + 1
     live.stop()
@@ -213,14 +213,17 @@ def test_a_file_gets_the_prediction_of_the_recognizer_whatever_its_length(model,
             assert [end for _, end in found.times[:-1]] == [start for start, _ in found.times[1:]]
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda path: path.write_bytes(b""), "a.wav is empty"),
-    (lambda path: path.write_text("no sound"), "cannot be decoded"),
-    (lambda path: save(path, np.array([0.1])), "1 samples"),
-    (lambda path: save(path, np.full(16000, np.nan)), "NaN"),
-    (lambda path: save(path, np.zeros(16000 * 21), 16000), "1.3 MB"),
-    (lambda path: soundfile.write(path, np.zeros(16000 * 21, np.int16), 16000), "lasts 21 s"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "a.wav is empty"),
+        (lambda path: path.write_text("no sound"), "cannot be decoded"),
+        (lambda path: save(path, np.array([0.1])), "1 samples"),
+        (lambda path: save(path, np.full(16000, np.nan)), "NaN"),
+        (lambda path: save(path, np.zeros(16000 * 21), 16000), "1.3 MB"),
+        (lambda path: soundfile.write(path, np.zeros(16000 * 21, np.int16), 16000), "lasts 21 s"),
+    ],
+)
 def test_bad_files_are_one_sentence_without_the_servers_folders(page, uploads, make, words):
     make(uploads / "a.wav")
     html = page.on_file(str(uploads / "a.wav"), visitor("one"))
@@ -243,8 +246,9 @@ def test_many_files_and_the_bad_ones_are_rows(page, uploads):
     def progress(*share):
         return None
 
-    paths = [save(uploads / name, voice(1.0, seed)) for seed, name in enumerate(["=b.wav", "a.flac"])
-             if name.endswith("wav")]
+    paths = [
+        save(uploads / name, voice(1.0, seed)) for seed, name in enumerate(["=b.wav", "a.flac"]) if name.endswith("wav")
+    ]
     (uploads / "bad.wav").write_text("no sound")
     (uploads / "notes.txt").write_text("no sound")
     given = [*map(str, paths), str(uploads / "bad.wav"), str(uploads / "notes.txt")]
@@ -341,7 +345,7 @@ def test_emotions_differ_by_sign_dash_and_hatching_and_stand_out_on_white():
     for values in (look.signs, look.dashes, look.angles):
         assert len(set(values.values())) == len(look.emotions)
     for color in look.colors.values():
-        assert contrast_on_white(np.array([int(color[place:place + 2], 16) for place in (1, 3, 5)]) / 255) >= 3.0
+        assert contrast_on_white(np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255) >= 3.0
 
 
 def test_names_of_files_cannot_bring_markup(page, uploads):
@@ -372,8 +376,9 @@ def test_blocks_become_a_panel_and_a_stretch_in_the_history(served):
     session = sessions.of("browser")
     sound = resample(voice(6.0), 16000, 48000).numpy().astype("<f4")
     for first in range(0, len(sound), 24000):
-        answer = client.post(f"/ser/{session.token}/block?first={first}&rate=48000",
-                             content=sound[first:first + 24000].tobytes())
+        answer = client.post(
+            f"/ser/{session.token}/block?first={first}&rate=48000", content=sound[first : first + 24000].tobytes()
+        )
         assert set(answer.json()) == {"html", "said"}
     assert client.post(f"/ser/{session.token}/stop").status_code == 200
     assert session.listened.stream.processed + session.listened.stream.dropped == 3

@@ -19,8 +19,16 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[demo]'")
 
-FLAGS = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--no-sandbox", "--disable-gpu",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+FLAGS = [
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 PATIENCE = 60_000  # ms: an upper bound for a busy machine, not what it takes
 
 
@@ -81,8 +89,10 @@ def open_page(chromium, address):
         page = context.new_page()
         page.problems, page.elsewhere = [], []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("request", lambda request: request.url.startswith((address, "data:", "blob:"))
-                or page.elsewhere.append(request.url))
+        page.on(
+            "request",
+            lambda request: request.url.startswith((address, "data:", "blob:")) or page.elsewhere.append(request.url),
+        )
         page.goto(address)
         page.wait_for_selector("#ser-mic")
         return page

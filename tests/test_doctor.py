@@ -52,8 +52,13 @@ def test_words_that_do_not_compose_leave_the_installation_checked(examine, capsy
 
 
 def test_a_missing_corpus_and_encoder_are_two_problems_with_remedies(examine, tmp_path):
-    found = examine("data=ravdess", f"data.root={tmp_path}/nowhere", "features=hubert_base",
-                    "features.checkpoint=/nowhere", f"paths.outputs={tmp_path}")
+    found = examine(
+        "data=ravdess",
+        f"data.root={tmp_path}/nowhere",
+        "features=hubert_base",
+        "features.checkpoint=/nowhere",
+        f"paths.outputs={tmp_path}",
+    )
     assert (found["corpus"].status, found["encoder"].status) == ("problem", "problem")
     assert "data.root=" in found["corpus"].text and "hf download" in found["encoder"].text
     assert all("needs the corpus" in found[name].text for name in ("audio files", "protocol", "cache"))

@@ -52,8 +52,10 @@ def test_equals_transformers_own_forward(folders, case, layer):
     extractor = AutoFeatureExtractor.from_pretrained(folders[case])
     waveform = waveforms((16000,))[0]
     with torch.inference_mode():
-        output = model(extractor(waveform.numpy(), sampling_rate=16000, return_tensors="pt").input_values,
-                       output_hidden_states=True)
+        output = model(
+            extractor(waveform.numpy(), sampling_rate=16000, return_tensors="pt").input_values,
+            output_hidden_states=True,
+        )
     states = [*output.hidden_states[:-1], output.last_hidden_state]
     wanted = [3] if layer is None else [layer] if isinstance(layer, int) else layer
     expected = torch.stack([states[k] for k in wanted]).mean(0)[0]
@@ -68,10 +70,13 @@ def test_whisper_equals_transformers_own_forward(tmp_path, encoder_only, layer):
     waveform = waveforms((20000,))[0]
     mels = AutoFeatureExtractor.from_pretrained(whole)(waveform.numpy(), sampling_rate=16000, return_tensors="pt")
     with torch.inference_mode():
-        output = WhisperModel.from_pretrained(whole, dtype=torch.float32).eval().encoder(
-            mels.input_features, output_hidden_states=True)
+        output = (
+            WhisperModel.from_pretrained(whole, dtype=torch.float32)
+            .eval()
+            .encoder(mels.input_features, output_hidden_states=True)
+        )
     wanted = [3] if layer is None else [layer] if isinstance(layer, int) else layer
-    expected = torch.stack([output.hidden_states[k] for k in wanted]).mean(0)[0, :round(20000 / 320)]
+    expected = torch.stack([output.hidden_states[k] for k in wanted]).mean(0)[0, : round(20000 / 320)]
     torch.testing.assert_close(WhisperEncoder(str(folder), layer=layer)([waveform])[0], expected, atol=1e-4, rtol=0)
 
 
@@ -95,8 +100,9 @@ def test_padded_seconds_stay_within_the_limit(folders, monkeypatch):
     encoder = encoder_of(folders, ("hubert", False), max_batch_seconds=2)
     sizes = []
     encode = encoder._encode
-    monkeypatch.setattr(encoder, "_encode", lambda batch: sizes.append(len(batch) * max(map(len, batch)))
-                        or encode(batch))
+    monkeypatch.setattr(
+        encoder, "_encode", lambda batch: sizes.append(len(batch) * max(map(len, batch))) or encode(batch)
+    )
     assert len(encoder(waveforms((16000,) * 5 + (8000,) * 3))) == 8
     assert len(sizes) > 1 and max(sizes) <= 32000
 

@@ -51,8 +51,9 @@ def test_recognizer_runs_the_file_with_the_same_call(exported):
     recognizer, path, _ = exported
     other = Recognizer.from_checkpoint(path)
     recordings = [(voice(seconds, seed), 16000) for seed, seconds in enumerate([0.03, 1.0, 2.5, 6.1])]
-    for one, two, recording in zip(recognizer.predict_many(recordings), other.predict_many(recordings), recordings,
-                                   strict=True):
+    for one, two, recording in zip(
+        recognizer.predict_many(recordings), other.predict_many(recordings), recordings, strict=True
+    ):
         assert values(one) == pytest.approx(values(two), abs=1e-5)
         assert values(two) == pytest.approx(values(other(*recording)), abs=1e-5)
         assert (one.label, one.normalization, one.seconds) == (two.label, two.normalization, two.seconds)
@@ -73,7 +74,7 @@ def test_any_program_can_run_the_file(exported):
     frames = [recognizer.frames([voice(seconds)])[0] for seconds in (1.0, 0.5)]
     batch = np.full((2, 60, 40), 7.0, np.float32)  # padding is not looked at
     for row, found in zip(batch, frames, strict=True):
-        row[:len(found)] = found
+        row[: len(found)] = found
     lengths = np.array([len(found) for found in frames])
     answers = session.run(["probabilities"], {"frames": batch, "lengths": lengths})[0]
     for answer, seconds in zip(answers, (1.0, 0.5), strict=True):
@@ -144,8 +145,15 @@ def test_the_card_tells_what_the_run_recorded(tmp_path):
     recognizer = load(run)
     card = export_hub(recognizer, tmp_path / "hub", run).joinpath("README.md").read_text()
     metrics = json.loads((run / "metrics.json").read_text())
-    for fact in (f"{100 * metrics['test']['uar']:.1f}", f"| {metrics['test']['n']} |", "95% bootstrap interval",
-                 "protocol `session`", "LogMel", "## Limits", "## Licences"):
+    for fact in (
+        f"{100 * metrics['test']['uar']:.1f}",
+        f"| {metrics['test']['n']} |",
+        "95% bootstrap interval",
+        "protocol `session`",
+        "LogMel",
+        "## Limits",
+        "## Licences",
+    ):
         assert fact in card
 
 

@@ -14,8 +14,15 @@ from ser.evaluation import figures
 from ser.evaluation.figures.space import project
 from ser.evaluation.figures.style import encode_figure, variant_labels
 
-OF_A_TABLE = [figures.confusion, figures.speakers, figures.classes, figures.groups, figures.reliability,
-              figures.confidence, figures.duration]
+OF_A_TABLE = [
+    figures.confusion,
+    figures.speakers,
+    figures.classes,
+    figures.groups,
+    figures.reliability,
+    figures.confidence,
+    figures.duration,
+]
 TABLES = {
     "usual": fake_table,
     "24 speakers": lambda: fake_table(24, 8),
@@ -51,8 +58,7 @@ def overlapping_ticks(figure: Figure) -> list[str]:
         for ticks, side in ((axes.get_xticklabels(), 0), (axes.get_yticklabels(), 1)):
             slanted = [tick for tick in ticks if tick.get_text() and tick.get_visible() and not tick.get_rotation()]
             boxes = sorted((tick.get_window_extent(renderer).extents for tick in slanted), key=lambda box: box[side])
-            found += [str(axes.get_title()) for low, high in pairwise(boxes)
-                      if high[side] < low[side + 2] - 0.5]
+            found += [str(axes.get_title()) for low, high in pairwise(boxes) if high[side] < low[side + 2] - 0.5]
     return found
 
 
@@ -107,14 +113,18 @@ def test_projection_keeps_far_groups_apart_and_repeats():
     np.testing.assert_array_equal(points, project(features)[0])
 
 
-@pytest.mark.parametrize("history", [
-    fake_history(12, 0, 0.6),
-    fake_history(1, 0, 0.6),
-    fake_history(3, 0, 0.6)[["epoch", "val/loss"]],
-    pd.concat([fake_history(5, 0, 0.6), fake_history(8, 1, 0.6).iloc[4:]], ignore_index=True),
-    fake_history(6, 0, 0.6).assign(learning_rate=0.0, alpha=np.nan),
-    fake_history(6, 0, 0.6).assign(learning_rate=1e-4),
-], ids=["usual", "one epoch", "two columns", "resumed", "no rate", "constant rate"])
+@pytest.mark.parametrize(
+    "history",
+    [
+        fake_history(12, 0, 0.6),
+        fake_history(1, 0, 0.6),
+        fake_history(3, 0, 0.6)[["epoch", "val/loss"]],
+        pd.concat([fake_history(5, 0, 0.6), fake_history(8, 1, 0.6).iloc[4:]], ignore_index=True),
+        fake_history(6, 0, 0.6).assign(learning_rate=0.0, alpha=np.nan),
+        fake_history(6, 0, 0.6).assign(learning_rate=1e-4),
+    ],
+    ids=["usual", "one epoch", "two columns", "resumed", "no rate", "constant rate"],
+)
 def test_training_panel_draws_what_is_there(history):
     figure = figures.training_panel(history, note="speaker overlap")
     figure.draw_without_rendering()
@@ -159,8 +169,13 @@ def test_ten_variants_draw_without_overlaps(emotions):
     recall = pd.DataFrame(0.5, names, [f"emotion {number}" for number in range(emotions)])
     ladder = pd.DataFrame({"value": 0.5, "low": 0.4, "high": np.nan, "baseline": [True] + [False] * 9}, index=names)
     runs = pd.DataFrame({"variant": names * 3, "uar": np.linspace(0.3, 0.6, 30), "wa": 0.5})
-    drawn = [figures.ladder(ladder, note="note"), figures.folds(runs), figures.radar(recall),
-             figures.speaker_matrix(tables), figures.confusions(tables)]
+    drawn = [
+        figures.ladder(ladder, note="note"),
+        figures.folds(runs),
+        figures.radar(recall),
+        figures.speaker_matrix(tables),
+        figures.confusions(tables),
+    ]
     for figure in drawn:
         assert not overlapping_ticks(figure)
 
@@ -187,8 +202,18 @@ def test_a_run_and_a_sweep_have_all_their_figures(tmp_path):
     run = write_run(tmp_path, "gru", 1, 1, speaker_overlap=True)
     write_run(tmp_path, "enhanced_gru", 1, 1, speaker_overlap=True)
     one, several = figures.run_figures(run), figures.sweep_figures(tmp_path)
-    assert set(one) == {"confusion", "classes", "radar", "speakers", "groups", "features", "reliability", "confidence",
-                        "duration", "training"}
+    assert set(one) == {
+        "confusion",
+        "classes",
+        "radar",
+        "speakers",
+        "groups",
+        "features",
+        "reliability",
+        "confidence",
+        "duration",
+        "training",
+    }
     assert {"ladder", "folds", "radar", "speaker_matrix", "confusions", "features-gru"} <= set(several)
     for figure in [*one.values(), *several.values()]:
         assert "speaker overlap" in words_of(figure)

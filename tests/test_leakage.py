@@ -70,8 +70,12 @@ def test_the_same_seed_and_any_row_order_give_the_same_probe(training, planted):
 def test_gender_is_told_on_test_speakers_only_when_it_is_there(training):
     test = fake_table(speakers=4, utterances=30, first_speaker=7)
     for strength, low, high in ((1.0, 0.75, 1.0), (0.0, 0.3, 0.7)):
-        result = probe_gender(fake_embeddings(training, speaker_strength=strength), training,
-                              fake_embeddings(test, speaker_strength=strength, seed=1), test)
+        result = probe_gender(
+            fake_embeddings(training, speaker_strength=strength),
+            training,
+            fake_embeddings(test, speaker_strength=strength, seed=1),
+            test,
+        )
         assert low <= result["linear"]["balanced_accuracy"] <= high
         assert result["linear"]["low"] <= result["linear"]["balanced_accuracy"] <= result["linear"]["high"]
         assert json.loads(json.dumps(result, allow_nan=False)) == result

@@ -60,7 +60,12 @@ def bad(tmp_path):
 def test_folders_are_searched_and_hidden_files_skipped(folder):
     files = collect_files([folder, folder / "speaker0" / "0.wav"])
     assert [str(path.relative_to(folder)) for path in files] == [
-        "deep/er/four.flac", "speaker0/0.wav", "speaker0/2.wav", "speaker1/1.wav", "speaker1/3.wav"]
+        "deep/er/four.flac",
+        "speaker0/0.wav",
+        "speaker0/2.wav",
+        "speaker1/1.wav",
+        "speaker1/3.wav",
+    ]
 
 
 def test_nothing_to_recognise_gets_one_sentence(tmp_path):
@@ -96,7 +101,7 @@ def test_a_timeline_is_the_prediction_of_each_window(recognizer, tmp_path):
     assert (table["end"] - table["start"]).tolist() == pytest.approx([2.0] * 5, abs=1e-3)
     assert table["end"].iloc[-1] == pytest.approx(7.3, abs=1e-3)
     for row in table.to_dict(orient="records"):
-        samples = wave[round(row["start"] * 22050):round(row["end"] * 22050)]
+        samples = wave[round(row["start"] * 22050) : round(row["end"] * 22050)]
         expected = recognizer(samples, 22050)
         assert [row[name] for name in P] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
 

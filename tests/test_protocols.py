@@ -16,17 +16,31 @@ PROTOCOLS = [SessionProtocol(), SpeakerProtocol(), SuperbProtocol(), RandomProto
 
 
 def make_corpus(sessions=5, speakers=2, repeats=5, name="made"):
-    return Corpus(name, EMOTIONS, tuple(
-        Utterance(f"u{session}{speaker}{emotion}{repeat}", Path("x.wav"), emotion, f"s{session}-{speaker}", session,
-                  "FM"[speaker % 2], 1.5)
-        for session in range(1, sessions + 1) for speaker in range(speakers)
-        for emotion in EMOTIONS for repeat in range(repeats)
-    ))
+    return Corpus(
+        name,
+        EMOTIONS,
+        tuple(
+            Utterance(
+                f"u{session}{speaker}{emotion}{repeat}",
+                Path("x.wav"),
+                emotion,
+                f"s{session}-{speaker}",
+                session,
+                "FM"[speaker % 2],
+                1.5,
+            )
+            for session in range(1, sessions + 1)
+            for speaker in range(speakers)
+            for emotion in EMOTIONS
+            for repeat in range(repeats)
+        ),
+    )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(PROTOCOLS), st.integers(3, 6), st.integers(2, 4), st.integers(5, 9), st.integers(0, 9),
-       st.data())
+@given(
+    st.sampled_from(PROTOCOLS), st.integers(3, 6), st.integers(2, 4), st.integers(5, 9), st.integers(0, 9), st.data()
+)
 def test_every_split_is_a_partition_and_leaks_only_what_it_declares(protocol, sessions, speakers, repeats, seed, data):
     corpus = make_corpus(sessions, speakers, repeats)
     fold = data.draw(st.integers(1, protocol.folds(corpus)))
@@ -70,8 +84,9 @@ def test_speakers_are_ordered_by_session_and_validated_by_the_others_of_theirs()
 def test_superb_draws_a_fifth_of_each_emotion_by_seed_alone():
     corpus = make_corpus(repeats=10)
     split = SuperbProtocol().split(corpus, 1, 0)
-    assert {emotion: sum(u.emotion == emotion for u in split.validation) for emotion in EMOTIONS} \
-        == dict.fromkeys(EMOTIONS, 16)
+    assert {emotion: sum(u.emotion == emotion for u in split.validation) for emotion in EMOTIONS} == dict.fromkeys(
+        EMOTIONS, 16
+    )
     assert split.validation != SuperbProtocol().split(corpus, 1, 1).validation
     # Written down once: a run on another machine must draw the same utterances.
     assert split_record(split, corpus, {}, False)["parts"]["validation"]["hash"] == "de52a1c4214732bf"
@@ -97,10 +112,15 @@ def test_a_corpus_of_one_speaker_is_refused(protocol):
         protocol.split(make_corpus(sessions=1, speakers=1), 1, 0)
 
 
-@pytest.mark.parametrize("protocol, sessions, speakers, remedy", [
-    (SessionProtocol(), 2, 2, "protocol=speaker"), (SpeakerProtocol(), 1, 4, "sessions"),
-    (SpeakerProtocol(), 4, 1, "protocol=session"), (SuperbProtocol(), 1, 4, "sessions"),
-])
+@pytest.mark.parametrize(
+    "protocol, sessions, speakers, remedy",
+    [
+        (SessionProtocol(), 2, 2, "protocol=speaker"),
+        (SpeakerProtocol(), 1, 4, "sessions"),
+        (SpeakerProtocol(), 4, 1, "protocol=session"),
+        (SuperbProtocol(), 1, 4, "sessions"),
+    ],
+)
 def test_too_few_sessions_or_speakers_are_refused_with_the_remedy(protocol, sessions, speakers, remedy):
     with pytest.raises(SerError, match=remedy):
         protocol.split(make_corpus(sessions, speakers), 1, 0)

@@ -61,8 +61,10 @@ def test_alone_equals_in_a_batch(tmp_path, model):
     assert np.ptp([prediction.confidence for prediction in alone]) > 0.05
 
 
-@pytest.mark.parametrize(("save", "target"), [(save_tiny_hubert, "SpeechEncoder"), (save_tiny_wavlm, "SpeechEncoder"),
-                                              (save_tiny_whisper, "WhisperEncoder")])
+@pytest.mark.parametrize(
+    ("save", "target"),
+    [(save_tiny_hubert, "SpeechEncoder"), (save_tiny_wavlm, "SpeechEncoder"), (save_tiny_whisper, "WhisperEncoder")],
+)
 def test_pretrained_encoders_alone_and_in_a_batch(tmp_path, save, target):
     folder = save(tmp_path / "encoder")
     encoder = {"_target_": f"ser.data.encoders.{target}", "checkpoint": "nobody/nowhere", "layer": 2}
@@ -88,8 +90,12 @@ def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds):
     path = save_checkpoint(tmp_path / "best.ckpt", max_seconds=max_seconds)
     encoder = LogMel(mels=40)
     waveforms = {f"u{seed}": voice(seconds, seed) for seed, seconds in enumerate([1.0, 2.7, 4.0])}
-    utterances = [Utterance(id=name, path=tmp_path, emotion="sad", speaker="a", session=1, seconds=1.0, gender="f",
-                            start=None, end=None) for name in waveforms]
+    utterances = [
+        Utterance(
+            id=name, path=tmp_path, emotion="sad", speaker="a", session=1, seconds=1.0, gender="f", start=None, end=None
+        )
+        for name in waveforms
+    ]
     items = [Item.of(name, encoder([waveform])[0].half().numpy(), None) for name, waveform in waveforms.items()]
     write_items(tmp_path / "session1.safetensors", items, Origin("x", "y", encoder.description()))
     cache = FeatureCache([tmp_path / "session1.safetensors"])
@@ -135,15 +141,18 @@ def test_running_statistics_go_from_the_training_ones_to_the_speaker():
     assert torch.allclose(FrameStatistics.of_frames(frames.split(99)).std, frames.std(0, correction=0), atol=1e-4)
 
 
-@pytest.mark.parametrize(("waveform", "rate", "words"), [
-    (np.zeros(0, np.float32), 16000, "0 samples"),
-    (np.zeros(1, np.float32), 16000, "1 samples"),
-    (np.full(16000, np.nan, np.float32), 16000, "NaN"),
-    (np.zeros(16000, np.int16), 16000, "floating point"),
-    (np.zeros(16000, np.float32), 0, "sample rate"),
-    (np.zeros((2, 2, 2), np.float32), 16000, "shape"),
-    (np.zeros(61 * 16000, np.float32), 16000, "at most"),
-])
+@pytest.mark.parametrize(
+    ("waveform", "rate", "words"),
+    [
+        (np.zeros(0, np.float32), 16000, "0 samples"),
+        (np.zeros(1, np.float32), 16000, "1 samples"),
+        (np.full(16000, np.nan, np.float32), 16000, "NaN"),
+        (np.zeros(16000, np.int16), 16000, "floating point"),
+        (np.zeros(16000, np.float32), 0, "sample rate"),
+        (np.zeros((2, 2, 2), np.float32), 16000, "shape"),
+        (np.zeros(61 * 16000, np.float32), 16000, "at most"),
+    ],
+)
 def test_bad_waveforms_get_one_sentence(recognizer, waveform, rate, words):
     with pytest.raises(SerError, match=words) as error:
         recognizer(waveform, rate)
@@ -151,9 +160,11 @@ def test_bad_waveforms_get_one_sentence(recognizer, waveform, rate, words):
 
 
 def test_inference_does_not_import_lightning(run_folder):
-    code = (f"import sys, torch; from ser.inference.recognizer import Recognizer\n"
-            f"Recognizer.from_checkpoint({str(run_folder)!r})(torch.rand(16000), 16000)\n"
-            f"assert not [name for name in sys.modules if 'lightning' in name]")
+    code = (
+        f"import sys, torch; from ser.inference.recognizer import Recognizer\n"
+        f"Recognizer.from_checkpoint({str(run_folder)!r})(torch.rand(16000), 16000)\n"
+        f"assert not [name for name in sys.modules if 'lightning' in name]"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -179,15 +190,32 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, form):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "ser.files.os.system", "ser.models.build.importlib", "builtins.eval",
-                                    "ser.models.layers.torch", "ser.files.write_text", "ser.models..build_network",
-                                    "ser.models.gru.GRU.__init__", "ser.models.build._find", 7, None])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "ser.files.os.system",
+        "ser.models.build.importlib",
+        "builtins.eval",
+        "ser.models.layers.torch",
+        "ser.files.write_text",
+        "ser.models..build_network",
+        "ser.models.gru.GRU.__init__",
+        "ser.models.build._find",
+        7,
+        None,
+    ],
+)
 @pytest.mark.parametrize("place", ["top", "nested", "list", "partial"])
 def test_a_malicious_config_calls_nothing(tmp_path, target, place):
     mark = tmp_path / "executed"
     hostile = {"_target_": target, "command": f"touch {mark}", "path": str(mark), "text": "x"}
-    description = {"top": hostile, "nested": {**GRU, "attention": hostile}, "list": {**GRU, "attention": [hostile]},
-                   "partial": {**GRU, "attention": {**hostile, "_partial_": True}}}[place]
+    description = {
+        "top": hostile,
+        "nested": {**GRU, "attention": hostile},
+        "list": {**GRU, "attention": [hostile]},
+        "partial": {**GRU, "attention": {**hostile, "_partial_": True}},
+    }[place]
     with pytest.raises(SerError):
         build_network({**description, "input_size": 4, "emotions": 2, "speakers": 2})
     with pytest.raises(SerError):
@@ -220,12 +248,15 @@ def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no model")
     whole = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
-    for key, value, words in [("format", 9, "format 9"), ("emotions", [], "no usable description"),
-                              ("emotions", ["happy", "sad"], "2 emotions for a network of 4"),
-                              ("encoder", {"_target_": "ser.data.encoders.LogMel", "mels": 13}, "13 values"),
-                              ("encoder", {"_target_": "ser.data.encoders.json"}, "does not define"),
-                              ("network", {**whole["config"]["network"], "hidden_size": 4}, "do not fit"),
-                              ("network", {**whole["config"]["network"], "colour": 4}, "cannot be built")]:
+    for key, value, words in [
+        ("format", 9, "format 9"),
+        ("emotions", [], "no usable description"),
+        ("emotions", ["happy", "sad"], "2 emotions for a network of 4"),
+        ("encoder", {"_target_": "ser.data.encoders.LogMel", "mels": 13}, "13 values"),
+        ("encoder", {"_target_": "ser.data.encoders.json"}, "does not define"),
+        ("network", {**whole["config"]["network"], "hidden_size": 4}, "do not fit"),
+        ("network", {**whole["config"]["network"], "colour": 4}, "cannot be built"),
+    ]:
         torch.save({**whole, "config": {**whole["config"], key: value}}, tmp_path / "changed.ckpt")
         refused(tmp_path / "changed.ckpt", words)
     content = (run_folder / "checkpoints" / "best.ckpt").read_bytes()

@@ -38,8 +38,10 @@ def with_hydra(run, overrides):
 @pytest.fixture(scope="module")
 def run_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    run = with_hydra(write_run(folder, "gru", 1, 1, speaker_overlap=True, transductive=True),
-                     ["model=gru", "fold=1", "'data.root=/my corpora/x'"])
+    run = with_hydra(
+        write_run(folder, "gru", 1, 1, speaker_overlap=True, transductive=True),
+        ["model=gru", "fold=1", "'data.root=/my corpora/x'"],
+    )
     table = read_predictions(run / "predictions.csv")
     wrong = table.index[table["emotion"] != table["predicted"]]
     table.loc[wrong, "id"] = [f"<script>alert({number})</script>" for number in wrong]
@@ -54,8 +56,10 @@ def sweep_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     for variant, skill in (("gru", 0.5), ("enhanced_gru", 0.7)):
         for fold in (1, 2):
-            with_hydra(write_run(folder, variant, fold, 1, skill=skill, transductive=variant == "enhanced_gru"),
-                       [f"model={variant}", f"fold={fold}"])
+            with_hydra(
+                write_run(folder, variant, fold, 1, skill=skill, transductive=variant == "enhanced_gru"),
+                [f"model={variant}", f"fold={fold}"],
+            )
     return folder, write_report(folder).read_text(encoding="utf-8")
 
 
@@ -107,8 +111,8 @@ def test_the_surest_errors_come_first(run_page):
     table = read_predictions(run / "predictions.csv")
     table["confidence"] = table.filter(like="p_").max(axis=1)
     surest = table[table["emotion"] != table["predicted"]].sort_values("confidence", ascending=False).iloc[0]
-    section = text[text.index("Most confident errors</h2>"):]
-    assert surest["id"].replace("<", "&lt;").replace(">", "&gt;") in section[:section.index("</tr>\n<tr>", 200) + 10]
+    section = text[text.index("Most confident errors</h2>") :]
+    assert surest["id"].replace("<", "&lt;").replace(">", "&gt;") in section[: section.index("</tr>\n<tr>", 200) + 10]
 
 
 def test_a_sweep_shows_its_summary_and_comparison(sweep_page):

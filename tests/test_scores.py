@@ -27,7 +27,8 @@ def test_scores_agree_with_scikit_learn(case):
     present = sorted(truth.unique())
     expected = {
         "wa": metrics.accuracy_score(truth, predicted),
-        "uar": metrics.balanced_accuracy_score(truth, predicted) if len(present) > 1
+        "uar": metrics.balanced_accuracy_score(truth, predicted)
+        if len(present) > 1
         else metrics.recall_score(truth, predicted, labels=present, average="macro"),
         "macro_f1": metrics.f1_score(truth, predicted, labels=present, average="macro"),
         "weighted_f1": metrics.f1_score(truth, predicted, average="weighted", zero_division=0),

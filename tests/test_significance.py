@@ -39,8 +39,10 @@ def test_speakers_that_differ_widen_the_interval_and_seeds_do_not_narrow_it():
 @pytest.mark.parametrize(("speakers", "spread"), [(2, 0.1), (4, 0.0), (8, 0.1), (20, 0.1)])
 def test_intervals_cover_the_truth(speakers, spread):
     skill = 0.6
-    intervals = [bootstrap_interval(fake_table(speakers, 24, skill, seed, speaker_std=spread), "wa", repetitions=200)
-                 for seed in range(80)]
+    intervals = [
+        bootstrap_interval(fake_table(speakers, 24, skill, seed, speaker_std=spread), "wa", repetitions=200)
+        for seed in range(80)
+    ]
     covered = np.mean([low <= skill <= high for _, low, high in intervals])
     assert covered >= 0.88  # 0.95 less three standard errors of 80 trials
 
@@ -48,8 +50,17 @@ def test_intervals_cover_the_truth(speakers, spread):
 @pytest.mark.parametrize("by", ["utterance", "speaker"])
 def test_null_data_give_uniform_p_values(by):
     # Macro F1 takes many values; accuracy's ties between permutations would pile p-values up at 1.
-    values = [permutation_test(fake_table(14, 12, seed=seed), fake_table(14, 12, seed=1000 + seed), "macro_f1", by,
-                               repetitions=199, seed=seed)["p"] for seed in range(80)]
+    values = [
+        permutation_test(
+            fake_table(14, 12, seed=seed),
+            fake_table(14, 12, seed=1000 + seed),
+            "macro_f1",
+            by,
+            repetitions=199,
+            seed=seed,
+        )["p"]
+        for seed in range(80)
+    ]
     assert stats.kstest(values, "uniform").pvalue > 0.01
     assert np.mean(np.array(values) <= 0.05) <= 0.125
 

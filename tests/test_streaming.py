@@ -82,13 +82,13 @@ def test_every_window_equals_offline_prediction_of_its_samples(recognizer, rate,
     wave = voice(4.3, rate=rate).numpy()
     with StreamingRecognizer(recognizer, rate, window=2.0, hop=0.5) as stream:
         for start in range(0, len(wave), block):
-            stream.write(wave[start:start + block], wait=True)
+            stream.write(wave[start : start + block], wait=True)
     events = stream.history()
     assert [event.index for event in events] == list(range(5))
     assert (stream.processed, stream.dropped) == (5, 0)
     for event in events:
         assert (event.start, event.end) == (event.index * 0.5, event.index * 0.5 + 2.0)
-        offline = recognizer(wave[round(event.start * rate):round(event.end * rate)], rate)
+        offline = recognizer(wave[round(event.start * rate) : round(event.end * rate)], rate)
         assert event.prediction.seconds == pytest.approx(2.0, abs=1 / 16000)
         assert values(event.prediction.probabilities) == pytest.approx(values(offline.probabilities), abs=1e-6)
 
@@ -150,7 +150,7 @@ def test_smoothing_follows_the_recurrence_and_forgets_at_silence(recognizer):
     speech, silence = voice(3.0).numpy(), np.zeros(32000, np.float32)
     with StreamingRecognizer(recognizer, window=1.0, hop=0.5, smoothing=0.7, gate=EnergyGate()) as stream:
         for start in range(0, 96000, 8000):
-            stream.write(np.concatenate((speech, silence, speech[:16000]))[start:start + 8000], wait=True)
+            stream.write(np.concatenate((speech, silence, speech[:16000]))[start : start + 8000], wait=True)
     past = None
     for event in stream.history():
         if event.prediction is None:
@@ -167,7 +167,7 @@ def test_speaker_models_use_running_statistics(tmp_path):
     recognizer = Recognizer.from_checkpoint(save_checkpoint(tmp_path / "best.ckpt", kind="speaker"))
     with StreamingRecognizer(recognizer, window=1.0, hop=0.5) as stream:
         for start in range(0, 48000, 4000):
-            stream.write(voice(3.0).numpy()[start:start + 4000], wait=True)
+            stream.write(voice(3.0).numpy()[start : start + 4000], wait=True)
     assert {event.prediction.normalization for event in stream.history()} == {"stream"}
     # Every frame is counted once: 3 seconds on top of the 10 of the prior.
     assert stream._running._count == pytest.approx(50 * 13, abs=6)

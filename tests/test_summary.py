@@ -64,7 +64,8 @@ def test_means_over_runs_and_pooled_figures_are_told_apart(sweep, summary):
     assert row["uar_pooled_low"] < row["uar_pooled"] < row["uar_pooled_high"]
     assert (row["runs"], row["folds"], row["seeds"], row["utterances"], row["speakers"]) == (8, 4, 2, 192, 8)
     assert row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] == pytest.approx(
-        np.mean([run.history["test/uar"].max() for run in runs]))
+        np.mean([run.history["test/uar"].max() for run in runs])
+    )
 
 
 def test_the_better_variant_is_found_and_the_equal_one_is_not(summary):
@@ -82,7 +83,10 @@ def test_the_better_variant_is_found_and_the_equal_one_is_not(summary):
 
 def test_labels_reach_every_form_of_the_table(summary, sweep):
     assert summary.variants.set_index("variant")["transductive"].to_dict() == {
-        "gru": False, "enhanced_gru": False, "speaker_norm": True}
+        "gru": False,
+        "enhanced_gru": False,
+        "speaker_norm": True,
+    }
     text = to_markdown(summary)
     assert "| transductive |" in text
     assert "speaker_norm: transductive" in text

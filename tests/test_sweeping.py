@@ -38,9 +38,10 @@ def command(corpus):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "TERM": "dumb"}
         path = str(CONFIG_FOLDER.parent / script)
         flags = [word for word in words if word == "-m"]  # must stand before all others
-        given = [*flags, *corpus, f"paths.outputs={root}", *words[len(flags):]]
-        ended = subprocess.run([sys.executable, path, *given], capture_output=True, text=True, env=environment,
-                               cwd=root, check=False)
+        given = [*flags, *corpus, f"paths.outputs={root}", *words[len(flags) :]]
+        ended = subprocess.run(
+            [sys.executable, path, *given], capture_output=True, text=True, env=environment, cwd=root, check=False
+        )
         return ended.returncode, ended.stdout + ended.stderr
 
     return run
@@ -66,7 +67,7 @@ def hydra():
 
 def tables(shown):
     """What the summary says, from its first table on."""
-    return shown[shown.index("Mean over runs"): shown.index("folds, so not all of the corpus")]
+    return shown[shown.index("Mean over runs") : shown.index("folds, so not all of the corpus")]
 
 
 def times(folder):
@@ -92,7 +93,8 @@ def test_every_combination_has_its_own_folder(hydra):
     jobs = list_jobs(hydra, *read_words(words))
     assert len(jobs) == len({job.folder for job in jobs}) == 16
     assert {job.folder.parents[1].name for job in jobs} == {
-        f"{name},trainer.max_epochs={epochs}" for name in ("gru", "enhanced_gru") for epochs in (3, 4)}
+        f"{name},trainer.max_epochs={epochs}" for name in ("gru", "enhanced_gru") for epochs in (3, 4)
+    }
     assert all("resume=true" in job.overrides for job in jobs)
 
 
@@ -153,8 +155,10 @@ def test_an_interrupted_run_is_resumed(sweep, command):
     assert (run / "predictions.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("words", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "fold=[1,2]"],
-                                   ["hydra/launcher=submitit_local", "fold=1"]])
+@pytest.mark.parametrize(
+    "words",
+    [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "fold=[1,2]"], ["hydra/launcher=submitit_local", "fold=1"]],
+)
 def test_other_launchers_give_the_same_predictions(sweep, command, tmp_path, words):
     _, folder, _ = sweep
     code, shown = command("sweep.py", "variant=gru", *words, root=tmp_path)
@@ -170,7 +174,7 @@ def test_a_failed_run_does_not_stop_the_others(command, tmp_path):
     folder = tmp_path / "manifest-logmel"
     assert not (folder / "enhanced_gru,model.heads=3/fold1/seed1/metrics.json").exists()
     assert (folder / "enhanced_gru,model.heads=2/fold1/seed1/metrics.json").is_file()
-    last = " ".join(shown[shown.rindex("not finished"):].split())
+    last = " ".join(shown[shown.rindex("not finished") :].split())
     assert "model.heads=3/fold1/seed1 (" in last
     assert "heads" in last.partition("(")[2]
     assert "Traceback" not in shown
@@ -186,8 +190,16 @@ def test_multirun_ends_with_a_summary(command, tmp_path):
 
 
 def test_a_search_takes_the_mean_of_validation_and_never_sees_the_test_part(command, tmp_path):
-    code, shown = command("train.py", "-m", "experiment=search", "model=gru", "search_folds=[1,2]",
-                          "hydra.sweeper.n_trials=2", "adversarial_weight=0", root=tmp_path)
+    code, shown = command(
+        "train.py",
+        "-m",
+        "experiment=search",
+        "model=gru",
+        "search_folds=[1,2]",
+        "hydra.sweeper.n_trials=2",
+        "adversarial_weight=0",
+        root=tmp_path,
+    )
     assert code == 0, shown
     trials = {}
     for path in (tmp_path / "search-manifest-logmel").glob("*/fold*/seed1/metrics.json"):

@@ -190,7 +190,7 @@ def test_frames_do_not_depend_on_order_or_company(numbers):
     together = {u.id: frames for u, frames in numbers.frame_source.frames(few)}
     again = synthetic_features(scale=0.1, dim=96, seed=1).frame_source
     for utterance in reversed(few):
-        (_, frames), = again.frames([utterance])
+        ((_, frames),) = again.frames([utterance])
         assert torch.equal(frames, together[utterance.id])
         assert frames.shape == (frames_of(utterance.seconds), 96)
         assert frames.dtype == torch.float32

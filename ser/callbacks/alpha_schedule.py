@@ -23,9 +23,11 @@ class AlphaSchedule(lightning.Callback, ABC):
         """Alpha after ``epoch`` (with fraction) of ``epochs`` epochs; between 0 and ``max_alpha``."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Say so when the adversary never gets to act."""
+        """Say so when there is an adversary that never gets to act."""
         epochs = int(trainer.max_epochs or 1)
-        if getattr(pl_module, "adversarial_weight", 0) > 0 and self.value(epochs, epochs) == 0:
+        adversary = getattr(pl_module.network, "speaker_head", None)
+        weight = getattr(pl_module, "adversarial_weight", 0)
+        if adversary is not None and weight > 0 and self.value(epochs, epochs) == 0:
             log.warning("alpha stays 0 for all %d epochs of this run: the adversary never acts", epochs)
 
     def on_train_batch_start(

@@ -16,17 +16,20 @@ from ser.evaluation.summary_tables import PROBE_TITLES, TITLES, decimal, p_text,
 from ser.files import write_json
 from ser.screen import OVERLAP, TRANSDUCTIVE
 
-KEY = ("Percent and points, pooled over all test utterances; 95% interval of the difference over resampled speakers; p "
-       "of permutation tests paired by utterance and by speaker, and of the corrected t-test over folds; d_z: effect "
-       "size over folds (Cliff's delta and the sizes over speakers are in the file).")
+KEY = (
+    "Percent and points, pooled over all test utterances; 95% interval of the difference over resampled speakers; p "
+    "of permutation tests paired by utterance and by speaker, and of the corrected t-test over folds; d_z: effect "
+    "size over folds (Cliff's delta and the sizes over speakers are in the file)."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two results, and where the comparison goes."""
     for name, what in (("a", "what B is measured against"), ("b", "the other result")):
         parser.add_argument(name, metavar=name.upper(), help=f"{what}: run folder, runs of one variant, or .csv table")
-    parser.add_argument("--allow-different-splits", action="store_true",
-                        help="compare although the two were tested on different splits")
+    parser.add_argument(
+        "--allow-different-splits", action="store_true", help="compare although the two were tested on different splits"
+    )
     parser.add_argument("--output", metavar="FILE", help="default: comparison.json in B, or beside it if it is a table")
 
 
@@ -61,16 +64,25 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
         return [*lines, "Both were tested on the same split."]
     lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]
     paired = result["paired"]
-    shared = (f"the tests use the {paired['utterances']} utterances that both have" if paired
-              else "they have no utterance in common, so nothing is tested")
+    shared = (
+        f"the tests use the {paired['utterances']} utterances that both have"
+        if paired
+        else "they have no utterance in common, so nothing is tested"
+    )
     return [*lines, f"The scores are of different test parts; {shared}."]
 
 
 def _scores(result: Mapping[str, Any]) -> Table:
     columns = ("", "A", "B", "B - A", "p utt.", "p speak.", "p folds", "d_z")
     paired = result["paired"]
-    table = Table(*(columns if paired else columns[:3]), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
-                  caption=KEY if paired else "Percent, pooled over all test utterances.", caption_justify="left")
+    table = Table(
+        *(columns if paired else columns[:3]),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=KEY if paired else "Percent, pooled over all test utterances.",
+        caption_justify="left",
+    )
     for index, column in enumerate(table.columns):
         column.justify, column.no_wrap = "right" if index else "left", True
     for metric, title in TITLES.items():
@@ -80,18 +92,29 @@ def _scores(result: Mapping[str, Any]) -> Table:
             continue
         found = paired["metrics"][metric]
         low, high = (percent(found[bound], signed=True) for bound in ("low", "high"))
-        table.add_row(title, *scores, f"{percent(found['difference'], signed=True)} [{low}, {high}]",
-                      *(p_text(found[test]) for test in ("p_utterances", "p_speakers", "p_folds")),
-                      decimal(found["d_z"]))
+        table.add_row(
+            title,
+            *scores,
+            f"{percent(found['difference'], signed=True)} [{low}, {high}]",
+            *(p_text(found[test]) for test in ("p_utterances", "p_speakers", "p_folds")),
+            decimal(found["d_z"]),
+        )
     return table
 
 
 def _leakage(leakage: Mapping[str, Any]) -> Table:
-    caption = (f"Percent of held-out utterances whose speaker the probe names, mean over {leakage['runs']} pairs of "
-               "runs of the same fold and seed; p of a permutation test paired by utterance.")
+    caption = (
+        f"Percent of held-out utterances whose speaker the probe names, mean over {leakage['runs']} pairs of "
+        "runs of the same fold and seed; p of a permutation test paired by utterance."
+    )
     table = Table("speaker probe", "A", "B", "B - A", "p", box=SIMPLE_HEAD, caption=caption, caption_justify="left")
     for probe, title in PROBE_TITLES.items():
         found = leakage[probe]
-        table.add_row(title, percent(found["before"]), percent(found["after"]),
-                      percent(found["difference"], signed=True), p_text(found["p"]))
+        table.add_row(
+            title,
+            percent(found["before"]),
+            percent(found["after"]),
+            percent(found["difference"], signed=True),
+            p_text(found["p"]),
+        )
     return table

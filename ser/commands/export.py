@@ -22,10 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--format", choices=("onnx", "hub"), default="onnx", help="default: onnx")
     parser.add_argument("--quantize", choices=("int8",), help="onnx: store weights as 8-bit integers")
-    parser.add_argument("--with-encoder", action="store_true",
-                        help="onnx: waveform in, probabilities out (LogMel only)")
-    parser.add_argument("--compare", metavar="FOLDER", action="append",
-                        help="onnx: also compare on these files, such as a test set")
+    parser.add_argument(
+        "--with-encoder", action="store_true", help="onnx: waveform in, probabilities out (LogMel only)"
+    )
+    parser.add_argument(
+        "--compare", metavar="FOLDER", action="append", help="onnx: also compare on these files, such as a test set"
+    )
     parser.add_argument("--output", metavar="PATH", help="file (onnx) or folder (hub); default: in the run folder")
 
 
@@ -48,20 +50,30 @@ def run(arguments: argparse.Namespace) -> int:
     rows = {f"{name}, made-up sounds": row for name, row in rows.items()}
     if arguments.compare:
         exported = Recognizer.from_checkpoint(output, encoder=recognizer.encoder)
-        waveforms = [prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE)
-                     for path in collect_files(arguments.compare)]
+        waveforms = [
+            prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE) for path in collect_files(arguments.compare)
+        ]
         rows[f"{output.name}, given files"] = agreement(recognizer, exported, waveforms)
     _show(rows)
     weights = sum(value.numel() * value.element_size() for value in recognizer.parameters())
     size = output.stat().st_size
-    get_console().print(f"{output}: {size / 1e6:.2f} MB (weights in PyTorch: {weights / 1e6:.2f} MB, "
-                        f"{weights / size:.1f} times as large)", highlight=False, soft_wrap=True)
+    get_console().print(
+        f"{output}: {size / 1e6:.2f} MB (weights in PyTorch: {weights / 1e6:.2f} MB, "
+        f"{weights / size:.1f} times as large)",
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0
 
 
 def _show(rows: dict[str, Agreement]) -> None:
     table = Table("form", "recordings", "seconds", "largest difference", "same label", title="beside PyTorch")
     for name, row in rows.items():
-        table.add_row(name, str(row.recordings), f"{row.shortest:.2f} - {row.longest:.1f}",
-                      f"{row.largest_difference:.1e}", f"{100 * row.same_label:.1f}%")
+        table.add_row(
+            name,
+            str(row.recordings),
+            f"{row.shortest:.2f} - {row.longest:.1f}",
+            f"{row.largest_difference:.1e}",
+            f"{100 * row.same_label:.1f}%",
+        )
     get_console().print(table)

@@ -36,8 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--microphone", metavar="NAME", help="number or part of the name of the input device")
     parser.add_argument("--window", type=positive_number, default=5.0, metavar="SECONDS", help="default: 5")
     parser.add_argument("--hop", type=positive_number, default=0.5, metavar="SECONDS", help="default: 0.5")
-    parser.add_argument("--smoothing", type=float, default=0.0, metavar="WEIGHT",
-                        help="of the past in the shown probabilities, 0 to below 1 (default: 0)")
+    parser.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="of the past in the shown probabilities, 0 to below 1 (default: 0)",
+    )
     parser.add_argument("--no-vad", action="store_true", help="recognise silence too")
     parser.add_argument("--output", metavar="FILE", help="write the events at the end: .csv or .json")
 
@@ -49,20 +54,36 @@ def run(arguments: argparse.Namespace) -> int:
         raise SerError(f"--output {output} ends in {output.suffix or 'nothing'!r}, expected .csv or .json; rename it.")
     recognizer = Recognizer.from_checkpoint(arguments.checkpoint, arguments.encoder, arguments.device)
     gate = None if arguments.no_vad else best_gate()
-    source = (microphone_source(_device(arguments.microphone)) if arguments.input is None
-              else file_source(arguments.input, arguments.realtime))
-    log.info("listening to %s at %d Hz, speech by %s; Ctrl-C ends", source.name, source.sample_rate,
-             gate.name if gate else "no gate: silence gets an emotion too")
-    stream = StreamingRecognizer(recognizer, source.sample_rate, window=arguments.window, hop=arguments.hop,
-                                 smoothing=arguments.smoothing, gate=gate, history=_KEPT_EVENTS)
+    source = (
+        microphone_source(_device(arguments.microphone))
+        if arguments.input is None
+        else file_source(arguments.input, arguments.realtime)
+    )
+    log.info(
+        "listening to %s at %d Hz, speech by %s; Ctrl-C ends",
+        source.name,
+        source.sample_rate,
+        gate.name if gate else "no gate: silence gets an emotion too",
+    )
+    stream = StreamingRecognizer(
+        recognizer,
+        source.sample_rate,
+        window=arguments.window,
+        hop=arguments.hop,
+        smoothing=arguments.smoothing,
+        gate=gate,
+        history=_KEPT_EVENTS,
+    )
     try:
         _listen(stream, source)
     finally:
         if output is not None:
             write_table(output, event_table(stream.history(), recognizer.emotions))
             get_console().print(f"{len(stream.history())} events in {output}", highlight=False)
-        get_console().print(f"{stream.seconds:.1f} s heard, {stream.processed} windows answered, {stream.dropped} "
-                            "dropped", highlight=False)
+        get_console().print(
+            f"{stream.seconds:.1f} s heard, {stream.processed} windows answered, {stream.dropped} dropped",
+            highlight=False,
+        )
     return 0
 
 
@@ -71,10 +92,20 @@ def event_table(events: Sequence[StreamEvent], emotions: Sequence[str]) -> pd.Da
     rows = []
     for event in events:
         probabilities = event.probabilities or dict.fromkeys(emotions)
-        rows.append({"index": event.index, "start": event.start, "end": event.end, "emotion": event.label or NO_SPEECH,
-                     "confidence": max(event.probabilities.values()) if event.probabilities else None,
-                     "latency": event.latency, "level": event.level, "dropped": event.dropped, "error": event.error,
-                     **{f"p_{name}": probabilities[name] for name in emotions}})
+        rows.append(
+            {
+                "index": event.index,
+                "start": event.start,
+                "end": event.end,
+                "emotion": event.label or NO_SPEECH,
+                "confidence": max(event.probabilities.values()) if event.probabilities else None,
+                "latency": event.latency,
+                "level": event.level,
+                "dropped": event.dropped,
+                "error": event.error,
+                **{f"p_{name}": probabilities[name] for name in emotions},
+            }
+        )
     columns = ["index", "start", "end", "emotion", "confidence", "latency", "level", "dropped", "error"]
     return pd.DataFrame(rows, columns=[*columns, *(f"p_{name}" for name in emotions)])
 
@@ -130,8 +161,11 @@ def view(stream: StreamingRecognizer) -> Panel:
     headline = Text(event.error or (event.label or NO_SPEECH).upper(), style="bold red" if event.error else "bold")
     if event.probabilities:
         headline.append(f"  {max(event.probabilities.values()):.0%}")
-    facts = Text(f"{stream.seconds:.1f} s heard, level {event.level:.0f} dB, latency {1000 * event.latency:.0f} ms, "
-                 f"{stream.dropped} windows dropped", style="dim")
+    facts = Text(
+        f"{stream.seconds:.1f} s heard, level {event.level:.0f} dB, latency {1000 * event.latency:.0f} ms, "
+        f"{stream.dropped} windows dropped",
+        style="dim",
+    )
     history = Text("\n").join(_line(past) for past in reversed(stream.history()[-_HISTORY_LINES:]))
     return Panel(Group(headline, Text(), bars, Text(), facts, Text(), history), title="speech emotion")
 

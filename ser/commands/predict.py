@@ -24,10 +24,12 @@ _SHOWN_ROWS = 200
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and where it computes."""
-    parser.add_argument("--checkpoint", required=True, metavar="RUN",
-                        help="run folder, .ckpt, exported folder or .onnx file")
-    parser.add_argument("--encoder", metavar="FOLDER",
-                        help="folder or Hub id of the pretrained encoder, if not where training had it")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="run folder, .ckpt, exported folder or .onnx file"
+    )
+    parser.add_argument(
+        "--encoder", metavar="FOLDER", help="folder or Hub id of the pretrained encoder, if not where training had it"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
 
 
@@ -36,15 +38,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files, and folders, which are searched")
     add_model_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="also write the table: .csv or .json")
-    parser.add_argument("--window", type=positive_number, metavar="SECONDS",
-                        help="a timeline: windows of this length (files over 60 s are otherwise averaged over windows)")
-    parser.add_argument("--hop", type=positive_number, default=1.0, metavar="SECONDS",
-                        help="from one window of a timeline to the next (default: 1)")
-    parser.add_argument("--batch-seconds", type=positive_number, default=60.0, metavar="SECONDS",
-                        help="padded audio in one batch (default: 60)")
+    parser.add_argument(
+        "--window",
+        type=positive_number,
+        metavar="SECONDS",
+        help="a timeline: windows of this length (files over 60 s are otherwise averaged over windows)",
+    )
+    parser.add_argument(
+        "--hop",
+        type=positive_number,
+        default=1.0,
+        metavar="SECONDS",
+        help="from one window of a timeline to the next (default: 1)",
+    )
+    parser.add_argument(
+        "--batch-seconds",
+        type=positive_number,
+        default=60.0,
+        metavar="SECONDS",
+        help="padded audio in one batch (default: 60)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="threads that decode ahead (default: 2)")
-    parser.add_argument("--speaker-per-folder", action="store_true",
-                        help="models trained with normalization=speaker: each folder holds one speaker's files")
+    parser.add_argument(
+        "--speaker-per-folder",
+        action="store_true",
+        help="models trained with normalization=speaker: each folder holds one speaker's files",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,8 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     table, failures = _recognise(recognizer, files, arguments)
     _show(table, recognizer.emotions)
     if recognizer.config.kind == "speaker" and not arguments.speaker_per_folder:
-        get_console().print("the model was trained with each speaker's own statistics, but the training part's were "
-                            "used; if each folder holds one speaker's files, add --speaker-per-folder")
+        get_console().print(
+            "the model was trained with each speaker's own statistics, but the training part's were "
+            "used; if each folder holds one speaker's files, add --speaker-per-folder"
+        )
     if output is not None:
         write_table(output, table)
         get_console().print(f"{len(table)} rows in {output}", highlight=False)
@@ -84,23 +105,35 @@ def bar(value: float, width: int) -> str:
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
-def _recognise(recognizer: Recognizer, files: Sequence[Path],
-               arguments: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, str]]:
+def _recognise(
+    recognizer: Recognizer, files: Sequence[Path], arguments: argparse.Namespace
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table of predictions, or of windows, and what failed."""
     statistics_of = statistics_by_folder(recognizer, files) if arguments.speaker_per_folder else None
     columns = TextColumn("recognising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=get_console(), transient=True) as progress:
         task = progress.add_task("", total=len(files))
         if arguments.window is None:
-            found = predict_files(recognizer, files, arguments.batch_seconds, arguments.workers, statistics_of,
-                                  lambda path: progress.advance(task))
+            found = predict_files(
+                recognizer,
+                files,
+                arguments.batch_seconds,
+                arguments.workers,
+                statistics_of,
+                lambda path: progress.advance(task),
+            )
             return found.table, found.failures
         tables: list[pd.DataFrame] = []
         failures: dict[str, str] = {}
         for path in files:
             try:
-                rows = timeline(recognizer, path, arguments.window, arguments.hop,
-                                None if statistics_of is None else statistics_of(path))
+                rows = timeline(
+                    recognizer,
+                    path,
+                    arguments.window,
+                    arguments.hop,
+                    None if statistics_of is None else statistics_of(path),
+                )
                 rows.insert(0, "file", str(path))
                 tables.append(rows)
             except SerError as error:
@@ -117,14 +150,21 @@ def _show(table: pd.DataFrame, emotions: Sequence[str]) -> None:
     console = get_console()
     width = 10 if console.width >= 120 else 4  # characters of a bar
     shown = _short_names(table["file"].head(_SHOWN_ROWS).tolist())
-    screen = Table(Column("file", overflow="ellipsis", no_wrap=True), Column("seconds", justify="right"), "emotion",
-                   Column("confidence", no_wrap=True), *(Column(name, no_wrap=True) for name in emotions),
-                   box=SIMPLE_HEAD, padding=0)
+    screen = Table(
+        Column("file", overflow="ellipsis", no_wrap=True),
+        Column("seconds", justify="right"),
+        "emotion",
+        Column("confidence", no_wrap=True),
+        *(Column(name, no_wrap=True) for name in emotions),
+        box=SIMPLE_HEAD,
+        padding=0,
+    )
     for name, row in zip(shown, table.head(_SHOWN_ROWS).to_dict(orient="records"), strict=True):
         when = f"{row['start']:.1f}-{row['end']:.1f}" if timed else f"{row['seconds']:.2f}"
         bars = [Text(f"{row[f'p_{emotion}']:.2f} {bar(row[f'p_{emotion}'], width)}") for emotion in emotions]
-        screen.add_row(Text(name), f" {when}", Text(f" {row['predicted']}", style="bold"), f"{row['confidence']:.2f}",
-                       *bars)
+        screen.add_row(
+            Text(name), f" {when}", Text(f" {row['predicted']}", style="bold"), f"{row['confidence']:.2f}", *bars
+        )
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
     console.print(screen)

@@ -15,8 +15,10 @@ from ser.errors import SerError
 from ser.evaluation.runs import Run, find_runs
 from ser.evaluation.summary_tables import percent
 
-KEY = ("Percent of held-out utterances whose (training) speaker the probe names, beside chance and beside what the "
-       "adversary reached in training; gender: balanced accuracy on test speakers, chance 50.")
+KEY = (
+    "Percent of held-out utterances whose (training) speaker the probe names, beside chance and beside what the "
+    "adversary reached in training; gender: balanced accuracy on test speakers, chance 50."
+)
 COLUMNS = ("chance", "linear", "MLP", "adversary", "gender, linear", "gender, MLP")
 
 
@@ -28,13 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Probe each run, write its ``leakage.json``, and show all of them."""
     if Path(arguments.path).suffix.lower() == ".csv":
-        raise SerError(f"{arguments.path} is a table, but the probe needs a run folder with train_predictions.csv, "
-                       "train_embeddings.npy, predictions.csv and embeddings.npy; give such a folder.")
+        raise SerError(
+            f"{arguments.path} is a table, but the probe needs a run folder with train_predictions.csv, "
+            "train_embeddings.npy, predictions.csv and embeddings.npy; give such a folder."
+        )
     variants: dict[str, list[Run]] = {}
     for entry in find_runs(arguments.path):
         variants.setdefault(entry.variant, []).append(entry)
-    table = Table("run", *COLUMNS, title="Speaker leakage", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=KEY,
-                  caption_justify="left")
+    table = Table(
+        "run",
+        *COLUMNS,
+        title="Speaker leakage",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption=KEY,
+        caption_justify="left",
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for variant, runs in variants.items():
@@ -54,8 +65,13 @@ def _figures(entry: Run) -> list[float | None]:
     leakage = write_leakage(entry.folder)
     speakers, gender = leakage["speakers"], leakage["gender"]
     told = [gender[probe]["balanced_accuracy"] if gender else None for probe in ("linear", "mlp")]
-    return [speakers["chance"], speakers["linear"]["accuracy"], speakers["mlp"]["accuracy"],
-            leakage["adversary_accuracy"], *told]
+    return [
+        speakers["chance"],
+        speakers["linear"]["accuracy"],
+        speakers["mlp"]["accuracy"],
+        leakage["adversary_accuracy"],
+        *told,
+    ]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

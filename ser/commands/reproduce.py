@@ -34,10 +34,18 @@ NOT_COMPARED = ("seconds",)  # of metrics.json; history.csv has times and memory
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, where to, and what counts as the same."""
     parser.add_argument("path", metavar="RUN", help="folder of a finished run; it is only read")
-    parser.add_argument("--folder", metavar="FOLDER", help="new folder for the second run (default: a temporary one, "
-                                                           "which is kept when the figures differ)")
-    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="DIFFERENCE",
-                        help="largest difference of a figure or probability that counts as agreement (default: 1e-4)")
+    parser.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        help="new folder for the second run (default: a temporary one, which is kept when the figures differ)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        metavar="DIFFERENCE",
+        help="largest difference of a figure or probability that counts as agreement (default: 1e-4)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -51,11 +51,14 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
             samples, rate = _read_stretch(path, file, start, end), file.samplerate
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless format such as .raw
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-        raise SerError(f"{path} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
-                       "so copy it again or leave it out.") from error
+        raise SerError(
+            f"{path} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
+            "so copy it again or leave it out."
+        ) from error
     if not np.isfinite(samples).all():
-        raise SerError(f"{path} holds NaN or infinite samples, expected finite ones; export the file again or "
-                       "leave it out.")
+        raise SerError(
+            f"{path} holds NaN or infinite samples, expected finite ones; export the file again or leave it out."
+        )
     try:
         return resample_mono(samples, rate)
     except SerError as error:
@@ -81,11 +84,15 @@ def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> T
     if waveform.ndim == 2:
         waveform = waveform.mean(dim=1)  # (N, channels) -> (N,)
     if waveform.ndim != 1:
-        raise SerError(f"got samples of shape {tuple(waveform.shape)}, expected (N,) or (N, channels); "
-                       "pass one recording at a time.")
+        raise SerError(
+            f"got samples of shape {tuple(waveform.shape)}, expected (N,) or (N, channels); "
+            "pass one recording at a time."
+        )
     if not (_LOWEST_RATE <= sample_rate <= _HIGHEST_RATE and sample_rate == int(sample_rate)):
-        raise SerError(f"a sample rate of {sample_rate} Hz is not supported, expected a whole number from "
-                       f"{_LOWEST_RATE} to {_HIGHEST_RATE}; convert the recording to {SAMPLE_RATE} Hz.")
+        raise SerError(
+            f"a sample rate of {sample_rate} Hz is not supported, expected a whole number from "
+            f"{_LOWEST_RATE} to {_HIGHEST_RATE}; convert the recording to {SAMPLE_RATE} Hz."
+        )
     if sample_rate == SAMPLE_RATE or not len(waveform):
         return waveform
     divisor = math.gcd(int(sample_rate), SAMPLE_RATE)
@@ -107,16 +114,20 @@ def _read_stretch(path: Path, file: soundfile.SoundFile, start: float, end: floa
     if promised and int(promised[2]) < int(promised[1]) < _UNKNOWN_SIZE:
         raise _truncated(path, f"{int(promised[2])} of {int(promised[1])} bytes of samples")
     if file.frames == 0:
-        raise SerError(f"{path} is empty (a header without samples), expected audio; copy the file again or "
-                       "leave it out.")
+        raise SerError(
+            f"{path} is empty (a header without samples), expected audio; copy the file again or leave it out."
+        )
     first = round(start * file.samplerate)
     last = file.frames if end is None else min(file.frames, round(end * file.samplerate))
     if start < 0 or first >= file.frames:
-        raise SerError(f"{path} is {file.frames / file.samplerate:.3f} s long, so no stretch can start at {start:g} s; "
-                       "correct the start.")
+        raise SerError(
+            f"{path} is {file.frames / file.samplerate:.3f} s long, so no stretch can start at {start:g} s; "
+            "correct the start."
+        )
     if last <= first:
-        raise SerError(f"{path}: the stretch from {start:g} s to {end:g} s is empty, expected start < end; "
-                       "correct the two.")
+        raise SerError(
+            f"{path}: the stretch from {start:g} s to {end:g} s is empty, expected start < end; correct the two."
+        )
     if first:
         file.seek(first)
     samples = file.read(-1 if end is None else last - first, dtype="float32", always_2d=True)  # (N, channels)

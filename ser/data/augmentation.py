@@ -24,15 +24,17 @@ class Transform(ABC):
     def __init__(self, probability: float) -> None:
         self.probability = _share("probability", probability)
 
-    def __call__(self, frames: Tensor, lengths: Tensor, generator: torch.Generator | None = None
-                 ) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, frames: Tensor, lengths: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the changed copy of (B, L, D) and its lengths (B,)."""
         chosen = _uniform(len(frames), frames, generator) < self.probability  # (B,)
         return self.apply(frames, lengths, chosen, generator)
 
     @abstractmethod
-    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-              ) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Change the utterances marked in ``chosen`` (B,), leave the others bit for bit."""
 
 
@@ -42,8 +44,9 @@ class Augmentation:
     def __init__(self, transforms: Sequence[Transform] = ()) -> None:
         self.transforms = list(transforms)
 
-    def __call__(self, frames: Tensor, lengths: Tensor, generator: torch.Generator | None = None
-                 ) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, frames: Tensor, lengths: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return augmented frames (B, L', D) and lengths (B,); the input is left as it was.
 
         Args:
@@ -65,8 +68,9 @@ class GaussianNoise(Transform):
             raise SerError(f"noise_factor is {noise_factor}, expected 0 or more; 0.1 is usual.")
         self.noise_factor = noise_factor
 
-    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-              ) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Add the noise to the valid frames of the chosen utterances."""
         valid = _valid(frames, lengths)  # (B, L, 1)
         count = lengths[:, None, None]
@@ -89,8 +93,9 @@ class TimeStretch(Transform):
             raise SerError(f"the time stretch factor is {factor}, expected 0 <= factor < 1; 0.1 stretches by 10%.")
         self.factor = factor
 
-    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-              ) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Stretch the chosen utterances, each by its own draw; the batch gets as long as its longest utterance."""
         rate = 1 + self.factor * (2 * _uniform(len(frames), frames, generator) - 1)  # (B,)
         stretched = (lengths * rate).round().long().clamp_min(1)
@@ -117,8 +122,9 @@ class FrameMask(Transform):
         self.share = _share("share", share)
         self.scale = scale
 
-    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-              ) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Scale the stretch, placed uniformly inside each chosen utterance."""
         width = (self.share * lengths).round().long()  # (B,)
         inside = _stretch(width, lengths, frames.shape[1], frames, generator) & chosen[:, None]  # (B, L)
@@ -136,8 +142,9 @@ class TimeMask(Transform):
         self.share = _share("share", share)
         self.masks = masks
 
-    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-              ) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Zero the stretches of the chosen utterances."""
         for _ in range(self.masks):
             width = _width(self.share * lengths, frames, generator)
@@ -154,8 +161,9 @@ class ChannelMask(Transform):
         self.share = _share("share", share)
         self.masks = masks
 
-    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-              ) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Zero the bands of the chosen utterances in all their frames."""
         channels = torch.full_like(lengths, frames.shape[-1])
         for _ in range(self.masks):
@@ -178,8 +186,9 @@ class Mixup:
             raise SerError(f"mixup alpha is {alpha}, expected more than 0; 0.2 is usual.")
         self.alpha = alpha
 
-    def __call__(self, frames: Tensor, lengths: Tensor, labels: Tensor, generator: torch.Generator | None = None
-                 ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, frames: Tensor, lengths: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return mixed frames (B, L, D), the same lengths (B,) and soft labels (B, C).
 
         Args:
@@ -207,8 +216,9 @@ def _share(name: str, value: float) -> float:
     return value
 
 
-def _draw(sample: Callable[..., Tensor], shape: Sequence[int], frames: Tensor, generator: torch.Generator | None
-          ) -> Tensor:
+def _draw(
+    sample: Callable[..., Tensor], shape: Sequence[int], frames: Tensor, generator: torch.Generator | None
+) -> Tensor:
     """Random numbers on the device of ``frames``, drawn where the generator lives."""
     device = frames.device if generator is None else generator.device
     return sample(shape, generator=generator, device=device).to(frames.device)

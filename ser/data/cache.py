@@ -50,9 +50,14 @@ class Origin:
 
     def metadata(self) -> dict[str, Any]:
         """The part of a file's metadata that says so."""
-        return {"format": FORMAT, "sample_rate": SAMPLE_RATE, "corpus": self.corpus, "encoder": self.encoder,
-                "corpus_fingerprint": self.corpus_fingerprint,
-                "versions": {package: version(package) for package in _PACKAGES}}
+        return {
+            "format": FORMAT,
+            "sample_rate": SAMPLE_RATE,
+            "corpus": self.corpus,
+            "encoder": self.encoder,
+            "corpus_fingerprint": self.corpus_fingerprint,
+            "versions": {package: version(package) for package in _PACKAGES},
+        }
 
     def check(self, path: Path, found: dict[str, Any]) -> None:
         """Refuse a file of another format, sample rate, corpus or encoder.
@@ -71,8 +76,10 @@ class Origin:
             if isinstance(ours, dict) and isinstance(theirs, dict):
                 names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
                 ours, theirs = ({name: side.get(name) for name in names} for side in (ours, theirs))
-            raise SerError(f"{path} was made with {key} {theirs}, expected {key} {ours}; delete that file or choose "
-                           "another cache folder, then extract again.")
+            raise SerError(
+                f"{path} was made with {key} {theirs}, expected {key} {ours}; delete that file or choose "
+                "another cache folder, then extract again."
+            )
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,8 @@ def write_items(path: Path, items: Sequence[Item], origin: Origin) -> None:
         offset += size
     metadata = origin.metadata() | {
         "sums_crc32": [zlib.crc32(row.data) for row in sums],
-        "utterances": {item.id: {"crc32": item.crc32, "source": item.source} for item in items}}
+        "utterances": {item.id: {"crc32": item.crc32, "source": item.source} for item in items},
+    }
     header["__metadata__"] = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
     header["__metadata__"]["header_crc32"] = str(_header_crc32(header))
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
@@ -202,8 +210,14 @@ class FeatureFile:
     def item(self, identifier: str) -> Item:
         """The utterance as it would be written again."""
         entry = self.metadata["utterances"][identifier]
-        return Item(identifier, self.lengths[identifier], entry["crc32"], entry["source"], self.sums(identifier),
-                    lambda: self.read(identifier))
+        return Item(
+            identifier,
+            self.lengths[identifier],
+            entry["crc32"],
+            entry["source"],
+            self.sums(identifier),
+            lambda: self.read(identifier),
+        )
 
     def _bytes(self, name: str) -> bytearray:
         """A copy of one tensor's bytes; its pages leave this process's memory again at once."""
@@ -255,8 +269,10 @@ class FeatureCache:
             if origin is not None:
                 origin.check(file.path, file.metadata)
             if file.dim != files[0].dim:
-                raise SerError(f"{file.path} holds frames of {file.dim} values and {files[0].path} of {files[0].dim}, "
-                               "expected one encoder; delete the wrong one and extract again.")
+                raise SerError(
+                    f"{file.path} holds frames of {file.dim} values and {files[0].path} of {files[0].dim}, "
+                    "expected one encoder; delete the wrong one and extract again."
+                )
         self.dim = files[0].dim
         self.lengths = {name: length for file in files for name, length in file.lengths.items()}
         self._file_of = {name: file for file in files for name in file.lengths}

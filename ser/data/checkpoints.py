@@ -20,12 +20,13 @@ def checkpoint_folder(checkpoint: str) -> Path:
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file() or not _weight_files(folder):
-            raise SerError(f"{checkpoint} is no transformers checkpoint: expected config.json and *.safetensors in "
-                           f"it; {remedy(checkpoint)}.")
+            raise SerError(
+                f"{checkpoint} is no transformers checkpoint: expected config.json and *.safetensors in "
+                f"it; {remedy(checkpoint)}."
+            )
         return folder
     if folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") > 1:
-        raise SerError(f"there is no folder {checkpoint}, expected a transformers checkpoint; "
-                       f"{remedy(checkpoint)}.")
+        raise SerError(f"there is no folder {checkpoint}, expected a transformers checkpoint; {remedy(checkpoint)}.")
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     error: Exception | None = None
@@ -33,24 +34,29 @@ def checkpoint_folder(checkpoint: str) -> Path:
         # The weights come as safetensors, or in older repositories as a pickle that only tensors are read from.
         for weights in ("model*.safetensors*", "pytorch_model*.bin*"):
             try:
-                found = Path(snapshot_download(checkpoint, allow_patterns=[*_CONFIG_FILES, weights],
-                                               local_files_only=local))
+                found = Path(
+                    snapshot_download(checkpoint, allow_patterns=[*_CONFIG_FILES, weights], local_files_only=local)
+                )
             except Exception as failure:  # connection, name, permission and cache errors have no common base
                 error = failure
                 break
             if (found / "config.json").is_file() and _weight_files(found):
                 return found
     reason = first_line(error) if error else "no weights in it"
-    raise SerError(f"{checkpoint} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); "
-                   f"{remedy(checkpoint)}.") from error
+    raise SerError(
+        f"{checkpoint} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); "
+        f"{remedy(checkpoint)}."
+    ) from error
 
 
 def remedy(checkpoint: str) -> str:
     """What to do for want of ``checkpoint``, as the end of a sentence."""
     plain = checkpoint.count("/") == 1 and not checkpoint.startswith((".", "~", "/"))
     name = checkpoint if plain else "facebook/hubert-base-ls960"
-    return (f"on a machine with internet run `hf download {name} --local-dir {name.rpartition('/')[2]}`, then set "
-            f"features.checkpoint=<that folder>")
+    return (
+        f"on a machine with internet run `hf download {name} --local-dir {name.rpartition('/')[2]}`, then set "
+        f"features.checkpoint=<that folder>"
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -89,6 +95,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:
-        raise SerError(f"{path} cannot be read ({first_line(error)}), expected the checkpoint's own settings; copy "
-                       "the checkpoint again, all files of it.") from error
+        raise SerError(
+            f"{path} cannot be read ({first_line(error)}), expected the checkpoint's own settings; copy "
+            "the checkpoint again, all files of it."
+        ) from error
     return content

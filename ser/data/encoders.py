@@ -24,6 +24,7 @@ FRAME_SAMPLES, HOP_SAMPLES = 400, 320  # 25 ms every 20 ms, in samples at 16 kHz
 _CONFIG_NOISE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+
 class UnfitWaveform(SerError):  # noqa: N818 - says what is wrong with the one waveform and nothing else
     """A waveform that no frame can be made of; others may be fine."""
 
@@ -78,8 +79,14 @@ class LogMel:
 
     def description(self) -> dict[str, Any]:
         """Settings that determine the frames."""
-        return {"encoder": "logmel", "mels": self.dim, "hop_samples": self.hop, "f_min": self.f_min,
-                "f_max": self.f_max, "scale": "(ln(max(x,1e-10))+12)/4"}
+        return {
+            "encoder": "logmel",
+            "mels": self.dim,
+            "hop_samples": self.hop,
+            "f_min": self.f_min,
+            "f_max": self.f_max,
+            "scale": "(ln(max(x,1e-10))+12)/4",
+        }
 
     def to(self, device: str | torch.device) -> Self:
         """Compute on ``device`` from now on."""
@@ -92,9 +99,19 @@ class LogMel:
         from torchaudio.transforms import MelSpectrogram  # noqa: PLC0415
 
         # torch centres the 400-sample window in the 512-sample transform; 56 zeros on either side undo that shift.
-        return MelSpectrogram(SAMPLE_RATE, n_fft=512, win_length=FRAME_SAMPLES, hop_length=self.hop, f_min=self.f_min,
-                              f_max=self.f_max, pad=56, n_mels=self.dim, center=False, norm="slaney",
-                              mel_scale="slaney").to(self.device)
+        return MelSpectrogram(
+            SAMPLE_RATE,
+            n_fft=512,
+            win_length=FRAME_SAMPLES,
+            hop_length=self.hop,
+            f_min=self.f_min,
+            f_max=self.f_max,
+            pad=56,
+            n_mels=self.dim,
+            center=False,
+            norm="slaney",
+            mel_scale="slaney",
+        ).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -127,11 +144,11 @@ class _Checkpoint:
     frame_rate = SAMPLE_RATE / HOP_SAMPLES
     model_types: tuple[str, ...] = ()
 
-    def __init__(self, checkpoint: str, layer: Layer = None, dtype: str = "float32",
-                 max_batch_seconds: float = 120.0) -> None:
+    def __init__(
+        self, checkpoint: str, layer: Layer = None, dtype: str = "float32", max_batch_seconds: float = 120.0
+    ) -> None:
         if dtype not in _DTYPES:
-            raise SerError(f"dtype {dtype!r} is not known, expected one of {', '.join(_DTYPES)}; "
-                           "set features.dtype.")
+            raise SerError(f"dtype {dtype!r} is not known, expected one of {', '.join(_DTYPES)}; set features.dtype.")
         self.checkpoint = str(checkpoint)
         self.layer: int | list[int] | None = layer if layer is None or isinstance(layer, int) else list(layer)
         self.dtype = dtype
@@ -148,8 +165,10 @@ class _Checkpoint:
         """The checkpoint's config.json."""
         config = read_json(self.folder / "config.json")
         if config.get("model_type") not in self.model_types:
-            raise SerError(f"{self.checkpoint} is a {config.get('model_type', 'nameless')!r} model, expected "
-                           f"{' or '.join(self.model_types)}; choose the matching features group.")
+            raise SerError(
+                f"{self.checkpoint} is a {config.get('model_type', 'nameless')!r} model, expected "
+                f"{' or '.join(self.model_types)}; choose the matching features group."
+            )
         return config
 
     @cached_property
@@ -157,8 +176,10 @@ class _Checkpoint:
         """The checkpoint's feature-extractor settings."""
         settings = read_json(self.folder / "preprocessor_config.json")
         if settings.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-            raise SerError(f"{self.checkpoint} was trained at {settings['sampling_rate']} Hz, expected {SAMPLE_RATE}; "
-                           "choose another checkpoint.")
+            raise SerError(
+                f"{self.checkpoint} was trained at {settings['sampling_rate']} Hz, expected {SAMPLE_RATE}; "
+                "choose another checkpoint."
+            )
         return settings
 
     @property
@@ -177,16 +198,23 @@ class _Checkpoint:
         depth = int(self.config[self._keys[1]])
         wanted = [depth] if self.layer is None else [self.layer] if isinstance(self.layer, int) else self.layer
         if not wanted or not all(0 <= layer <= depth for layer in wanted):
-            raise SerError(f"layer {self.layer} is not in {self.checkpoint}, expected numbers from 0 to {depth}; "
-                           "set features.layer.")
+            raise SerError(
+                f"layer {self.layer} is not in {self.checkpoint}, expected numbers from 0 to {depth}; "
+                "set features.layer."
+            )
         return sorted(set(wanted))
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames; the place of the checkpoint does not."""
         plain = {key: value for key, value in self.config.items() if key not in _CONFIG_NOISE}
-        return {"encoder": self.config["model_type"], "layers": self.layers, "dim": self.dim, "dtype": self.dtype,
-                "config": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16],
-                "weights": weights_hash(self.folder)}
+        return {
+            "encoder": self.config["model_type"],
+            "layers": self.layers,
+            "dim": self.dim,
+            "dtype": self.dtype,
+            "config": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16],
+            "weights": weights_hash(self.folder),
+        }
 
     def to(self, device: str | torch.device) -> Self:
         """Compute on ``device`` from now on."""
@@ -217,18 +245,23 @@ class _Checkpoint:
         shown = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()  # its bar would cut through the extraction's own
         try:
-            model, found = model_class.from_pretrained(self.folder, dtype=_DTYPES[self.dtype],
-                                                       local_files_only=True, output_loading_info=True)
+            model, found = model_class.from_pretrained(
+                self.folder, dtype=_DTYPES[self.dtype], local_files_only=True, output_loading_info=True
+            )
         except Exception as error:  # transformers passes on whatever its readers raise
-            raise SerError(f"the weights in {self.folder} cannot be read ({first_line(error)}), expected an intact "
-                           f"checkpoint; {remedy(self.checkpoint)}.") from error
+            raise SerError(
+                f"the weights in {self.folder} cannot be read ({first_line(error)}), expected an intact "
+                f"checkpoint; {remedy(self.checkpoint)}."
+            ) from error
         finally:
             if shown:
                 logging.enable_progress_bar()
         missing = [name for name in found["missing_keys"] if "masked_spec_embed" not in name]
         if missing:
-            raise SerError(f"the weights in {self.folder} lack {len(missing)} tensors (first: {sorted(missing)[0]}), "
-                           f"expected a complete checkpoint; {remedy(self.checkpoint)}.")
+            raise SerError(
+                f"the weights in {self.folder} lack {len(missing)} tensors (first: {sorted(missing)[0]}), "
+                f"expected a complete checkpoint; {remedy(self.checkpoint)}."
+            )
         return model
 
     def _mean_of_layers(self, trunk: Any, *arguments: Any, **keywords: Any) -> Tensor:
@@ -243,8 +276,11 @@ class _Checkpoint:
 
         hooks = [trunk.layers[0].register_forward_pre_hook(keep_input)]
         for number in set(self.layers) - {0}:
-            hooks.append(trunk.layers[number - 1].register_forward_hook(
-                lambda module, inputs, output, number=number: keep_output(number, output)))
+            hooks.append(
+                trunk.layers[number - 1].register_forward_hook(
+                    lambda module, inputs, output, number=number: keep_output(number, output)
+                )
+            )
         try:
             states[int(self.config[self._keys[1]])] = trunk(*arguments, **keywords).last_hidden_state
         finally:
@@ -311,8 +347,10 @@ class SpeechEncoder(_Checkpoint):
         from transformers import AutoModel  # noqa: PLC0415
 
         if self.config.get("add_adapter") or self.config.get("conv_pos_batch_norm"):
-            raise SerError(f"{self.checkpoint} has an adapter or a batch-normalised position layer, expected a plain "
-                           "HuBERT, WavLM or wav2vec 2.0; choose another checkpoint.")
+            raise SerError(
+                f"{self.checkpoint} has an adapter or a batch-normalised position layer, expected a plain "
+                "HuBERT, WavLM or wav2vec 2.0; choose another checkpoint."
+            )
         return AutoModel
 
     def _trunk(self, model: Any) -> Any:
@@ -344,12 +382,16 @@ class WhisperEncoder(_Checkpoint):
         """
         _refuse_short(waveforms, HOP_SAMPLES)
         window = int(self.config["max_source_positions"])  # frames
-        pieces = [(index, piece) for index, waveform in enumerate(waveforms)
-                  for piece in waveform.split(window * HOP_SAMPLES) if round(len(piece) / HOP_SAMPLES) > 0]
+        pieces = [
+            (index, piece)
+            for index, waveform in enumerate(waveforms)
+            for piece in waveform.split(window * HOP_SAMPLES)
+            if round(len(piece) / HOP_SAMPLES) > 0
+        ]
         found: list[list[Tensor]] = [[] for _ in waveforms]
         at_once = max(1, int(self.max_batch_seconds * self.frame_rate / window))
         for start in range(0, len(pieces), at_once):
-            batch = pieces[start:start + at_once]
+            batch = pieces[start : start + at_once]
             hidden = self._windows([piece for _, piece in batch])  # (B, window, D)
             for (index, piece), row in zip(batch, hidden, strict=True):
                 found[index].append(row[: round(len(piece) / HOP_SAMPLES)])
@@ -357,8 +399,9 @@ class WhisperEncoder(_Checkpoint):
 
     def _windows(self, waveforms: Sequence[Tensor]) -> Tensor:
         """Encode clips of at most one window, (B, window, D)."""
-        mels = self._extractor([waveform.float().cpu().numpy() for waveform in waveforms], sampling_rate=SAMPLE_RATE,
-                               return_tensors="pt").input_features  # (B, mels, 2 * window)
+        mels = self._extractor(
+            [waveform.float().cpu().numpy() for waveform in waveforms], sampling_rate=SAMPLE_RATE, return_tensors="pt"
+        ).input_features  # (B, mels, 2 * window)
         return self._mean_of_layers(self.model, mels.to(self.device, _DTYPES[self.dtype]))
 
     @cached_property
@@ -388,8 +431,9 @@ class WhisperEncoder(_Checkpoint):
 def _refuse_short(waveforms: Sequence[Tensor], samples: int) -> None:
     for waveform in waveforms:
         if len(waveform) < samples:
-            given, wanted = (f"{count} samples ({1000 * count / SAMPLE_RATE:.1f} ms)" for count in
-                             (len(waveform), samples))
+            given, wanted = (
+                f"{count} samples ({1000 * count / SAMPLE_RATE:.1f} ms)" for count in (len(waveform), samples)
+            )
             raise UnfitWaveform(f"the waveform has {given}, expected at least one frame of {wanted}; leave it out.")
 
 

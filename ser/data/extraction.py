@@ -82,16 +82,20 @@ def extract(
     """
     maker: FrameSource | Encoder | None = corpus.frame_source or encoder
     if maker is None or not corpus.utterances:
-        raise SerError(f"corpus {corpus.name} has {len(corpus.utterances)} utterances and encoder {encoder}, expected "
-                       "some of one and an encoder; check data.root and features.")
+        raise SerError(
+            f"corpus {corpus.name} has {len(corpus.utterances)} utterances and encoder {encoder}, expected "
+            "some of one and an encoder; check data.root and features."
+        )
     if corpus.name in ("", ".", "..") or Path(corpus.name).name != corpus.name:
         raise SerError(f"the corpus name {corpus.name!r} cannot name a folder, expected a plain name; set data.name.")
     if encoder is not None and corpus.frame_source is None:
         encoder.to(_available(device))
     origin = Origin(corpus.name, corpus.fingerprint(), maker.description())
     folder = Path(cache_root) / corpus.name / fingerprint(origin.encoder)
-    sessions = [_Session(folder, number, origin, [u for u in corpus.utterances if u.session == number])
-                for number in corpus.sessions]
+    sessions = [
+        _Session(folder, number, origin, [u for u in corpus.utterances if u.session == number])
+        for number in corpus.sessions
+    ]
     due = [session for session in sessions if not session.complete()]
     work = _Work(maker, workers, batch_seconds, Console(), show_progress)
     _share(due, work)
@@ -99,11 +103,14 @@ def extract(
     reused = len(corpus.utterances) - work.extracted - len(work.failures)
     if work.failures and len(work.failures) == len(corpus.utterances):
         name, reason = next(iter(work.failures.items()))
-        raise SerError(f"none of the {len(corpus.utterances)} utterances of {corpus.name} could be encoded "
-                       f"(first: {name}: {reason}), expected some; see {folder / 'failures.csv'}.")
+        raise SerError(
+            f"none of the {len(corpus.utterances)} utterances of {corpus.name} could be encoded "
+            f"(first: {name}: {reason}), expected some; see {folder / 'failures.csv'}."
+        )
     if due:
-        log.info("extracted %d utterances, reused %d, failed %d: %s", work.extracted, reused, len(work.failures),
-                 folder)
+        log.info(
+            "extracted %d utterances, reused %d, failed %d: %s", work.extracted, reused, len(work.failures), folder
+        )
     else:
         log.info("reusing cache %s (%d utterances)", folder, reused)
     cache = FeatureCache([session.path for session in sessions if session.path.exists()], origin)
@@ -159,8 +166,10 @@ class _Session:
                 half = frames.to("cpu", torch.float16).numpy()  # (L, D)
                 item = Item.of(utterance.id, half, source)
                 if not np.isfinite(item.sums[1]).all():  # one bad value anywhere shows in its column's sum
-                    work.failures[utterance.id] = (f"the features are not finite in half precision (largest "
-                                                   f"{frames.abs().max().item():.4g}, expected at most 65504)")
+                    work.failures[utterance.id] = (
+                        f"the features are not finite in half precision (largest "
+                        f"{frames.abs().max().item():.4g}, expected at most 65504)"
+                    )
                     continue
                 work.extracted += 1
                 items.append(item)
@@ -227,9 +236,15 @@ class _Work:
                 yield item
 
     def _bar(self) -> Progress:
-        return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                        TextColumn("utterances  {task.fields[speed]:.1f} s of audio/s "), TimeRemainingColumn(),
-                        console=self.console, transient=True)
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("utterances  {task.fields[speed]:.1f} s of audio/s "),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
 
     def _encode(self, batches: Iterable[list[Utterance]], encoder: Encoder) -> Iterator[Made]:
         """Decode in threads, a few batches ahead of the encoder."""
@@ -245,8 +260,9 @@ class _Work:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _encode_batch(self, batch: Iterable[tuple[Utterance, Future[tuple[Tensor, Source]]]],
-                      encoder: Encoder) -> Iterator[Made]:
+    def _encode_batch(
+        self, batch: Iterable[tuple[Utterance, Future[tuple[Tensor, Source]]]], encoder: Encoder
+    ) -> Iterator[Made]:
         decoded: list[tuple[Utterance, Tensor, Source]] = []
         for utterance, future in batch:
             try:
@@ -283,8 +299,10 @@ def _share(sessions: Sequence[_Session], work: _Work) -> None:
                 busy.append(session)
                 continue
             except (OSError, NotImplementedError) as error:
-                raise SerError(f"could not write in {session.folder} ({error}), expected a writable folder that can "
-                               "lock files; choose another cache folder.") from error
+                raise SerError(
+                    f"could not write in {session.folder} ({error}), expected a writable folder that can "
+                    "lock files; choose another cache folder."
+                ) from error
             with held:
                 session.fill(work)
         sessions = busy
@@ -305,8 +323,13 @@ def _decode(utterance: Utterance) -> tuple[Tensor, Source]:
     """Waveform (N,) and the record by which a later run notices other audio."""
     waveform = read_audio(utterance.path, utterance.start, utterance.end)
     found = utterance.path.stat()
-    return waveform, {"size": found.st_size, "mtime": found.st_mtime_ns, "start": utterance.start, "end": utterance.end,
-                      "crc32": _file_crc32(utterance.path, found.st_size, found.st_mtime_ns)}
+    return waveform, {
+        "size": found.st_size,
+        "mtime": found.st_mtime_ns,
+        "start": utterance.start,
+        "end": utterance.end,
+        "crc32": _file_crc32(utterance.path, found.st_size, found.st_mtime_ns),
+    }
 
 
 def _check_source(utterance: Utterance, file: FeatureFile) -> None:
@@ -326,12 +349,18 @@ def _check_source(utterance: Utterance, file: FeatureFile) -> None:
             return  # frames outlive their audio
         if (now.st_size, now.st_mtime_ns) == (then["size"], then["mtime"]):
             return
-        before, after = (f"{size} bytes, checksum {crc32:08x}" for size, crc32 in (
-            (then["size"], then["crc32"]),
-            (now.st_size, _file_crc32(utterance.path, now.st_size, now.st_mtime_ns))))
+        before, after = (
+            f"{size} bytes, checksum {crc32:08x}"
+            for size, crc32 in (
+                (then["size"], then["crc32"]),
+                (now.st_size, _file_crc32(utterance.path, now.st_size, now.st_mtime_ns)),
+            )
+        )
     if before != after:
-        raise SerError(f"{utterance.id} was extracted from other audio ({before}) than {utterance.path} now holds "
-                       f"({after}); restore the audio, or delete {file.path} and run the same command again.")
+        raise SerError(
+            f"{utterance.id} was extracted from other audio ({before}) than {utterance.path} now holds "
+            f"({after}); restore the audio, or delete {file.path} and run the same command again."
+        )
 
 
 @lru_cache(maxsize=4096)
@@ -348,8 +377,9 @@ def _available(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # no such name, no such device, no driver
-        raise SerError(f"device {device} is not available on this machine, expected one that is; set "
-                       "extraction.device=cpu.") from error
+        raise SerError(
+            f"device {device} is not available on this machine, expected one that is; set extraction.device=cpu."
+        ) from error
     return device
 
 

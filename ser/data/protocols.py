@@ -66,37 +66,49 @@ class EvaluationProtocol(ABC):
                 occurs in a part where the protocol does not declare it.
         """
         if len(corpus.speakers) < 2:
-            raise SerError(f"corpus {corpus.name} has {len(corpus.speakers)} speaker, expected at least 2 so that the "
-                           "tested one is unseen in training; add recordings of others.")
+            raise SerError(
+                f"corpus {corpus.name} has {len(corpus.speakers)} speaker, expected at least 2 so that the "
+                "tested one is unseen in training; add recordings of others."
+            )
         folds = self.folds(corpus)
         if not 1 <= fold <= folds:
-            raise SerError(f"fold={fold} does not exist: protocol {self.name} has folds 1 to {folds} on corpus "
-                           f"{corpus.name}; choose one of them.")
+            raise SerError(
+                f"fold={fold} does not exist: protocol {self.name} has folds 1 to {folds} on corpus "
+                f"{corpus.name}; choose one of them."
+            )
         train, validation, test = (tuple(part) for part in self._deal(corpus, fold, seed))
         split = Split(train, validation, test, self.name, fold, folds, seed, bool(self.overlapping_parts))
         self._verify(split)
         missing = [emotion for emotion in corpus.emotions if all(u.emotion != emotion for u in split.train)]
         if missing:
-            raise SerError(f"fold {fold} of protocol {self.name} has no {', '.join(missing)} utterance to train on, "
-                           "expected every emotion; leave it out of data.emotions, or use another fold or protocol.")
+            raise SerError(
+                f"fold {fold} of protocol {self.name} has no {', '.join(missing)} utterance to train on, "
+                "expected every emotion; leave it out of data.emotions, or use another fold or protocol."
+            )
         return split
 
     def _verify(self, split: Split) -> None:
         parts = split.parts()
         for name, part in parts.items():
             if not part:
-                raise SerError(f"fold {split.fold} of protocol {self.name} leaves the {name} part empty, expected "
-                               "utterances in all three; use a larger corpus or another protocol.")
+                raise SerError(
+                    f"fold {split.fold} of protocol {self.name} leaves the {name} part empty, expected "
+                    "utterances in all three; use a larger corpus or another protocol."
+                )
         shared = [id_ for id_, count in Counter(u.id for part in parts.values() for u in part).items() if count > 1]
         if shared:
-            raise SerError(f"fold {split.fold} of protocol {self.name} puts utterance {shared[0]} into two parts, "
-                           "expected one; make the ids of the corpus unique.")
+            raise SerError(
+                f"fold {split.fold} of protocol {self.name} puts utterance {shared[0]} into two parts, "
+                "expected one; make the ids of the corpus unique."
+            )
         training_speakers = {utterance.speaker for utterance in split.train}
         for name in {"validation", "test"} - self.overlapping_parts:
             seen = sorted(training_speakers & {utterance.speaker for utterance in parts[name]})
             if seen:
-                raise SerError(f"in fold {split.fold} of protocol {self.name} the {name} speakers {', '.join(seen)} "
-                               "also occur in training, expected unseen ones; give each speaker one session.")
+                raise SerError(
+                    f"in fold {split.fold} of protocol {self.name} the {name} speakers {', '.join(seen)} "
+                    "also occur in training, expected unseen ones; give each speaker one session."
+                )
 
 
 class SessionProtocol(EvaluationProtocol):
@@ -111,11 +123,14 @@ class SessionProtocol(EvaluationProtocol):
     def _deal(self, corpus: Corpus, fold: int, seed: int) -> Parts:
         sessions = corpus.sessions
         if len(sessions) < 3:
-            raise SerError(f"corpus {corpus.name} has {len(sessions)} session(s), expected at least 3 for the session "
-                           "protocol (training, validation, test); use protocol=speaker, or number more sessions.")
+            raise SerError(
+                f"corpus {corpus.name} has {len(sessions)} session(s), expected at least 3 for the session "
+                "protocol (training, validation, test); use protocol=speaker, or number more sessions."
+            )
         tested, validated = sessions[fold - 1], sessions[fold % len(sessions)]
-        return _by(corpus, lambda u: "test" if u.session == tested else
-                   "validation" if u.session == validated else "train")
+        return _by(
+            corpus, lambda u: "test" if u.session == tested else "validation" if u.session == validated else "train"
+        )
 
 
 class SpeakerProtocol(EvaluationProtocol):
@@ -132,18 +147,23 @@ class SpeakerProtocol(EvaluationProtocol):
 
     def _deal(self, corpus: Corpus, fold: int, seed: int) -> Parts:
         if len(corpus.sessions) < 2:
-            raise SerError(f"corpus {corpus.name} has 1 session, expected at least 2 for the speaker protocol (one "
-                           "trains, one tests); number the speakers' sessions.")
+            raise SerError(
+                f"corpus {corpus.name} has 1 session, expected at least 2 for the speaker protocol (one "
+                "trains, one tests); number the speakers' sessions."
+            )
         first_session: dict[str, int] = {}
         for utterance in sorted(corpus.utterances, key=lambda u: (u.session, u.speaker)):
             first_session.setdefault(utterance.speaker, utterance.session)
         tested = list(first_session)[fold - 1]
         sessions = {utterance.session for utterance in corpus.utterances if utterance.speaker == tested}
         if not any(u.session in sessions and u.speaker != tested for u in corpus.utterances):
-            raise SerError(f"speaker {tested} is alone in session {min(sessions)} of corpus {corpus.name}, expected "
-                           "another one to validate on; use protocol=session, which tests one speaker a fold here.")
-        return _by(corpus, lambda u: "test" if u.speaker == tested else
-                   "validation" if u.session in sessions else "train")
+            raise SerError(
+                f"speaker {tested} is alone in session {min(sessions)} of corpus {corpus.name}, expected "
+                "another one to validate on; use protocol=session, which tests one speaker a fold here."
+            )
+        return _by(
+            corpus, lambda u: "test" if u.speaker == tested else "validation" if u.session in sessions else "train"
+        )
 
 
 class SuperbProtocol(EvaluationProtocol):
@@ -164,13 +184,14 @@ class SuperbProtocol(EvaluationProtocol):
 
     def _deal(self, corpus: Corpus, fold: int, seed: int) -> Parts:
         if len(corpus.sessions) < 2:
-            raise SerError(f"corpus {corpus.name} has 1 session, expected at least 2 for the superb protocol (one is "
-                           "tested); number the speakers' sessions.")
+            raise SerError(
+                f"corpus {corpus.name} has 1 session, expected at least 2 for the superb protocol (one is "
+                "tested); number the speakers' sessions."
+            )
         tested = corpus.sessions[fold - 1]
         rest = [utterance for utterance in corpus.utterances if utterance.session != tested]
         validation = _drawn(rest, 0.0, self.validation_share, f"{seed}:validation")
-        return _by(corpus, lambda u: "test" if u.session == tested else
-                   "validation" if u.id in validation else "train")
+        return _by(corpus, lambda u: "test" if u.session == tested else "validation" if u.id in validation else "train")
 
 
 class RandomProtocol(EvaluationProtocol):
@@ -209,10 +230,18 @@ def split_record(split: Split, corpus: Corpus, left_out: Mapping[str, str], tran
     """
     parts = {name: _part_record(part, corpus.emotions) for name, part in split.parts().items()}
     return {
-        "corpus": corpus.name, "corpus_fingerprint": corpus.fingerprint(), "emotions": list(corpus.emotions),
-        "protocol": split.protocol, "fold": split.fold, "folds": split.folds, "seed": split.seed,
-        "speaker_overlap": split.speaker_overlap, "transductive": transductive, "left_out": dict(left_out),
-        "parts": parts, "hash": _hash([part["hash"] for part in parts.values()]),
+        "corpus": corpus.name,
+        "corpus_fingerprint": corpus.fingerprint(),
+        "emotions": list(corpus.emotions),
+        "protocol": split.protocol,
+        "fold": split.fold,
+        "folds": split.folds,
+        "seed": split.seed,
+        "speaker_overlap": split.speaker_overlap,
+        "transductive": transductive,
+        "left_out": dict(left_out),
+        "parts": parts,
+        "hash": _hash([part["hash"] for part in parts.values()]),
     }
 
 
@@ -253,7 +282,7 @@ def _drawn(utterances: Iterable[Utterance], low: float, high: float, seed: str) 
     drawn: set[str] = set()
     for ids in by_emotion.values():
         ids.sort(key=lambda id_: hashlib.sha256(f"{seed}:{id_}".encode()).digest())
-        drawn.update(ids[round(low * len(ids)):round(high * len(ids))])
+        drawn.update(ids[round(low * len(ids)) : round(high * len(ids))])
     return drawn
 
 

@@ -127,8 +127,10 @@ class Experiment:
             yield _on_the_hub(checkpoint)
             return
         described = self.description
-        text = f"{described.get('encoder', 'frames of the corpus')}: {self.encoder.dim} values, " \
-               f"{self.encoder.frame_rate:g} frames a second"
+        text = (
+            f"{described.get('encoder', 'frames of the corpus')}: {self.encoder.dim} values, "
+            f"{self.encoder.frame_rate:g} frames a second"
+        )
         if checkpoint and self._source is None:
             text += f", layers {described.get('layers')}, weights {described.get('weights')} in {self.encoder.folder}"
         if self._source is None and (self.deep or not checkpoint):

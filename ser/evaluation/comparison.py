@@ -19,8 +19,13 @@ from ser.evaluation.significance import (
     speaker_values,
 )
 
-SETTINGS = {"corpus": "corpus", "corpus_fingerprint": "labels or utterances of the corpus", "emotions": "classes",
-            "protocol": "protocol", "folds": "number of folds"}
+SETTINGS = {
+    "corpus": "corpus",
+    "corpus_fingerprint": "labels or utterances of the corpus",
+    "emotions": "classes",
+    "protocol": "protocol",
+    "folds": "number of folds",
+}
 
 
 def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) -> dict[str, Any]:
@@ -41,17 +46,24 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
     """
     left, right = _one_variant(a), _one_variant(b)
     if left[0].emotions != right[0].emotions:
-        raise SerError(f"{a} has the classes {', '.join(left[0].emotions)} and {b} has {', '.join(right[0].emotions)}; "
-                       "only results on the same classes can be compared, so train both on one set.")
+        raise SerError(
+            f"{a} has the classes {', '.join(left[0].emotions)} and {b} has {', '.join(right[0].emotions)}; "
+            "only results on the same classes can be compared, so train both on one set."
+        )
     differences = split_differences(left, right)
     if differences and not allow_different_splits:
-        raise SerError(f"{a} and {b} were not tested on the same split: {'; '.join(differences)}; give two results of "
-                       "one split, or allow different splits if you mean to set them side by side.")
+        raise SerError(
+            f"{a} and {b} were not tested on the same split: {'; '.join(differences)}; give two results of "
+            "one split, or allow different splits if you mean to set them side by side."
+        )
     tables = pooled(left), pooled(right)
     if differences:
         tables = _shared(*tables)
     return {
-        "a": _side(left, a), "b": _side(right, b), "same_split": not differences, "differences": differences,
+        "a": _side(left, a),
+        "b": _side(right, b),
+        "same_split": not differences,
+        "differences": differences,
         "paired": paired_comparison(left, right, tables) if len(tables[0]) else None,
     }
 
@@ -75,20 +87,32 @@ def paired_comparison(
     left, right = tables or (pooled(a), pooled(b))
     folds_a, folds_b = by_fold(a), by_fold(b)
     folds = [fold for fold in folds_a if fold in folds_b]
-    sizes = [[run.split["parts"].get(part, {}).get("utterances", 0) for run in (folds_a[fold][0] for fold in folds)]
-             for part in ("train", "test")]
-    result: dict[str, Any] = {"utterances": int(left["id"].nunique()), "speakers": int(left["speaker"].nunique()),
-                              "folds": folds, "metrics": {}}
+    sizes = [
+        [run.split["parts"].get(part, {}).get("utterances", 0) for run in (folds_a[fold][0] for fold in folds)]
+        for part in ("train", "test")
+    ]
+    result: dict[str, Any] = {
+        "utterances": int(left["id"].nunique()),
+        "speakers": int(left["speaker"].nunique()),
+        "folds": folds,
+        "metrics": {},
+    }
     for metric in METRICS:
         interval = difference_interval(left, right, metric)
-        means = [np.array([np.mean([run.test[metric] for run in runs[fold]]) for fold in folds])
-                 for runs in (folds_a, folds_b)]
+        means = [
+            np.array([np.mean([run.test[metric] for run in runs[fold]]) for fold in folds])
+            for runs in (folds_a, folds_b)
+        ]
         tested = corrected_t_test(means[1] - means[0], *sizes) if len(folds) > 1 and all(sizes[0]) else {}
         result["metrics"][metric] = {
-            "difference": interval.estimate, "low": interval.low, "high": interval.high,
+            "difference": interval.estimate,
+            "low": interval.low,
+            "high": interval.high,
             "p_utterances": permutation_test(left, right, metric)["p"],
             "p_speakers": permutation_test(left, right, metric, by="speaker")["p"],
-            "fold_difference": tested.get("mean"), "fold_low": tested.get("low"), "fold_high": tested.get("high"),
+            "fold_difference": tested.get("mean"),
+            "fold_low": tested.get("low"),
+            "fold_high": tested.get("high"),
             "p_folds": tested.get("p"),
             **_effects(*means),
             **{f"speaker_{name}": size for name, size in _effects(*speaker_values(left, right, metric)).items()},
@@ -139,8 +163,10 @@ def _parts(one: Run, other: Run) -> list[str]:
             continue
         ids = set(first.get("ids", ())), set(second.get("ids", ()))
         if ids[0] != ids[1]:
-            phrases.append(f"{name} ids ({len(ids[0] - ids[1])} only in the first, {len(ids[1] - ids[0])} only in the "
-                           f"second, {len(ids[0] & ids[1])} in both)")
+            phrases.append(
+                f"{name} ids ({len(ids[0] - ids[1])} only in the first, {len(ids[1] - ids[0])} only in the "
+                f"second, {len(ids[0] & ids[1])} in both)"
+            )
         elif None not in (first.get("hash"), second.get("hash")) and first["hash"] != second["hash"]:
             phrases.append(f"{name} labels")
         elif name == "test" and not (one.metrics and other.metrics):
@@ -164,9 +190,14 @@ def _one_variant(path: str | Path) -> list[Run]:
 
 def _side(runs: Sequence[Run], path: str | Path) -> dict[str, Any]:
     return {
-        "path": str(path), "variant": runs[0].variant, "runs": len(runs), "folds": sorted({run.fold for run in runs}),
-        "seeds": sorted({run.seed for run in runs}), "speaker_overlap": any(run.speaker_overlap for run in runs),
-        "transductive": any(run.transductive for run in runs), "pooled": scores(pooled(runs)),
+        "path": str(path),
+        "variant": runs[0].variant,
+        "runs": len(runs),
+        "folds": sorted({run.fold for run in runs}),
+        "seeds": sorted({run.seed for run in runs}),
+        "speaker_overlap": any(run.speaker_overlap for run in runs),
+        "transductive": any(run.transductive for run in runs),
+        "pooled": scores(pooled(runs)),
     }
 
 

@@ -50,7 +50,10 @@ def weighted_f1(confusion: np.ndarray) -> np.ndarray:
 
 
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "wa": accuracy, "uar": mean_recall, "macro_f1": macro_f1, "weighted_f1": weighted_f1,
+    "wa": accuracy,
+    "uar": mean_recall,
+    "macro_f1": macro_f1,
+    "weighted_f1": weighted_f1,
 }
 
 

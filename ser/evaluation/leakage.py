@@ -34,8 +34,15 @@ def linear_probe(seed: int) -> ClassifierMixin:
 
 def mlp_probe(seed: int) -> ClassifierMixin:
     """One hidden layer of 64 on standardised features, stopped early on a tenth of its own training part."""
-    network = MLPClassifier((64,), early_stopping=True, n_iter_no_change=8, max_iter=100, alpha=1e-3,
-                            learning_rate_init=3e-3, random_state=seed)
+    network = MLPClassifier(
+        (64,),
+        early_stopping=True,
+        n_iter_no_change=8,
+        max_iter=100,
+        alpha=1e-3,
+        learning_rate_init=3e-3,
+        random_state=seed,
+    )
     return make_pipeline(StandardScaler(), network)
 
 
@@ -66,16 +73,23 @@ def probe_speakers(train_embeddings: np.ndarray, train_table: pd.DataFrame, seed
     counts = train_table["speaker"].value_counts()
     kept = sorted(counts.index[counts >= SPLITS])
     if len(kept) < 2:
-        raise SerError(f"the speaker probe needs two speakers with at least {SPLITS} utterances and the training table "
-                       f"has {len(kept)}; train on more speakers.")
+        raise SerError(
+            f"the speaker probe needs two speakers with at least {SPLITS} utterances and the training table "
+            f"has {len(kept)}; train on more speakers."
+        )
     # Sorted by id, so that two runs on the same utterances hold out the same ones whatever their row order.
     rows = train_table.reset_index(drop=True)
     rows = rows[rows["speaker"].isin(kept)].sort_values("id")
     features, truth = train_embeddings[rows.index.to_numpy()], rows["speaker"].to_numpy(dtype=object)
     chance, majority = 1 / len(kept), float(counts[kept].max() / len(rows))
     result: dict[str, Any] = {
-        "speakers": len(kept), "n": len(rows), "splits": SPLITS, "chance": chance, "majority": majority,
-        "left_out": sorted(set(counts.index) - set(kept)), "held_out": {"id": rows["id"].tolist()},
+        "speakers": len(kept),
+        "n": len(rows),
+        "splits": SPLITS,
+        "chance": chance,
+        "majority": majority,
+        "left_out": sorted(set(counts.index) - set(kept)),
+        "held_out": {"id": rows["id"].tolist()},
     }
     folds = list(StratifiedKFold(SPLITS, shuffle=True, random_state=seed).split(features, truth))
     for name, make in PROBES.items():
@@ -92,7 +106,10 @@ def probe_speakers(train_embeddings: np.ndarray, train_table: pd.DataFrame, seed
 
 
 def probe_gender(
-    train_embeddings: np.ndarray, train_table: pd.DataFrame, test_embeddings: np.ndarray, test_table: pd.DataFrame,
+    train_embeddings: np.ndarray,
+    train_table: pd.DataFrame,
+    test_embeddings: np.ndarray,
+    test_table: pd.DataFrame,
     seed: int = 0,
 ) -> dict[str, Any] | None:
     """Tell the gender of the test speakers with probes trained on the training speakers' gender.
@@ -116,15 +133,20 @@ def probe_gender(
         return None
     truth = test["gender"].to_numpy(dtype=object)
     result: dict[str, Any] = {
-        "n": len(test), "speakers": int(test["speaker"].nunique()), "chance": 1 / len(genders),
-        "majority": float(test["gender"].value_counts(normalize=True).max()), "held_out": {"id": test["id"].tolist()},
+        "n": len(test),
+        "speakers": int(test["speaker"].nunique()),
+        "chance": 1 / len(genders),
+        "majority": float(test["gender"].value_counts(normalize=True).max()),
+        "held_out": {"id": test["id"].tolist()},
     }
     for name, make in PROBES.items():
         probe = _fit(make(seed), train_embeddings[known[0]], train["gender"].to_numpy(dtype=object))
         named = probe.predict(test_embeddings[known[1]])
         low, high = _speaker_interval(truth, named, test["speaker"].to_numpy(), genders, seed)
         result[name] = {
-            "accuracy": float(np.mean(named == truth)), "low": low, "high": high,
+            "accuracy": float(np.mean(named == truth)),
+            "low": low,
+            "high": high,
             "balanced_accuracy": float(balanced_accuracy_score(truth.tolist(), named.tolist())),
         }
         result["held_out"][name] = (named == truth).astype(int).tolist()
@@ -154,9 +176,11 @@ def compare_probes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, A
         only_before, only_after = int((first > second).sum()), int((second > first).sum())
         differing = only_before + only_after
         result[name] = {
-            "before": float(first.mean()), "after": float(second.mean()),
+            "before": float(first.mean()),
+            "after": float(second.mean()),
             "difference": float(second.mean() - first.mean()),
-            "only_before": only_before, "only_after": only_after,
+            "only_before": only_before,
+            "only_after": only_after,
             "p": float(stats.binomtest(only_before, differing).pvalue) if differing else 1.0,
         }
     return result
@@ -172,16 +196,21 @@ def _fit(probe: ClassifierMixin, features: np.ndarray, labels: np.ndarray) -> An
 def _share(right: np.ndarray, chance: float) -> dict[str, float]:
     tested = stats.binomtest(int(right.sum()), len(right), chance, alternative="greater")
     low, high = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return {"accuracy": float(right.mean()), "low": float(low), "high": float(high),
-            "p_above_chance": float(tested.pvalue)}
+    return {
+        "accuracy": float(right.mean()),
+        "low": float(low),
+        "high": float(high),
+        "p_above_chance": float(tested.pvalue),
+    }
 
 
 def _speaker_interval(
     truth: np.ndarray, named: np.ndarray, speakers: np.ndarray, genders: list[str], seed: int
 ) -> tuple[float, float]:
     """95% interval of the balanced accuracy; speakers are redrawn inside their gender, so that none vanishes."""
-    counts = np.concatenate([(truth == gender)[:, None] * np.stack([named == truth, named != truth], axis=1)
-                             for gender in genders], axis=1).astype(float)  # (n, 2*G)
+    counts = np.concatenate(
+        [(truth == gender)[:, None] * np.stack([named == truth, named != truth], axis=1) for gender in genders], axis=1
+    ).astype(float)  # (n, 2*G)
 
     def balanced(sums: np.ndarray) -> np.ndarray:
         totals = sums.sum(axis=1).reshape(len(sums), len(genders), 2)
@@ -193,5 +222,7 @@ def _speaker_interval(
 
 def _check_rows(embeddings: np.ndarray, table: pd.DataFrame) -> None:
     if len(embeddings) != len(table):
-        raise SerError(f"the features have {len(embeddings)} rows and their table has {len(table)}; give the two files "
-                       "of the same run.")
+        raise SerError(
+            f"the features have {len(embeddings)} rows and their table has {len(table)}; give the two files "
+            "of the same run."
+        )

@@ -72,8 +72,12 @@ def _row(variant: str, runs: Sequence[Run]) -> dict[str, Any]:
     found = [run.leakage or {} for run in runs]
     speakers = [content["speakers"] for content in found]
     genders = [content["gender"] for content in found if content.get("gender")]
-    row: dict[str, Any] = {"variant": variant, "runs": len(runs), "chance": _mean([one["chance"] for one in speakers]),
-                           "majority": _mean([one["majority"] for one in speakers])}
+    row: dict[str, Any] = {
+        "variant": variant,
+        "runs": len(runs),
+        "chance": _mean([one["chance"] for one in speakers]),
+        "majority": _mean([one["majority"] for one in speakers]),
+    }
     for probe in PROBES:
         values = [one[probe]["accuracy"] for one in speakers]
         row[probe] = _mean(values)
@@ -88,8 +92,10 @@ def _paired(baseline: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
     if not before:
         return {}
     compared = compare_over_runs(before, after)
-    return {"paired_runs": compared["runs"], **{f"{probe}_{key}": compared[probe][key] for probe in PROBES
-                                                for key in ("difference", "p")}}
+    return {
+        "paired_runs": compared["runs"],
+        **{f"{probe}_{key}": compared[probe][key] for probe in PROBES for key in ("difference", "p")},
+    }
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any], probe: str) -> pd.Series:

@@ -18,22 +18,22 @@ from ser.files import write_text
 
 CAPTIONS = {
     "confusion": "Look off the diagonal: which emotion is taken for which, in utterances and as a share of the true "
-                 "one.",
+    "one.",
     "classes": "An emotion with high recall and low precision is answered too often; the reverse, too rarely.",
     "radar": "A dent towards the centre is an emotion that is served worse than the others.",
     "speakers": "Bars far below the band are speakers the network fails; the line is the mean over speakers, the band "
-                "one standard deviation.",
+    "one standard deviation.",
     "groups": "Bars of one panel should be alike; a step between them is a gap between genders or sessions.",
     "features": "Clusters by emotion on the left are wanted; clusters by speaker on the right mean that the features "
-                "still tell who speaks.",
+    "still tell who speaks.",
     "reliability": "A curve under the diagonal is overconfident, one above it underconfident; bins with few utterances "
-                   "say little.",
+    "say little.",
     "confidence": "The further apart the two heaps, the more the confidence helps to find wrong answers.",
     "duration": "Does the network need long utterances? Short ones usually score lower.",
     "training": "Validation loss that rises while training loss falls is overfitting; alpha is the strength of the "
-                "gradient reversal.",
+    "gradient reversal.",
     "ladder": "Intervals over speakers; whether a variant differs from the baseline is told by the paired tests of the "
-              "summary, not by overlapping intervals.",
+    "summary, not by overlapping intervals.",
     "folds": "Every dot is a run; compare the width of the boxes with the distance between them.",
     "speaker_matrix": "Dark columns are speakers that every variant finds hard; look for variants that help them.",
     "confusions": "Which mistakes a variant removes, and which it adds.",
@@ -70,8 +70,11 @@ def run_page(run: Run) -> Page:
     uar = bootstrap_interval(table)
     frequent = table["emotion"].value_counts(normalize=True).iloc[0]
     headline = [
-        ("UAR, mean recall", number(uar.estimate),
-         f"95% interval over speakers {interval((uar.low, uar.high))}; chance {1 / table['emotion'].nunique():.3f}"),
+        (
+            "UAR, mean recall",
+            number(uar.estimate),
+            f"95% interval over speakers {interval((uar.low, uar.high))}; chance {1 / table['emotion'].nunique():.3f}",
+        ),
         ("WA, plain accuracy", number(result["wa"]), f"always the most frequent emotion: {frequent:.3f}"),
         ("Tested on", number(len(table)), f"utterances of {table['speaker'].nunique()} speakers"),
     ]
@@ -89,8 +92,13 @@ def run_page(run: Run) -> Page:
     facts = [f"fold {run.fold}, seed {run.seed}", *(f"{key} {run.metrics[key]}" for key in known)]
     if run.metrics.get("parameters"):
         facts.append(f"{run.metrics['parameters']:,} parameters")
-    return Page(run.variant, "; ".join([*facts, f"split {run.hash}"]), headline, _labels([run]),
-                [section for section in sections if section])
+    return Page(
+        run.variant,
+        "; ".join([*facts, f"split {run.hash}"]),
+        headline,
+        _labels([run]),
+        [section for section in sections if section],
+    )
 
 
 def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
@@ -100,14 +108,18 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     table = pooled(runs)
     bounds = interval((best["uar_pooled_low"], best["uar_pooled_high"]))
     headline = [
-        ("Highest UAR, mean recall", number(best["uar_pooled"]),
-         f"{best['variant']}, pooled; 95% interval over speakers {bounds}"),
+        (
+            "Highest UAR, mean recall",
+            number(best["uar_pooled"]),
+            f"{best['variant']}, pooled; 95% interval over speakers {bounds}",
+        ),
         ("Its WA, plain accuracy", number(best["wa_pooled"]), f"{best['variant']}, pooled"),
         _against_baseline(summary, str(best["variant"])),
     ]
     names = [f"{run.variant}, fold {run.fold}, seed {run.seed}" for run in runs]
-    choices = {name: [parts.test_choice(run.history, run.metrics) for run in entries]
-               for name, entries in members.items()}
+    choices = {
+        name: [parts.test_choice(run.history, run.metrics) for run in entries] for name, entries in members.items()
+    }
     origin = pd.Series([name for name, run in zip(names, runs, strict=True) for _ in range(len(run.predictions))])
     sections = [
         sweep.summary_section(summary),
@@ -121,10 +133,17 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
         sweep.runs_section(runs),
         _reproduction(runs, folder),
     ]
-    subtitle = (f"{len(runs)} runs of {len(members)} variants; the highest of several scores is flattered by the "
-                "choice, so read it with the paired tests")
-    return Page(f"Sweep {folder.resolve().name}", subtitle, headline, _labels(runs),
-                [section for section in sections if section])
+    subtitle = (
+        f"{len(runs)} runs of {len(members)} variants; the highest of several scores is flattered by the "
+        "choice, so read it with the paired tests"
+    )
+    return Page(
+        f"Sweep {folder.resolve().name}",
+        subtitle,
+        headline,
+        _labels(runs),
+        [section for section in sections if section],
+    )
 
 
 def _against_baseline(summary: Summary, best: str) -> tuple[str, str, str]:
@@ -135,8 +154,10 @@ def _against_baseline(summary: Summary, best: str) -> tuple[str, str, str]:
         highest = best == summary.baseline
         return name, "–", "the baseline itself is highest" if highest else "not compared, see the notes"
     row = found[0]
-    meaning = (f"95% interval {interval((row['low'], row['high']))}; p over speakers "
-               f"{p_value(row['p_speakers_holm'])} after Holm's correction")
+    meaning = (
+        f"95% interval {interval((row['low'], row['high']))}; p over speakers "
+        f"{p_value(row['p_speakers_holm'])} after Holm's correction"
+    )
     return name, f"{row['difference']:+.3f}", meaning
 
 

@@ -15,8 +15,12 @@ from ser.evaluation.page import Block, Listing, Section, Table, Text, flat, inte
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.tables import probabilities
 
-METRIC_NAMES = {"wa": "WA (plain accuracy)", "uar": "UAR (mean recall)", "macro_f1": "macro F1",
-                "weighted_f1": "weighted F1"}
+METRIC_NAMES = {
+    "wa": "WA (plain accuracy)",
+    "uar": "UAR (mean recall)",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+}
 _PACKAGES = ("ser", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
 _MOST_ERRORS = 25
 
@@ -40,8 +44,10 @@ def labels_of(facts: Mapping[str, Any]) -> list[str]:
     """The warnings a result has to carry, from ``split.json`` or ``metrics.json``."""
     labels = []
     if facts.get("speaker_overlap"):
-        labels.append("speaker overlap: test or validation speakers occur in training; not comparable with "
-                      "speaker-independent results")
+        labels.append(
+            "speaker overlap: test or validation speakers occur in training; not comparable with "
+            "speaker-independent results"
+        )
     if facts.get("transductive"):
         labels.append("transductive: uses unlabelled audio of the test speakers")
     return labels
@@ -55,16 +61,20 @@ def score_section(table: pd.DataFrame, result: Mapping[str, Any], validation: Ma
         row = [name, number(result[metric]), interval((bounds.low, bounds.high))]
         rows.append(row + ([number(validation.get(metric))] if validation else []))
     columns = ["score", "test", "95% interval", *(["validation"] if validation else [])]
-    caption = ("Intervals resample speakers, then their utterances: what other speakers would give. "
-               "Epochs were chosen on validation UAR.")
+    caption = (
+        "Intervals resample speakers, then their utterances: what other speakers would give. "
+        "Epochs were chosen on validation UAR."
+    )
     return Section("Scores", [Table(columns, rows, caption), emotion_table(result)])
 
 
 def emotion_table(result: Mapping[str, Any]) -> Table:
     """Precision, recall, F1 and count of each emotion."""
     counts = np.array(result["confusion"]).sum(axis=1)
-    rows = [[emotion, *(number(result[key][emotion]) for key in ("precision", "recall", "f1")), number(int(count))]
-            for emotion, count in zip(result["recall"], counts, strict=True)]
+    rows = [
+        [emotion, *(number(result[key][emotion]) for key in ("precision", "recall", "f1")), number(int(count))]
+        for emotion, count in zip(result["recall"], counts, strict=True)
+    ]
     return Table(["emotion", "precision", "recall", "F1", "utterances"], rows)
 
 
@@ -76,13 +86,23 @@ def protocol_section(split: Mapping[str, Any], title: str = "Protocol and split"
     rows = []
     for name, part in split["parts"].items():
         speakers = part["speakers"]
-        rows.append([name, number(part["utterances"]), number(part["seconds"] / 60, 1), number(len(speakers)),
-                     listed(part["sessions"]),
-                     *(number(part["emotions"].get(emotion, 0)) for emotion in emotions), str(part["hash"])])
+        rows.append(
+            [
+                name,
+                number(part["utterances"]),
+                number(part["seconds"] / 60, 1),
+                number(len(speakers)),
+                listed(part["sessions"]),
+                *(number(part["emotions"].get(emotion, 0)) for emotion in emotions),
+                str(part["hash"]),
+            ]
+        )
     columns = ["part", "utterances", "minutes", "speakers", "sessions", *emotions, "hash"]
     held_out = listed(split["parts"].get("test", {}).get("speakers", []))
-    text = (f"Corpus {split['corpus']}, protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed "
-            f"{split['seed']}. Left out: {len(split.get('left_out', {}))} utterances. Test speakers: {held_out}.")
+    text = (
+        f"Corpus {split['corpus']}, protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed "
+        f"{split['seed']}. Left out: {len(split.get('left_out', {}))} utterances. Test speakers: {held_out}."
+    )
     return Section(title, [Text(text), Table(columns, rows, f"Split hash {split['hash']}")])
 
 
@@ -113,36 +133,77 @@ def choice_section(choices: Mapping[str, Sequence[tuple[float, float, int, int] 
         if not known:
             continue
         honest, claimed = np.mean([entry[0] for entry in known]), np.mean([entry[1] for entry in known])
-        rows.append([name, number(len(known)), number(float(honest)), number(float(claimed)),
-                     f"{claimed - honest:+.3f}", *((str(known[0][2]), str(known[0][3])) if single else ())])
+        rows.append(
+            [
+                name,
+                number(len(known)),
+                number(float(honest)),
+                number(float(claimed)),
+                f"{claimed - honest:+.3f}",
+                *((str(known[0][2]), str(known[0][3])) if single else ()),
+            ]
+        )
     title = "Had the epoch been chosen on the test part"
     if not rows:
-        return Section(title, [Text("The test part was not watched during training (no test/uar in history.csv), so "
-                                    "there is no such figure.")])
-    text = ("The first figure is honest. The second is what the same training would have claimed by picking its epoch "
-            "on the test part; it is printed to show the size of that mistake and must not be quoted.")
-    columns = ["variant", "runs", "UAR, epoch chosen on validation", "claimed by choosing on test", "difference",
-               *(("epoch by validation", "epoch by test") if single else ())]
+        return Section(
+            title,
+            [
+                Text(
+                    "The test part was not watched during training (no test/uar in history.csv), so "
+                    "there is no such figure."
+                )
+            ],
+        )
+    text = (
+        "The first figure is honest. The second is what the same training would have claimed by picking its epoch "
+        "on the test part; it is printed to show the size of that mistake and must not be quoted."
+    )
+    columns = [
+        "variant",
+        "runs",
+        "UAR, epoch chosen on validation",
+        "claimed by choosing on test",
+        "difference",
+        *(("epoch by validation", "epoch by test") if single else ()),
+    ]
     return Section(title, [Text(text), Table(columns, rows)])
 
 
 def speaker_section(analysis: Mapping[str, Any]) -> Section:
     """The cross-speaker analysis: spreads, gaps, and every speaker."""
-    names = {"overall_accuracy": "overall accuracy (WA)", "average_f1": "mean of the speakers' weighted F1",
-             "performance_std": "deviation of F1 over speakers", "f1_range": "best minus worst speaker, F1",
-             "accuracy_std": "deviation of accuracy over speakers",
-             "accuracy_range": "best minus worst speaker, accuracy"}
-    rows = [[name, number(analysis.get(key)), interval(analysis.get("intervals", {}).get(key))]
-            for key, name in names.items()]
+    names = {
+        "overall_accuracy": "overall accuracy (WA)",
+        "average_f1": "mean of the speakers' weighted F1",
+        "performance_std": "deviation of F1 over speakers",
+        "f1_range": "best minus worst speaker, F1",
+        "accuracy_std": "deviation of accuracy over speakers",
+        "accuracy_range": "best minus worst speaker, accuracy",
+    }
+    rows = [
+        [name, number(analysis.get(key)), interval(analysis.get("intervals", {}).get(key))]
+        for key, name in names.items()
+    ]
     for key in ("gender", "session"):
         gap = analysis.get(f"{key}_gap")
         name = f"gap between {key}s, accuracy" + (f" ({gap['best']} over {gap['worst']})" if gap else "")
         rows.append([name, number(gap["gap"] if gap else None), interval(gap["interval"] if gap else None)])
-    speakers = [[row["speaker"], row["gender"] or "–", str(row["session"]), number(row["n"]), number(row["accuracy"]),
-                 number(row["weighted_f1"])] for row in analysis["per_speaker"]]
+    speakers = [
+        [
+            row["speaker"],
+            row["gender"] or "–",
+            str(row["session"]),
+            number(row["n"]),
+            number(row["accuracy"]),
+            number(row["weighted_f1"]),
+        ]
+        for row in analysis["per_speaker"]
+    ]
     blocks: list[Block] = [
-        Table(["figure", "value", "95% interval"], rows,
-              "How evenly the speakers are served; intervals resample speakers."),
+        Table(
+            ["figure", "value", "95% interval"],
+            rows,
+            "How evenly the speakers are served; intervals resample speakers.",
+        ),
         Table(["speaker", "gender", "session", "utterances", "accuracy", "weighted F1"], speakers),
     ]
     return Section("Across speakers", blocks)
@@ -159,17 +220,21 @@ def leakage_section(runs: Mapping[str, Sequence[Path]]) -> Section | None:
     columns: dict[str, dict[str, str]] = {}
     for name, folders in runs.items():
         contents = [content for folder in folders if (content := read_json(folder / "leakage.json"))]
-        probes = pd.DataFrame([{key: value for key, value in flat(content) if "held_out" not in key}
-                               for content in contents])
+        probes = pd.DataFrame(
+            [{key: value for key, value in flat(content) if "held_out" not in key} for content in contents]
+        )
         if len(probes):
             columns[name + (f" (mean of {len(probes)})" if len(probes) > 1 else "")] = {
-                str(key): _average(probes[key], "p_" in str(key)) for key in probes}
+                str(key): _average(probes[key], "p_" in str(key)) for key in probes
+            }
     if not columns:
         return None
     keys = list(dict.fromkeys(key for content in columns.values() for key in content))
     rows = [[_readable(key), *(content.get(key, "–") for content in columns.values())] for key in keys]
-    text = ("Probes trained on the frozen pooled features to name the speaker (held-out utterances of training "
-            "speakers) and the gender. Near chance means that the features no longer tell who speaks.")
+    text = (
+        "Probes trained on the frozen pooled features to name the speaker (held-out utterances of training "
+        "speakers) and the gender. Near chance means that the features no longer tell who speaks."
+    )
     return Section("Speaker leakage", [Text(text), Table(["figure", *columns], rows)])
 
 
@@ -203,8 +268,17 @@ def error_section(table: pd.DataFrame, runs: pd.Series | None = None) -> Section
     columns = ["id", "speaker", "seconds", "true", "predicted", "confidence", *([] if runs is None else ["run"])]
     rows = []
     for index, row in zip(surest.index, surest.to_dict("records"), strict=True):
-        rows.append([row["id"], row["speaker"], number(float(row["seconds"]), 2), row["emotion"], row["predicted"],
-                     number(row["confidence"]), *([] if runs is None else [str(runs.at[index])])])
+        rows.append(
+            [
+                row["id"],
+                row["speaker"],
+                number(float(row["seconds"]), 2),
+                row["emotion"],
+                row["predicted"],
+                number(row["confidence"]),
+                *([] if runs is None else [str(runs.at[index])]),
+            ]
+        )
     text = f"{len(wrong)} of {len(table)} answers are wrong; these are the surest of them, worth listening to first."
     return Section("Most confident errors", [Text(text), Table(columns, rows)])
 

@@ -94,8 +94,13 @@ def _inside(
     """Sums (r, S, K) of each unit's utterances drawn with replacement; equal utterances are drawn as one count."""
     own = [np.unique(vectors[codes == unit], axis=0, return_counts=True) for unit in range(codes.max() + 1)]
     for rows in pieces:
-        yield np.stack([generator.multinomial(counts.sum(), counts / counts.sum(), size=rows) @ patterns
-                        for patterns, counts in own], axis=1)
+        yield np.stack(
+            [
+                generator.multinomial(counts.sum(), counts / counts.sum(), size=rows) @ patterns
+                for patterns, counts in own
+            ],
+            axis=1,
+        )
 
 
 def _quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -95,19 +95,32 @@ def load_run(folder: str | Path) -> Run:
     if folder.suffix.lower() == ".csv":
         return _table_as_run(folder)
     if not (folder / "metrics.json").is_file():
-        raise SerError(f"{folder} is not a finished run: it has no metrics.json; give the folder of a run that ended, "
-                       "or start the run again to finish it.")
+        raise SerError(
+            f"{folder} is not a finished run: it has no metrics.json; give the folder of a run that ended, "
+            "or start the run again to finish it."
+        )
     metrics, split = _read_json(folder / "metrics.json"), _read_json(folder / "split.json")
     if "test" not in metrics:
-        raise SerError(f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "
-                       "with test=true resume=true to test it.")
+        raise SerError(
+            f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "
+            "with test=true resume=true to test it."
+        )
     missing = [f"metrics.json: {key}" for key in NEEDED if key not in metrics]
     missing += [f"split.json: {key}" for key in ("hash", "parts") if key not in split]
     if missing or "test" not in split["parts"]:
-        raise SerError(f"the run {folder} lacks {', '.join(missing) or 'split.json: parts.test'}; its files are from "
-                       "another program or damaged, so run it again.")
-    return Run(folder, str(metrics["variant"]), int(metrics["fold"]), int(metrics["seed"]), metrics, split,
-               folder / "predictions.csv")
+        raise SerError(
+            f"the run {folder} lacks {', '.join(missing) or 'split.json: parts.test'}; its files are from "
+            "another program or damaged, so run it again."
+        )
+    return Run(
+        folder,
+        str(metrics["variant"]),
+        int(metrics["fold"]),
+        int(metrics["seed"]),
+        metrics,
+        split,
+        folder / "predictions.csv",
+    )
 
 
 def find_runs(folder: str | Path) -> list[Run]:
@@ -124,15 +137,19 @@ def find_runs(folder: str | Path) -> list[Run]:
     # previous/ holds the results of an earlier run while a new one is under way.
     folders = [path.parent for path in folder.rglob("metrics.json") if path.parent.name != "previous"]
     if not folders:
-        raise SerError(f"{folder} holds no finished run (no metrics.json in it or below); train first, or give the "
-                       "folder that holds the runs.")
+        raise SerError(
+            f"{folder} holds no finished run (no metrics.json in it or below); train first, or give the "
+            "folder that holds the runs."
+        )
     tested = [path for path in folders if "test" in _read_json(path / "metrics.json")]
     runs = [load_run(path) for path in tested or folders]
     runs.sort(key=lambda run: (run.variant, run.fold, run.seed, str(run.folder)))
     for one, other in pairwise(runs):
         if (one.variant, one.fold, one.seed) == (other.variant, other.fold, other.seed):
-            raise SerError(f"{one.folder} and {other.folder} are both {one.variant}, fold {one.fold}, seed {one.seed}; "
-                           "give a folder that holds one sweep, or move one of them away.")
+            raise SerError(
+                f"{one.folder} and {other.folder} are both {one.variant}, fold {one.fold}, seed {one.seed}; "
+                "give a folder that holds one sweep, or move one of them away."
+            )
     return runs
 
 

@@ -27,8 +27,10 @@ def scores(table: pd.DataFrame) -> dict[str, Any]:
     present = support > 0
 
     def by_emotion(values: np.ndarray) -> dict[str, float | None]:
-        return {emotion: float(value) if occurs else None
-                for emotion, value, occurs in zip(emotions, values, present, strict=True)}
+        return {
+            emotion: float(value) if occurs else None
+            for emotion, value, occurs in zip(emotions, values, present, strict=True)
+        }
 
     return {
         "wa": float(np.mean(table["emotion"] == table["predicted"])),
@@ -57,15 +59,21 @@ def calibration(table: pd.DataFrame, bins: int = 15) -> dict[str, Any]:
     for index in range(bins):
         inside = which == index
         error += abs(float(confidence[inside].sum() - right[inside].sum())) / len(table)
-        rows.append({
-            "low": float(edges[index]), "high": float(edges[index + 1]), "n": int(inside.sum()),
-            "confidence": _mean(confidence[inside]), "accuracy": _mean(right[inside]),
-        })
+        rows.append(
+            {
+                "low": float(edges[index]),
+                "high": float(edges[index + 1]),
+                "n": int(inside.sum()),
+                "confidence": _mean(confidence[inside]),
+                "accuracy": _mean(right[inside]),
+            }
+        )
     return {
         "ece": error,
         "confidence_right": _mean(confidence[right]),
         "confidence_wrong": _mean(confidence[~right]),
-        "n_right": int(right.sum()), "n_wrong": int((~right).sum()),
+        "n_right": int(right.sum()),
+        "n_wrong": int((~right).sum()),
         "bins": rows,
     }
 
@@ -80,13 +88,17 @@ def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
         truth, predicted = part["emotion"].tolist(), part["predicted"].tolist()
         labels = sorted(set(truth))
         _, recall, _, _ = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
-        rows.append({
-            "speaker": str(speaker), "gender": part["gender"].iloc[0], "session": part["session"].iloc[0],
-            "n": len(part),
-            "accuracy": float(np.mean(part["emotion"] == part["predicted"])),
-            "uar": float(recall.mean()),
-            "weighted_f1": float(f1_score(truth, predicted, labels=labels, average="weighted", zero_division=0)),
-        })
+        rows.append(
+            {
+                "speaker": str(speaker),
+                "gender": part["gender"].iloc[0],
+                "session": part["session"].iloc[0],
+                "n": len(part),
+                "accuracy": float(np.mean(part["emotion"] == part["predicted"])),
+                "uar": float(recall.mean()),
+                "weighted_f1": float(f1_score(truth, predicted, labels=labels, average="weighted", zero_division=0)),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -105,8 +117,11 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     bounds = bootstrap_bounds(vectors, speakers, _spread, repetitions=repetitions, seed=seed)
     result: dict[str, Any] = {"speakers": len(per_speaker), "n": len(table)}
     result |= {name: _number(value) for name, value in zip(names, bounds.estimate, strict=True)}
-    result["intervals"] = {name: [float(low), float(high)]
-                           for name, value, low, high in zip(names, *bounds, strict=True) if math.isfinite(value)}
+    result["intervals"] = {
+        name: [float(low), float(high)]
+        for name, value, low, high in zip(names, *bounds, strict=True)
+        if math.isfinite(value)
+    }
     by_f1 = per_speaker.sort_values("weighted_f1")
     result["worst_speaker"], result["best_speaker"] = by_f1["speaker"].iloc[0], by_f1["speaker"].iloc[-1]
     result["gender_gap"] = _gap(table, "gender", repetitions, seed)
@@ -122,9 +137,11 @@ def _spread(sums: np.ndarray) -> np.ndarray:
     f1, right = weighted_f1(confusion), accuracy(confusion)  # (r, S)
     several = sums.shape[1] > 1
     deviation: Callable[[np.ndarray], np.ndarray] = (
-        (lambda x: x.std(axis=1, ddof=1)) if several else (lambda x: np.full(len(x), np.nan)))
+        (lambda x: x.std(axis=1, ddof=1)) if several else (lambda x: np.full(len(x), np.nan))
+    )
     extent: Callable[[np.ndarray], np.ndarray] = (
-        (lambda x: np.ptp(x, axis=1)) if several else (lambda x: np.full(len(x), np.nan)))
+        (lambda x: np.ptp(x, axis=1)) if several else (lambda x: np.full(len(x), np.nan))
+    )
     overall = accuracy(confusion.sum(axis=1))
     columns = [overall, f1.mean(axis=1), deviation(f1), extent(f1), deviation(right), extent(right)]
     return np.stack(columns, axis=1)
@@ -145,10 +162,19 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
     worst, best = ranked[0], ranked[-1]
     bounds = _accuracy_difference(groups[worst], groups[best], repetitions, seed)
     return {
-        "gap": float(bounds.estimate[0]), "best": best, "worst": worst,
+        "gap": float(bounds.estimate[0]),
+        "best": best,
+        "worst": worst,
         "interval": [float(bounds.low[0]), float(bounds.high[0])],
-        "groups": {name: {"accuracy": right[name], "uar": _group_metric(part, mean_recall), "n": len(part),
-                          "speakers": speakers[name]} for name, part in groups.items()},
+        "groups": {
+            name: {
+                "accuracy": right[name],
+                "uar": _group_metric(part, mean_recall),
+                "n": len(part),
+                "speakers": speakers[name],
+            }
+            for name, part in groups.items()
+        },
     }
 
 
@@ -167,8 +193,15 @@ def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: i
         lower, upper = sums[:, :lower_units].sum(axis=1), sums[:, lower_units:].sum(axis=1)  # (r, 2)
         return upper[:, 0] / upper[:, 1] - lower[:, 0] / lower[:, 1]
 
-    return bootstrap_bounds(counts[["right", "all"]].to_numpy(), counts["unit"].to_numpy(), difference,
-                            repetitions=repetitions, seed=seed, strata=counts["side"].to_numpy(), limits=(-1.0, 1.0))
+    return bootstrap_bounds(
+        counts[["right", "all"]].to_numpy(),
+        counts["unit"].to_numpy(),
+        difference,
+        repetitions=repetitions,
+        seed=seed,
+        strata=counts["side"].to_numpy(),
+        limits=(-1.0, 1.0),
+    )
 
 
 def _group_metric(table: pd.DataFrame, metric: Callable[[np.ndarray], np.ndarray]) -> float:

@@ -202,19 +202,24 @@ def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.nda
     """Counts (U, C*C) of both tables in the same order of ids, and the speakers (U,)."""
     if emotions_of(a) != emotions_of(b):
         names = [", ".join(emotions_of(table)) for table in (a, b)]
-        raise SerError(f"the results have different classes ({names[0]} and {names[1]}); only results on the "
-                       "same classes in the same order can be paired.")
+        raise SerError(
+            f"the results have different classes ({names[0]} and {names[1]}); only results on the "
+            "same classes in the same order can be paired."
+        )
     left, right = utterance_counts(a), utterance_counts(b)
     if set(left.index) != set(right.index):
         shared = len(set(left.index) & set(right.index))
-        raise SerError(f"the results have {len(left)} and {len(right)} utterances and share {shared}; a paired test "
-                       "needs the same test utterances, so compare runs of the same folds.")
+        raise SerError(
+            f"the results have {len(left)} and {len(right)} utterances and share {shared}; a paired test "
+            "needs the same test utterances, so compare runs of the same folds."
+        )
     right = right.loc[left.index]
     labels = [table.drop_duplicates("id").set_index("id")["emotion"] for table in (a, b)]
     changed = int((labels[0].loc[left.index] != labels[1].loc[left.index]).sum())
     if changed:
-        raise SerError(f"{changed} utterance(s) have different labels in the two results; evaluate both on the "
-                       "same labels.")
+        raise SerError(
+            f"{changed} utterance(s) have different labels in the two results; evaluate both on the same labels."
+        )
     speakers = left["speaker"].to_numpy()
     return left.drop(columns="speaker").to_numpy(), right.drop(columns="speaker").to_numpy(), speakers
 

@@ -52,9 +52,13 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """The summary in plain types; unknown figures are None."""
         return {
-            "baseline": self.baseline, "emotions": self.emotions, "notes": self.notes,
-            "variants": _records(self.variants), "comparisons": _records(self.comparisons),
-            "leakage": _records(self.leakage), "speakers": self.speakers,
+            "baseline": self.baseline,
+            "emotions": self.emotions,
+            "notes": self.notes,
+            "variants": _records(self.variants),
+            "comparisons": _records(self.comparisons),
+            "leakage": _records(self.leakage),
+            "speakers": self.speakers,
         }
 
 
@@ -73,8 +77,10 @@ def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
     emotions = runs[0].emotions
     for run in runs:
         if run.emotions != emotions:
-            raise SerError(f"{runs[0].folder} has the classes {', '.join(emotions)} and {run.folder} has "
-                           f"{', '.join(run.emotions)}; summarize runs of one class set only.")
+            raise SerError(
+                f"{runs[0].folder} has the classes {', '.join(emotions)} and {run.folder} has "
+                f"{', '.join(run.emotions)}; summarize runs of one class set only."
+            )
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.variant, []).append(run)
@@ -84,8 +90,10 @@ def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
         raise SerError(f"there is no variant {baseline!r} to compare with; choose one of {', '.join(groups)}.")
     groups = {baseline: groups.pop(baseline), **groups}  # the baseline leads every table
     speakers = {variant: cross_speaker(pooled(group)) for variant, group in groups.items()}
-    rows = [_variant_row(variant, group, emotions) | _speaker_columns(speakers[variant])
-            for variant, group in groups.items()]
+    rows = [
+        _variant_row(variant, group, emotions) | _speaker_columns(speakers[variant])
+        for variant, group in groups.items()
+    ]
     comparisons, notes = _comparisons(groups, baseline)
     leakage = leakage_table(groups, baseline)
     return Summary(pd.DataFrame(rows), comparisons, speakers, baseline, emotions, leakage, _notes(groups) + notes)
@@ -94,18 +102,28 @@ def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
 def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> dict[str, Any]:
     table, folds = pooled(runs), by_fold(runs)
     row: dict[str, Any] = {
-        "variant": variant, "runs": len(runs), "folds": len(folds), "seeds": len({run.seed for run in runs}),
-        "utterances": int(table["id"].nunique()), "speakers": int(table["speaker"].nunique()),
-        "corpus": _joined(runs, "corpus"), "features": _joined(runs, "features"), "protocol": _joined(runs, "protocol"),
+        "variant": variant,
+        "runs": len(runs),
+        "folds": len(folds),
+        "seeds": len({run.seed for run in runs}),
+        "utterances": int(table["id"].nunique()),
+        "speakers": int(table["speaker"].nunique()),
+        "corpus": _joined(runs, "corpus"),
+        "features": _joined(runs, "features"),
+        "protocol": _joined(runs, "protocol"),
         "speaker_overlap": any(run.speaker_overlap for run in runs),
-        "transductive": any(run.transductive for run in runs), "splits": _splits_hash(folds),
+        "transductive": any(run.transductive for run in runs),
+        "splits": _splits_hash(folds),
     }
     overall = scores(table)
     for metric in METRICS:
         row |= _over_runs(metric, runs)
         interval = bootstrap_interval(table, metric)
-        row |= {f"{metric}_pooled": overall[metric], f"{metric}_pooled_low": interval.low,
-                f"{metric}_pooled_high": interval.high}
+        row |= {
+            f"{metric}_pooled": overall[metric],
+            f"{metric}_pooled_low": interval.low,
+            f"{metric}_pooled_high": interval.high,
+        }
     for emotion in emotions:
         recalls = np.array([run.test["recall"][emotion] for run in runs], dtype=float)
         known = recalls[np.isfinite(recalls)]
@@ -121,8 +139,13 @@ def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> 
 
 def _over_runs(metric: str, runs: Sequence[Run]) -> dict[str, float | None]:
     """Mean over runs; deviation over runs, over folds (seeds averaged) and over seeds (folds averaged)."""
-    values = pd.DataFrame({"fold": [run.fold for run in runs], "seed": [run.seed for run in runs],
-                           "value": [run.test[metric] for run in runs]})
+    values = pd.DataFrame(
+        {
+            "fold": [run.fold for run in runs],
+            "seed": [run.seed for run in runs],
+            "value": [run.test[metric] for run in runs],
+        }
+    )
     return {
         f"{metric}_mean_over_runs": float(values["value"].mean()),
         f"{metric}_std_over_runs": _std(values["value"].to_numpy()),
@@ -132,8 +155,11 @@ def _over_runs(metric: str, runs: Sequence[Run]) -> dict[str, float | None]:
 
 
 def _speaker_columns(speakers: dict[str, Any]) -> dict[str, Any]:
-    return {"speaker_average_f1": speakers["average_f1"], "speaker_performance_std": speakers["performance_std"],
-            "speaker_f1_range": speakers["f1_range"]}
+    return {
+        "speaker_average_f1": speakers["average_f1"],
+        "speaker_performance_std": speakers["performance_std"],
+        "speaker_f1_range": speakers["f1_range"],
+    }
 
 
 def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFrame, list[str]]:
@@ -151,12 +177,23 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
             continue
         left_out = sorted({run.fold for run in [*runs, *groups[baseline]]} - shared)
         if left_out:
-            notes.append(f"{variant} is compared with {baseline} on the folds that both have; without fold(s) "
-                         f"{', '.join(map(str, left_out))}.")
+            notes.append(
+                f"{variant} is compared with {baseline} on the folds that both have; without fold(s) "
+                f"{', '.join(map(str, left_out))}."
+            )
         paired = paired_comparison(theirs, ours)
         for metric, figures in paired["metrics"].items():
-            rows.append({"variant": variant, "baseline": baseline, "metric": metric, "folds": len(paired["folds"]),
-                         "utterances": paired["utterances"], "speakers": paired["speakers"], **figures})
+            rows.append(
+                {
+                    "variant": variant,
+                    "baseline": baseline,
+                    "metric": metric,
+                    "folds": len(paired["folds"]),
+                    "utterances": paired["utterances"],
+                    "speakers": paired["speakers"],
+                    **figures,
+                }
+            )
     for metric in METRICS:
         part = [row for row in rows if row["metric"] == metric]
         for test in TESTS:

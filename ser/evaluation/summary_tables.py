@@ -10,15 +10,21 @@ from ser.files import atomic_path, write_json, write_text
 
 TITLES = {"wa": "WA", "uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
 PROBE_TITLES = {"linear": "linear", "mlp": "MLP"}
-KEY = ("Percent. 'runs': mean ± standard deviation over runs (folds x seeds). 'pooled': computed once over all test "
-       "utterances, with a 95% bootstrap interval that resamples speakers.")
-COMPARISON_KEY = ("Difference in points, pooled, with a 95% interval that resamples speakers; p of paired permutation "
-                  "tests on utterances and on speakers, and of the t-test over folds corrected for overlapping "
-                  "training sets; all p after Holm's correction over variants. d_z and Cliff's delta are over folds.")
-LEAKAGE_KEY = ("Probes on the frozen pooled features: percent of held-out utterances whose (training) speaker they "
-               "name, and balanced accuracy in telling the test speakers' gender; mean over runs. Near chance they "
-               "find nothing. The adversary's accuracy is its own, in training. Change from the baseline in points, p "
-               "of a permutation test paired by utterance, after Holm's correction over variants.")
+KEY = (
+    "Percent. 'runs': mean ± standard deviation over runs (folds x seeds). 'pooled': computed once over all test "
+    "utterances, with a 95% bootstrap interval that resamples speakers."
+)
+COMPARISON_KEY = (
+    "Difference in points, pooled, with a 95% interval that resamples speakers; p of paired permutation "
+    "tests on utterances and on speakers, and of the t-test over folds corrected for overlapping "
+    "training sets; all p after Holm's correction over variants. d_z and Cliff's delta are over folds."
+)
+LEAKAGE_KEY = (
+    "Probes on the frozen pooled features: percent of held-out utterances whose (training) speaker they "
+    "name, and balanced accuracy in telling the test speakers' gender; mean over runs. Near chance they "
+    "find nothing. The adversary's accuracy is its own, in training. Change from the baseline in points, p "
+    "of a permutation test paired by utterance, after Holm's correction over variants."
+)
 
 
 def write_summary(summary: Summary, folder: str | Path) -> list[Path]:
@@ -70,8 +76,9 @@ def variant_cells(summary: Summary) -> list[dict[str, str]]:
         for metric in ("wa", "uar"):
             cells[f"{TITLES[metric]} pooled"] = bounds(row, f"{metric}_pooled")
         for emotion in summary.emotions:
-            cells[f"recall {emotion} runs"] = spread(row, f"recall_{emotion}_mean_over_runs",
-                                                     f"recall_{emotion}_std_over_runs")
+            cells[f"recall {emotion} runs"] = spread(
+                row, f"recall_{emotion}_mean_over_runs", f"recall_{emotion}_std_over_runs"
+            )
         cells["std over speakers (F1)"] = percent(row["speaker_performance_std"])
         cells["epoch chosen on test would claim UAR"] = percent(row["uar_mean_over_runs_if_epoch_were_chosen_on_test"])
         labels = {"speaker overlap": row["speaker_overlap"], "transductive": row["transductive"]}
@@ -85,13 +92,18 @@ def comparison_cells(summary: Summary) -> list[dict[str, str]]:
     rows = []
     for row in summary.comparisons.to_dict("records"):
         low, high = (percent(row[bound], signed=True) for bound in ("low", "high"))
-        rows.append({
-            "variant": str(row["variant"]), "metric": TITLES[str(row["metric"])],
-            "difference": f"{percent(row['difference'], signed=True)} [{low}, {high}]",
-            "p utterances": p_text(row["p_utterances_holm"]), "p speakers": p_text(row["p_speakers_holm"]),
-            "p folds": p_text(row["p_folds_holm"]), "d_z": decimal(row["d_z"]),
-            "Cliff's delta": decimal(row["cliffs_delta"]),
-        })
+        rows.append(
+            {
+                "variant": str(row["variant"]),
+                "metric": TITLES[str(row["metric"])],
+                "difference": f"{percent(row['difference'], signed=True)} [{low}, {high}]",
+                "p utterances": p_text(row["p_utterances_holm"]),
+                "p speakers": p_text(row["p_speakers_holm"]),
+                "p folds": p_text(row["p_folds_holm"]),
+                "d_z": decimal(row["d_z"]),
+                "Cliff's delta": decimal(row["cliffs_delta"]),
+            }
+        )
     return rows
 
 

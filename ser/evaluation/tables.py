@@ -55,8 +55,10 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
     missing = [column for column in REQUIRED if column not in table.columns]
     if missing or len(emotions) < 2:
         lacking = missing + ([] if len(emotions) > 1 else ["p_<emotion> (one a class, at least two)"])
-        raise SerError(f"{source} lacks the column(s) {', '.join(lacking)}; a prediction table has "
-                       f"{', '.join(REQUIRED)} and one p_<emotion> column a class, so add them.")
+        raise SerError(
+            f"{source} lacks the column(s) {', '.join(lacking)}; a prediction table has "
+            f"{', '.join(REQUIRED)} and one p_<emotion> column a class, so add them."
+        )
     if table.empty:
         raise SerError(f"{source} has a header and no rows; give a table with at least one utterance.")
     table = table.assign(**{name: table[name].astype(str) for name in REQUIRED})
@@ -91,16 +93,21 @@ def read_embeddings(path: str | Path, rows: int) -> np.ndarray:
     try:
         features = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise SerError(f"{path} is not a plain NumPy array (.npy without pickled objects); save it again with "
-                       "numpy.save from a float array.") from error
+        raise SerError(
+            f"{path} is not a plain NumPy array (.npy without pickled objects); save it again with "
+            "numpy.save from a float array."
+        ) from error
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind not in "fiu":
         raise SerError(f"{path} does not hold one table of numbers (n, P); save one row of features an utterance.")
     if len(features) != rows:
-        raise SerError(f"{path} has {len(features)} rows and its prediction table has {rows}; both must come from "
-                       "the same run, so write them again together.")
+        raise SerError(
+            f"{path} has {len(features)} rows and its prediction table has {rows}; both must come from "
+            "the same run, so write them again together."
+        )
     if not np.isfinite(features).all():
-        raise SerError(f"{path} holds values that are not finite; find the utterances with NaN features "
-                       "and predict again.")
+        raise SerError(
+            f"{path} holds values that are not finite; find the utterances with NaN features and predict again."
+        )
     return features.astype(np.float32, copy=False)
 
 
@@ -129,25 +136,32 @@ def _read_csv(path: Path, kind: str, dtype: Mapping[str, type] | None = None) ->
     try:
         return pd.read_csv(path, dtype=dtype, keep_default_na=False, float_precision="round_trip", encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError, OSError) as error:
-        raise SerError(f"{path} cannot be read as a {kind} table; give a comma-separated UTF-8 file with a header "
-                       "line.") from error
+        raise SerError(
+            f"{path} cannot be read as a {kind} table; give a comma-separated UTF-8 file with a header line."
+        ) from error
 
 
 def _check_names(table: pd.DataFrame, emotions: list[str], source: str) -> None:
     for column in ("id", "speaker"):
         empty = table[column].str.strip().isin(["", "nan"])
         if empty.any():
-            raise SerError(f"{source} has {int(empty.sum())} row(s) without a value in {column} (the first is row "
-                           f"{int(np.argmax(empty)) + 1}); every utterance needs one.")
+            raise SerError(
+                f"{source} has {int(empty.sum())} row(s) without a value in {column} (the first is row "
+                f"{int(np.argmax(empty)) + 1}); every utterance needs one."
+            )
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
-        raise SerError(f"{source} has the id {repeated.iloc[0]} more than once ({len(repeated)} repeated row(s)); "
-                       "every utterance must occur once.")
+        raise SerError(
+            f"{source} has the id {repeated.iloc[0]} more than once ({len(repeated)} repeated row(s)); "
+            "every utterance must occur once."
+        )
     for column in ("emotion", "predicted"):
         unknown = sorted(set(table[column]) - set(emotions))
         if unknown:
-            raise SerError(f"{source} has the unknown label(s) {', '.join(map(repr, unknown[:5]))} in {column}; its p_ "
-                           f"columns name {', '.join(emotions)}, so use those or add the missing p_ column.")
+            raise SerError(
+                f"{source} has the unknown label(s) {', '.join(map(repr, unknown[:5]))} in {column}; its p_ "
+                f"columns name {', '.join(emotions)}, so use those or add the missing p_ column."
+            )
 
 
 def _check_probabilities(table: pd.DataFrame, source: str) -> None:
@@ -159,8 +173,10 @@ def _check_probabilities(table: pd.DataFrame, source: str) -> None:
     }
     for fault, rows in faults.items():
         if rows.any():
-            raise SerError(f"{source} has {int(rows.sum())} row(s) with {fault} (the first is id "
-                           f"{table['id'].iloc[int(np.argmax(rows))]}); write softmax outputs, one column a class.")
+            raise SerError(
+                f"{source} has {int(rows.sum())} row(s) with {fault} (the first is id "
+                f"{table['id'].iloc[int(np.argmax(rows))]}); write softmax outputs, one column a class."
+            )
 
 
 def _with_optional_columns(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -173,8 +189,9 @@ def _with_optional_columns(table: pd.DataFrame, source: str) -> pd.DataFrame:
     seconds = table["seconds"] if "seconds" in table.columns else pd.Series(0.0, index=table.index)
     seconds = pd.to_numeric(seconds, errors="coerce").fillna(0.0).astype(float)
     if not (np.isfinite(seconds) & (seconds >= 0)).all():
-        raise SerError(f"{source} has negative or infinite seconds; give each utterance's length in "
-                       "seconds, 0 for unknown.")
+        raise SerError(
+            f"{source} has negative or infinite seconds; give each utterance's length in seconds, 0 for unknown."
+        )
     return table.assign(
         session=numbers.astype(int) if whole else session.astype(str),
         gender=gender.map(lambda name: GENDERS.get(name.lower(), name)),

@@ -16,8 +16,10 @@ from ser.inference.statistics import FrameStatistics
 
 FORMAT = 1
 _SOURCES = {"none": "none", "global": "global", "speaker": "training"}  # kind in training -> name in a Prediction
-_EXPECTED = ("expected a run folder, a .ckpt that train.py wrote, a folder of `ser export --format hub` or an .onnx "
-             "file of `ser export --format onnx`")
+_EXPECTED = (
+    "expected a run folder, a .ckpt that train.py wrote, a folder of `ser export --format hub` or an .onnx "
+    "file of `ser export --format onnx`"
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class ModelConfig:
         """
         try:
             if config["format"] != FORMAT or config["sample_rate"] != SAMPLE_RATE:
-                raise SerError(f"{source} has format {config['format']} and {config['sample_rate']} Hz, expected "
-                               f"{FORMAT} and {SAMPLE_RATE}; use the version of ser that wrote it.")
+                raise SerError(
+                    f"{source} has format {config['format']} and {config['sample_rate']} Hz, expected "
+                    f"{FORMAT} and {SAMPLE_RATE}; use the version of ser that wrote it."
+                )
             plain = {**config, "normalization": dict(config["normalization"])}
             kind, width = plain["normalization"]["kind"], int(plain["network"]["input_size"])
             mean = _vector(plain["normalization"], "mean", torch.zeros(width))
@@ -59,8 +63,9 @@ class ModelConfig:
             plain["max_seconds"] = None if plain["max_seconds"] is None else float(plain["max_seconds"])
             return cls(plain, FrameStatistics(mean, std, _SOURCES[kind]))
         except (KeyError, TypeError, ValueError) as error:
-            raise SerError(f"{source} holds no usable description of a model ({type(error).__name__}: {error}), "
-                           f"{_EXPECTED}.") from error
+            raise SerError(
+                f"{source} holds no usable description of a model ({type(error).__name__}: {error}), {_EXPECTED}."
+            ) from error
 
     @property
     def emotions(self) -> list[str]:
@@ -95,13 +100,18 @@ def read_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             warnings.simplefilter("ignore")  # of pickles it doubts; they are refused in one sentence below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader raises whatever a damaged or hostile file leads it to
-        raise SerError(f"{path} was refused without running anything in it: it is no checkpoint of tensors and plain "
-                       f"values ({type(error).__name__}), {_EXPECTED}.") from error
+        raise SerError(
+            f"{path} was refused without running anything in it: it is no checkpoint of tensors and plain "
+            f"values ({type(error).__name__}), {_EXPECTED}."
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
         raise SerError(f"{path} is a checkpoint of another kind (it lacks state_dict or config), {_EXPECTED}.")
     prefix = "network."
-    weights = {str(name).removeprefix(prefix): value for name, value in content["state_dict"].items()
-               if str(name).startswith(prefix)}
+    weights = {
+        str(name).removeprefix(prefix): value
+        for name, value in content["state_dict"].items()
+        if str(name).startswith(prefix)
+    }
     return ModelConfig.of(content["config"], path), weights
 
 

@@ -61,8 +61,10 @@ class TorchNetwork:
         weights = None
         if output.attention is not None:
             # A padded query's row means nothing; a valid one has no weight on padding.
-            weights = [matrix[:length, :length].mean(0).float().cpu().numpy()
-                       for matrix, length in zip(output.attention, lengths.tolist(), strict=True)]
+            weights = [
+                matrix[:length, :length].mean(0).float().cpu().numpy()
+                for matrix, length in zip(output.attention, lengths.tolist(), strict=True)
+            ]
         return Scores(probabilities, weights)
 
 
@@ -118,8 +120,10 @@ def open_onnx(path: Path, device: str = "cpu") -> tuple[ModelConfig, Any]:
         config = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
     except Exception as error:  # onnxruntime's exceptions have no common base
         reason = "it says nothing of emotions" if isinstance(error, KeyError) else type(error).__name__
-        raise SerError(f"{path} is no ONNX model that can be used here ({reason}), expected one that `ser export "
-                       "--format onnx` wrote; export it again.") from error
+        raise SerError(
+            f"{path} is no ONNX model that can be used here ({reason}), expected one that `ser export "
+            "--format onnx` wrote; export it again."
+        ) from error
     return ModelConfig.of(config, path), session
 
 

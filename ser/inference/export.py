@@ -92,8 +92,10 @@ class WaveformGraph(nn.Module):
         super().__init__()
         encoder = recognizer.encoder
         if not isinstance(encoder, LogMel):
-            raise SerError(f"{type(encoder).__name__} cannot be exported with the network (it treats waveforms one by "
-                           "one, so that frames do not depend on padding), only LogMel can; leave out --with-encoder.")
+            raise SerError(
+                f"{type(encoder).__name__} cannot be exported with the network (it treats waveforms one by "
+                "one, so that frames do not depend on padding), only LogMel can; leave out --with-encoder."
+            )
         self.spectrogram, self.hop = encoder._mel, encoder.hop
         self.classify = FrameGraph(recognizer)
 
@@ -104,8 +106,9 @@ class WaveformGraph(nn.Module):
         return self.classify(frames, (lengths - SHORTEST_SAMPLES) // self.hop + 1)
 
 
-def export_onnx(recognizer: Recognizer, path: str | Path, *, with_encoder: bool = False,
-                quantize: bool = False) -> dict[str, Agreement]:
+def export_onnx(
+    recognizer: Recognizer, path: str | Path, *, with_encoder: bool = False, quantize: bool = False
+) -> dict[str, Agreement]:
     """Write an ONNX file with dynamic batch and time, and compare it with PyTorch before it is in place.
 
     Inputs are ``frames`` (B, L, D) as the encoder made them (normalisation is inside) or ``waveform`` (B, N) at
@@ -131,8 +134,10 @@ def export_onnx(recognizer: Recognizer, path: str | Path, *, with_encoder: bool 
         found["float32"] = agreement(recognizer, Recognizer.from_checkpoint(temporary, encoder=recognizer.encoder))
         tolerance = TOLERANCE_WITH_ENCODER if with_encoder else TOLERANCE
         if found["float32"].largest_difference > tolerance:
-            raise SerError(f"the exported model differs from PyTorch by {found['float32'].largest_difference:.1e} in a "
-                           f"probability, expected at most {tolerance:.0e}; nothing was written, so please report it.")
+            raise SerError(
+                f"the exported model differs from PyTorch by {found['float32'].largest_difference:.1e} in a "
+                f"probability, expected at most {tolerance:.0e}; nothing was written, so please report it."
+            )
         if quantize:
             from ser.inference.quantization import quantize_file  # noqa: PLC0415
 
@@ -150,8 +155,13 @@ def agreement(one: Recognizer, other: Recognizer, waveforms: Sequence[Tensor] | 
     values = [[list(prediction.probabilities.values()) for prediction in pair] for pair in pairs]
     gaps = np.ptp(np.array(values), axis=1)  # (n, C)
     seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
-    return Agreement(len(pairs), min(seconds), max(seconds), float(gaps.max()),
-                     float(np.mean([first.label == second.label for first, second in pairs])))
+    return Agreement(
+        len(pairs),
+        min(seconds),
+        max(seconds),
+        float(gaps.max()),
+        float(np.mean([first.label == second.label for first, second in pairs])),
+    )
 
 
 def test_sounds(count: int = 40, seed: int = 0) -> list[Tensor]:
@@ -182,8 +192,14 @@ def _write(recognizer: Recognizer, path: Path, with_encoder: bool) -> None:
     shapes = ({0: batch, 1: torch.export.Dim("samples" if with_encoder else "time")}, {0: batch})
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            graph.eval(), (example, lengths), dynamo=True, dynamic_shapes=shapes, opset_version=_OPSET,
-            input_names=[name, "lengths"], output_names=["probabilities"], verbose=False,
+            graph.eval(),
+            (example, lengths),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            opset_version=_OPSET,
+            input_names=[name, "lengths"],
+            output_names=["probabilities"],
+            verbose=False,
             custom_translation_table=translations(),
         )
     if program is None:
@@ -193,14 +209,19 @@ def _write(recognizer: Recognizer, path: Path, with_encoder: bool) -> None:
 
 
 def _metadata(recognizer: Recognizer) -> dict[str, str]:
-    return {METADATA_KEY: json.dumps(to_plain(recognizer.config.plain)), "emotions": ",".join(recognizer.emotions),
-            "sample_rate": str(SAMPLE_RATE)}
+    return {
+        METADATA_KEY: json.dumps(to_plain(recognizer.config.plain)),
+        "emotions": ",".join(recognizer.emotions),
+        "sample_rate": str(SAMPLE_RATE),
+    }
 
 
 def _torch_network(recognizer: Recognizer) -> TorchNetwork:
     if not isinstance(recognizer.model, TorchNetwork):
-        raise SerError("an ONNX file cannot be exported again, expected a run folder, .ckpt or exported folder; name "
-                       "one with --checkpoint.")
+        raise SerError(
+            "an ONNX file cannot be exported again, expected a run folder, .ckpt or exported folder; name "
+            "one with --checkpoint."
+        )
     return recognizer.model
 
 
@@ -209,8 +230,9 @@ def _require(*packages: str) -> None:
 
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise SerError(f"ONNX export needs {' and '.join(missing)}, which this installation lacks; "
-                       "pip install 'ser[export]'.")
+        raise SerError(
+            f"ONNX export needs {' and '.join(missing)}, which this installation lacks; pip install 'ser[export]'."
+        )
 
 
 @contextlib.contextmanager

@@ -54,18 +54,30 @@ def collect_files(paths: Sequence[str | Path]) -> list[Path]:
         if not path.is_dir():
             found[path] = None
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-                        and not any(part.startswith(".") for part in file.relative_to(path).parts))
+        inside = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in SUFFIXES
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
         if not inside:
-            raise SerError(f"{path} holds no audio files, expected some of {', '.join(sorted(SUFFIXES)[:6])} ...; "
-                           "check the folder.")
+            raise SerError(
+                f"{path} holds no audio files, expected some of {', '.join(sorted(SUFFIXES)[:6])} ...; "
+                "check the folder."
+            )
         found |= dict.fromkeys(inside)
     return list(found)
 
 
-def predict_files(recognizer: Recognizer, paths: Sequence[str | Path], batch_seconds: float = 60.0, workers: int = 2,
-                  statistics_of: StatisticsOf | None = None,
-                  progress: Callable[[Path], None] | None = None) -> FilePredictions:
+def predict_files(
+    recognizer: Recognizer,
+    paths: Sequence[str | Path],
+    batch_seconds: float = 60.0,
+    workers: int = 2,
+    statistics_of: StatisticsOf | None = None,
+    progress: Callable[[Path], None] | None = None,
+) -> FilePredictions:
     """Recognise files; a bad one is listed and never stops the rest.
 
     At most eight batches of audio are in memory: files are taken in portions, each sorted into batches of similar
@@ -93,12 +105,15 @@ def predict_files(recognizer: Recognizer, paths: Sequence[str | Path], batch_sec
         if progress is not None:
             progress(path)
     ordered = {path: predictions[path] for path in files if path in predictions}
-    return FilePredictions(prediction_table(ordered, recognizer.emotions),
-                           {str(path): failures[path] for path in files if path in failures})
+    return FilePredictions(
+        prediction_table(ordered, recognizer.emotions),
+        {str(path): failures[path] for path in files if path in failures},
+    )
 
 
-def predict_in_order(recognizer: Recognizer, paths: Sequence[Path],
-                     statistics: FrameStatistics | None = None) -> list[Prediction]:
+def predict_in_order(
+    recognizer: Recognizer, paths: Sequence[Path], statistics: FrameStatistics | None = None
+) -> list[Prediction]:
     """Predictions of ``paths``, one a file.
 
     Raises:
@@ -113,15 +128,29 @@ def predict_in_order(recognizer: Recognizer, paths: Sequence[Path],
 
 def prediction_table(predictions: Mapping[Path, Prediction], emotions: Sequence[str]) -> pd.DataFrame:
     """Rows as FilePredictions describes them."""
-    rows = [{"file": str(path), "seconds": round(p.seconds, 4), "predicted": p.label, "confidence": p.confidence,
-             "normalization": p.normalization, "windows": p.windows,
-             **{f"p_{name}": value for name, value in p.probabilities.items()}} for path, p in predictions.items()]
+    rows = [
+        {
+            "file": str(path),
+            "seconds": round(p.seconds, 4),
+            "predicted": p.label,
+            "confidence": p.confidence,
+            "normalization": p.normalization,
+            "windows": p.windows,
+            **{f"p_{name}": value for name, value in p.probabilities.items()},
+        }
+        for path, p in predictions.items()
+    ]
     columns = ["file", "seconds", "predicted", "confidence", "normalization", "windows"]
     return pd.DataFrame(rows, columns=[*columns, *(f"p_{name}" for name in emotions)])
 
 
-def timeline(recognizer: Recognizer, path: str | Path, window: float = 5.0, hop: float = 1.0,
-             statistics: FrameStatistics | None = None) -> pd.DataFrame:
+def timeline(
+    recognizer: Recognizer,
+    path: str | Path,
+    window: float = 5.0,
+    hop: float = 1.0,
+    statistics: FrameStatistics | None = None,
+) -> pd.DataFrame:
     """Predictions of overlapping windows, reading the file window by window, so its length does not matter.
 
     A file shorter than the window is one window; the last window ends with the file.
@@ -140,17 +169,26 @@ def timeline(recognizer: Recognizer, path: str | Path, window: float = 5.0, hop:
         SerError: window or hop make no sense, or the file cannot be read.
     """
     if not (SHORTEST_SAMPLES / SAMPLE_RATE <= window <= LONGEST_SECONDS and hop > 0):
-        raise SerError(f"a window of {window:g} s with a hop of {hop:g} s was asked for, expected a window from "
-                       f"{SHORTEST_SAMPLES / SAMPLE_RATE:g} to {LONGEST_SECONDS:g} s and a positive hop.")
+        raise SerError(
+            f"a window of {window:g} s with a hop of {hop:g} s was asked for, expected a window from "
+            f"{SHORTEST_SAMPLES / SAMPLE_RATE:g} to {LONGEST_SECONDS:g} s and a positive hop."
+        )
     rows = []
     spans = _spans(duration(path), window, hop)
     while portion := list(islice(spans, _WINDOWS_AT_ONCE)):
         recordings = [(read_audio(path, start, end), SAMPLE_RATE) for start, end in portion]
-        for (start, end), prediction in zip(portion, recognizer.predict_many(recordings, statistics=statistics),
-                                            strict=True):
-            rows.append({"start": start, "end": end or prediction.seconds, "predicted": prediction.label,
-                         "confidence": prediction.confidence,
-                         **{f"p_{name}": value for name, value in prediction.probabilities.items()}})
+        for (start, end), prediction in zip(
+            portion, recognizer.predict_many(recordings, statistics=statistics), strict=True
+        ):
+            rows.append(
+                {
+                    "start": start,
+                    "end": end or prediction.seconds,
+                    "predicted": prediction.label,
+                    "confidence": prediction.confidence,
+                    **{f"p_{name}": value for name, value in prediction.probabilities.items()},
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -166,8 +204,9 @@ def predict_long(recognizer: Recognizer, path: str | Path, statistics: FrameStat
     table = timeline(recognizer, path, window, min(LONG_HOP, window), statistics)
     mean = table[[f"p_{name}" for name in recognizer.emotions]].to_numpy().mean(axis=0)
     source = (statistics or recognizer.config.statistics).source
-    return Prediction.of(recognizer.emotions, mean, seconds=float(table["end"].iloc[-1]), normalization=source,
-                         windows=len(table))
+    return Prediction.of(
+        recognizer.emotions, mean, seconds=float(table["end"].iloc[-1]), normalization=source, windows=len(table)
+    )
 
 
 def statistics_by_folder(recognizer: Recognizer, paths: Sequence[Path]) -> StatisticsOf:
@@ -177,8 +216,12 @@ def statistics_by_folder(recognizer: Recognizer, paths: Sequence[Path]) -> Stati
     """
     folders: dict[Path, FrameStatistics] = {}
     for folder in sorted({path.parent for path in paths}):
-        frames = (recognizer.frames([waveform])[0] for path in paths if path.parent == folder
-                  if (waveform := _waveform_or_none(path)) is not None)
+        frames = (
+            recognizer.frames([waveform])[0]
+            for path in paths
+            if path.parent == folder
+            if (waveform := _waveform_or_none(path)) is not None
+        )
         first = next(frames, None)
         if first is not None:
             folders[folder] = FrameStatistics.of_frames(_chain(first, frames))
@@ -197,8 +240,9 @@ def _waveform_or_none(path: Path) -> Tensor | None:
         return None
 
 
-def _outcomes(recognizer: Recognizer, files: Sequence[Path], batch_seconds: float, workers: int,
-              statistics_of: StatisticsOf) -> Iterator[tuple[Path, Prediction | str]]:
+def _outcomes(
+    recognizer: Recognizer, files: Sequence[Path], batch_seconds: float, workers: int, statistics_of: StatisticsOf
+) -> Iterator[tuple[Path, Prediction | str]]:
     """Every distinct file with its prediction or the reason why there is none, in the order they are done."""
     seconds = {path: duration(path) for path in dict.fromkeys(files)}
     short = [path for path, length in seconds.items() if length <= LONGEST_SECONDS]
@@ -247,8 +291,9 @@ def _portions(paths: Sequence[Path], seconds: Mapping[Path, float], most: float)
         yield portion
 
 
-def _predict_portion(recognizer: Recognizer, waveforms: Mapping[Path, Tensor], batch_seconds: float,
-                     statistics_of: StatisticsOf) -> Iterator[tuple[Path, Prediction | str]]:
+def _predict_portion(
+    recognizer: Recognizer, waveforms: Mapping[Path, Tensor], batch_seconds: float, statistics_of: StatisticsOf
+) -> Iterator[tuple[Path, Prediction | str]]:
     """Batches of similar length and equal statistics; a batch that fails is repeated file by file."""
     groups: dict[int, tuple[FrameStatistics | None, list[Path]]] = {}
     for path in waveforms:

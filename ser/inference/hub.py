@@ -19,7 +19,7 @@ from ser.inference.recognizer import Recognizer
 
 _LICENCES = {
     "iemocap": "IEMOCAP is licensed by USC for research; the release may not be passed on, and whether a model trained "
-               "on it may be, its licence decides.",
+    "on it may be, its licence decides.",
     "ravdess": "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
     "emodb": "EMO-DB (Burkhardt et al. 2005) is free for research; cite it.",
     "synthetic": "The synthetic corpus is made by the program and carries no licence of others.",
@@ -43,11 +43,13 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
     """
     folder = Path(folder)
     if not isinstance(recognizer.model, TorchNetwork):
-        raise SerError("an ONNX file cannot be exported again, expected a run folder or .ckpt; name one with "
-                       "--checkpoint.")
+        raise SerError(
+            "an ONNX file cannot be exported again, expected a run folder or .ckpt; name one with --checkpoint."
+        )
     if folder.exists() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
-        raise SerError(f"{folder} holds something else, expected an empty folder or an earlier export; choose another "
-                       "--output.")
+        raise SerError(
+            f"{folder} holds something else, expected an empty folder or an earlier export; choose another --output."
+        )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     weights = {name: value.cpu().contiguous() for name, value in recognizer.model.network.state_dict().items()}
     try:
@@ -60,8 +62,9 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
             shutil.rmtree(folder)
         temporary.rename(folder)
     except OSError as error:
-        raise SerError(f"could not write {folder}: {error.strerror or error}; free space or choose a writable folder."
-                       ) from error
+        raise SerError(
+            f"could not write {folder}: {error.strerror or error}; free space or choose a writable folder."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -78,7 +81,7 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
         f"# Speech emotion recognition: {facts.get('corpus')}, {_name(facts['network'])} on {_name(facts['encoder'])}",
         f"Recognises {emotions} in one speaker's utterance (16 kHz mono; other rates are resampled).",
         "```python\nfrom ser.inference.recognizer import Recognizer\n\n"
-        "recognizer = Recognizer.from_pretrained(\"<this folder or Hub id>\")\n"
+        'recognizer = Recognizer.from_pretrained("<this folder or Hub id>")\n'
         "prediction = recognizer(waveform, sample_rate)  # label, confidence, probabilities\n```",
         "## Data and protocol\n\n" + _data(facts, split),
         "## Results\n\n" + _results(metrics, run),
@@ -90,12 +93,17 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
 
 
 def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
-    lines = [f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`, fold {facts.get('fold')}"
-             + (f" of {split['folds']}" if "folds" in split else "") + f", seed {facts.get('seed')}."]
+    lines = [
+        f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`, fold {facts.get('fold')}"
+        + (f" of {split['folds']}" if "folds" in split else "")
+        + f", seed {facts.get('seed')}."
+    ]
     if "parts" in split:
         lines += ["", "| part | utterances | minutes | speakers |", "|---|---|---|---|"]
-        lines += [f"| {name} | {part['utterances']} | {part['seconds'] / 60:.1f} | {len(part['speakers'])} |"
-                  for name, part in split["parts"].items()]
+        lines += [
+            f"| {name} | {part['utterances']} | {part['seconds'] / 60:.1f} | {len(part['speakers'])} |"
+            for name, part in split["parts"].items()
+        ]
     return "\n".join(lines)
 
 
@@ -104,14 +112,19 @@ def _results(metrics: Mapping[str, Any], run: str | Path | None) -> str:
         return "No record of a finished run lay beside the checkpoint, so no figures can be given."
     test = metrics["test"]
     rows = ["| part | n | UAR | WA | macro F1 |", "|---|---|---|---|---|"]
-    rows += [f"| {part} | {metrics[part]['n']} | {_percent(metrics[part]['uar'])} | {_percent(metrics[part]['wa'])} | "
-             f"{_percent(metrics[part]['macro_f1'])} |" for part in ("validation", "test")]
+    rows += [
+        f"| {part} | {metrics[part]['n']} | {_percent(metrics[part]['uar'])} | {_percent(metrics[part]['wa'])} | "
+        f"{_percent(metrics[part]['macro_f1'])} |"
+        for part in ("validation", "test")
+    ]
     recall = ", ".join(f"{name} {_percent(value)}" for name, value in test["recall"].items())
     lines = ["\n".join(rows), f"Test recall in %: {recall}."]
     if run is not None and (Path(run) / "predictions.csv").is_file():
         low, high = _interval(Path(run))
-        lines.append(f"95% bootstrap interval of the test UAR over speakers: {low} to {high}. The test part chose "
-                     "nothing: the epoch was chosen by validation UAR.")
+        lines.append(
+            f"95% bootstrap interval of the test UAR over speakers: {low} to {high}. The test part chose "
+            "nothing: the epoch was chosen by validation UAR."
+        )
     return "\n\n".join(lines)
 
 
@@ -124,21 +137,27 @@ def _model(recognizer: Recognizer) -> str:
     facts = recognizer.config.plain
     parameters = sum(value.numel() for value in recognizer.parameters())
     settings = {key: value for key, value in facts["encoder"].items() if key != "_target_"}
-    return (f"{_name(facts['network'])}, {parameters:,} parameters, on frames of {recognizer.config.input_size} values "
-            f"from {_name(facts['encoder'])} ({', '.join(f'{key} {value}' for key, value in settings.items())}), which "
-            f"is not contained. Frames are normalised: {recognizer.config.kind}.")
+    return (
+        f"{_name(facts['network'])}, {parameters:,} parameters, on frames of {recognizer.config.input_size} values "
+        f"from {_name(facts['encoder'])} ({', '.join(f'{key} {value}' for key, value in settings.items())}), which "
+        f"is not contained. Frames are normalised: {recognizer.config.kind}."
+    )
 
 
 def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    lines = ["- It names how an utterance sounds in the terms of its corpus; it does not know what anybody feels.",
-             "- Other languages, recording conditions and spontaneous speech unlike the corpus are answered all the "
-             "same, and worse.",
-             "- Not for decisions about people: hiring, policing, medicine, education."]
+    lines = [
+        "- It names how an utterance sounds in the terms of its corpus; it does not know what anybody feels.",
+        "- Other languages, recording conditions and spontaneous speech unlike the corpus are answered all the "
+        "same, and worse.",
+        "- Not for decisions about people: hiring, policing, medicine, education.",
+    ]
     if metrics.get("speaker_overlap"):
         lines.append("- Speakers overlap between training and evaluation: the figures are not for unseen speakers.")
     if metrics.get("transductive") or facts["normalization"]["kind"] == "speaker":
-        lines.append("- The figures are transductive: each speaker's own unlabelled audio normalised the frames; "
-                     "without it expect less.")
+        lines.append(
+            "- The figures are transductive: each speaker's own unlabelled audio normalised the frames; "
+            "without it expect less."
+        )
     if facts.get("corpus", "").startswith("synthetic"):
         lines.append("- Trained on a synthetic voice: an example, of no use on people.")
     return "\n".join(lines)
@@ -146,8 +165,11 @@ def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
 
 def _licences(facts: Mapping[str, Any]) -> str:
     corpus = _LICENCES.get(str(facts.get("corpus")), "See the licence of the corpus before you pass the model on.")
-    encoder = (f"The encoder {facts['encoder']['checkpoint']} has a licence of its own." if "checkpoint" in
-               facts["encoder"] else "The encoder needs no weights of others.")
+    encoder = (
+        f"The encoder {facts['encoder']['checkpoint']} has a licence of its own."
+        if "checkpoint" in facts["encoder"]
+        else "The encoder needs no weights of others."
+    )
     return f"{corpus} {encoder} The code is MIT."
 
 

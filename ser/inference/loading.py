@@ -11,8 +11,9 @@ from ser.inference.checkpoint import ModelConfig
 from ser.models.build import construct
 
 
-def build_encoder(config: ModelConfig, checkpoint: str | Path | None = None,
-                  device: torch.device | str = "cpu") -> Encoder:
+def build_encoder(
+    config: ModelConfig, checkpoint: str | Path | None = None, device: torch.device | str = "cpu"
+) -> Encoder:
     """The encoder that a model was trained with.
 
     Args:
@@ -26,15 +27,18 @@ def build_encoder(config: ModelConfig, checkpoint: str | Path | None = None,
     description = dict(config.plain["encoder"])
     if checkpoint is not None:
         if "checkpoint" not in description:
-            raise SerError(f"the model's encoder is {description.get('_target_')}, which reads no checkpoint; leave "
-                           "out --encoder.")
+            raise SerError(
+                f"the model's encoder is {description.get('_target_')}, which reads no checkpoint; leave out --encoder."
+            )
         description["checkpoint"] = str(checkpoint)
     encoder: Encoder = construct(description, "ser.data.encoders")
     if not all(hasattr(encoder, name) for name in ("dim", "frame_rate", "description", "to")):
         raise SerError(f"{description.get('_target_')} is no encoder; use a checkpoint that train.py wrote.")
     if encoder.dim != config.input_size:
-        raise SerError(f"the encoder gives frames of {encoder.dim} values, the network expects {config.input_size}; "
-                       "name the encoder it was trained with (--encoder FOLDER).")
+        raise SerError(
+            f"the encoder gives frames of {encoder.dim} values, the network expects {config.input_size}; "
+            "name the encoder it was trained with (--encoder FOLDER)."
+        )
     return encoder.to(device)
 
 
@@ -48,8 +52,9 @@ def usable_device(name: str) -> torch.device:
         place = torch.device(name)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise SerError(f"device {name!r} is not usable here ({str(error).splitlines()[0]}); "
-                       "use --device cpu.") from error
+        raise SerError(
+            f"device {name!r} is not usable here ({str(error).splitlines()[0]}); use --device cpu."
+        ) from error
     return place
 
 
@@ -70,5 +75,7 @@ def from_hub(name: str) -> Path:
         except Exception as failure:  # connection, name and permission errors have no common base
             error = failure
     reason = (str(error).strip().splitlines() or ["?"])[0][:200]
-    raise SerError(f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); check the "
-                   "name, or copy the folder here.") from error
+    raise SerError(
+        f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); check the "
+        "name, or copy the folder here."
+    ) from error

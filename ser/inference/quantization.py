@@ -33,8 +33,14 @@ def quantize_file(path: Path) -> None:
     level = advice.level
     advice.setLevel(logging.ERROR)  # it recommends a preprocessing that the exporter has done already
     try:
-        quantize_dynamic(whole, path, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"],
-                         nodes_to_exclude=kept)
+        quantize_dynamic(
+            whole,
+            path,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=kept,
+        )
     finally:
         advice.setLevel(level)
     model = onnx.load(path)
@@ -47,8 +53,9 @@ def quantize_file(path: Path) -> None:
             continue
         integers, scale = _per_row(values[0])
         model.graph.initializer.remove(weights[name])
-        model.graph.initializer.extend([numpy_helper.from_array(integers[None], f"{name}_int8"),
-                                        numpy_helper.from_array(scale, f"{name}_scale")])
+        model.graph.initializer.extend(
+            [numpy_helper.from_array(integers[None], f"{name}_int8"), numpy_helper.from_array(scale, f"{name}_scale")]
+        )
         nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=1))
     for node in reversed(nodes):
         model.graph.node.insert(0, node)

@@ -74,8 +74,9 @@ class Recognizer:
         encoder: waveforms to frames; None where it is inside ``model``.
     """
 
-    def __init__(self, config: ModelConfig, model: FrameModel | OnnxWaveformModel,
-                 encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, model: FrameModel | OnnxWaveformModel, encoder: Encoder | None = None
+    ) -> None:
         self.config, self.model, self.encoder = config, model, encoder
         self.emotions = config.emotions
         self._turn = threading.Lock()  # encoders hook into their models while they compute
@@ -92,8 +93,13 @@ class Recognizer:
         return list(self.model.network.parameters()) if isinstance(self.model, TorchNetwork) else []
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, encoder_checkpoint: str | Path | None = None,
-                        device: str = "cpu", encoder: Encoder | None = None) -> "Recognizer":
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        encoder_checkpoint: str | Path | None = None,
+        device: str = "cpu",
+        encoder: Encoder | None = None,
+    ) -> "Recognizer":
         """Load a run folder (its best epoch), a ``.ckpt``, an exported folder or an ``.onnx`` file.
 
         Nothing in the file is executed, and only classes of this package are built from it.
@@ -120,14 +126,17 @@ class Recognizer:
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise SerError(f"the weights in {found} do not fit the network it describes "
-                           f"({str(error).splitlines()[0]}); train or copy it again.") from error
+            raise SerError(
+                f"the weights in {found} do not fit the network it describes "
+                f"({str(error).splitlines()[0]}); train or copy it again."
+            ) from error
         encoder = encoder or build_encoder(config, encoder_checkpoint, place)
         return cls(config, TorchNetwork(network, place), encoder)
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, encoder_checkpoint: str | Path | None = None,
-                        device: str = "cpu") -> "Recognizer":
+    def from_pretrained(
+        cls, folder_or_hub_id: str | Path, encoder_checkpoint: str | Path | None = None, device: str = "cpu"
+    ) -> "Recognizer":
         """Load what ``ser export --format hub`` wrote, from a local folder or the Hugging Face Hub.
 
         Raises:
@@ -138,8 +147,14 @@ class Recognizer:
             folder = from_hub(str(folder_or_hub_id))
         return cls.from_checkpoint(folder, encoder_checkpoint, device)
 
-    def __call__(self, waveform: Waveform, sample_rate: int, *, statistics: FrameStatistics | None = None,
-                 attention: bool = False) -> Prediction:
+    def __call__(
+        self,
+        waveform: Waveform,
+        sample_rate: int,
+        *,
+        statistics: FrameStatistics | None = None,
+        attention: bool = False,
+    ) -> Prediction:
         """Recognise one recording.
 
         Args:
@@ -153,8 +168,14 @@ class Recognizer:
         """
         return self.predict_many([(waveform, sample_rate)], statistics=statistics, attention=attention)[0]
 
-    def predict_many(self, recordings: Sequence[Recording], *, statistics: FrameStatistics | None = None,
-                     attention: bool = False, batch_seconds: float = 60.0) -> list[Prediction]:
+    def predict_many(
+        self,
+        recordings: Sequence[Recording],
+        *,
+        statistics: FrameStatistics | None = None,
+        attention: bool = False,
+        batch_seconds: float = 60.0,
+    ) -> list[Prediction]:
         """Recognise several recordings, in batches of similar length, in the order given.
 
         Args:
@@ -173,13 +194,16 @@ class Recognizer:
             found.update(zip(rows, predictions, strict=True))
         return [found[row] for row in range(len(waveforms))]
 
-    def predict_batch(self, waveforms: Sequence[Tensor], statistics: FrameStatistics | None = None,
-                      attention: bool = False) -> list[Prediction]:
+    def predict_batch(
+        self, waveforms: Sequence[Tensor], statistics: FrameStatistics | None = None, attention: bool = False
+    ) -> list[Prediction]:
         """Recognise prepared waveforms (16 kHz mono) as one batch."""
         if isinstance(self.model, OnnxWaveformModel):
             if statistics is not None:
-                raise SerError("this exported model holds its encoder and normalises by the training statistics; for a "
-                               "speaker's own, export without --with-encoder.")
+                raise SerError(
+                    "this exported model holds its encoder and normalises by the training statistics; for a "
+                    "speaker's own, export without --with-encoder."
+                )
             with self._turn:
                 scores = self.model(waveforms)
             return self._predictions(scores, [len(w) / SAMPLE_RATE for w in waveforms], self.config.statistics)
@@ -193,8 +217,9 @@ class Recognizer:
         """
         return self.predict_files([path], statistics=statistics)[0]
 
-    def predict_files(self, paths: Sequence[str | Path], *,
-                      statistics: FrameStatistics | None = None) -> list[Prediction]:
+    def predict_files(
+        self, paths: Sequence[str | Path], *, statistics: FrameStatistics | None = None
+    ) -> list[Prediction]:
         """Recognise files in the order given; for folders and bad files see ser.inference.files.
 
         Raises:
@@ -215,12 +240,19 @@ class Recognizer:
         with self._turn:
             frames = [found.half().float() for found in self.encoder(waveforms)]
         if not all(bool(torch.isfinite(found).all()) for found in frames):
-            raise SerError("the encoder gave values beyond half precision, as training would not accept them; check "
-                           "that the recording is sound with samples in [-1, 1].")
+            raise SerError(
+                "the encoder gave values beyond half precision, as training would not accept them; check "
+                "that the recording is sound with samples in [-1, 1]."
+            )
         return frames
 
-    def classify(self, frames: Sequence[Tensor], seconds: Sequence[float], statistics: FrameStatistics | None = None,
-                 attention: bool = False) -> list[Prediction]:
+    def classify(
+        self,
+        frames: Sequence[Tensor],
+        seconds: Sequence[float],
+        statistics: FrameStatistics | None = None,
+        attention: bool = False,
+    ) -> list[Prediction]:
         """Recognise frames (L, D) from frames() as one batch; ``seconds`` are the lengths of their recordings."""
         if isinstance(self.model, OnnxWaveformModel):
             raise SerError("this exported model holds its encoder and takes no frames; load the checkpoint instead.")
@@ -235,5 +267,7 @@ class Recognizer:
 
     def _predictions(self, scores: Scores, seconds: Sequence[float], statistics: FrameStatistics) -> list[Prediction]:
         attention: Sequence[Any] = scores.attention or [None] * len(seconds)
-        return [Prediction.of(self.emotions, row, seconds=length, normalization=statistics.source, attention=weights)
-                for row, length, weights in zip(scores.probabilities, seconds, attention, strict=True)]
+        return [
+            Prediction.of(self.emotions, row, seconds=length, normalization=statistics.source, attention=weights)
+            for row, length, weights in zip(scores.probabilities, seconds, attention, strict=True)
+        ]

@@ -34,8 +34,13 @@ class Source:
     blocks: Iterator[Block]
 
 
-def file_source(path: str | Path, realtime: bool = True, block: float = 0.1,
-                clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Source:
+def file_source(
+    path: str | Path,
+    realtime: bool = True,
+    block: float = 0.1,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Source:
     """Read a file in blocks.
 
     Args:
@@ -55,8 +60,9 @@ def file_source(path: str | Path, realtime: bool = True, block: float = 0.1,
     return Source(Path(path).name, rate, realtime, _file_blocks(path, realtime, block, clock, sleep))
 
 
-def _file_blocks(path: str | Path, realtime: bool, block: float, clock: Callable[[], float],
-                 sleep: Callable[[float], None]) -> Iterator[Block]:
+def _file_blocks(
+    path: str | Path, realtime: bool, block: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> Iterator[Block]:
     try:
         with soundfile.SoundFile(str(path)) as file:
             begun, given = clock(), 0
@@ -71,8 +77,10 @@ def _file_blocks(path: str | Path, realtime: bool, block: float, clock: Callable
 
 def _unreadable(path: str | Path, error: Exception) -> SerError:
     reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-    return SerError(f"{path} cannot be read as audio ({reason}), expected an intact WAV, FLAC, MP3 or Ogg file; check "
-                    "the path or copy the file again.")
+    return SerError(
+        f"{path} cannot be read as audio ({reason}), expected an intact WAV, FLAC, MP3 or Ogg file; check "
+        "the path or copy the file again."
+    )
 
 
 def microphone_source(device: int | str | None = None, block: float = 0.1) -> Source:
@@ -88,27 +96,37 @@ def microphone_source(device: int | str | None = None, block: float = 0.1) -> So
     try:
         import sounddevice  # noqa: PLC0415
     except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
-        raise SerError(f"the microphone needs sounddevice and PortAudio ({error}); pip install 'ser[live]' (on Linux "
-                       "also apt install libportaudio2), or listen to a file with --input.") from error
+        raise SerError(
+            f"the microphone needs sounddevice and PortAudio ({error}); pip install 'ser[live]' (on Linux "
+            "also apt install libportaudio2), or listen to a file with --input."
+        ) from error
     try:
         found = sounddevice.query_devices(device, "input")
         rate = int(found["default_samplerate"])
     except (sounddevice.PortAudioError, ValueError) as error:
-        raise SerError(f"there is no microphone{'' if device is None else f' {device}'} ({_first_line(error)}); plug "
-                       "one in, choose another with --microphone, or listen to a file with --input.") from error
+        raise SerError(
+            f"there is no microphone{'' if device is None else f' {device}'} ({_first_line(error)}); plug "
+            "one in, choose another with --microphone, or listen to a file with --input."
+        ) from error
     return Source(str(found["name"]), rate, True, _microphone_blocks(sounddevice, device, rate, block))
 
 
 def _microphone_blocks(sounddevice: Any, device: int | str | None, rate: int, block: float) -> Iterator[Block]:
     arriving: queue.SimpleQueue[Block] = queue.SimpleQueue()
     try:
-        with sounddevice.InputStream(device=device, samplerate=rate, channels=1, blocksize=round(block * rate),
-                                     callback=lambda samples, frames, times, status: arriving.put(samples.copy())):
+        with sounddevice.InputStream(
+            device=device,
+            samplerate=rate,
+            channels=1,
+            blocksize=round(block * rate),
+            callback=lambda samples, frames, times, status: arriving.put(samples.copy()),
+        ):
             while True:
                 yield arriving.get(timeout=_SILENT_DEVICE)
     except (sounddevice.PortAudioError, queue.Empty) as error:
-        raise SerError(f"the microphone stopped sending ({_first_line(error)}); plug it in again and start anew."
-                       ) from error
+        raise SerError(
+            f"the microphone stopped sending ({_first_line(error)}); plug it in again and start anew."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -47,8 +47,8 @@ class RingBuffer:
             kept = samples[-size:]
             begin = (self._clock + len(samples) - len(kept)) % size
             first = min(len(kept), size - begin)
-            self._samples[begin:begin + first] = kept[:first]
-            self._samples[:len(kept) - first] = kept[first:]
+            self._samples[begin : begin + first] = kept[:first]
+            self._samples[: len(kept) - first] = kept[first:]
             self._clock += len(samples)
 
     def latest(self) -> NDArray[np.float32]:
@@ -137,9 +137,11 @@ class StreamingRecognizer:
         self.recognizer, self.sample_rate, self.gate = recognizer, sample_rate, gate
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
         if not (SHORTEST_SAMPLES / SAMPLE_RATE <= window <= LONGEST_SECONDS and self.hop > 0 and 0 <= smoothing < 1):
-            raise SerError(f"window {window:g} s, hop {hop:g} s and smoothing {smoothing:g} were given, expected a "
-                           f"window of at most {LONGEST_SECONDS:.0f} s, a positive hop and a smoothing from 0 to "
-                           "below 1.")
+            raise SerError(
+                f"window {window:g} s, hop {hop:g} s and smoothing {smoothing:g} were given, expected a "
+                f"window of at most {LONGEST_SECONDS:.0f} s, a positive hop and a smoothing from 0 to "
+                "below 1."
+            )
         self.smoothing, self.minimum_speech = smoothing, minimum_speech
         self.buffer = RingBuffer(self.window)
         self.processed = self.dropped = 0  # windows
@@ -153,8 +155,11 @@ class StreamingRecognizer:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         running = recognizer.config.kind == "speaker" and recognizer.encoder is not None
-        self._running = (RunningStatistics(recognizer.config.statistics, recognizer.encoder.frame_rate)
-                         if running and recognizer.encoder is not None else None)
+        self._running = (
+            RunningStatistics(recognizer.config.statistics, recognizer.encoder.frame_rate)
+            if running and recognizer.encoder is not None
+            else None
+        )
 
     def start(self) -> Self:
         """Start the thread."""
@@ -258,7 +263,7 @@ class StreamingRecognizer:
             end=window.end / self.sample_rate,
             prediction=prediction,
             probabilities=self._smooth(prediction),
-            level=level(torch.from_numpy(window.samples[-self.hop:])),
+            level=level(torch.from_numpy(window.samples[-self.hop :])),
             latency=self._clock() - window.arrived,
             dropped=self.dropped,
             error=error,
@@ -278,7 +283,7 @@ class StreamingRecognizer:
     def _update_statistics(self, running: RunningStatistics, frames: Tensor, end: int) -> None:
         """Count the frames that no earlier window held."""
         new = min(self.window, end - self._counted_to) / self.window  # share of the window
-        running.update(frames[len(frames) - round(new * len(frames)):])
+        running.update(frames[len(frames) - round(new * len(frames)) :])
         self._counted_to = end
 
     def _smooth(self, prediction: Prediction | None) -> dict[str, float] | None:

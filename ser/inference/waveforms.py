@@ -25,17 +25,23 @@ def prepare(waveform: Waveform, sample_rate: int) -> Tensor:
     """
     samples = torch.as_tensor(waveform)
     if not samples.is_floating_point():
-        raise SerError(f"got samples of type {samples.dtype}, expected floating point in [-1, 1]; divide integers by "
-                       "the largest they can hold.")
+        raise SerError(
+            f"got samples of type {samples.dtype}, expected floating point in [-1, 1]; divide integers by "
+            "the largest they can hold."
+        )
     if not bool(torch.isfinite(samples).all()):
         raise SerError("the recording holds NaN or infinite samples, expected finite ones; record or export it again.")
     prepared = resample_mono(samples, sample_rate)
     if len(prepared) < SHORTEST_SAMPLES:
-        raise SerError(f"the recording has {len(prepared)} samples at {SAMPLE_RATE} Hz, expected at least "
-                       f"{SHORTEST_SAMPLES} ({1000 * SHORTEST_SAMPLES / SAMPLE_RATE:.0f} ms); leave it out.")
+        raise SerError(
+            f"the recording has {len(prepared)} samples at {SAMPLE_RATE} Hz, expected at least "
+            f"{SHORTEST_SAMPLES} ({1000 * SHORTEST_SAMPLES / SAMPLE_RATE:.0f} ms); leave it out."
+        )
     if len(prepared) > LONGEST_SECONDS * SAMPLE_RATE:
-        raise SerError(f"the recording lasts {len(prepared) / SAMPLE_RATE:.1f} s, expected at most "
-                       f"{LONGEST_SECONDS:.0f} s at once; save it as a file and use a timeline (--window 5).")
+        raise SerError(
+            f"the recording lasts {len(prepared) / SAMPLE_RATE:.1f} s, expected at most "
+            f"{LONGEST_SECONDS:.0f} s at once; save it as a file and use a timeline (--window 5)."
+        )
     return prepared
 
 

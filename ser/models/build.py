@@ -24,8 +24,10 @@ def build_network(description: Mapping[str, Any]) -> nn.Module:
     # A group file is partial because the sizes are filled in later; in a checkpoint they are there.
     network = construct({key: value for key, value in description.items() if key != "_partial_"}, "ser.models")
     if not isinstance(network, nn.Module):
-        raise SerError(f"the checkpoint's network is a {type(network).__name__}, expected a torch module; use a "
-                       "checkpoint that train.py wrote.")
+        raise SerError(
+            f"the checkpoint's network is a {type(network).__name__}, expected a torch module; use a "
+            "checkpoint that train.py wrote."
+        )
     return network
 
 
@@ -44,16 +46,20 @@ def construct(description: Mapping[str, Any], package: str) -> Any:
     target = _find(name, package)
     unknown = {key for key in description if str(key).startswith("_")} - _DIRECTIVES
     if unknown:
-        raise SerError(f"the checkpoint's description of {name} holds {', '.join(sorted(unknown))}, expected only "
-                       "_target_, _partial_ and arguments; use a checkpoint that train.py wrote.")
+        raise SerError(
+            f"the checkpoint's description of {name} holds {', '.join(sorted(unknown))}, expected only "
+            "_target_, _partial_ and arguments; use a checkpoint that train.py wrote."
+        )
     arguments = {key: _nested(value, package) for key, value in description.items() if key not in _DIRECTIVES}
     if description.get("_partial_"):
         return functools.partial(target, **arguments)
     try:
         return target(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SerError(f"the checkpoint describes a {name} that cannot be built ({error}); use a checkpoint that this "
-                       "version of ser wrote.") from error
+        raise SerError(
+            f"the checkpoint describes a {name} that cannot be built ({error}); use a checkpoint that this "
+            "version of ser wrote."
+        ) from error
 
 
 def _nested(value: Any, package: str) -> Any:
@@ -65,15 +71,20 @@ def _nested(value: Any, package: str) -> Any:
 def _find(name: Any, package: str) -> Callable[..., Any]:
     """The class or function of that name, if a module at or below ``package`` defines it."""
     if not (isinstance(name, str) and _DOTTED.fullmatch(name) and name.startswith(f"{package}.")):
-        raise SerError(f"the checkpoint asks for {name!r}, expected a class below {package}; nothing of it was run, so "
-                       "use a checkpoint from a source you trust.")
+        raise SerError(
+            f"the checkpoint asks for {name!r}, expected a class below {package}; nothing of it was run, so "
+            "use a checkpoint from a source you trust."
+        )
     module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise SerError(f"the checkpoint needs {name}, which this version of ser does not have; use the version that "
-                       "wrote it.") from error
+        raise SerError(
+            f"the checkpoint needs {name}, which this version of ser does not have; use the version that wrote it."
+        ) from error
     if not (inspect.isclass(found) or inspect.isfunction(found)) or found.__module__ != module_name:
-        raise SerError(f"the checkpoint asks for {name}, which {module_name} does not define; nothing of it was run, "
-                       "so use a checkpoint from a source you trust.")
+        raise SerError(
+            f"the checkpoint asks for {name}, which {module_name} does not define; nothing of it was run, "
+            "so use a checkpoint from a source you trust."
+        )
     return found

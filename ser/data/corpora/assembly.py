@@ -57,16 +57,21 @@ def asked_emotions(asked: Iterable[str], possible: Sequence[str], corpus: str) -
         SerError: one of them is not among ``possible``, is asked twice, or fewer than two are asked.
     """
     if isinstance(asked, str):
-        raise SerError(f"emotions {asked!r} were asked of {corpus}, expected a list of at least two; write "
-                       f"data.emotions=[{','.join(possible)}] or some of these.")
+        raise SerError(
+            f"emotions {asked!r} were asked of {corpus}, expected a list of at least two; write "
+            f"data.emotions=[{','.join(possible)}] or some of these."
+        )
     names = tuple(str(name) for name in asked)
     unknown = [name for name in names if name not in possible]
     if unknown:
-        raise SerError(f"{corpus} has no emotion {', '.join(unknown)}; choose data.emotions among "
-                       f"{', '.join(possible)}.")
+        raise SerError(
+            f"{corpus} has no emotion {', '.join(unknown)}; choose data.emotions among {', '.join(possible)}."
+        )
     if len(names) < 2 or len(set(names)) < len(names):
-        raise SerError(f"emotions [{', '.join(names)}] were asked of {corpus}, expected at least two different ones; "
-                       f"choose data.emotions among {', '.join(possible)}.")
+        raise SerError(
+            f"emotions [{', '.join(names)}] were asked of {corpus}, expected at least two different ones; "
+            f"choose data.emotions among {', '.join(possible)}."
+        )
     return names
 
 
@@ -95,14 +100,20 @@ def assemble(name: str, emotions: tuple[str, ...], utterances: Iterable[Utteranc
     """
     ordered = tuple(sorted(utterances, key=lambda utterance: (utterance.session, utterance.id)))
     if not ordered:
-        raise SerError(f"no {name} utterance labelled {', '.join(emotions)} was found in {source}; check that the "
-                       "corpus is complete there.")
+        raise SerError(
+            f"no {name} utterance labelled {', '.join(emotions)} was found in {source}; check that the "
+            "corpus is complete there."
+        )
     repeated = [id_ for id_, count in Counter(utterance.id for utterance in ordered).items() if count > 1]
     if repeated:
-        raise SerError(f"{len(repeated)} utterance ids occur more than once in {source}, the first is {repeated[0]}; "
-                       "every id must be unique, so remove the copies.")
+        raise SerError(
+            f"{len(repeated)} utterance ids occur more than once in {source}, the first is {repeated[0]}; "
+            "every id must be unique, so remove the copies."
+        )
     missing = set(emotions) - {utterance.emotion for utterance in ordered}
     if missing:
-        raise SerError(f"{source} has no utterance labelled {', '.join(sorted(missing))}; leave it out of "
-                       "data.emotions or complete the corpus.")
+        raise SerError(
+            f"{source} has no utterance labelled {', '.join(sorted(missing))}; leave it out of "
+            "data.emotions or complete the corpus."
+        )
     return Corpus(name, emotions, ordered)

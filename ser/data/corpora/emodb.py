@@ -35,8 +35,9 @@ def emodb(
     wanted = asked_emotions(emotions, tuple(_EMOTIONS.values()), "EMO-DB")
     layout = find_layout(folder, f"wav/{_FILES}") or find_layout(folder, _FILES)
     if layout is None:
-        raise SerError(f"{folder} holds no recording named like 03a01Fa.wav, expected the folder wav of EMO-DB; "
-                       f"{_REMEDY}.")
+        raise SerError(
+            f"{folder} holds no recording named like 03a01Fa.wav, expected the folder wav of EMO-DB; {_REMEDY}."
+        )
     layout = layout / "wav" if (layout / "wav").is_dir() else layout
     found = {}  # by name: of a recording in both formats the .wav, which sorts last, stays
     for path in sorted(layout.iterdir()):
@@ -44,14 +45,23 @@ def emodb(
         if name is None or not is_audio(path):
             continue
         if name["speaker"] not in _SESSIONS:
-            raise SerError(f"{path} is named after speaker {name['speaker']}, expected one of {', '.join(_SESSIONS)}; "
-                           "remove the file or use data=manifest for another corpus.")
+            raise SerError(
+                f"{path} is named after speaker {name['speaker']}, expected one of {', '.join(_SESSIONS)}; "
+                "remove the file or use data=manifest for another corpus."
+            )
         if _EMOTIONS[name["emotion"]] in wanted:
             found[path.stem] = (path, _EMOTIONS[name["emotion"]], name["speaker"])
     seconds = durations([path for path, _, _ in found.values()])
     utterances = (
-        Utterance(path.stem, path, emotion, speaker=speaker, session=_SESSIONS[speaker],
-                  gender="M" if speaker in _MEN else "F", seconds=length)
+        Utterance(
+            path.stem,
+            path,
+            emotion,
+            speaker=speaker,
+            session=_SESSIONS[speaker],
+            gender="M" if speaker in _MEN else "F",
+            seconds=length,
+        )
         for (path, emotion, speaker), length in zip(found.values(), seconds, strict=True)
     )
     return assemble("emodb", wanted, utterances, layout)

@@ -9,8 +9,17 @@ from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
 _REMEDY = "set data.root=/path/to/IEMOCAP_full_release or the variable IEMOCAP_ROOT"
-_LABELS = {"neu": "neutral", "hap": "happy", "ang": "angry", "sad": "sad", "exc": "excited", "fru": "frustrated",
-           "sur": "surprised", "fea": "fearful", "dis": "disgust"}  # oth and xxx (no majority) have no class
+_LABELS = {
+    "neu": "neutral",
+    "hap": "happy",
+    "ang": "angry",
+    "sad": "sad",
+    "exc": "excited",
+    "fru": "frustrated",
+    "sur": "surprised",
+    "fea": "fearful",
+    "dis": "disgust",
+}  # oth and xxx (no majority) have no class
 # [6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5000, 2.5000, 2.5000]
 _UTTERANCE_LINE = re.compile(
     r"^\[[\d.]+ *- *[\d.]+\][ \t]+(?P<id>Ses(?P<session>\d\d)[FM]_\w+_(?P<gender>[FM])[A-Z0-9]+)[ \t]+"
@@ -44,8 +53,10 @@ def iemocap(
     wanted = asked_emotions(emotions, tuple(dict.fromkeys(labels.values())), "IEMOCAP")
     release = find_layout(folder, "Session[0-9]/dialog/EmoEvaluation")
     if release is None:
-        raise SerError(f"{folder} holds no Session1/dialog/EmoEvaluation, expected the IEMOCAP release with Session1 "
-                       f"to Session5; {_REMEDY}.")
+        raise SerError(
+            f"{folder} holds no Session1/dialog/EmoEvaluation, expected the IEMOCAP release with Session1 "
+            f"to Session5; {_REMEDY}."
+        )
     rows = [
         (line, labels[line["label"]], session)
         for session in sorted(release.glob("Session[0-9]"))
@@ -54,8 +65,15 @@ def iemocap(
     ]
     paths = [audio_file(session / "sentences" / "wav" / _dialog(line["id"]), line["id"]) for line, _, session in rows]
     utterances = (
-        Utterance(line["id"], path, emotion, speaker=f"Ses{line['session']}{line['gender']}",
-                  session=int(line["session"]), gender=line["gender"], seconds=seconds)
+        Utterance(
+            line["id"],
+            path,
+            emotion,
+            speaker=f"Ses{line['session']}{line['gender']}",
+            session=int(line["session"]),
+            gender=line["gender"],
+            seconds=seconds,
+        )
         for (line, emotion, _), path, seconds in zip(rows, paths, durations(paths), strict=True)
     )
     return assemble("iemocap", wanted, utterances, release)

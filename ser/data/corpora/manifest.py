@@ -14,8 +14,9 @@ _REQUIRED = ("path", "emotion", "speaker")
 _OPTIONAL = ("session", "gender", "start", "end", "id")
 _GENDERS = {"f": "F", "female": "F", "m": "M", "male": "M", "": ""}
 _MOST_GROUPS = 5  # speaker groups in place of sessions, as many as IEMOCAP's sessions
-_REMEDY = ("set data.manifest=/path/to/table.csv with the columns path, emotion, speaker"
-           "[, session, gender, start, end, id]")
+_REMEDY = (
+    "set data.manifest=/path/to/table.csv with the columns path, emotion, speaker[, session, gender, start, end, id]"
+)
 
 
 def manifest(
@@ -43,8 +44,11 @@ def manifest(
         raise SerError(f"no manifest was given; {_REMEDY}.")
     source = Path(manifest).expanduser()
     table = _table(source)
-    base = existing_root(root, "manifest", "set data.root to the folder that the paths start from") if root \
+    base = (
+        existing_root(root, "manifest", "set data.root to the folder that the paths start from")
+        if root
         else source.parent
+    )
     possible = sorted(set(table["emotion"]))
     wanted = asked_emotions(possible if emotions is None else emotions, possible, str(source))
     table = table[table["emotion"].isin(wanted)]
@@ -55,8 +59,19 @@ def manifest(
     for row, session, id_ in zip(table.to_dict("records"), sessions, _ids(table), strict=True):
         path, end = base / row["path"], None if pd.isna(row["end"]) else float(row["end"])
         stop = min(lengths[path], lengths[path] if end is None else end)
-        utterances.append(Utterance(id_, path, row["emotion"], row["speaker"], session, row["gender"],
-                                    seconds=max(0.0, stop - row["start"]), start=float(row["start"]), end=end))
+        utterances.append(
+            Utterance(
+                id_,
+                path,
+                row["emotion"],
+                row["speaker"],
+                session,
+                row["gender"],
+                seconds=max(0.0, stop - row["start"]),
+                start=float(row["start"]),
+                end=end,
+            )
+        )
     return assemble("manifest", wanted, utterances, source)
 
 
@@ -72,8 +87,10 @@ def _table(source: Path) -> pd.DataFrame:
     table.columns = table.columns.str.strip().str.lower()
     missing = [column for column in _REQUIRED if column not in table]
     if missing:
-        raise SerError(f"the manifest {source} has the columns {', '.join(table.columns)} but not "
-                       f"{', '.join(missing)}; add what is missing.")
+        raise SerError(
+            f"the manifest {source} has the columns {', '.join(table.columns)} but not "
+            f"{', '.join(missing)}; add what is missing."
+        )
     if table.empty:
         raise SerError(f"the manifest {source} has no rows below its header, expected one an utterance; {_REMEDY}.")
     table = table[[column for column in (*_REQUIRED, *_OPTIONAL) if column in table]].fillna("")
@@ -83,8 +100,9 @@ def _table(source: Path) -> pd.DataFrame:
     gender = table.get("gender", pd.Series("", index=table.index))
     _refuse(source, ~gender.str.lower().isin(_GENDERS), gender, "a gender that is none", "F, M or nothing")
     start, end = (_seconds(source, table, column) for column in ("start", "end"))
-    table = table.assign(emotion=table["emotion"].str.lower(), gender=gender.str.lower().map(_GENDERS),
-                         start=start.fillna(0.0), end=end)
+    table = table.assign(
+        emotion=table["emotion"].str.lower(), gender=gender.str.lower().map(_GENDERS), start=start.fillna(0.0), end=end
+    )
     _refuse(source, (table["start"] < 0) | (table["end"] <= table["start"]), end, "an end", "0 <= start < end")
     genders = table.groupby("speaker")["gender"].nunique()
     if (genders > 1).any():
@@ -106,16 +124,19 @@ def _refuse(source: Path, bad: "pd.Series[bool]", values: pd.Series, given: str,
     if bad.any():
         position = int(bad.to_numpy().argmax())
         line = int(bad.index.to_numpy()[position]) + 2  # rows of unasked emotions are gone, so the index counts
-        raise SerError(f"{source}, line {line}, has {given} ('{values.iloc[position]}'), expected {expected}; "
-                       "correct the table.")
+        raise SerError(
+            f"{source}, line {line}, has {given} ('{values.iloc[position]}'), expected {expected}; correct the table."
+        )
 
 
 def _ids(table: pd.DataFrame) -> list[str]:
     if "id" in table:
         return list(table["id"])
     names = [PurePosixPath(path.replace("\\", "/")) for path in table["path"]]
-    starts = [f"_{start:.3f}" if start or not pd.isna(end) else ""
-              for start, end in zip(table["start"], table["end"], strict=True)]
+    starts = [
+        f"_{start:.3f}" if start or not pd.isna(end) else ""
+        for start, end in zip(table["start"], table["end"], strict=True)
+    ]
     short = [name.stem + start for name, start in zip(names, starts, strict=True)]
     if len(set(short)) == len(short):
         return short

@@ -37,8 +37,15 @@ def ravdess(root: str | Path | None, emotions: Sequence[str] = ("neutral", "happ
             found[path.stem] = (path, _EMOTIONS[int(name["emotion"]) - 1], int(name["actor"]))
     seconds = durations([path for path, _, _ in found.values()])
     utterances = (
-        Utterance(path.stem, path, emotion, speaker=f"Actor_{actor:02d}", session=(actor - 1) // _ACTORS_PER_GROUP + 1,
-                  gender="M" if actor % 2 else "F", seconds=length)
+        Utterance(
+            path.stem,
+            path,
+            emotion,
+            speaker=f"Actor_{actor:02d}",
+            session=(actor - 1) // _ACTORS_PER_GROUP + 1,
+            gender="M" if actor % 2 else "F",
+            seconds=length,
+        )
         for (path, emotion, actor), length in zip(found.values(), seconds, strict=True)
     )
     return assemble("ravdess", wanted, utterances, layout)

@@ -9,7 +9,23 @@ from ser.evaluation.figures.training import attention_over_waveform, training_pa
 from ser.evaluation.figures.variants import confusions, folds, ladder, radar, speaker_matrix
 
 __all__ = [
-    "attention_over_waveform", "classes", "confidence", "confusion", "confusions", "duration", "emotion_colors",
-    "feature_map", "folds", "groups", "ladder", "radar", "reliability", "run_figures", "save_figure", "speaker_matrix",
-    "speakers", "sweep_figures", "training_panel",
+    "attention_over_waveform",
+    "classes",
+    "confidence",
+    "confusion",
+    "confusions",
+    "duration",
+    "emotion_colors",
+    "feature_map",
+    "folds",
+    "groups",
+    "ladder",
+    "radar",
+    "reliability",
+    "run_figures",
+    "save_figure",
+    "speaker_matrix",
+    "speakers",
+    "sweep_figures",
+    "training_panel",
 ]

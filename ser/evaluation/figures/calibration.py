@@ -18,8 +18,15 @@ def reliability(predictions: pd.DataFrame, note: str = "") -> Figure:
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     used = table[table["n"] > 0]
     curve.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
-    curve.vlines(used["confidence"], used[["confidence", "accuracy"]].min(axis=1),
-                 used[["confidence", "accuracy"]].max(axis=1), color=VERMILION, linewidth=5, alpha=0.25, label="gap")
+    curve.vlines(
+        used["confidence"],
+        used[["confidence", "accuracy"]].min(axis=1),
+        used[["confidence", "accuracy"]].max(axis=1),
+        color=VERMILION,
+        linewidth=5,
+        alpha=0.25,
+        label="gap",
+    )
     curve.plot(used["confidence"], used["accuracy"], color=BLUE, marker="o", label="accuracy in the bin")
     curve.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
     curve.grid(color=FAINT, linewidth=0.6)
@@ -45,8 +52,16 @@ def confidence(predictions: pd.DataFrame, note: str = "") -> Figure:
             continue
         weights = np.full(chosen.sum(), 1 / chosen.sum())
         mean = result[f"confidence_{label}"]
-        axes.hist(largest[chosen], edges.tolist(), weights=weights, color=colour, alpha=0.55, edgecolor=colour,
-                  hatch=hatch, label=f"{label} (n={chosen.sum()}, mean {mean:.2f})")
+        axes.hist(
+            largest[chosen],
+            edges.tolist(),
+            weights=weights,
+            color=colour,
+            alpha=0.55,
+            edgecolor=colour,
+            hatch=hatch,
+            label=f"{label} (n={chosen.sum()}, mean {mean:.2f})",
+        )
         axes.axvline(mean, color=colour, linewidth=1.8, linestyle="-" if label == "right" else "--")
     axes.set(xlim=(0, 1), xlabel="confidence (largest probability)", ylabel="share of the answers")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
@@ -70,8 +85,16 @@ def duration(predictions: pd.DataFrame, note: str = "") -> Figure:
     axes.plot(places, values, color=BLUE, marker="o", linewidth=1.7)
     axes.axhline(scores(known)["uar"], color=GREY, linestyle="--", linewidth=1, label="all lengths")
     for place, value in zip(places, values, strict=True):
-        axes.annotate(f"{value:.2f}", (place, value), xytext=(0, 8), textcoords="offset points", ha="center",
-                      fontsize=9, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+        axes.annotate(
+            f"{value:.2f}",
+            (place, value),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
     spans = [f"{part['seconds'].min():.1f}–{part['seconds'].max():.1f} s\nn={len(part)}" for part in parts]
     axes.set_xticks(places, spans)
     axes.set(ylim=(0, 1.12), xlim=(-0.5, len(parts) - 0.5), ylabel="UAR")

@@ -23,8 +23,10 @@ def note_of(runs: Sequence[Run]) -> str:
     """The warning that figures of these runs carry; names the variants where it holds for some of them only."""
     names = {entry.variant for entry in runs}
     phrases = []
-    for flag, words in (("speaker_overlap", "speaker overlap: test speakers occur in training"),
-                        ("transductive", "transductive: uses unlabelled audio of the test speakers")):
+    for flag, words in (
+        ("speaker_overlap", "speaker overlap: test speakers occur in training"),
+        ("transductive", "transductive: uses unlabelled audio of the test speakers"),
+    ):
         flagged = sorted({entry.variant for entry in runs if getattr(entry, flag)})
         if flagged:
             phrases.append(words if set(flagged) == names else f"{words} ({', '.join(flagged)})")
@@ -90,8 +92,13 @@ def figures_of_sweep(runs: Sequence[Run], summary: Summary) -> dict[str, Figure]
     rungs = summary.variants.set_index("variant")[["uar_pooled", "uar_pooled_low", "uar_pooled_high"]]
     rungs.columns = pd.Index(["value", "low", "high"])
     rungs["baseline"] = rungs.index == summary.baseline
-    results = pd.DataFrame([{"variant": name, "uar": entry.test["uar"], "wa": entry.test["wa"]}
-                            for name, entries in members.items() for entry in entries])
+    results = pd.DataFrame(
+        [
+            {"variant": name, "uar": entry.test["uar"], "wa": entry.test["wa"]}
+            for name, entries in members.items()
+            for entry in entries
+        ]
+    )
     recalls = pd.DataFrame({name: _mean_recalls(entries) for name, entries in members.items()}).T
     figures = {
         "ladder": ladder(rungs, "UAR (pooled) with 95% interval over speakers", note),
@@ -116,8 +123,13 @@ def _feature_map(entry: Run, note: str, title: str = "") -> Figure | None:
 
 
 def _class_scores(entry: Run) -> pd.DataFrame:
-    return pd.DataFrame({name: entry.test[key] for name, key in (("precision", "precision"), ("recall", "recall"),
-                                                                 ("F1", "f1"))}).astype(float).T
+    return (
+        pd.DataFrame(
+            {name: entry.test[key] for name, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))}
+        )
+        .astype(float)
+        .T
+    )
 
 
 def _mean_recalls(entries: Sequence[Run]) -> pd.Series:

@@ -100,7 +100,8 @@ def speakers(predictions: pd.DataFrame, note: str = "") -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(shown))
     for axes, (column, title, colour) in zip(
-            panels, (("accuracy", "accuracy", BLUE), ("weighted_f1", "weighted F1", GREEN)), strict=True):
+        panels, (("accuracy", "accuracy", BLUE), ("weighted_f1", "weighted F1", GREEN)), strict=True
+    ):
         mean, deviation = table[column].mean(), table[column].std(ddof=1)
         if np.isfinite(deviation):
             axes.axvspan(max(0, mean - deviation), min(1, mean + deviation), color=FAINT, linewidth=0)
@@ -108,8 +109,15 @@ def speakers(predictions: pd.DataFrame, note: str = "") -> Figure:
         axes.axvline(mean, color=VERMILION, linewidth=1.3)
         # Inside the bars' feet: at their ends the numbers would lie on the mean line and the band.
         for row, value in enumerate(shown[column]):
-            axes.text(max(0.012, 0.012 if value > 0.1 else value + 0.012), row, f"{value:.2f}", va="center", fontsize=8,
-                      color="white" if value > 0.1 else INK, fontweight="bold")
+            axes.text(
+                max(0.012, 0.012 if value > 0.1 else value + 0.012),
+                row,
+                f"{value:.2f}",
+                va="center",
+                fontsize=8,
+                color="white" if value > 0.1 else INK,
+                fontweight="bold",
+            )
         axes.set_title(f"{title}: mean {mean:.3f}" + (f", deviation {deviation:.3f}" if np.isfinite(deviation) else ""))
         axes.set_xlim(0, 1.02)
         axes.set_xticks(np.linspace(0, 1, 6))
@@ -131,8 +139,9 @@ def classes(predictions: pd.DataFrame, note: str = "") -> Figure:
     rows = np.arange(len(emotions))
     for axes, column in zip(panels, ("precision", "recall", "f1"), strict=True):
         values = np.array([result[column][emotion] for emotion in emotions], dtype=float)  # None becomes NaN
-        bars = axes.barh(rows, np.nan_to_num(values), color=list(colours.values()), height=0.72, edgecolor="#555555",
-                         linewidth=0.4)
+        bars = axes.barh(
+            rows, np.nan_to_num(values), color=list(colours.values()), height=0.72, edgecolor="#555555", linewidth=0.4
+        )
         _write_values(axes, bars, values)
         axes.set_title("F1" if column == "f1" else column)
         _unit_axis(axes)

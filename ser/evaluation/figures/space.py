@@ -32,8 +32,15 @@ def project(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     if len(reduced) < _FEWEST_FOR_TSNE or reduced.shape[1] < 2:
         return np.pad(reduced, ((0, 0), (0, 2)))[:, :2], "PCA"
     # Fewer steps than sklearn's 1000: the layout of some hundred points no longer moves after that.
-    layout = TSNE(2, perplexity=min(30.0, (len(reduced) - 1) / 3), init="pca", learning_rate="auto", max_iter=500,
-                  random_state=seed, n_jobs=1)
+    layout = TSNE(
+        2,
+        perplexity=min(30.0, (len(reduced) - 1) / 3),
+        init="pca",
+        learning_rate="auto",
+        max_iter=500,
+        random_state=seed,
+        n_jobs=1,
+    )
     return layout.fit_transform(reduced), "t-SNE"
 
 
@@ -77,14 +84,31 @@ def _scatter(axes: Axes, points: np.ndarray, names: pd.Series, styles: dict[str,
         chosen = (names == name).to_numpy()
         if not chosen.any():
             continue
-        axes.scatter(points[chosen, 0], points[chosen, 1], s=24, color=colour, marker=marker, alpha=0.85,
-                     linewidths=0.3, edgecolors="#555555", zorder=2)
+        axes.scatter(
+            points[chosen, 0],
+            points[chosen, 1],
+            s=24,
+            color=colour,
+            marker=marker,
+            alpha=0.85,
+            linewidths=0.3,
+            edgecolors="#555555",
+            zorder=2,
+        )
         handles.append(Line2D([], [], linestyle="", marker=marker, color=colour, label=drawable(name, 14)))
     if others.any():
         label = f"{names[others].nunique()} others"
         handles.append(Line2D([], [], linestyle="", marker="o", color=FAINT, label=label))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2, handletextpad=0.2,
-                ncols=1 + (len(handles) > 14), columnspacing=0.8, fontsize=8)
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.2,
+        handletextpad=0.2,
+        ncols=1 + (len(handles) > 14),
+        columnspacing=0.8,
+        fontsize=8,
+    )
     axes.set_title(title)
     axes.set(xticks=[], yticks=[])
     axes.spines[["top", "right"]].set_visible(True)

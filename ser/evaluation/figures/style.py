@@ -45,13 +45,28 @@ _FAMILIES = {
 _COLOUR_OF = {name: colour for colour, names in _FAMILIES.items() for name in names}
 
 _RC: Any = {
-    "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "legend.fontsize": 9, "legend.framealpha": 0.8, "legend.edgecolor": "none",
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": "#666666", "axes.axisbelow": True, "text.color": INK, "axes.labelcolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "svg.fonttype": "none",
-    "axes.unicode_minus": False, "axes.formatter.useoffset": False,
-    "figure.facecolor": "white", "savefig.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.framealpha": 0.8,
+    "legend.edgecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.titlelocation": "left",
+    "svg.fonttype": "none",
+    "axes.unicode_minus": False,
+    "axes.formatter.useoffset": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
 }
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei", "SimHei")
 
@@ -71,7 +86,7 @@ def drawable(text: object, width: int = 0) -> str:
     shown = "".join(sign if any(font.get_char_index(ord(sign)) for font in glyphs) else "?" for sign in str(text))
     if width and len(shown) > width:
         kept = width - 1
-        shown = f"{shown[: kept - kept // 2]}…{shown[len(shown) - kept // 2:]}"
+        shown = f"{shown[: kept - kept // 2]}…{shown[len(shown) - kept // 2 :]}"
     return shown.replace("$", r"\$")  # matplotlib would take a pair of them for a formula
 
 
@@ -94,8 +109,10 @@ def _broken(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` signs, broken behind a separator where a line has one."""
     lines = []
     while len(text) > width:
-        behind = [max((place for place in range(width // 3, width + 1) if text[place - 1] in separators), default=0)
-                  for separators in (",-+/ ", "_=.")]
+        behind = [
+            max((place for place in range(width // 3, width + 1) if text[place - 1] in separators), default=0)
+            for separators in (",-+/ ", "_=.")
+        ]
         place = behind[0] or behind[1] or width
         lines.append(text[:place].rstrip())
         text = text[place:]
@@ -134,16 +151,31 @@ def new_figure(width: float, height: float, title: str, note: str = "") -> Figur
     figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - foot / height), h_pad=0.08, w_pad=0.08)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     if wrapped:
-        figure.text(0.01, 0.08 / height, "\n".join(wrapped), color=VERMILION, fontsize=9, fontweight="bold",
-                    ha="left", va="bottom")
+        figure.text(
+            0.01,
+            0.08 / height,
+            "\n".join(wrapped),
+            color=VERMILION,
+            fontsize=9,
+            fontweight="bold",
+            ha="left",
+            va="bottom",
+        )
     return figure
 
 
 def empty_panel(axes: Axes, message: str) -> None:
     """Say in an unused panel why nothing is drawn there."""
     axes.set_axis_off()
-    axes.text(0.5, 0.5, textwrap.fill(drawable(message), 34), ha="center", va="center", color="#666666",
-              transform=axes.transAxes)
+    axes.text(
+        0.5,
+        0.5,
+        textwrap.fill(drawable(message), 34),
+        ha="center",
+        va="center",
+        color="#666666",
+        transform=axes.transAxes,
+    )
 
 
 @styled

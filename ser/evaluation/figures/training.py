@@ -22,11 +22,24 @@ from ser.evaluation.figures.style import (
 )
 
 _PANELS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
-    ("loss", (("train/loss", "train", BLUE, "-"), ("train/emotion_loss", "train, emotion part", SKY, "--"),
-              ("train/speaker_loss", "train, speaker part", PURPLE, ":"), ("val/loss", "validation", ORANGE, "-"))),
-    ("accuracy", (("train/wa", "train WA", BLUE, "-"), ("val/wa", "validation WA", ORANGE, "-"),
-                  ("val/uar", "validation UAR (chooses)", VERMILION, "--"),
-                  ("test/uar", "test UAR (watched only)", GREY, ":"))),
+    (
+        "loss",
+        (
+            ("train/loss", "train", BLUE, "-"),
+            ("train/emotion_loss", "train, emotion part", SKY, "--"),
+            ("train/speaker_loss", "train, speaker part", PURPLE, ":"),
+            ("val/loss", "validation", ORANGE, "-"),
+        ),
+    ),
+    (
+        "accuracy",
+        (
+            ("train/wa", "train WA", BLUE, "-"),
+            ("val/wa", "validation WA", ORANGE, "-"),
+            ("val/uar", "validation UAR (chooses)", VERMILION, "--"),
+            ("test/uar", "test UAR (watched only)", GREY, ":"),
+        ),
+    ),
     ("macro F1", (("train/f1", "train", BLUE, "-"), ("val/f1", "validation", ORANGE, "-"))),
     ("learning rate", (("learning_rate", "learning rate", GREEN, "-"),)),
     ("alpha of the gradient reversal", (("alpha", "alpha", PURPLE, "-"),)),
@@ -38,8 +51,10 @@ _WAVEFORM_POINTS = 2000
 def _one_row_an_epoch(history: pd.DataFrame) -> pd.DataFrame:
     """Rows by epoch; a resumed run that repeated an epoch keeps the later row."""
     if "epoch" not in history or history.empty:
-        raise SerError("the history has no epochs to draw; expected a column 'epoch' and at least one row, "
-                       "as the history.csv of a run has.")
+        raise SerError(
+            "the history has no epochs to draw; expected a column 'epoch' and at least one row, "
+            "as the history.csv of a run has."
+        )
     return history.drop_duplicates("epoch", keep="last").sort_values("epoch")
 
 
@@ -55,8 +70,16 @@ def _lines(axes: Axes, history: pd.DataFrame, lines: tuple[tuple[str, str, str, 
         if not known.any():
             continue
         marker = "o" if known.sum() <= 2 else ""
-        axes.plot(history["epoch"][known], values[known], dashes, color=colour, label=label, marker=marker,
-                  markersize=4, linewidth=1.7)
+        axes.plot(
+            history["epoch"][known],
+            values[known],
+            dashes,
+            color=colour,
+            label=label,
+            marker=marker,
+            markersize=4,
+            linewidth=1.7,
+        )
         drawn = True
     return drawn
 
@@ -128,18 +151,29 @@ def attention_over_waveform(waveform: np.ndarray, sample_rate: int, attention: n
     attention = np.asarray(attention, dtype=np.float64)
     square = attention.ndim == 2 and attention.shape[0] == attention.shape[1]
     if waveform.ndim != 1 or waveform.size == 0 or attention.size == 0 or not (attention.ndim == 1 or square):
-        raise SerError(f"got a waveform of shape {waveform.shape} and attention of shape {attention.shape}; expected "
-                       "(N,) samples and (L,) or (L, L) weights of one utterance, so pass them without a batch axis.")
+        raise SerError(
+            f"got a waveform of shape {waveform.shape} and attention of shape {attention.shape}; expected "
+            "(N,) samples and (L,) or (L, L) weights of one utterance, so pass them without a batch axis."
+        )
     if not np.isfinite(attention).all() or (attention < 0).any():
-        raise SerError("the attention holds negative or missing weights; expected the softmax weights of the "
-                       "network, so ask it for return_attention=True and cut the padding off.")
+        raise SerError(
+            "the attention holds negative or missing weights; expected the softmax weights of the "
+            "network, so ask it for return_attention=True and cut the padding off."
+        )
     received = attention.mean(axis=0) if square else attention  # (L, L) -> (L,)
     seconds = waveform.size / sample_rate
     figure = new_figure(9, 6.4 if square else 3.2, "Attention over the waveform", note)
     if square:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-        image = bottom.imshow(attention, aspect="auto", cmap="cividis", origin="lower", interpolation="nearest",
-                              extent=(0, seconds, 0, seconds), vmin=0)
+        image = bottom.imshow(
+            attention,
+            aspect="auto",
+            cmap="cividis",
+            origin="lower",
+            interpolation="nearest",
+            extent=(0, seconds, 0, seconds),
+            vmin=0,
+        )
         bottom.set(xlabel="attended time (s)", ylabel="asking time (s)")
         figure.colorbar(image, ax=bottom, label="weight", fraction=0.05, pad=0.01)
     else:
@@ -148,8 +182,14 @@ def attention_over_waveform(waveform: np.ndarray, sample_rate: int, attention: n
     _envelope(top, waveform, seconds)
     frames = (np.arange(received.size) + 0.5) * seconds / received.size
     weights = top.twinx()
-    weights.plot(frames, received, color=VERMILION, linewidth=1.7, marker="o" if received.size == 1 else "",
-                 label="attention weight")
+    weights.plot(
+        frames,
+        received,
+        color=VERMILION,
+        linewidth=1.7,
+        marker="o" if received.size == 1 else "",
+        label="attention weight",
+    )
     weights.axhline(1 / received.size, color=VERMILION, linewidth=0.8, linestyle=":")
     weights.set_ylim(0, max(float(received.max()) * 1.1, 1e-9))
     weights.set_ylabel("weight (dotted: uniform)", color=VERMILION)
@@ -162,6 +202,7 @@ def _envelope(axes: Axes, waveform: np.ndarray, seconds: float) -> None:
     """The waveform as the band between the smallest and largest sample of each short stretch."""
     parts = np.array_split(waveform, min(_WAVEFORM_POINTS, waveform.size))
     times = (np.arange(len(parts)) + 0.5) * seconds / len(parts)
-    axes.fill_between(times, [part.min() for part in parts], [part.max() for part in parts], color=GREY, linewidth=0.5,
-                      edgecolor=GREY)
+    axes.fill_between(
+        times, [part.min() for part in parts], [part.max() for part in parts], color=GREY, linewidth=0.5, edgecolor=GREY
+    )
     axes.set_ylabel("amplitude")

@@ -51,10 +51,13 @@ def ladder(table: pd.DataFrame, score: str = "UAR", note: str = "") -> Figure:
     axes.set_xlim(max(-0.01, ends[1] - 0.08 * span), min(1.01, ends[0] + 0.08 * span))
     for row, value in enumerate(values):
         interval = "" if np.isnan(low[row]) else f" [{low[row]:.3f}, {high[row]:.3f}]"
-        axes.annotate(f"{value:.3f}{interval}", (1.02, row), xycoords=("axes fraction", "data"), va="center",
-                      fontsize=9)
-    names = [f"{label}\n(baseline)" if base and "\n" not in label else label
-             for label, base in zip(variant_labels(table.index), baseline, strict=True)]
+        axes.annotate(
+            f"{value:.3f}{interval}", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9
+        )
+    names = [
+        f"{label}\n(baseline)" if base and "\n" not in label else label
+        for label, base in zip(variant_labels(table.index), baseline, strict=True)
+    ]
     axes.set_yticks(rows, names)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
@@ -75,10 +78,18 @@ def folds(table: pd.DataFrame, note: str = "") -> Figure:
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     rows = np.arange(len(names))
     for axes, (column, title, colour) in zip(
-            panels, (("uar", "UAR", ORANGE), ("wa", "WA (accuracy)", SKY)), strict=True):
+        panels, (("uar", "UAR", ORANGE), ("wa", "WA (accuracy)", SKY)), strict=True
+    ):
         values = [table.loc[table["variant"] == name, column].dropna().to_numpy() for name in names]
-        boxes = axes.boxplot(values, positions=rows, orientation="horizontal", widths=0.6, patch_artist=True,
-                             showfliers=False, medianprops={"color": INK, "linewidth": 1.5})
+        boxes = axes.boxplot(
+            values,
+            positions=rows,
+            orientation="horizontal",
+            widths=0.6,
+            patch_artist=True,
+            showfliers=False,
+            medianprops={"color": INK, "linewidth": 1.5},
+        )
         for box in boxes["boxes"]:
             box.set(facecolor=colour, alpha=0.45)
         for row, points in enumerate(values):
@@ -103,9 +114,14 @@ def radar(table: pd.DataFrame, title: str = "Recall by emotion", note: str = "")
         axes = figure.subplots()
         width = 0.8 / len(table)
         for place, (_, values) in enumerate(table.iterrows()):
-            axes.bar(np.arange(len(names)) + (place - (len(table) - 1) / 2) * width, values, width,
-                     color=SERIES[place % len(SERIES)],
-                     hatch="///" if place >= len(SERIES) else "", label=labels[place])
+            axes.bar(
+                np.arange(len(names)) + (place - (len(table) - 1) / 2) * width,
+                values,
+                width,
+                color=SERIES[place % len(SERIES)],
+                hatch="///" if place >= len(SERIES) else "",
+                label=labels[place],
+            )
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 1)
     else:
@@ -113,9 +129,16 @@ def radar(table: pd.DataFrame, title: str = "Recall by emotion", note: str = "")
         angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
         for place, (_, values) in enumerate(table.iterrows()):
             heights = values.fillna(0).to_numpy(dtype=float)
-            axes.plot([*angles, angles[0]], [*heights, heights[0]], color=SERIES[place % len(SERIES)], linewidth=1.6,
-                      marker=MARKERS[place % len(MARKERS)], markersize=4, label=labels[place],
-                      linestyle="-" if place < len(SERIES) else "--")
+            axes.plot(
+                [*angles, angles[0]],
+                [*heights, heights[0]],
+                color=SERIES[place % len(SERIES)],
+                linewidth=1.6,
+                marker=MARKERS[place % len(MARKERS)],
+                markersize=4,
+                label=labels[place],
+                linestyle="-" if place < len(SERIES) else "--",
+            )
             if len(table) == 1:
                 axes.fill(angles, heights, color=SERIES[0], alpha=0.15)
         axes.set_xticks(angles, names)
@@ -143,8 +166,15 @@ def speaker_matrix(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure
     image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(accuracy.to_numpy(dtype=float)):
         if not np.isnan(value):
-            axes.text(column, row, f"{value:.2f}".replace("0.", ".", 1), ha="center", va="center", fontsize=8,
-                      color="white" if value < 0.5 else INK)
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}".replace("0.", ".", 1),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if value < 0.5 else INK,
+            )
     axes.set_yticks(range(len(accuracy)), variant_labels(accuracy.index))
     speakers = [drawable(name, 14) for name in accuracy.columns]
     axes.set_xticks(range(len(speakers)), speakers, rotation=60, ha="right", rotation_mode="anchor")
@@ -162,12 +192,10 @@ def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     width, height = max(4.5, columns * side), rows * (side + 0.2) + 0.4
     figure = new_figure(width, height, "Confusion, share of the true emotion", note)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels[len(tables):]:
+    for axes in panels[len(tables) :]:
         axes.set_axis_off()
     for axes, label, table in zip(panels, variant_labels(tables), tables.values(), strict=False):
         rates = row_rates(np.array(scores(table)["confusion"]))
         draw_matrix(axes, rates, rate_words(rates), emotions_of(table))
         axes.set_title(label, fontsize=9)
     return figure
-
-

@@ -14,9 +14,15 @@ from ser.evaluation.figures.style import emotion_colors
 from ser.inference.demo.texts import emotion_name, text
 
 _SIGNS = {
-    "▲": ("angry", "anger", "ang"), "★": ("happy", "happiness", "hap", "joy"), "▼": ("sad", "sadness"),
-    "●": ("neutral", "neu"), "◆": ("fearful", "fear", "fea", "afraid"), "✖": ("disgust", "disgusted", "dis"),
-    "✚": ("surprised", "surprise", "sur"), "■": ("excited", "exc", "boredom", "bored"), "◐": ("calm",),
+    "▲": ("angry", "anger", "ang"),
+    "★": ("happy", "happiness", "hap", "joy"),
+    "▼": ("sad", "sadness"),
+    "●": ("neutral", "neu"),
+    "◆": ("fearful", "fear", "fea", "afraid"),
+    "✖": ("disgust", "disgusted", "dis"),
+    "✚": ("surprised", "surprise", "sur"),
+    "■": ("excited", "exc", "boredom", "bored"),
+    "◐": ("calm",),
     "◧": ("frustrated", "frustration", "fru"),
 }
 _SIGN_OF = {name: sign for sign, names in _SIGNS.items() for name in names}
@@ -39,23 +45,28 @@ class Look:
 
     def sign(self, emotion: str) -> str:
         """The emotion's sign in its colour, hidden from screen readers, which read the name beside it."""
-        return (f'<span class="ser-sign" aria-hidden="true" style="color:{self.colors[emotion]}">'
-                f"{self.signs[emotion]}</span>")
+        return (
+            f'<span class="ser-sign" aria-hidden="true" style="color:{self.colors[emotion]}">'
+            f"{self.signs[emotion]}</span>"
+        )
 
     def fill(self, emotion: str) -> str:
         """CSS background of a bar or stripe: colour and hatching."""
         color, angle = self.colors[emotion], self.angles[emotion]
         if not angle:
             return f"background:{color}"
-        return (f"background:repeating-linear-gradient({angle},{color} 0 6px,"
-                f"color-mix(in srgb,{color} 62%,white) 6px 9px)")
+        return (
+            f"background:repeating-linear-gradient({angle},{color} 0 6px,color-mix(in srgb,{color} 62%,white) 6px 9px)"
+        )
 
 
 def headline(look: Look, language: str, emotion: str, confidence: float) -> str:
     """The emotion in large letters with its sign and confidence."""
-    return (f'<p class="ser-headline" data-emotion="{escape(emotion, quote=True)}">{look.sign(emotion)} '
-            f"<strong>{escape(emotion_name(language, emotion))}</strong> "
-            f'<span class="ser-confidence">{text(language, "confidence")} {confidence:.0%}</span></p>')
+    return (
+        f'<p class="ser-headline" data-emotion="{escape(emotion, quote=True)}">{look.sign(emotion)} '
+        f"<strong>{escape(emotion_name(language, emotion))}</strong> "
+        f'<span class="ser-confidence">{text(language, "confidence")} {confidence:.0%}</span></p>'
+    )
 
 
 def plain_headline(words: str, state: str) -> str:
@@ -76,14 +87,20 @@ def bars(look: Look, language: str, probabilities: Mapping[str, float] | None) -
     for emotion in look.emotions:
         value = probabilities[emotion] if probabilities else 0.0
         shown = f"{value:.0%}" if probabilities else "–"
-        rows.append(f'<div class="ser-bar"><span>{look.sign(emotion)} {escape(emotion_name(language, emotion))}</span>'
-                    f'<span class="ser-track"><i style="width:{100 * value:.1f}%;{look.fill(emotion)}"></i></span>'
-                    f"<b>{shown}</b></div>")
+        rows.append(
+            f'<div class="ser-bar"><span>{look.sign(emotion)} {escape(emotion_name(language, emotion))}</span>'
+            f'<span class="ser-track"><i style="width:{100 * value:.1f}%;{look.fill(emotion)}"></i></span>'
+            f"<b>{shown}</b></div>"
+        )
     return f'<div class="ser-bars" role="group" aria-label="{text(language, "probabilities")}">{"".join(rows)}</div>'
 
 
-def waveform(language: str, envelope: NDArray[np.float32], seconds: tuple[float, float],
-             attention: NDArray[np.float32] | None = None) -> str:
+def waveform(
+    language: str,
+    envelope: NDArray[np.float32],
+    seconds: tuple[float, float],
+    attention: NDArray[np.float32] | None = None,
+) -> str:
     """Peaks (N, 2) of a recording, lowest and highest, between two times; attention (L,) as shade behind it."""
     title = text(language, "waveform" if attention is None else "attention")
     shade = ""
@@ -91,18 +108,27 @@ def waveform(language: str, envelope: NDArray[np.float32], seconds: tuple[float,
         shares = np.asarray([part.mean() for part in np.array_split(attention, min(len(attention), 120))])
         height = 100 * shares / max(float(shares.max()), 1e-9)
         width = 1000 / len(height)
-        shade = "".join(f'<rect x="{place * width:.1f}" y="{100 - value:.1f}" width="{width + .3:.1f}" '
-                        f'height="{value:.1f}"/>' for place, value in enumerate(height))
+        shade = "".join(
+            f'<rect x="{place * width:.1f}" y="{100 - value:.1f}" width="{width + 0.3:.1f}" height="{value:.1f}"/>'
+            for place, value in enumerate(height)
+        )
         shade = f'<g fill="#F3C77B">{shade}</g>'
     path = _envelope_path(envelope)
-    return (f'<figure class="ser-figure"><figcaption>{title}</figcaption>'
-            f'<svg class="ser-wave" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title}">'
-            f'{shade}<path d="{path}" fill="#33536b" stroke="#33536b" stroke-width="1" '
-            f'vector-effect="non-scaling-stroke"/></svg>{_axis(language, seconds)}</figure>')
+    return (
+        f'<figure class="ser-figure"><figcaption>{title}</figcaption>'
+        f'<svg class="ser-wave" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title}">'
+        f'{shade}<path d="{path}" fill="#33536b" stroke="#33536b" stroke-width="1" '
+        f'vector-effect="non-scaling-stroke"/></svg>{_axis(language, seconds)}</figure>'
+    )
 
 
-def timeline(look: Look, language: str, times: Sequence[tuple[float, float]],
-             rows: Sequence[Mapping[str, float] | None], seconds: tuple[float, float]) -> str:
+def timeline(
+    look: Look,
+    language: str,
+    times: Sequence[tuple[float, float]],
+    rows: Sequence[Mapping[str, float] | None],
+    seconds: tuple[float, float],
+) -> str:
     """Probabilities of windows over the time between ``seconds``: lines, and a strip that names the winners.
 
     Args:
@@ -124,17 +150,23 @@ def timeline(look: Look, language: str, times: Sequence[tuple[float, float]],
             across = 1000 * ((start + end) / 2 - begin) / length
             points.append(f"{pen}{across:.1f} {100 - 100 * row[emotion]:.1f}")
             pen = "L"
-        lines.append(f'<path d="{" ".join(points)}" fill="none" stroke="{look.colors[emotion]}" stroke-width="2.5" '
-                     f'stroke-dasharray="{look.dashes[emotion]}" stroke-linecap="round" '
-                     'vector-effect="non-scaling-stroke"/>')
+        lines.append(
+            f'<path d="{" ".join(points)}" fill="none" stroke="{look.colors[emotion]}" stroke-width="2.5" '
+            f'stroke-dasharray="{look.dashes[emotion]}" stroke-linecap="round" '
+            'vector-effect="non-scaling-stroke"/>'
+        )
     grid = '<path d="M0 25 H1000 M0 50 H1000 M0 75 H1000" stroke="#d4d9dd" vector-effect="non-scaling-stroke"/>'
     title = text(language, "timeline")
-    plot = (f'<div class="ser-plot"><div class="ser-scale" aria-hidden="true"><span>100%</span><span>50%</span>'
-            f'<span>0%</span></div><svg class="ser-lines" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
-            f'aria-label="{title}">{grid}{"".join(lines)}</svg></div>')
-    return (f'<figure class="ser-figure"><figcaption>{title}</figcaption>{plot}'
-            f"{_strip(look, language, times, rows, seconds)}{_axis(language, seconds)}"
-            f"{_legend(look, language)}</figure>")
+    plot = (
+        f'<div class="ser-plot"><div class="ser-scale" aria-hidden="true"><span>100%</span><span>50%</span>'
+        f'<span>0%</span></div><svg class="ser-lines" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
+        f'aria-label="{title}">{grid}{"".join(lines)}</svg></div>'
+    )
+    return (
+        f'<figure class="ser-figure"><figcaption>{title}</figcaption>{plot}'
+        f"{_strip(look, language, times, rows, seconds)}{_axis(language, seconds)}"
+        f"{_legend(look, language)}</figure>"
+    )
 
 
 def envelope_of(samples: NDArray[np.float32], points: int = 500) -> NDArray[np.float32]:
@@ -145,7 +177,7 @@ def envelope_of(samples: NDArray[np.float32], points: int = 500) -> NDArray[np.f
 
 def darkened(color: str) -> str:
     """``color`` as #rrggbb, darkened as far as it takes to stand out on white."""
-    channels = np.array([int(color[place:place + 2], 16) for place in (1, 3, 5)]) / 255
+    channels = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
     while contrast_on_white(channels) < _LEAST_CONTRAST:
         channels = channels * 0.96
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
@@ -167,8 +199,13 @@ def _envelope_path(envelope: NDArray[np.float32]) -> str:
     return "M" + " L".join([*upper, *reversed(lower)]) + "Z"
 
 
-def _strip(look: Look, language: str, times: Sequence[tuple[float, float]],
-           rows: Sequence[Mapping[str, float] | None], seconds: tuple[float, float]) -> str:
+def _strip(
+    look: Look,
+    language: str,
+    times: Sequence[tuple[float, float]],
+    rows: Sequence[Mapping[str, float] | None],
+    seconds: tuple[float, float],
+) -> str:
     """Stretches of one winner after another, named where there is room."""
     begin, length = seconds[0], max(seconds[1] - seconds[0], 1e-6)
     runs: list[tuple[float, float, str | None]] = []
@@ -184,10 +221,14 @@ def _strip(look: Look, language: str, times: Sequence[tuple[float, float]],
         name = text(language, "no_speech") if winner is None else emotion_name(language, winner)
         sign = "" if winner is None else look.signs[winner]
         border = "#8a949c" if winner is None else look.colors[winner]
-        cells.append(f'<span style="left:{left:.2f}%;width:{width:.2f}%;border-color:{border}" title="{escape(name)} '
-                     f'{start:.1f}–{end:.1f} s">{sign} {_room_for(name, width)}</span>')
-    return (f'<div class="ser-plot"><div class="ser-scale"></div><div class="ser-strip" role="img" '
-            f'aria-label="{text(language, "strip")}">{"".join(cells)}</div></div>')
+        cells.append(
+            f'<span style="left:{left:.2f}%;width:{width:.2f}%;border-color:{border}" title="{escape(name)} '
+            f'{start:.1f}–{end:.1f} s">{sign} {_room_for(name, width)}</span>'
+        )
+    return (
+        f'<div class="ser-plot"><div class="ser-scale"></div><div class="ser-strip" role="img" '
+        f'aria-label="{text(language, "strip")}">{"".join(cells)}</div></div>'
+    )
 
 
 def _room_for(name: str, width: float) -> str:
@@ -205,8 +246,10 @@ def _axis(language: str, seconds: tuple[float, float]) -> str:
 
 
 def _legend(look: Look, language: str) -> str:
-    items = [f'<li>{look.sign(emotion)} <svg width="34" height="8" aria-hidden="true"><path d="M1 4 H33" fill="none" '
-             f'stroke="{look.colors[emotion]}" stroke-width="2.5" stroke-dasharray="{look.dashes[emotion]}" '
-             f'stroke-linecap="round"/></svg> {escape(emotion_name(language, emotion))}</li>'
-             for emotion in look.emotions]
+    items = [
+        f'<li>{look.sign(emotion)} <svg width="34" height="8" aria-hidden="true"><path d="M1 4 H33" fill="none" '
+        f'stroke="{look.colors[emotion]}" stroke-width="2.5" stroke-dasharray="{look.dashes[emotion]}" '
+        f'stroke-linecap="round"/></svg> {escape(emotion_name(language, emotion))}</li>'
+        for emotion in look.emotions
+    ]
     return f'<ul class="ser-legend">{"".join(items)}</ul>'

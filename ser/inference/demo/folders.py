@@ -13,8 +13,14 @@ from ser.inference.demo.texts import text
 from ser.inference.files import SUFFIXES, predict_files
 
 
-def recognise(session: Session, model: Model, paths: Sequence[str], uploads: Path, limits: Limits,
-              progress: Callable[[float], None]) -> None:
+def recognise(
+    session: Session,
+    model: Model,
+    paths: Sequence[str],
+    uploads: Path,
+    limits: Limits,
+    progress: Callable[[float], None],
+) -> None:
     """Recognise uploaded files into ``session.table`` and its history, in the order given.
 
     Args:
@@ -59,5 +65,8 @@ def recognise(session: Session, model: Model, paths: Sequence[str], uploads: Pat
     table = found.table.assign(file=[Path(path).name for path in found.table["file"]], reason=None)
     failed = pd.DataFrame({"file": [path.name for path in reasons], "reason": list(reasons.values())})
     session.table_model = model.name
-    session.table = (pd.concat([table, failed], ignore_index=True) if len(table) else
-                     failed.reindex(columns=table.columns)) if len(failed) else table
+    session.table = (
+        (pd.concat([table, failed], ignore_index=True) if len(table) else failed.reindex(columns=table.columns))
+        if len(failed)
+        else table
+    )

@@ -11,9 +11,11 @@ from fastapi.responses import JSONResponse
 from ser.inference.demo.texts import text
 
 # Gradio's own scripts and styles stand inline in its page; nothing may come from another server.
-_POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' "
-           "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
-           "worker-src 'self' blob:; connect-src 'self' blob:; frame-ancestors 'none'")
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' "
+    "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
+    "worker-src 'self' blob:; connect-src 'self' blob:; frame-ancestors 'none'"
+)
 
 
 class Guard:
@@ -33,8 +35,11 @@ class Guard:
         """Check, pass on, and add the headers."""
         if request.method == "POST" and _from_another_site(request):
             return JSONResponse({"detail": "another site's page may not use this one"}, status_code=403)
-        if request.method == "POST" and request.url.path.startswith("/gradio_api/") and not self._harmless(
-                request.headers.get("content-type", ""), await self._body(request)):
+        if (
+            request.method == "POST"
+            and request.url.path.startswith("/gradio_api/")
+            and not self._harmless(request.headers.get("content-type", ""), await self._body(request))
+        ):
             return JSONResponse({"detail": text("en", "outside")}, status_code=403)
         response = await proceed(request)
         response.headers["Content-Security-Policy"] = _POLICY

@@ -64,9 +64,11 @@ class Filter:
 
     def passes(self, entry: Entry) -> bool:
         """Whether an entry is shown."""
-        return ((self.emotion is None or entry.emotion == self.emotion)
-                and (self.kind is None or entry.kind == self.kind)
-                and self.words.strip().lower() in entry.name.lower())
+        return (
+            (self.emotion is None or entry.emotion == self.emotion)
+            and (self.kind is None or entry.kind == self.kind)
+            and self.words.strip().lower() in entry.name.lower()
+        )
 
 
 class History:
@@ -84,8 +86,15 @@ class History:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, kind: str, name: str, seconds: float, probabilities: dict[str, float], model: str,
-            clip: Path | None = None) -> Entry:
+    def add(
+        self,
+        kind: str,
+        name: str,
+        seconds: float,
+        probabilities: dict[str, float],
+        model: str,
+        clip: Path | None = None,
+    ) -> Entry:
         """Append an entry of now, whose clip from here on belongs to the history."""
         self._count += 1
         entry = Entry(self._count, datetime.now().astimezone(), kind, name, seconds, probabilities, model, clip)
@@ -117,10 +126,20 @@ def entry_table(entries: Sequence[Entry]) -> pd.DataFrame:
 
     Classes that an entry's model does not have stay empty.
     """
-    rows = [{"number": entry.number, "time": entry.when.isoformat(timespec="seconds"), "source": entry.kind,
-             "name": entry.name, "seconds": round(entry.seconds, 3), "predicted": entry.emotion,
-             "confidence": entry.confidence, "model": entry.model,
-             **{f"p_{name}": value for name, value in entry.probabilities.items()}} for entry in entries]
+    rows = [
+        {
+            "number": entry.number,
+            "time": entry.when.isoformat(timespec="seconds"),
+            "source": entry.kind,
+            "name": entry.name,
+            "seconds": round(entry.seconds, 3),
+            "predicted": entry.emotion,
+            "confidence": entry.confidence,
+            "model": entry.model,
+            **{f"p_{name}": value for name, value in entry.probabilities.items()},
+        }
+        for entry in entries
+    ]
     columns = ["number", "time", "source", "name", "seconds", "predicted", "confidence", "model"]
     classes = dict.fromkeys(f"p_{name}" for entry in entries for name in entry.probabilities)
     return pd.DataFrame(rows, columns=[*columns, *classes])
@@ -128,8 +147,9 @@ def entry_table(entries: Sequence[Entry]) -> pd.DataFrame:
 
 def to_csv(table: pd.DataFrame) -> str:
     """A table as CSV in which no text can act as a spreadsheet's formula."""
-    return table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS)
-                     else value).to_csv(index=False)
+    return table.map(
+        lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    ).to_csv(index=False)
 
 
 def to_json(table: pd.DataFrame) -> str:

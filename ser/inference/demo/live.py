@@ -36,12 +36,15 @@ class LiveSound:
 
     def __init__(self, model: Model, gate: SpeechGate, sample_rate: int) -> None:
         if not _LOWEST_RATE <= sample_rate <= _HIGHEST_RATE:
-            raise SerError(f"the microphone's rate is {sample_rate} Hz, expected {_LOWEST_RATE} to {_HIGHEST_RATE}; "
-                           "choose another microphone.")
+            raise SerError(
+                f"the microphone's rate is {sample_rate} Hz, expected {_LOWEST_RATE} to {_HIGHEST_RATE}; "
+                "choose another microphone."
+            )
         self.model, self.sample_rate = model, sample_rate
         kept = round(SHOWN_SECONDS / HOP)
-        self.stream = StreamingRecognizer(model.recognizer, sample_rate, window=WINDOW, hop=HOP, gate=gate,
-                                          history=kept, on_event=self._count).start()
+        self.stream = StreamingRecognizer(
+            model.recognizer, sample_rate, window=WINDOW, hop=HOP, gate=gate, history=kept, on_event=self._count
+        ).start()
         self.recent = RingBuffer(round(SHOWN_SECONDS * sample_rate))
         self.lost = 0  # samples that never arrived
         self._expected: int | None = None  # number of the next sample by the browser's count
@@ -60,7 +63,7 @@ class LiveSound:
             end = first + len(samples)
             expected = first if self._expected is None else self._expected
             if first < expected:
-                samples = samples[expected - first:]
+                samples = samples[expected - first :]
             elif first > expected:
                 gap = first - expected
                 self.lost += gap
@@ -100,7 +103,7 @@ class LiveSound:
 
     def save_clip(self, path: Path) -> Path:
         """Write the last 30 s to a WAV file."""
-        samples = self.recent.latest()[-max(1, min(len(self.recent), self.recent.clock)):]
+        samples = self.recent.latest()[-max(1, min(len(self.recent), self.recent.clock)) :]
         with atomic_path(path) as temporary:
             soundfile.write(temporary, samples, self.sample_rate, subtype="PCM_16")
         return path

@@ -88,8 +88,10 @@ class ModelShelf:
             SerError: there is none, or it cannot be loaded.
         """
         if name not in self._paths:
-            raise SerError(f"there is no model called {name!r} here, expected one of {', '.join(self.names)}; choose "
-                           "one from the list.")
+            raise SerError(
+                f"there is no model called {name!r} here, expected one of {', '.join(self.names)}; choose "
+                "one from the list."
+            )
         with self._turn:
             if name not in self._loaded:
                 self._loaded[name] = self._load(name)
@@ -116,8 +118,10 @@ def _results(path: Path) -> Results | None:
 
 def _names(paths: Sequence[str | Path]) -> list[str]:
     """The last parts of each path, as many as keep them apart and tell experiment, variant, fold and seed."""
-    parts = [[part for part in Path(path).absolute().parts if part not in ("checkpoints", "best.ckpt", "/")]
-             for path in paths]
+    parts = [
+        [part for part in Path(path).absolute().parts if part not in ("checkpoints", "best.ckpt", "/")]
+        for path in paths
+    ]
     for count in range(4, 1 + max(map(len, parts), default=4)):
         names = [" / ".join(row[-count:]) for row in parts]
         if len(set(names)) == len(names):

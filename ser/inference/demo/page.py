@@ -21,20 +21,34 @@ log = logging.getLogger(__name__)
 
 _KINDS = ("live", "file", "folder")
 _TABS = ("tab_live", "tab_file", "tab_folder", "tab_history", "tab_card")
-_FONTS = ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "PingFang SC",
-          "Microsoft YaHei", "sans-serif")
+_FONTS = (
+    "system-ui",
+    "Segoe UI",
+    "Roboto",
+    "Noto Sans",
+    "Noto Sans CJK SC",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "sans-serif",
+)
 HEAD = '<link rel="stylesheet" href="/ser/asset/page.css"><script src="/ser/asset/capture.js" defer></script>'
 
 
 def page_theme() -> gr.themes.Base:
     """Gradio's plain theme with fonts that the computer has, and buttons dark enough for white letters."""
     theme = gr.themes.Base(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "Consolas", "monospace"))
-    return theme.set(button_primary_background_fill="#0b4f8a", button_primary_background_fill_dark="#0b4f8a",
-                     button_primary_background_fill_hover="#083b68",
-                     button_primary_background_fill_hover_dark="#083b68",
-                     button_primary_text_color="#ffffff", color_accent="#0b4f8a",
-                     body_text_color_subdued="#4a555c", block_label_text_color="#3d474e",
-                     block_title_text_color="#1d2429", body_text_color="#1d2429")
+    return theme.set(
+        button_primary_background_fill="#0b4f8a",
+        button_primary_background_fill_dark="#0b4f8a",
+        button_primary_background_fill_hover="#083b68",
+        button_primary_background_fill_hover_dark="#083b68",
+        button_primary_text_color="#ffffff",
+        color_accent="#0b4f8a",
+        body_text_color_subdued="#4a555c",
+        block_label_text_color="#3d474e",
+        block_title_text_color="#1d2429",
+        body_text_color="#1d2429",
+    )
 
 
 class Page:
@@ -62,17 +76,25 @@ class Page:
     def _lay_out(self) -> None:
         self.title = gr.HTML()
         with gr.Row(equal_height=True):
-            self.model = gr.Dropdown(self.shelf.names, value=self.shelf.names[0], filterable=False, scale=3,
-                                     min_width=300, elem_id="ser-model")
-            self.language = gr.Radio([(name, key) for key, name in LANGUAGES.items()], value="en", scale=1,
-                                     elem_id="ser-language")
+            self.model = gr.Dropdown(
+                self.shelf.names,
+                value=self.shelf.names[0],
+                filterable=False,
+                scale=3,
+                min_width=300,
+                elem_id="ser-model",
+            )
+            self.language = gr.Radio(
+                [(name, key) for key, name in LANGUAGES.items()], value="en", scale=1, elem_id="ser-language"
+            )
         self.notice = gr.HTML(visible=False)
         with gr.Tabs():
             with gr.Tab(id="live") as self.tab_live:
                 self.live = gr.HTML()
             with gr.Tab(id="file") as self.tab_file:
-                self.audio = gr.Audio(sources=["upload", "microphone"], type="filepath", elem_id="ser-audio",
-                                      buttons=[], editable=False)
+                self.audio = gr.Audio(
+                    sources=["upload", "microphone"], type="filepath", elem_id="ser-audio", buttons=[], editable=False
+                )
                 self.recognise = gr.Button(variant="primary", elem_id="ser-recognise")
                 self.file = gr.HTML(elem_id="ser-file")
             with gr.Tab(id="folder") as self.tab_folder:
@@ -92,10 +114,30 @@ class Page:
     def _connect(self, blocks: gr.Blocks) -> None:
         hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
         shown: Any = {"show_progress": "minimal", "api_visibility": "private"}
-        everything = [self.title, self.model, self.language, self.notice, self.live, self.audio, self.recognise,
-                      self.file, self.files, self.directory, self.folder, self.by_emotion, self.by_kind,
-                      self.by_words, self.history, self.clear, self.card, self.tab_live, self.tab_file,
-                      self.tab_folder, self.tab_history, self.tab_card]
+        everything = [
+            self.title,
+            self.model,
+            self.language,
+            self.notice,
+            self.live,
+            self.audio,
+            self.recognise,
+            self.file,
+            self.files,
+            self.directory,
+            self.folder,
+            self.by_emotion,
+            self.by_kind,
+            self.by_words,
+            self.history,
+            self.clear,
+            self.card,
+            self.tab_live,
+            self.tab_file,
+            self.tab_folder,
+            self.tab_history,
+            self.tab_card,
+        ]
         blocks.load(self.on_load, None, everything, **hidden)
         blocks.unload(self.on_unload)
         self.language.input(self.on_language, self.language, everything, **hidden)
@@ -147,12 +189,17 @@ class Page:
             session.analysis = None
             return _panel(drawing.note(text(session.language, "error", reason=error), "error"))
         session.analysis = analysis
-        session.history.add("file", analysis.name, analysis.prediction.seconds, analysis.prediction.probabilities,
-                            analysis.model, session.keep(found))
+        session.history.add(
+            "file",
+            analysis.name,
+            analysis.prediction.seconds,
+            analysis.prediction.probabilities,
+            analysis.model,
+            session.keep(found),
+        )
         return _panel(views.file_panel(session, self.shelf.looks))
 
-    def on_files(self, paths: Sequence[str] | None, request: gr.Request,
-                 progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def on_files(self, paths: Sequence[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         """Files or a folder were chosen."""
         session = self._session(request)
         try:
@@ -193,21 +240,32 @@ class Page:
         notice, card = self._model_panels(session)
         kinds = [(say("all"), ""), *((say(f"kind_{kind}"), kind) for kind in _KINDS)]
         return [
-            f"<h1>{say('title')}</h1>", gr.update(label=say("model"), value=session.model),
-            gr.update(label=say("language"), value=language), notice, self._live(session),
-            gr.update(label=say("file_input")), gr.update(value=say("file_button")),
-            _panel(views.file_panel(session, self.shelf.looks)), gr.update(label=say("folder_files")),
+            f"<h1>{say('title')}</h1>",
+            gr.update(label=say("model"), value=session.model),
+            gr.update(label=say("language"), value=language),
+            notice,
+            self._live(session),
+            gr.update(label=say("file_input")),
+            gr.update(value=say("file_button")),
+            _panel(views.file_panel(session, self.shelf.looks)),
+            gr.update(label=say("folder_files")),
             gr.update(label=say("folder_choose")),
-            _panel(views.folder_panel(session, self.shelf.looks)), self._emotion_filter(session),
+            _panel(views.folder_panel(session, self.shelf.looks)),
+            self._emotion_filter(session),
             gr.update(label=say("filter_kind"), choices=kinds, value=chosen.kind or ""),
-            gr.update(label=say("filter_words")), self._history(session), gr.update(value=say("clear_history")), card,
-            *(gr.update(label=say(key)) for key in _TABS)]
+            gr.update(label=say("filter_words")),
+            self._history(session),
+            gr.update(value=say("clear_history")),
+            card,
+            *(gr.update(label=say(key)) for key in _TABS),
+        ]
 
     def _emotion_filter(self, session: Session) -> Any:
         language, chosen = session.language, session.history.filter.emotion or ""
         names = [(emotion_name(language, name), name) for name in session.history.emotions()]
-        return gr.update(label=text(language, "filter_emotion"), choices=[(text(language, "all"), ""), *names],
-                         value=chosen)
+        return gr.update(
+            label=text(language, "filter_emotion"), choices=[(text(language, "all"), ""), *names], value=chosen
+        )
 
     def _model_panels(self, session: Session) -> list[Any]:
         """Notice and card of the chosen model, or why it cannot be used."""
@@ -223,20 +281,34 @@ class Page:
 
     def _live(self, session: Session) -> str:
         """The live tab; capture.js fills it and reads its words."""
-        say = {key: escape(text(session.language, name), quote=True) for key, name in {
-            "start": "start", "stop": "stop", "asking": "asking", "denied": "denied", "nomicrophone": "no_microphone",
-            "insecure": "insecure", "unplugged": "unplugged", "unreachable": "unreachable"}.items()}
+        say = {
+            key: escape(text(session.language, name), quote=True)
+            for key, name in {
+                "start": "start",
+                "stop": "stop",
+                "asking": "asking",
+                "denied": "denied",
+                "nomicrophone": "no_microphone",
+                "insecure": "insecure",
+                "unplugged": "unplugged",
+                "unreachable": "unreachable",
+            }.items()
+        }
         data = " ".join(f'data-{key}="{value}"' for key, value in say.items())
-        shown = views.live_sound(session.listened, session.language)["html"] if session.listened else drawing.note(
-            text(session.language, "live_idle"))
+        shown = (
+            views.live_sound(session.listened, session.language)["html"]
+            if session.listened
+            else drawing.note(text(session.language, "live_idle"))
+        )
         level = text(session.language, "level")
         return _panel(
             f'<div id="ser-live" data-token="{session.token}" data-language="{session.language}" {data}>'
             f'<div class="ser-controls"><button id="ser-mic" type="button" aria-pressed="false">{say["start"]}</button>'
             f'<label>{level} <meter id="ser-meter" min="0" max="1" low="0.02" high="0.95" value="0"></meter></label>'
-            '</div>'
+            "</div>"
             f'<p id="ser-live-message" role="alert"></p><div id="ser-live-said" class="ser-hidden" aria-live="polite">'
-            f'</div><div id="ser-live-panel">{shown}</div></div>')
+            f'</div><div id="ser-live-panel">{shown}</div></div>'
+        )
 
 
 def _panel(html: str) -> str:

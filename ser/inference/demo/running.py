@@ -68,9 +68,20 @@ def make_page(settings: Settings, folder: Path) -> tuple[fastapi.FastAPI, Sessio
     app = make_app(sessions, shelf, gate, folder / "uploads", hosts)
     blocks = Page(shelf, sessions, gate, limits, folder / "uploads").build()
     gr.mount_gradio_app(
-        app, blocks, path="/", theme=page_theme(), head=HEAD, footer_links=[], run_history=False, ssr_mode=False,
-        show_error=True, max_file_size=round(settings.megabytes * 1e6), enable_monitoring=False,
-        server_name=settings.host, server_port=settings.port)
+        app,
+        blocks,
+        path="/",
+        theme=page_theme(),
+        head=HEAD,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=True,
+        max_file_size=round(settings.megabytes * 1e6),
+        enable_monitoring=False,
+        server_name=settings.host,
+        server_port=settings.port,
+    )
     blocks.has_launched = True  # Gradio checks the paths in requests only then, and mounting does not say so
     return app, sessions
 
@@ -85,8 +96,10 @@ def serve(settings: Settings) -> None:
         app, sessions = make_page(settings, folder)
         log.info("open http://%s:%d in a browser; Ctrl-C ends", settings.host, settings.port)
         if settings.host not in _THIS_COMPUTER:
-            log.warning("everyone who reaches this address can use the page; browsers give the microphone only to "
-                        "https pages and to 127.0.0.1")
+            log.warning(
+                "everyone who reaches this address can use the page; browsers give the microphone only to "
+                "https pages and to 127.0.0.1"
+            )
         # A plain end of the process would leave the visitors' recordings on the disk.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
@@ -99,5 +112,7 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except (OSError, OverflowError) as error:
-        raise SerError(f"{host}:{port} cannot be served on ({getattr(error, 'strerror', None) or error}); choose "
-                       "another --port, or end the program that has it.") from error
+        raise SerError(
+            f"{host}:{port} cannot be served on ({getattr(error, 'strerror', None) or error}); choose "
+            "another --port, or end the program that has it."
+        ) from error

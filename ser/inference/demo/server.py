@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _ASSETS = {"capture.js": "text/javascript", "worklet.js": "text/javascript", "page.css": "text/css"}
 _LARGEST_BLOCK = 8_000_000  # bytes: 10 s at the highest rate
 
+
 @contextmanager
 def private_uploads() -> Iterator[Path]:
     """A folder of this process for uploads, clips and Gradio's cache; removed at the end."""
@@ -48,8 +49,9 @@ def private_uploads() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_app(sessions: Sessions, shelf: ModelShelf, gate: SpeechGate, uploads: Path,
-             hosts: list[str]) -> fastapi.FastAPI:
+def make_app(
+    sessions: Sessions, shelf: ModelShelf, gate: SpeechGate, uploads: Path, hosts: list[str]
+) -> fastapi.FastAPI:
     """The application without its page, which Gradio mounts on it.
 
     Args:
@@ -111,8 +113,11 @@ def _file_routes(sessions: Sessions) -> APIRouter:
             raise HTTPException(404, "there is nothing to download")
         content = to_csv(table) if kind == "csv" else to_json(table)
         media = "text/csv" if kind == "csv" else "application/json"
-        return Response(content, media_type=f"{media}; charset=utf-8",
-                        headers={"Content-Disposition": f'attachment; filename="{what}.{kind}"'})
+        return Response(
+            content,
+            media_type=f"{media}; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="{what}.{kind}"'},
+        )
 
     return router
 
@@ -124,8 +129,9 @@ def _session(sessions: Sessions, token: str) -> Session:
     return session
 
 
-def _hear(session: Session, shelf: ModelShelf, gate: SpeechGate, first: int, rate: int,
-          samples: np.ndarray) -> dict[str, Any]:
+def _hear(
+    session: Session, shelf: ModelShelf, gate: SpeechGate, first: int, rate: int, samples: np.ndarray
+) -> dict[str, Any]:
     """Take in a block and answer with what the page shows of the microphone."""
     try:
         live = session.hear(shelf.open(session.model), gate, rate)

@@ -116,8 +116,14 @@ class Sessions:
         clock: seconds that only go forward.
     """
 
-    def __init__(self, folder: Path, model: str, most: int = MOST_SESSIONS, idle: float = IDLE_SECONDS,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        most: int = MOST_SESSIONS,
+        idle: float = IDLE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder, self.model, self.most, self.idle = folder, model, most, idle
         self._clock = clock
         self._open: dict[str, Session] = {}
@@ -165,5 +171,5 @@ class Sessions:
         now = self._clock()
         leaving = [name for name, session in self._open.items() if now - session.used > self.idle]
         rest = sorted((name for name in self._open if name not in leaving), key=lambda name: self._open[name].used)
-        leaving += rest[:max(0, len(rest) - self.most + 1)]
+        leaving += rest[: max(0, len(rest) - self.most + 1)]
         return [self._open.pop(name) for name in leaving]

@@ -7,8 +7,10 @@ _TEXTS = {
     "title": ("Speech emotion recognition", "语音情感识别"),
     "language": ("Language", "语言"),
     "model": ("Model", "模型"),
-    "model_failed": ("This model cannot be used: {reason} Choose another model above; the page goes on.",
-                     "此模型无法使用：{reason} 请在上方选择其他模型，页面仍可使用。"),
+    "model_failed": (
+        "This model cannot be used: {reason} Choose another model above; the page goes on.",
+        "此模型无法使用：{reason} 请在上方选择其他模型，页面仍可使用。",
+    ),
     "tab_live": ("Live", "实时"),
     "tab_file": ("File", "文件"),
     "tab_folder": ("Folder", "文件夹"),
@@ -16,18 +18,28 @@ _TEXTS = {
     "tab_card": ("Model card", "模型卡"),
     "start": ("Start microphone", "打开麦克风"),
     "stop": ("Stop microphone", "关闭麦克风"),
-    "live_idle": ("Press “Start microphone” and speak. Nothing leaves this computer.",
-                  "点击“打开麦克风”后说话。声音不会离开本机。"),
+    "live_idle": (
+        "Press “Start microphone” and speak. Nothing leaves this computer.",
+        "点击“打开麦克风”后说话。声音不会离开本机。",
+    ),
     "asking": ("Asking for the microphone …", "正在请求麦克风……"),
-    "denied": ("The browser refused the microphone; allow it for this page (the icon beside the address), then start "
-               "again.", "浏览器拒绝了麦克风；请在地址栏旁的图标中允许本页使用，然后重新打开。"),
+    "denied": (
+        "The browser refused the microphone; allow it for this page (the icon beside the address), then start again.",
+        "浏览器拒绝了麦克风；请在地址栏旁的图标中允许本页使用，然后重新打开。",
+    ),
     "no_microphone": ("There is no microphone; plug one in, then start again.", "没有找到麦克风；请插入后重新打开。"),
-    "insecure": ("The browser gives the microphone only to https pages and to 127.0.0.1; open the page there.",
-                 "浏览器只允许 https 页面或 127.0.0.1 使用麦克风；请用这样的地址打开。"),
-    "unplugged": ("The microphone stopped sending; plug it in again, then start anew.",
-                  "麦克风已断开；请重新插入，然后再次打开。"),
-    "unreachable": ("The page lost its server; start `ser demo` again, then reload.",
-                    "与服务器的连接已断开；请重新运行 `ser demo`，然后刷新页面。"),
+    "insecure": (
+        "The browser gives the microphone only to https pages and to 127.0.0.1; open the page there.",
+        "浏览器只允许 https 页面或 127.0.0.1 使用麦克风；请用这样的地址打开。",
+    ),
+    "unplugged": (
+        "The microphone stopped sending; plug it in again, then start anew.",
+        "麦克风已断开；请重新插入，然后再次打开。",
+    ),
+    "unreachable": (
+        "The page lost its server; start `ser demo` again, then reload.",
+        "与服务器的连接已断开；请重新运行 `ser demo`，然后刷新页面。",
+    ),
     "listening": ("listening: {heard:.1f} of {window:g} s", "正在聆听：{heard:.1f} / {window:g} 秒"),
     "no_speech": ("no speech", "无语音"),
     "confidence": ("confidence", "置信度"),
@@ -49,24 +61,38 @@ _TEXTS = {
     "file_button": ("Recognise", "识别"),
     "file_none": ("Choose or record a file first.", "请先选择或录制文件。"),
     "file_idle": ("The answer appears here.", "结果将显示在这里。"),
-    "quiet_note": ("The voice activity detector found no speech in this recording, so the answer means little.",
-                   "语音检测未在这段录音中发现语音，因此结果没有多少意义。"),
-    "long_note": ("Longer than 60 s: the probabilities are a mean over {windows} windows.",
-                  "超过 60 秒：概率为 {windows} 个窗口的平均值。"),
-    "too_long": ("{name} lasts {seconds:.0f} s, at most {most:g} s are accepted; cut it, or use `ser predict`.",
-                 "{name} 时长 {seconds:.0f} 秒，最多 {most:g} 秒；请剪短，或使用 `ser predict`。"),
-    "too_large": ("{name} has {size:.1f} MB, at most {most:g} MB are accepted; convert it to FLAC or cut it.",
-                  "{name} 大小 {size:.1f} MB，最多 {most:g} MB；请转换为 FLAC 或剪短。"),
-    "too_many": ("{count} files were given, at most {most} are taken at once; use `ser predict` for more.",
-                 "共 {count} 个文件，一次最多 {most} 个；更多文件请使用 `ser predict`。"),
-    "outside": ("That file was not uploaded to this page, so it is refused; choose it in the page.",
-                "该文件不是在本页上传的，已拒绝；请在页面中选择文件。"),
+    "quiet_note": (
+        "The voice activity detector found no speech in this recording, so the answer means little.",
+        "语音检测未在这段录音中发现语音，因此结果没有多少意义。",
+    ),
+    "long_note": (
+        "Longer than 60 s: the probabilities are a mean over {windows} windows.",
+        "超过 60 秒：概率为 {windows} 个窗口的平均值。",
+    ),
+    "too_long": (
+        "{name} lasts {seconds:.0f} s, at most {most:g} s are accepted; cut it, or use `ser predict`.",
+        "{name} 时长 {seconds:.0f} 秒，最多 {most:g} 秒；请剪短，或使用 `ser predict`。",
+    ),
+    "too_large": (
+        "{name} has {size:.1f} MB, at most {most:g} MB are accepted; convert it to FLAC or cut it.",
+        "{name} 大小 {size:.1f} MB，最多 {most:g} MB；请转换为 FLAC 或剪短。",
+    ),
+    "too_many": (
+        "{count} files were given, at most {most} are taken at once; use `ser predict` for more.",
+        "共 {count} 个文件，一次最多 {most} 个；更多文件请使用 `ser predict`。",
+    ),
+    "outside": (
+        "That file was not uploaded to this page, so it is refused; choose it in the page.",
+        "该文件不是在本页上传的，已拒绝；请在页面中选择文件。",
+    ),
     "error": ("Not possible: {reason}", "无法完成：{reason}"),
     "folder_files": ("Audio files", "音频文件"),
     "folder_choose": ("Choose a whole folder", "选择整个文件夹"),
     "folder_none": ("Choose files or a folder first.", "请先选择文件或文件夹。"),
-    "folder_no_audio": ("There is no audio file among these; choose WAV, FLAC, MP3 or Ogg files.",
-                        "其中没有音频文件；请选择 WAV、FLAC、MP3 或 Ogg 文件。"),
+    "folder_no_audio": (
+        "There is no audio file among these; choose WAV, FLAC, MP3 or Ogg files.",
+        "其中没有音频文件；请选择 WAV、FLAC、MP3 或 Ogg 文件。",
+    ),
     "folder_done": ("{good} recognised, {bad} not", "已识别 {good} 个，失败 {bad} 个"),
     "recognising": ("recognising", "正在识别"),
     "download_csv": ("Download CSV", "下载 CSV"),
@@ -87,11 +113,15 @@ _TEXTS = {
     "filter_kind": ("Source", "来源"),
     "filter_words": ("Name contains", "名称包含"),
     "all": ("all", "全部"),
-    "history_empty": ("Nothing yet: what you recognise in this window is listed here, and only here.",
-                      "暂无记录：您在此窗口中的识别结果会列在这里，且仅在这里。"),
+    "history_empty": (
+        "Nothing yet: what you recognise in this window is listed here, and only here.",
+        "暂无记录：您在此窗口中的识别结果会列在这里，且仅在这里。",
+    ),
     "history_none": ("Nothing fits the filter.", "没有符合条件的记录。"),
-    "history_kept": ("{shown} of {total} entries; the last {most} are kept until this window is closed.",
-                     "显示 {shown} / {total} 条；保留最近 {most} 条，关闭窗口后删除。"),
+    "history_kept": (
+        "{shown} of {total} entries; the last {most} are kept until this window is closed.",
+        "显示 {shown} / {total} 条；保留最近 {most} 条，关闭窗口后删除。",
+    ),
     "clear_history": ("Clear history", "清空历史"),
     "card_corpus": ("Corpus", "语料库"),
     "card_protocol": ("Protocol", "划分方式"),
@@ -108,17 +138,28 @@ _TEXTS = {
     "card_emotions": ("Emotions", "情感类别"),
     "card_path": ("Loaded from", "来源路径"),
     "card_gate": ("Speech gate", "语音检测"),
-    "card_no_results": ("There are no results beside this model, so nothing is known of how well it does.",
-                        "此模型旁没有结果文件，因此无法得知其表现。"),
-    "card_overlap": ("Speaker overlap: its test speakers were also in training, so its score is too good for "
-                     "strangers.", "说话人重叠：测试说话人也出现在训练中，因此成绩对陌生人而言偏高。"),
-    "card_transductive": ("Transductive: the test speakers' unlabelled audio was used, which one recording cannot "
-                          "give.", "直推式：使用了测试说话人的无标签音频，单段录音无法提供。"),
-    "card_speaker": ("Trained with each speaker's own statistics; files are normalised by the training part's, the "
-                     "microphone by running ones.",
-                     "训练时使用各说话人自己的统计量；文件使用训练部分的统计量，麦克风使用滑动统计量。"),
-    "card_limits": ("It names the acted or performed emotions of its corpus, not what somebody feels; do not decide "
-                    "about people by it.", "模型识别的是语料中表演出的情感，并非人的真实感受；请勿据此对人作出决定。"),
+    "card_no_results": (
+        "There are no results beside this model, so nothing is known of how well it does.",
+        "此模型旁没有结果文件，因此无法得知其表现。",
+    ),
+    "card_overlap": (
+        "Speaker overlap: its test speakers were also in training, so its score is too good for strangers.",
+        "说话人重叠：测试说话人也出现在训练中，因此成绩对陌生人而言偏高。",
+    ),
+    "card_transductive": (
+        "Transductive: the test speakers' unlabelled audio was used, which one recording cannot give.",
+        "直推式：使用了测试说话人的无标签音频，单段录音无法提供。",
+    ),
+    "card_speaker": (
+        "Trained with each speaker's own statistics; files are normalised by the training part's, the "
+        "microphone by running ones.",
+        "训练时使用各说话人自己的统计量；文件使用训练部分的统计量，麦克风使用滑动统计量。",
+    ),
+    "card_limits": (
+        "It names the acted or performed emotions of its corpus, not what somebody feels; do not decide "
+        "about people by it.",
+        "模型识别的是语料中表演出的情感，并非人的真实感受；请勿据此对人作出决定。",
+    ),
 }
 
 # Spellings of the corpora, as ser.evaluation.figures groups them.

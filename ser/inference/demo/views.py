@@ -34,11 +34,18 @@ def live_sound(live: LiveSound, language: str) -> dict[str, str]:
     events = live.events()
     span = live.span
     shown = [(max(span[0], past.end - HOP), past.end) for past in events]
-    html = "".join((
-        '<div class="ser-columns"><div>', head, _live_facts(live, event, language), "</div>",
-        drawing.bars(look, language, event.probabilities if event else None), "</div>",
-        drawing.waveform(language, live.envelope(), span),
-        drawing.timeline(look, language, shown, [past.probabilities for past in events], span)))
+    html = "".join(
+        (
+            '<div class="ser-columns"><div>',
+            head,
+            _live_facts(live, event, language),
+            "</div>",
+            drawing.bars(look, language, event.probabilities if event else None),
+            "</div>",
+            drawing.waveform(language, live.envelope(), span),
+            drawing.timeline(look, language, shown, [past.probabilities for past in events], span),
+        )
+    )
     return {"html": html, "said": said}
 
 
@@ -54,11 +61,14 @@ def file_panel(session: Session, look_of: Mapping[str, Look]) -> str:
     span = (0.0, prediction.seconds)
     pieces = [
         '<div class="ser-columns"><div>',
-        drawing.headline(look, language, prediction.label, prediction.confidence), *notes,
+        drawing.headline(look, language, prediction.label, prediction.confidence),
+        *notes,
         f'<p class="ser-facts">{escape(analysis.name)} · {text(language, "seconds", value=prediction.seconds)}</p>',
         "</div>",
-        drawing.bars(look, language, prediction.probabilities), "</div>",
-        drawing.waveform(language, analysis.envelope, span, prediction.attention)]
+        drawing.bars(look, language, prediction.probabilities),
+        "</div>",
+        drawing.waveform(language, analysis.envelope, span, prediction.attention),
+    ]
     if analysis.rows:
         pieces.append(drawing.timeline(look, language, analysis.times, analysis.rows, span))
     return "".join(pieces)
@@ -76,16 +86,22 @@ def folder_panel(session: Session, look_of: Mapping[str, Look]) -> str:
     rows = []
     for row in table.to_dict(orient="records"):
         if pd.isna(row["predicted"]):
-            rows.append(f"<tr><td>{escape(row['file'])}</td><td colspan={len(heads) - 1}>"
-                        f"<span aria-hidden=true>⚠ </span>{escape(str(row['reason']))}</td></tr>")
+            rows.append(
+                f"<tr><td>{escape(row['file'])}</td><td colspan={len(heads) - 1}>"
+                f"<span aria-hidden=true>⚠ </span>{escape(str(row['reason']))}</td></tr>"
+            )
             continue
         shares = "".join(f"<td>{row.get(f'p_{name}', 0.0):.0%}</td>" for name in look.emotions)
-        rows.append(f"<tr><td>{escape(row['file'])}</td><td>{text(language, 'seconds', value=row['seconds'])}</td>"
-                    f"<td>{_emotion(look, language, row['predicted'])}</td><td>{row['confidence']:.0%}</td>{shares}"
-                    "</tr>")
+        rows.append(
+            f"<tr><td>{escape(row['file'])}</td><td>{text(language, 'seconds', value=row['seconds'])}</td>"
+            f"<td>{_emotion(look, language, row['predicted'])}</td><td>{row['confidence']:.0%}</td>{shares}"
+            "</tr>"
+        )
     done = text(language, "folder_done", good=int(good.sum()), bad=int((~good).sum()))
-    return (f'<p class="ser-facts" role="status">{done} {_links(session, "folder")}</p>'
-            f"{_table(heads, rows, text(language, 'tab_folder'))}")
+    return (
+        f'<p class="ser-facts" role="status">{done} {_links(session, "folder")}</p>'
+        f"{_table(heads, rows, text(language, 'tab_folder'))}"
+    )
 
 
 def history_panel(session: Session, look_of: Mapping[str, Look]) -> str:
@@ -98,8 +114,16 @@ def history_panel(session: Session, look_of: Mapping[str, Look]) -> str:
     status = f'<p class="ser-facts" role="status">{kept} {_links(session, "history")}</p>'
     if not entries:
         return status + drawing.note(text(language, "history_none"))
-    keys = ["column_time", "column_kind", "column_file", "column_emotion", "column_confidence", "column_seconds",
-            "column_play", "column_model"]
+    keys = [
+        "column_time",
+        "column_kind",
+        "column_file",
+        "column_emotion",
+        "column_confidence",
+        "column_seconds",
+        "column_play",
+        "column_model",
+    ]
     rows = [_history_row(session, look_of, entry) for entry in entries]
     return status + _table([text(language, key) for key in keys], rows, text(language, "tab_history"), "ser-stack")
 
@@ -122,10 +146,15 @@ def card_panel(model: Model, language: str, gate: str) -> str:
         warnings.append(text(language, "card_speaker"))
     names = ", ".join(emotion_name(language, name) for name in model.recognizer.emotions)
     parameters = "–" if model.parameters is None else f"{model.parameters:,}"
-    facts += [("card_emotions", names), ("card_encoder", _settings(plain["encoder"])),
-              ("card_network", str(plain["network"].get("_target_", "–")).rpartition(".")[2]),
-              ("card_parameters", parameters), ("card_normalization", model.recognizer.config.kind),
-              ("card_gate", gate), ("card_path", model.path)]
+    facts += [
+        ("card_emotions", names),
+        ("card_encoder", _settings(plain["encoder"])),
+        ("card_network", str(plain["network"].get("_target_", "–")).rpartition(".")[2]),
+        ("card_parameters", parameters),
+        ("card_normalization", model.recognizer.config.kind),
+        ("card_gate", gate),
+        ("card_path", model.path),
+    ]
     rows = "".join(f"<dt>{text(language, key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts)
     return "".join(drawing.note(words, "warning") for words in warnings) + f'<dl class="ser-card">{rows}</dl>'
 
@@ -134,8 +163,10 @@ def _live_facts(live: LiveSound, event: StreamEvent | None, language: str) -> st
     lost = live.lost / live.sample_rate
     facts = [("heard", text(language, "seconds", value=live.stream.seconds))]
     if event is not None:
-        facts += [("level", text(language, "decibels", value=event.level)),
-                  ("latency", text(language, "milliseconds", value=1000 * event.latency))]
+        facts += [
+            ("level", text(language, "decibels", value=event.level)),
+            ("latency", text(language, "milliseconds", value=1000 * event.latency)),
+        ]
     facts.append(("dropped", str(live.stream.dropped)))
     if lost:
         facts.append(("lost", text(language, "seconds", value=lost)))
@@ -152,11 +183,13 @@ def _history_row(session: Session, look_of: Mapping[str, Look], entry: Entry) ->
         label = escape(f"{text(language, 'column_play')} {entry.name}", quote=True)
         player = f'<audio controls preload="none" aria-label="{label}" src="/ser/{session.token}/clip/{entry.number}">'
         player += "</audio>"
-    return (f"<tr><td>{entry.when:%H:%M:%S}</td><td>{text(language, f'kind_{entry.kind}')}</td>"
-            f"<td>{escape(entry.name)}</td><td>{shown}</td><td>{share}</td>"
-            f"<td>{text(language, 'seconds', value=entry.seconds)}</td><td>{player}</td>"
-            f'<td class="ser-wide"><div title="{escape(entry.model, quote=True)}">{escape(entry.model)}</div></td>'
-            "</tr>")
+    return (
+        f"<tr><td>{entry.when:%H:%M:%S}</td><td>{text(language, f'kind_{entry.kind}')}</td>"
+        f"<td>{escape(entry.name)}</td><td>{shown}</td><td>{share}</td>"
+        f"<td>{text(language, 'seconds', value=entry.seconds)}</td><td>{player}</td>"
+        f'<td class="ser-wide"><div title="{escape(entry.model, quote=True)}">{escape(entry.model)}</div></td>'
+        "</tr>"
+    )
 
 
 def _emotion(look: Look, language: str, emotion: str) -> str:
@@ -164,15 +197,20 @@ def _emotion(look: Look, language: str, emotion: str) -> str:
 
 
 def _links(session: Session, what: str) -> str:
-    return "".join(f'<a class="ser-link" download href="/ser/{session.token}/{what}.{kind}">'
-                   f"{text(session.language, f'download_{kind}')}</a> " for kind in ("csv", "json"))
+    return "".join(
+        f'<a class="ser-link" download href="/ser/{session.token}/{what}.{kind}">'
+        f"{text(session.language, f'download_{kind}')}</a> "
+        for kind in ("csv", "json")
+    )
 
 
 def _table(heads: list[str], rows: list[str], label: str, style: str = "") -> str:
     shown = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    return (f'<div class="ser-scroll" role="region" tabindex="0" aria-label="{label}">'
-            f'<table class="ser-table {style}"><thead><tr>{shown}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-            "</div>")
+    return (
+        f'<div class="ser-scroll" role="region" tabindex="0" aria-label="{label}">'
+        f'<table class="ser-table {style}"><thead><tr>{shown}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        "</div>"
+    )
 
 
 def _settings(description: Mapping[str, Any]) -> str:
