@@ -253,7 +253,7 @@ def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
         ("emotions", [], "no usable description"),
         ("emotions", ["happy", "sad"], "2 emotions for a network of 4"),
         ("encoder", {"_target_": "ser.data.encoders.LogMel", "mels": 13}, "13 values"),
-        ("encoder", {"_target_": "ser.data.encoders.json"}, "does not define"),
+        ("encoder", {"_target_": "ser.data.encoders.pretrained.json"}, "does not define"),
         ("network", {**whole["config"]["network"], "hidden_size": 4}, "do not fit"),
         ("network", {**whole["config"]["network"], "colour": 4}, "cannot be built"),
     ]:
