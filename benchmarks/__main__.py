@@ -1,7 +1,7 @@
 """Run every benchmark beside this file in short settings: ``python -m benchmarks [name ...]``.
 
-Each runs in a process of its own. Figures are ratios measured within
-one run, since absolute times say more about the machine and its other users than about the program.
+Each runs in a process of its own. Figures are ratios measured within one run, since absolute times say more about the
+machine and its other users than about the program.
 """
 
 import argparse
