@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## install, train and test one fold on the built-in sy
 	$(BIN)/python train.py experiment=demo
 
 test: $(VENV)/.installed  ## install, run the tests
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread a worker: more of them would wait for each other
 
 lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
