@@ -149,13 +149,17 @@ def _show(table: pd.DataFrame, emotions: Sequence[str]) -> None:
     timed = "start" in table
     console = get_console()
     width = 10 if console.width >= 120 else 4  # characters of a bar
+    longest = max(map(len, emotions))
+    room = max(
+        12, console.width - 25 - longest - len(emotions) * (width + 6)
+    )  # the end of a path tells more than its start
     shown = _short_names(table["file"].head(_SHOWN_ROWS).tolist())
     screen = Table(
-        Column("file", overflow="ellipsis", no_wrap=True),
+        Column("file", overflow="ellipsis", no_wrap=True, ratio=1),  # gives way to the figures
         Column("seconds", justify="right"),
-        "emotion",
+        Column("emotion", min_width=longest + 1),
         Column("confidence", no_wrap=True),
-        *(Column(name, no_wrap=True) for name in emotions),
+        *(Column(name, no_wrap=True, min_width=width + 5) for name in emotions),
         box=SIMPLE_HEAD,
         padding=0,
     )
@@ -163,7 +167,11 @@ def _show(table: pd.DataFrame, emotions: Sequence[str]) -> None:
         when = f"{row['start']:.1f}-{row['end']:.1f}" if timed else f"{row['seconds']:.2f}"
         bars = [Text(f"{row[f'p_{emotion}']:.2f} {bar(row[f'p_{emotion}'], width)}") for emotion in emotions]
         screen.add_row(
-            Text(name), f" {when}", Text(f" {row['predicted']}", style="bold"), f"{row['confidence']:.2f}", *bars
+            Text(name if len(name) <= room else f"…{name[1 - room :]}"),
+            f" {when}",
+            Text(f" {row['predicted']}", style="bold"),
+            f"{row['confidence']:.2f}",
+            *bars,
         )
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
