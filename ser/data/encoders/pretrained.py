@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 Layer = int | Sequence[int] | None
 
 
-class PretrainedEncoder:
+class PretrainedEncoder(ABC):
     """A frozen transformers encoder: where it lies, what it is, which layers are wanted.
 
     Layers count as in transformers' ``hidden_states``: 0 is the input of the first layer, k the output of layer k, and
@@ -125,12 +126,13 @@ class PretrainedEncoder:
         trunk.layers = trunk.layers[: max(1, *self.layers)]
         return model.eval().requires_grad_(False).to(self.device)
 
+    @abstractmethod
     def _model_class(self) -> Any:
-        raise NotImplementedError
+        """The transformers class that reads the weights."""
 
+    @abstractmethod
     def _trunk(self, model: Any) -> Any:
         """The part of ``model`` that holds ``layers``."""
-        raise NotImplementedError
 
     def _load(self, model_class: Any) -> Any:
         """Read the weights; every one the model needs must be in the checkpoint."""
