@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.encoders.contract import FRAME_SAMPLES, refuse_short
@@ -76,8 +75,9 @@ class LogMel:
             UnfitWaveform: a waveform is shorter than one frame.
         """
         refuse_short(waveforms, FRAME_SAMPLES)
-        padded = pad_sequence([w.to(self.device, torch.float32) for w in waveforms], batch_first=True)  # (B, N)
-        energy = self._mel(padded).transpose(1, 2)  # (B, L, D)
-        frames = (energy.clamp(min=1e-10).log() + 12) / 4
-        lengths = [(len(waveform) - FRAME_SAMPLES) // self.hop + 1 for waveform in waveforms]
-        return [row[:length].clone() for row, length in zip(frames, lengths, strict=True)]
+        # One by one: padding a batch would cost more than its fewer calls save, and nothing can depend on batch mates.
+        return [self._frames(waveform.to(self.device, torch.float32)) for waveform in waveforms]
+
+    def _frames(self, waveform: Tensor) -> Tensor:
+        energy = self._mel(waveform).transpose(0, 1)  # (L, D)
+        return (energy.clamp(min=1e-10).log() + 12) / 4
