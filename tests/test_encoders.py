@@ -96,6 +96,19 @@ def test_number_of_frames(folders, case):
         assert frames.shape == ((length - 400) // 320 + 1, encoder.dim)
 
 
+@pytest.mark.parametrize("case", [("hubert", False), "whisper", "logmel"], ids=str)
+def test_averaged_frames_are_means_of_consecutive_frames_and_their_caches_stay_apart(folders, case):
+    def make(**settings):
+        return LogMel(**settings) if case == "logmel" else encoder_of(folders, case, **settings)
+
+    plain, averaged = make(), make(average=4)
+    assert averaged.frame_rate == plain.frame_rate / 4
+    assert averaged.description() != plain.description() and make(average=1).description() == plain.description()
+    for frames, means in zip(plain(waveforms()), averaged(waveforms()), strict=True):
+        groups = [frames[start : start + 4].mean(0) for start in range(0, len(frames), 4)]
+        torch.testing.assert_close(means, torch.stack(groups), atol=1e-5, rtol=1e-5)
+
+
 def test_padded_seconds_stay_within_the_limit(folders, monkeypatch):
     encoder = encoder_of(folders, ("hubert", False), max_batch_seconds=2)
     sizes = []

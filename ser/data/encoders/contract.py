@@ -41,6 +41,24 @@ class Encoder(Protocol):
         """
 
 
+def average_frames(frames: Tensor, count: int) -> Tensor:
+    """Mean of every ``count`` consecutive frames: (L, D) -> (ceil(L / count), D); the last mean is over what is left.
+
+    Raises:
+        SerError: ``count`` is below 1.
+    """
+    if count < 1:
+        raise SerError(f"average={count} frames was given, expected a whole number from 1; 1 keeps every frame.")
+    if count == 1:
+        return frames
+    return torch.stack([group.mean(0) for group in frames.split(count)])
+
+
+def averaging(count: int) -> dict[str, int]:
+    """What ``average`` adds to an encoder's description; nothing at 1, as if there were no such setting."""
+    return {"average": count} if count > 1 else {}
+
+
 def refuse_short(waveforms: Sequence[Tensor], samples: int) -> None:
     """Raise UnfitWaveform for the first waveform (N,) of fewer than ``samples`` samples."""
     for waveform in waveforms:

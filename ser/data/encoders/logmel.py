@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders.contract import FRAME_SAMPLES, refuse_short
+from ser.data.encoders.contract import FRAME_SAMPLES, average_frames, averaging, refuse_short
 
 
 class LogMel:
@@ -22,12 +22,21 @@ class LogMel:
         hop_seconds: distance of two frames.
         f_min: lower edge of the lowest band in Hz.
         f_max: upper edge of the highest band in Hz.
+        average: consecutive frames averaged into one; 1 keeps every frame.
     """
 
-    def __init__(self, mels: int = 80, hop_seconds: float = 0.02, f_min: float = 20.0, f_max: float = 8000.0) -> None:
+    def __init__(
+        self,
+        mels: int = 80,
+        hop_seconds: float = 0.02,
+        f_min: float = 20.0,
+        f_max: float = 8000.0,
+        average: int = 1,
+    ) -> None:
         self.dim = mels
         self.hop = round(hop_seconds * SAMPLE_RATE)
-        self.frame_rate = SAMPLE_RATE / self.hop
+        self.average = average
+        self.frame_rate = SAMPLE_RATE / self.hop / average
         self.f_min, self.f_max = f_min, f_max
         self.device = torch.device("cpu")
 
@@ -40,6 +49,7 @@ class LogMel:
             "f_min": self.f_min,
             "f_max": self.f_max,
             "scale": "(ln(max(x,1e-10))+12)/4",
+            **averaging(self.average),
         }
 
     def to(self, device: str | torch.device) -> Self:
@@ -80,4 +90,4 @@ class LogMel:
 
     def _frames(self, waveform: Tensor) -> Tensor:
         energy = self._mel(waveform).transpose(0, 1)  # (L, D)
-        return (energy.clamp(min=1e-10).log() + 12) / 4
+        return average_frames((energy.clamp(min=1e-10).log() + 12) / 4, self.average)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.checkpoints import checkpoint_folder, first_line, read_json, remedy, weights_hash
-from ser.data.encoders.contract import HOP_SAMPLES
+from ser.data.encoders.contract import HOP_SAMPLES, averaging
 from ser.errors import SerError
 
 # Keys of config.json that say who wrote it and not what it computes.
@@ -34,13 +34,18 @@ class PretrainedEncoder(ABC):
         layer: None for the last, a number, or several numbers whose mean is taken.
         dtype: precision of the computation; "bfloat16" and "float16" are for GPUs.
         max_batch_seconds: padded audio that one forward pass may hold.
+        average: consecutive frames averaged into one; 1 keeps every frame.
     """
 
-    frame_rate = SAMPLE_RATE / HOP_SAMPLES
     model_types: tuple[str, ...] = ()
 
     def __init__(
-        self, checkpoint: str, layer: Layer = None, dtype: str = "float32", max_batch_seconds: float = 120.0
+        self,
+        checkpoint: str,
+        layer: Layer = None,
+        dtype: str = "float32",
+        max_batch_seconds: float = 120.0,
+        average: int = 1,
     ) -> None:
         if dtype not in DTYPES:
             raise SerError(f"dtype {dtype!r} is not known, expected one of {', '.join(DTYPES)}; set features.dtype.")
@@ -48,6 +53,8 @@ class PretrainedEncoder(ABC):
         self.layer: int | list[int] | None = layer if layer is None or isinstance(layer, int) else list(layer)
         self.dtype = dtype
         self.max_batch_seconds = max_batch_seconds
+        self.average = average
+        self.frame_rate = SAMPLE_RATE / HOP_SAMPLES / average
         self.device = torch.device("cpu")
 
     @cached_property
@@ -109,6 +116,7 @@ class PretrainedEncoder(ABC):
             "dtype": self.dtype,
             "config": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16],
             "weights": weights_hash(self.folder),
+            **averaging(self.average),
         }
 
     def to(self, device: str | torch.device) -> Self:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders.contract import HOP_SAMPLES, refuse_short
+from ser.data.encoders.contract import HOP_SAMPLES, average_frames, refuse_short
 from ser.data.encoders.pretrained import DTYPES, PretrainedEncoder
 
 
@@ -44,13 +44,13 @@ class WhisperEncoder(PretrainedEncoder):
             if round(len(piece) / HOP_SAMPLES) > 0
         ]
         found: list[list[Tensor]] = [[] for _ in waveforms]
-        at_once = max(1, int(self.max_batch_seconds * self.frame_rate / window))
+        at_once = max(1, int(self.max_batch_seconds * SAMPLE_RATE / HOP_SAMPLES / window))
         for start in range(0, len(pieces), at_once):
             batch = pieces[start : start + at_once]
             hidden = self._windows([piece for _, piece in batch])  # (B, window, D)
             for (index, piece), row in zip(batch, hidden, strict=True):
                 found[index].append(row[: round(len(piece) / HOP_SAMPLES)])
-        return [torch.cat(rows) for rows in found]
+        return [average_frames(torch.cat(rows), self.average) for rows in found]
 
     def _windows(self, waveforms: Sequence[Tensor]) -> Tensor:
         """Encode clips of at most one window, (B, window, D)."""
