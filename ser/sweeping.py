@@ -13,7 +13,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 from rich.logging import RichHandler
@@ -71,6 +71,8 @@ def _launch(hydra: Hydra, shared: list[str], jobs: Sequence[Job]) -> None:
     cfg = hydra.compose_config("train", words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
     with open_dict(cfg):
         cfg.hydra.callbacks = {}  # the summary comes once, at the end
+    # The launcher would list every run's words.
+    OmegaConf.update(cfg, "hydra.hydra_logging.root.level", "WARNING", force_add=True)
     launcher = Plugins.instance().instantiate_launcher(
         HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg)), train, cfg
     )
