@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from ser.data import extraction
+from ser.data import session_frames
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.encoders import LogMel, SpeechEncoder
@@ -96,7 +96,7 @@ def test_a_complete_cache_is_reused_without_loading_weights(corpus, tmp_path, ca
 
 @pytest.mark.parametrize("part_bytes", [1, 64_000_000])
 def test_an_interrupted_extraction_ends_with_the_same_bytes(corpus, tmp_path, monkeypatch, part_bytes):
-    monkeypatch.setattr(extraction, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(session_frames, "PART_BYTES", part_bytes)
     run(corpus, tmp_path / "whole")
     encoder = Counting()
     encoder.poison = 4
@@ -112,9 +112,9 @@ def test_an_interrupted_extraction_ends_with_the_same_bytes(corpus, tmp_path, mo
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from ser.data import extraction
+from ser.data import session_frames
 from test_extraction import Counting, build_corpus, run
-extraction.PART_BYTES = 1
+session_frames.PART_BYTES = 1
 encoder = Counting()
 encoder.pause = 0.05
 print("ready", flush=True)
@@ -238,7 +238,7 @@ def test_replaced_audio_and_moved_boundaries_are_noticed(corpus, tmp_path):
 
 
 def test_a_flipped_bit_in_a_part_is_never_merged(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "PART_BYTES", 1)
+    monkeypatch.setattr(session_frames, "PART_BYTES", 1)
     encoder = Counting()
     encoder.poison = 4
     with pytest.raises(KeyboardInterrupt):
