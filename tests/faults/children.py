@@ -143,9 +143,9 @@ def _watch(folder, changes, kill):
         else:
             return
         path = os.fsdecode(path)
-        if not os.path.abspath(path).startswith(place):
+        if not path.startswith(place):
             return
-        os.write(log, f"{event} {os.path.relpath(path, place)}\n".encode())
+        os.write(log, f"{event} {path.removeprefix(place)}\n".encode())
         if kill is not None and count[0] == kill.change:
             if kill.milliseconds == 0:
                 os.kill(os.getpid(), signal.SIGKILL)

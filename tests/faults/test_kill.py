@@ -49,13 +49,15 @@ def test_extraction_killed(corpus, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("among", "count", "lr_schedule"), [(["history", "predictions", "metrics", "leakage"], 5, "cosine"),
-                                        (["checkpoints"], 4, "plateau")],
-)  # fmt: skip
-def test_training_killed(corpus, cache, tmp_path, among, count, lr_schedule):
+    ("among", "count", "more"),
+    [
+        (["history", "predictions", "metrics", "leakage"], 5, ["lr_schedule=cosine"]),
+        (["checkpoints"], 4, ["lr_schedule=plateau", "leakage=false"]),
+    ],
+)
+def test_training_killed(corpus, cache, tmp_path, among, count, more):
     place = tmp_path / "whole"
-    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"hydra.run.dir={place}", f"lr_schedule={lr_schedule}",
-             f"leakage={str('leakage' in among').lower()}"]  # fmt: skip
+    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"hydra.run.dir={place}", *more]
     ended = command(place, *words)
     assert ended.code == 0, ended.shown
     kills = moments(ended.changes, among, count, seed=2)
