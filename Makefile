@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-faults lint bench clean
 
 # The stamp remembers which pyproject and constraints the environment was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed  ## install, train and test one fold on the built-in sy
 
 test: $(VENV)/.installed  ## install, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread a worker: more of them would wait for each other
+
+test-faults: $(VENV)/.installed  ## kills, full disks, flipped bits, mutated input: about ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "faults or not faults" tests/faults
 
 lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .

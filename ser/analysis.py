@@ -1,4 +1,4 @@
-"""What follows a finished run: the speaker leakage probe and the figures, from its tables alone."""
+"""What is made of a run's tables alone: the speaker leakage probe and the figures."""
 
 import logging
 from collections.abc import Iterable
@@ -9,15 +9,14 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from ser.evaluation.figures import run_figures, save_figure
 from ser.evaluation.leakage import probe_gender, probe_speakers
-from ser.evaluation.runs import load_run
-from ser.evaluation.tables import read_embeddings, read_predictions
+from ser.evaluation.tables import read_embeddings, read_history, read_predictions
 from ser.files import write_json
 
 log = logging.getLogger(__name__)
 
 
-def write_leakage(folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Probe the pooled features of a finished run for speakers and gender, and write ``leakage.json``.
+def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Probe the pooled features of a run for speakers and gender, and write ``leakage.json``; its tables are enough.
 
     ``adversary_accuracy`` is what the adversary reached in training, in the epoch that was chosen: beside the probe it
     shows how much an adversary that gave up hides.
@@ -25,10 +24,10 @@ def write_leakage(folder: Path, seed: int = 0) -> dict[str, Any]:
     train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
     train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
     test_features = read_embeddings(folder / "embeddings.npy", len(test))
-    run = load_run(folder)
     leakage: dict[str, Any] = {"speakers": probe_speakers(train_features, train, seed), "adversary_accuracy": None}
-    if run.history is not None and "train/speaker_accuracy" in run.history:
-        chosen = run.history[run.history["epoch"] == run.metrics.get("best_epoch")]
+    history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else None
+    if history is not None and "train/speaker_accuracy" in history:
+        chosen = history[history["epoch"] == best_epoch]
         if len(chosen):
             leakage["adversary_accuracy"] = float(chosen["train/speaker_accuracy"].iloc[0])
     leakage["gender"] = probe_gender(train_features, train, test_features, test, seed)

@@ -1,6 +1,7 @@
 """The folder of one run: what is written into it, and in which order, so that a half-finished run is never mistaken."""
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,13 +14,17 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
+from ser.analysis import write_leakage
+from ser.checkpoint_file import DamagedCheckpointError, read_checkpoint_file
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.protocols import Split, split_record
 from ser.errors import SerError
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.tables import write_embeddings, write_predictions
-from ser.files import write_json
+from ser.files import remove_leftovers, write_json
+
+log = logging.getLogger(__name__)
 
 RESULTS = (
     "metrics.json", "history.csv", "predictions.csv", "embeddings.npy", "train_predictions.csv", "train_embeddings.npy",
@@ -58,6 +63,20 @@ class RunFolder:
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return metrics
 
+    def read_best(self) -> dict[str, Any]:
+        """The content of the best checkpoint.
+
+        Raises:
+            SerError: it is not the file that was written.
+        """
+        try:
+            return read_checkpoint_file(self.best_checkpoint)
+        except (DamagedCheckpointError, OSError) as error:
+            raise SerError(
+                f"{self.best_checkpoint} is damaged ({error}), expected the best epoch of this run; "
+                f"delete {self.best_checkpoint.parent} and train again."
+            ) from error
+
     def write_split(
         self, split: Split, corpus: Corpus, left_out: Mapping[str, str], transductive: bool
     ) -> dict[str, Any]:
@@ -78,10 +97,13 @@ class RunFolder:
         Raises:
             SerError: the checkpoint is damaged or belongs to another network or split.
         """
+        first = getattr(rank_zero_only, "rank", 0) == 0
+        if first:
+            remove_leftovers(self.path)
         if resume and self.last_checkpoint.is_file():
             _check_same_run(self.last_checkpoint, config)
             return self.last_checkpoint
-        if getattr(rank_zero_only, "rank", 0) != 0:  # the first process has done it, and may have begun to write
+        if not first:  # the first process has done it, and may have begun to write
             return None
         finished = (self.path / "metrics.json").is_file()
         if finished:
@@ -136,14 +158,25 @@ class RunFolder:
         }
         return metrics | {"speakers": cross_speaker(parts["test"][0])} if tested else metrics
 
-    def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write tables and features, then ``metrics.json``, and return its content."""
+    def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
+        """Write tables and features, then ``metrics.json``, and return its content.
+
+        Args:
+            parts: what was predicted.
+            facts: what metrics.json says beside its figures.
+            probe: look for the speaker in the features, before ``metrics.json`` says that nothing is left to do.
+        """
         for part, prefix in (("test", ""), ("train", "train_")):
             if part not in parts:
                 continue  # a search leaves the test part closed
             table, pooled = parts[part]
             write_predictions(self.path / f"{prefix}predictions.csv", table)
             write_embeddings(self.path / f"{prefix}embeddings.npy", pooled)
+        if probe and "test" in parts:
+            try:
+                write_leakage(self.path, facts.get("best_epoch"))
+            except SerError as error:
+                log.warning("the run goes without the speaker probe: %s", error)
         metrics = self.scores(parts, facts)
         write_json(self.path / "metrics.json", metrics)
         shutil.rmtree(self.previous, ignore_errors=True)
@@ -154,9 +187,13 @@ def _check_same_run(checkpoint: Path, config: dict[str, Any]) -> None:
     """Refuse to go on from a checkpoint of something else."""
     remedy = f"delete {checkpoint.parent} or run without resume=true to start over."
     try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["config"]
-    except Exception as error:
-        raise SerError(f"{checkpoint} is damaged, expected the checkpoint of an earlier run; {remedy}") from error
+        stored = read_checkpoint_file(checkpoint).get("config")
+        if not isinstance(stored, dict):
+            raise DamagedCheckpointError("it lacks the description of its run")
+    except (DamagedCheckpointError, OSError) as error:
+        raise SerError(
+            f"{checkpoint} is damaged ({error}), expected the checkpoint of an earlier run; {remedy}"
+        ) from error
     for key in ("hash", "emotions", "encoder", "network"):  # the split first: it changes the network's speakers, too
         if stored.get(key) != config[key]:
             raise SerError(

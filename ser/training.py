@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
-from ser.analysis import write_figures, write_leakage
+from ser.analysis import write_figures
+from ser.checkpoint_io import WholeFileCheckpointIO
 from ser.configuration import check_keys
 from ser.data.augmentation import Mixup
 from ser.data.corpus import Corpus
@@ -75,11 +75,11 @@ def run(cfg: DictConfig) -> float:
     checkpoint = folder.prepare(module.config, resume=cfg.resume)
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    metrics = train(datamodule, module, trainer, folder, facts, checkpoint)
+    metrics = train(datamodule, module, trainer, folder, facts, checkpoint, cfg.leakage)
     if trainer.is_global_zero:
         show_scores(metrics)
-        if cfg.test:
-            _analyse(cfg, folder.path, trainer)
+        if cfg.test and cfg.figures:
+            _draw(folder.path, trainer)
         log.info("results lie in %s", folder.path)
     return float(metrics["validation"]["uar"])
 
@@ -91,6 +91,7 @@ def train(
     folder: RunFolder,
     facts: dict[str, Any],
     checkpoint: Path | None = None,
+    probe: bool = False,
 ) -> dict[str, Any]:
     """Fit, take the best epoch by validation UAR, test it once (if the test part is open), write the run folder.
 
@@ -101,6 +102,7 @@ def train(
         folder: where the results go.
         facts: what metrics.json says about the run beside its figures.
         checkpoint: go on from here; None starts anew.
+        probe: look for the speaker in the pooled features.
 
     Returns:
         The content of metrics.json.
@@ -114,7 +116,7 @@ def train(
             raise
         log.warning("interrupted in epoch %d; the same command with resume=true goes on", trainer.current_epoch)
         raise KeyboardInterrupt from None
-    best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
+    best = folder.read_best()
     module.load_state_dict(best["state_dict"])
     predictions = trainer.predict(module, datamodule=datamodule) or []
     parts = {
@@ -126,7 +128,7 @@ def train(
         "epochs": trainer.current_epoch,
         **dict(zip(("parameters", "trainable_parameters"), count_parameters(module.network), strict=True)),
     }
-    return folder.finish(parts, facts) if trainer.is_global_zero else folder.scores(parts, facts)
+    return folder.finish(parts, facts, probe) if trainer.is_global_zero else folder.scores(parts, facts)
 
 
 def build_module(cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any]) -> EmotionModule:
@@ -177,19 +179,18 @@ def build_trainer(cfg: DictConfig) -> lightning.Trainer:
         *(instantiate(callback) for callback in cfg.callbacks.values() if callback is not None),
     ]
     loggers = [instantiate(logger) for logger in cfg.logger.values()] if cfg.logger else False
-    trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    trainer: lightning.Trainer = instantiate(
+        cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[WholeFileCheckpointIO()]
+    )
     return trainer
 
 
-def _analyse(cfg: DictConfig, folder: Path, trainer: lightning.Trainer) -> None:
-    """Probe and draw; the run is finished already, so what cannot be done is said and no failure."""
+def _draw(folder: Path, trainer: lightning.Trainer) -> None:
+    """Draw; the run is finished already, so what cannot be done is said and no failure."""
     try:
-        if cfg.leakage:
-            write_leakage(folder)
-        if cfg.figures:
-            write_figures(folder, trainer.loggers)
+        write_figures(folder, trainer.loggers)
     except SerError as error:
-        log.warning("the run is finished, but without all of its analysis: %s", error)
+        log.warning("the run is finished, but without all of its figures (`ser figures` draws them): %s", error)
 
 
 def _quieten() -> None:

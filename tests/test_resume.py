@@ -160,8 +160,9 @@ def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    while process.poll() is None and not (folder / "history.csv").exists():
-        time.sleep(0.02)
+    history = folder / "history.csv"
+    while process.poll() is None and not (history.exists() and len(pd.read_csv(history)) >= 2):
+        time.sleep(0.02)  # the checkpoint follows the table, so that of the first epoch is there
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output.decode()

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _figures(entry: Run) -> list[float | None]:
-    leakage = write_leakage(entry.folder)
+    leakage = write_leakage(entry.folder, entry.metrics.get("best_epoch"))
     speakers, gender = leakage["speakers"], leakage["gender"]
     told = [gender[probe]["balanced_accuracy"] if gender else None for probe in ("linear", "mlp")]
     return [

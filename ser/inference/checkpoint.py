@@ -1,7 +1,6 @@
 """What a checkpoint, an exported folder or an ONNX file says about itself, checked before anything is built of it."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ser.checkpoint_file import DamagedCheckpointError, read_checkpoint_file
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import SerError
 from ser.inference.statistics import FrameStatistics
@@ -93,18 +93,13 @@ def read_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Description and network weights of a ``.ckpt``; nothing in the file is executed.
 
     Raises:
-        SerError: it is no checkpoint of ours, or holds more than tensors and plain values.
+        SerError: it is damaged, no checkpoint of ours, or holds more than tensors and plain values.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles it doubts; they are refused in one sentence below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader raises whatever a damaged or hostile file leads it to
-        raise SerError(
-            f"{path} was refused without running anything in it: it is no checkpoint of tensors and plain "
-            f"values ({type(error).__name__}), {_EXPECTED}."
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
+        content = read_checkpoint_file(path)
+    except (DamagedCheckpointError, OSError) as error:
+        raise SerError(f"{path} was refused without running anything in it: {error}, {_EXPECTED}.") from error
+    if not isinstance(content.get("state_dict"), dict) or "config" not in content:
         raise SerError(f"{path} is a checkpoint of another kind (it lacks state_dict or config), {_EXPECTED}.")
     prefix = "network."
     weights = {
@@ -141,7 +136,7 @@ def find_model(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.is_file():
         return path
-    candidates = [path / "checkpoints" / "best.ckpt", path / "best.ckpt", *sorted(path.glob("*.onnx"))]
+    candidates = [path / "checkpoints" / "best.ckpt", path / "best.ckpt", *sorted(path.glob("[!.]*.onnx"))]
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         return path
     for candidate in candidates:

@@ -1,0 +1,92 @@
+"""SIGKILL at seeded moments: the same command again ends as if nothing had happened, and no part counts as a whole."""
+
+import random
+import shutil
+import signal
+
+import pytest
+from children import TINY, Kill, command
+from whole import assert_whole, results
+
+DELAYS = (0, 0, 1, 5)  # milliseconds after a change: at it, or inside what follows
+
+
+def moments(changes, among, count, seed):
+    """``count`` seeded moments among the changes whose text contains one of the words."""
+    places = [number for number, change in enumerate(changes) if any(word in change for word in among)]
+    generator = random.Random(seed)
+    return [Kill(place, generator.choice(DELAYS)) for place in sorted(generator.sample(places, count))]
+
+
+def compare(folder, undisturbed, words, kills, again=()):
+    """Kill and restart once a moment; ``folder`` holds what the killed command starts from."""
+    expected = results(undisturbed)
+    assert expected
+    for number, kill in enumerate(kills):
+        place = folder.with_name(f"killed{number}")
+        if folder.exists():
+            shutil.copytree(folder, place)
+        mine = [str(word).replace(str(undisturbed), str(place)) for word in words]
+        first = command(place, *mine, kill=kill)
+        assert first.code in (-signal.SIGKILL, 0), first.shown  # 0: it was over before the blow
+        if place.exists():
+            assert_whole(place)
+        second = command(place, *mine, *again)
+        assert second.code == 0, (kill, second.shown)
+        assert results(place) == expected, kill
+        assert_whole(place)
+        assert not [path for path in place.rglob("*.tmp*") if again or path.suffix == ".safetensors"]
+        shutil.rmtree(place)
+
+
+def test_extraction_killed(corpus, tmp_path):
+    words = ["ser", "extract", *corpus, f"paths.cache={tmp_path / 'whole'}"]
+    ended = command(tmp_path / "whole", *words)
+    assert ended.code == 0, ended.shown
+    kills = moments(ended.changes, ["session"], 5, seed=1)
+    compare(tmp_path / "none", tmp_path / "whole", words, kills)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("among", "count", "more"),
+    [
+        (["history", "predictions", "metrics", "leakage"], 5, ["lr_schedule=cosine"]),
+        (["checkpoints"], 4, ["lr_schedule=plateau", "leakage=false"]),
+    ],
+)
+def test_training_killed(corpus, cache, tmp_path, among, count, more):
+    place = tmp_path / "whole"
+    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"hydra.run.dir={place}", *more]
+    ended = command(place, *words)
+    assert ended.code == 0, ended.shown
+    kills = moments(ended.changes, among, count, seed=2)
+    compare(tmp_path / "none", place, words, kills, again=["resume=true"])
+
+
+@pytest.mark.faults
+def test_sweep_killed(corpus, cache, tmp_path):
+    place = tmp_path / "whole"
+    words = ["sweep.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.outputs={place}", "variant=gru,enhanced_gru",
+             "fold=1,2", "model.dropout=0.3", "trainer.max_epochs=2"]  # fmt: skip
+    ended = command(place, *words)
+    assert ended.code == 0, ended.shown
+    kills = moments(ended.changes, ["checkpoints", "metrics", "leakage", "predictions", "summary"], 3, seed=3)
+    compare(tmp_path / "none", place, words, kills)
+
+
+@pytest.mark.faults
+def test_report_killed(corpus, cache, tmp_path):
+    place = tmp_path / "runs" / "run"
+    ended = command(place, "train.py", *corpus, *TINY, f"paths.cache={cache}", f"hydra.run.dir={place}")
+    assert ended.code == 0, ended.shown
+    words = ["ser", "report", str(place)]
+    ended = command(place, *words)
+    assert ended.code == 0 and ended.changes, ended.shown
+    expected = results(place)
+    for kill in [Kill(number, delay) for number in range(len(ended.changes)) for delay in (0, 1)][:3]:
+        (place / "report.html").unlink()
+        assert command(place, *words, kill=kill).code in (-signal.SIGKILL, 0)
+        assert_whole(place)
+        assert command(place, *words).code == 0
+        assert results(place) == expected
