@@ -87,10 +87,15 @@ class PretrainedEncoder(ABC):
         """Names of width and depth in config.json."""
         return "hidden_size", "num_hidden_layers"
 
+    @property
+    def depth(self) -> int:
+        """Layers of the whole checkpoint."""
+        return int(self.config[self._keys[1]])
+
     @cached_property
     def layers(self) -> list[int]:
         """The wanted layers, checked against the depth of the checkpoint."""
-        depth = int(self.config[self._keys[1]])
+        depth = self.depth
         wanted = [depth] if self.layer is None else [self.layer] if isinstance(self.layer, int) else self.layer
         if not wanted or not all(0 <= layer <= depth for layer in wanted):
             raise SerError(
@@ -178,7 +183,7 @@ class PretrainedEncoder(ABC):
                 )
             )
         try:
-            states[int(self.config[self._keys[1]])] = trunk(*arguments, **keywords).last_hidden_state
+            states[self.depth] = trunk(*arguments, **keywords).last_hidden_state
         finally:
             for hook in hooks:
                 hook.remove()

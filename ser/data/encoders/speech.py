@@ -25,7 +25,7 @@ class SpeechEncoder(PretrainedEncoder):
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames."""
-        return super().description() | {"do_normalize": self._do_normalize}
+        return super().description() | {"do_normalize": self.normalizes}
 
     @torch.inference_mode()
     def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -54,14 +54,14 @@ class SpeechEncoder(PretrainedEncoder):
         return [row[:length].clone() for row, length in zip(hidden, lengths, strict=True)]
 
     @property
-    def _do_normalize(self) -> bool:
+    def normalizes(self) -> bool:
         """Whether the checkpoint wants waveforms of zero mean and unit variance (transformers' default: yes)."""
         return bool(self.preprocessor.get("do_normalize", True))
 
     def _front(self, waveform: Tensor) -> Tensor:
         """Normalised waveform (N,) through convolutions and projection, (L, D)."""
         waveform = waveform.to(self.device, torch.float32)
-        if self._do_normalize:
+        if self.normalizes:
             waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)
         convolved = self.model.feature_extractor(waveform[None].to(DTYPES[self.dtype]))  # (1, C, L)
         projected = self.model.feature_projection(convolved.transpose(1, 2))
