@@ -24,6 +24,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "extraction.workers": (1, None),
     "features.mels": (1, None),
     "features.hop_seconds": (0.001, 1),
+    "features.finetune_lr_factor": (0, None),
     "model.hidden_size": (2, None),  # the heads halve it
     "model.layers": (1, None),
     "model.dropout": (0, 1),

@@ -1,19 +1,18 @@
 """What an exported file computes, as modules that can be exported with batch and time left open."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
-from ser.data.encoders import Encoder, LogMel, SpeechEncoder, WhisperEncoder
-from ser.data.encoders.contract import HOP_SAMPLES
+from ser.data.encoders import FULL, Encoder, LogMel, SpeechEncoder, Waveform, WhisperEncoder
+from ser.data.encoders.contract import FRAME_SAMPLES, HOP_SAMPLES
 from ser.errors import SerError
 from ser.inference.engines import TorchNetwork
 from ser.inference.onnx_gru import exportable
 from ser.inference.recognizer import Recognizer
-from ser.inference.waveforms import SHORTEST_SAMPLES
 from ser.models.speech import LayerStack, SpeechModel
 
 
@@ -30,7 +29,7 @@ class FrameGraph(nn.Module):
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
         network, statistics = torch_network(recognizer).network, recognizer.config.statistics
-        self.network = exportable(network).cpu()
+        self.network = exportable(_plain(network))
         self.longest = recognizer.longest_frames
         self.register_buffer("mean", statistics.mean.clone())
         self.register_buffer("std", statistics.std.clone())
@@ -77,7 +76,17 @@ class LogMelGraph(nn.Module):
     def forward(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) and (B,) to (B, L, D) and (B,)."""
         energy = self.spectrogram(waveform).transpose(1, 2)  # (B, L, D)
-        return (energy.clamp(min=1e-10).log() + 12) / 4, (samples - SHORTEST_SAMPLES) // self.hop + 1
+        return (energy.clamp(min=1e-10).log() + 12) / 4, (samples - FRAME_SAMPLES) // self.hop + 1
+
+
+class RowsGraph(nn.Module):
+    """The steps of Waveform on a padded batch."""
+
+    def forward(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) and (B,) to (B, L, 320) and (B,)."""
+        count = (waveform.shape[1] - FRAME_SAMPLES) // HOP_SAMPLES + 1
+        rows = waveform[:, : count * HOP_SAMPLES].reshape(-1, count, HOP_SAMPLES)
+        return rows, (samples - FRAME_SAMPLES) // HOP_SAMPLES + 1
 
 
 class WhisperGraph(nn.Module):
@@ -141,6 +150,8 @@ def encoder_graph(encoder: Encoder | None) -> nn.Module:
         return LogMelGraph(encoder)
     if isinstance(encoder, WhisperEncoder):
         return WhisperGraph(encoder)
+    if isinstance(encoder, Waveform) or (isinstance(encoder, SpeechEncoder) and encoder.finetune == FULL):
+        return RowsGraph()
     if isinstance(encoder, SpeechEncoder):
         return SpeechModel(_plain(encoder.model), encoder.layers, encoder.depth, encoder.normalizes)
     raise SerError(
@@ -163,14 +174,15 @@ def torch_network(recognizer: Recognizer) -> TorchNetwork:
     return recognizer.model
 
 
-def _plain(model: Any) -> Any:
-    """A copy on the CPU whose position layer holds its weight as one tensor, not as the product it is trained as."""
-    model = copy.deepcopy(model).cpu()
-    old = model.encoder.pos_conv_embed.conv
-    # Not remove_parametrizations: the copy shares its class with the original, which would lose its weight too.
-    new = nn.Conv1d(
-        old.in_channels, old.out_channels, old.kernel_size[0], padding=old.padding[0], groups=old.groups
-    ).requires_grad_(False)
-    new.load_state_dict({"weight": old.weight, "bias": old.bias})
-    model.encoder.pos_conv_embed.conv = new
-    return model
+def _plain(module: nn.Module) -> nn.Module:
+    """A copy on the CPU whose convolutions hold their weight as one tensor, not as the product they are trained as."""
+    module = copy.deepcopy(module).cpu()
+    for parent in list(module.modules()):
+        for name, old in list(parent.named_children()):
+            if isinstance(old, nn.Conv1d) and is_parametrized(old, "weight"):
+                # Not remove_parametrizations: the copy shares its class with the original, which would be changed too.
+                sizes = (old.in_channels, old.out_channels, old.kernel_size[0])
+                new = nn.Conv1d(*sizes, padding=old.padding[0], groups=old.groups).requires_grad_(False)
+                new.load_state_dict({"weight": old.weight, "bias": old.bias})
+                setattr(parent, name, new)
+    return module
