@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from test_resume import KilledError, kill_at, same_run  # noqa: F401 - kill_at is a fixture
+from test_resume import KilledError, StopAt, same_run
 from tiny_encoders import save_tiny_hubert, save_tiny_wav2vec2, save_tiny_wavlm, save_tiny_whisper
 from transformers import AutoModel
 
@@ -123,13 +123,13 @@ def test_training_changes_these_layers_and_nothing_else(configure, tmp_path, fol
 
 
 @pytest.mark.parametrize("finetune", ["1", "full"])
-def test_interrupted_fine_tuning_ends_like_an_uninterrupted_one(
-    configure, tmp_path, folders, kill_at, monkeypatch, finetune
-):
+def test_interrupted_fine_tuning_ends_like_an_uninterrupted_one(configure, tmp_path, folders, monkeypatch, finetune):
     words = [*WORDS, f"features.checkpoint={folders['hubert', False]}", f"features.finetune={finetune}"]
     words += ["trainer.max_epochs=3", "lr_schedule=cosine"]
     training.run(configure(*words, folder=tmp_path / "whole"))
-    kill_at(1)
+    build = training.build_trainer
+    stopping = lambda cfg: (trainer := build(cfg)).callbacks.append(StopAt(1)) or trainer  # noqa: E731
+    monkeypatch.setattr(training, "build_trainer", stopping)
     with pytest.raises(KilledError):
         training.run(configure(*words, folder=tmp_path / "broken"))
     monkeypatch.undo()
