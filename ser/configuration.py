@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "features.mels": (1, None),
     "features.hop_seconds": (0.001, 1),
     "features.average": (1, None),
+    "features.finetune_lr_factor": (0, None),
     "model.hidden_size": (2, None),  # the heads halve it
     "model.layers": (1, None),
     "model.dropout": (0, 1),

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 
 from ser.data.augmentation import Augmentation, Mixup
 from ser.data.datamodule import Batch
+from ser.finetuning import make_optimizer
 from ser.losses import l2_norms
 from ser.models.output import NetworkOutput
 
@@ -142,7 +143,7 @@ class EmotionModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer; its learning rate is a callback's business."""
-        return self.make_optimizer(parameter for parameter in self.network.parameters() if parameter.requires_grad)
+        return make_optimizer(self.make_optimizer, self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plain description that rebuilds the network without Lightning."""

@@ -20,6 +20,7 @@ from ser.data.datamodule import EmotionDataModule
 from ser.data.encoders import Encoder
 from ser.data.extraction import extract
 from ser.errors import SerError
+from ser.finetuning import check_finetuning, make_network
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
 from ser.screen import announce, count_parameters, show_network, show_scores, show_split
@@ -47,6 +48,9 @@ def run(cfg: DictConfig) -> float:
     choices: dict[str, str] = HydraConfig.get().runtime.choices
     announce(corpus, default=choices["data"] == "synthetic")
     encoder: Encoder = instantiate(cfg.features)
+    normalization = instantiate(cfg.normalization)
+    own_frames = corpus.frame_source is not None
+    check_finetuning(encoder, normalization.kind, instantiate(cfg.augmentation), own_frames)
     extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
     for identifier, reason in extraction.failures.items():
         log.warning("left out %s: %s", identifier, reason)
@@ -56,7 +60,7 @@ def run(cfg: DictConfig) -> float:
         corpus,
         split,
         extraction.cache,
-        instantiate(cfg.normalization),
+        normalization,
         frame_rate=encoder.frame_rate,
         seed=cfg.seed,
         test=cfg.test,
@@ -66,7 +70,7 @@ def run(cfg: DictConfig) -> float:
     show_split(record)
     facts = {"corpus": corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
     facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
-    module = build_module(cfg, datamodule, facts)
+    module = build_module(cfg, datamodule, facts, encoder)
     show_network(module.network, choices["model"])
     if getattr(module.network, "speaker_head", None) is None and choices["adversarial"] != "none":
         log.info("model=%s has no speaker head: adversarial=%s has no effect", choices["model"], choices["adversarial"])
@@ -131,21 +135,24 @@ def train(
     return folder.finish(parts, facts, probe) if trainer.is_global_zero else folder.scores(parts, facts)
 
 
-def build_module(cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any]) -> EmotionModule:
+def build_module(
+    cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any], encoder: Encoder | None = None
+) -> EmotionModule:
     """Network, losses and optimizer, with the plain description that goes into every checkpoint."""
     sizes = {
         "input_size": datamodule.cache.dim,
         "emotions": len(datamodule.emotions),
         "speakers": len(datamodule.speakers),
     }
-    network = instantiate(cfg.model)(**sizes)
+    model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    network, description = make_network(instantiate(cfg.model), model, sizes, encoder)
     loss = instantiate(cfg.loss)
     if hasattr(loss, "fit_class_counts"):
         loss.fit_class_counts(datamodule.emotion_counts())
     config = {
         **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
         "format": 1,
-        "network": OmegaConf.to_container(cfg.model, resolve=True) | sizes,  # type: ignore[operator]
+        "network": description,
         "encoder": OmegaConf.to_container(cfg.features, resolve=True),
         "emotions": datamodule.emotions,
         "speakers": datamodule.speakers,

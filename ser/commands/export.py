@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--format", choices=("onnx", "hub"), default="onnx", help="default: onnx")
     parser.add_argument("--quantize", choices=("int8",), help="onnx: store weights as 8-bit integers")
-    parser.add_argument(
-        "--with-encoder", action="store_true", help="onnx: waveform in, probabilities out (LogMel only)"
-    )
+    parser.add_argument("--with-encoder", action="store_true", help="onnx: waveform in, probabilities out")
     parser.add_argument(
         "--compare", metavar="FOLDER", action="append", help="onnx: also compare on these files, such as a test set"
     )

@@ -111,8 +111,6 @@ def open_onnx(path: Path, device: str = "cpu") -> tuple[ModelConfig, Any]:
         raise SerError(f"{path} needs onnxruntime, which is not installed; pip install 'ser[export]'.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Integer weights of a quantised GRU become single precision once, at loading, and not at every call.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     wanted = ["CUDAExecutionProvider"] * device.startswith("cuda") + ["CPUExecutionProvider"]
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     try:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders import LogMel
 from ser.errors import SerError
 from ser.files import atomic_path
 from ser.inference.checkpoint import to_plain
-from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM, TorchNetwork
-from ser.inference.onnx_gru import exportable, translations
+from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM
+from ser.inference.graphs import FrameGraph, WaveformGraph
+from ser.inference.onnx_gru import translations
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.waveforms import SHORTEST_SAMPLES
 
@@ -47,63 +47,6 @@ class Agreement:
     longest: float
     largest_difference: float
     same_label: float
-
-
-class FrameGraph(nn.Module):
-    """Frames (B, L, D) as the encoder made them and lengths (B,) to probabilities (B, C).
-
-    Args:
-        recognizer: a model in PyTorch.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, recognizer: Recognizer) -> None:
-        super().__init__()
-        network, statistics = _torch_network(recognizer).network, recognizer.config.statistics
-        self.network = exportable(network).cpu()
-        self.longest = recognizer.longest_frames
-        self.register_buffer("mean", statistics.mean.clone())
-        self.register_buffer("std", statistics.std.clone())
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Normalise, classify, softmax."""
-        if self.longest is not None:
-            lengths = lengths.clamp(max=self.longest)
-        normalised = (frames - self.mean) / self.std  # (B, L, D)
-        mask = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
-        normalised = normalised.masked_fill(~mask.unsqueeze(-1), 0.0)
-        probabilities: Tensor = self.network(normalised, lengths).emotion_logits.softmax(dim=-1)
-        return probabilities
-
-
-class WaveformGraph(nn.Module):
-    """Waveforms (B, N) at 16 kHz and their samples (B,) to probabilities (B, C).
-
-    Args:
-        recognizer: a model in PyTorch whose encoder is LogMel.
-
-    Raises:
-        SerError: its encoder is another one.
-    """
-
-    def __init__(self, recognizer: Recognizer) -> None:
-        super().__init__()
-        encoder = recognizer.encoder
-        if not isinstance(encoder, LogMel):
-            raise SerError(
-                f"{type(encoder).__name__} cannot be exported with the network (it treats waveforms one by "
-                "one, so that frames do not depend on padding), only LogMel can; leave out --with-encoder."
-            )
-        self.spectrogram, self.hop = encoder._mel, encoder.hop
-        self.classify = FrameGraph(recognizer)
-
-    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """The steps of LogMel, half precision as in the feature cache, then the network."""
-        energy = self.spectrogram(waveform).transpose(1, 2)  # (B, L, D)
-        frames = ((energy.clamp(min=1e-10).log() + 12) / 4).half().float()
-        return self.classify(frames, (lengths - SHORTEST_SAMPLES) // self.hop + 1)
 
 
 def export_onnx(
@@ -214,15 +157,6 @@ def _metadata(recognizer: Recognizer) -> dict[str, str]:
         "emotions": ",".join(recognizer.emotions),
         "sample_rate": str(SAMPLE_RATE),
     }
-
-
-def _torch_network(recognizer: Recognizer) -> TorchNetwork:
-    if not isinstance(recognizer.model, TorchNetwork):
-        raise SerError(
-            "an ONNX file cannot be exported again, expected a run folder, .ckpt or exported folder; name "
-            "one with --checkpoint."
-        )
-    return recognizer.model
 
 
 def _require(*packages: str) -> None:

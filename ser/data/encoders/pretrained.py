@@ -94,27 +94,39 @@ class PretrainedEncoder(ABC):
         """Names of width and depth in config.json."""
         return "hidden_size", "num_hidden_layers"
 
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        """What of the checkpoint's config.json says what it computes."""
+        return {key: value for key, value in self.config.items() if key not in _CONFIG_NOISE}
+
+    @property
+    def depth(self) -> int:
+        """Layers of the whole checkpoint."""
+        return int(self.config[self._keys[1]])
+
     @cached_property
     def layers(self) -> list[int]:
-        """The wanted layers, checked against the depth of the checkpoint."""
-        depth = int(self.config[self._keys[1]])
-        wanted = [depth] if self.layer is None else [self.layer] if isinstance(self.layer, int) else self.layer
-        if not wanted or not all(0 <= layer <= depth for layer in wanted):
+        """The layers whose mean the frames are."""
+        return self._wanted_layers()
+
+    def _wanted_layers(self) -> list[int]:
+        """What ``layer`` means, checked against the depth of the checkpoint."""
+        wanted = [self.depth] if self.layer is None else [self.layer] if isinstance(self.layer, int) else self.layer
+        if not wanted or not all(0 <= layer <= self.depth for layer in wanted):
             raise SerError(
-                f"layer {self.layer} is not in {self.checkpoint}, expected numbers from 0 to {depth}; "
+                f"layer {self.layer} is not in {self.checkpoint}, expected numbers from 0 to {self.depth}; "
                 "set features.layer."
             )
         return sorted(set(wanted))
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames; the place of the checkpoint does not."""
-        plain = {key: value for key, value in self.config.items() if key not in _CONFIG_NOISE}
         return {
             "encoder": self.config["model_type"],
             "layers": self.layers,
             "dim": self.dim,
             "dtype": self.dtype,
-            "config": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16],
+            "config": hashlib.sha256(json.dumps(self.plain_config, sort_keys=True).encode()).hexdigest()[:16],
             "weights": weights_hash(self.folder),
             **averaging(self.average),
         }
@@ -186,7 +198,7 @@ class PretrainedEncoder(ABC):
                 )
             )
         try:
-            states[int(self.config[self._keys[1]])] = trunk(*arguments, **keywords).last_hidden_state
+            states[self.depth] = trunk(*arguments, **keywords).last_hidden_state
         finally:
             for hook in hooks:
                 hook.remove()

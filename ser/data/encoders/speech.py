@@ -1,6 +1,7 @@
 """HuBERT, WavLM and wav2vec 2.0."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.encoders.contract import FRAME_SAMPLES, average_frames, refuse_short
-from ser.data.encoders.pretrained import DTYPES, PretrainedEncoder
+from ser.data.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
+from ser.data.encoders.waveform import Waveform
 from ser.errors import SerError
+
+FULL = "full"  # the whole model is trained
 
 
 class SpeechEncoder(PretrainedEncoder):
@@ -18,14 +22,98 @@ class SpeechEncoder(PretrainedEncoder):
 
     Base checkpoints normalise their first convolution over time, so padding a waveform would change all its frames.
     Hence the convolutional front runs waveform by waveform; the transformer, where nearly all time goes, runs on the
-    padded batch under a mask. Arguments and the counting of layers: ``PretrainedEncoder``.
+    padded batch under a mask. The counting of layers: ``PretrainedEncoder``.
+
+    Layers that are trained with the network belong to it, and the frames are their input: the output of the last
+    frozen layer, or the waveform itself (``Waveform``) where all of the model is trained.
+
+    Args:
+        checkpoint: as for PretrainedEncoder, like ``layer``, ``dtype``, ``max_batch_seconds`` and ``average``.
+        layer: a single one or the last where layers are trained.
+        dtype: of the frozen part.
+        max_batch_seconds: padded audio that one forward pass may hold.
+        finetune: None or "none": nothing is trained; a number: so many layers up to ``layer``; "full": the whole model.
+        finetune_lr_factor: learning rate of the trained layers relative to the network's.
+
+    Raises:
+        SerError: ``finetune`` is nothing of the kind, or does not go with ``layer``.
     """
 
     model_types = ("hubert", "wavlm", "wav2vec2")
 
+    def __init__(
+        self,
+        checkpoint: str,
+        layer: Layer = None,
+        dtype: str = "float32",
+        max_batch_seconds: float = 120.0,
+        finetune: int | str | None = None,
+        finetune_lr_factor: float = 0.1,
+        average: int = 1,
+    ) -> None:
+        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average)
+        number = isinstance(finetune, int) and not isinstance(finetune, bool) and finetune > 0
+        if not (number or finetune in (None, "none", FULL)):
+            raise SerError(
+                f"features.finetune={finetune} was given, expected null, a number of layers from 1 or full; "
+                "null trains none of the encoder."
+            )
+        self.finetune = None if finetune == "none" else finetune
+        if self.finetune is not None and isinstance(self.layer, list):
+            raise SerError(
+                f"features.finetune={finetune} was given with the mean of layers {self.layer}, expected a single "
+                "one; set features.layer to a number or null."
+            )
+        if self.finetune is not None and average != 1:
+            raise SerError(
+                f"features.finetune={finetune} was given with features.average={average}, but the trained layers "
+                "expect every frame; set features.average=1."
+            )
+        self.finetune_lr_factor = finetune_lr_factor
+        self._waveform = Waveform() if self.finetune == FULL else None
+
+    @property
+    def dim(self) -> int:
+        """Values a frame."""
+        return self.width if self._waveform is None else self._waveform.dim
+
+    @property
+    def width(self) -> int:
+        """Values a frame behind all layers."""
+        return super().dim
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The layers whose mean the frames are: the last frozen one where others are trained."""
+        wanted = self._wanted_layers()
+        if not isinstance(self.finetune, int):
+            return wanted
+        if self.finetune > wanted[0]:
+            raise SerError(
+                f"features.finetune={self.finetune} was given, but {self.checkpoint} has {wanted[0]} layers up to the "
+                "wanted one; give at most that many, or full."
+            )
+        return [wanted[0] - self.finetune]
+
+    def tuned(self) -> dict[str, Any]:
+        """What rebuilds the trained part of the model, as ser.models.finetuned.FineTuned takes it."""
+        first = self.layers[0] if isinstance(self.finetune, int) else None
+        return {
+            "config": self.plain_config,
+            "first": first,
+            "last": self._wanted_layers()[0],
+            "normalize": self.normalizes,
+        }
+
+    def whole_model(self) -> Any:
+        """The model with all its layers, of which the trained ones take their first weights."""
+        return self._load(self._model_class())
+
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames."""
-        return super().description() | {"do_normalize": self._do_normalize}
+        if self._waveform is not None:
+            return self._waveform.description()
+        return super().description() | {"do_normalize": self.normalizes}
 
     @torch.inference_mode()
     def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -35,6 +123,8 @@ class SpeechEncoder(PretrainedEncoder):
             UnfitWaveform: a waveform is shorter than one frame.
             SerError: the checkpoint cannot be had.
         """
+        if self._waveform is not None:
+            return self._waveform.to(self.device)(waveforms)
         refuse_short(waveforms, FRAME_SAMPLES)
         frames: dict[int, Tensor] = {}
         for batch in _batches([len(waveform) for waveform in waveforms], self.max_batch_seconds):
@@ -54,14 +144,14 @@ class SpeechEncoder(PretrainedEncoder):
         return [row[:length].clone() for row, length in zip(hidden, lengths, strict=True)]
 
     @property
-    def _do_normalize(self) -> bool:
+    def normalizes(self) -> bool:
         """Whether the checkpoint wants waveforms of zero mean and unit variance (transformers' default: yes)."""
         return bool(self.preprocessor.get("do_normalize", True))
 
     def _front(self, waveform: Tensor) -> Tensor:
         """Normalised waveform (N,) through convolutions and projection, (L, D)."""
         waveform = waveform.to(self.device, torch.float32)
-        if self._do_normalize:
+        if self.normalizes:
             waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)
         convolved = self.model.feature_extractor(waveform[None].to(DTYPES[self.dtype]))  # (1, C, L)
         projected = self.model.feature_projection(convolved.transpose(1, 2))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.encoders.contract import HOP_SAMPLES, average_frames, refuse_short
-from ser.data.encoders.pretrained import DTYPES, PretrainedEncoder
+from ser.data.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
+from ser.errors import SerError
 
 
 class WhisperEncoder(PretrainedEncoder):
@@ -17,10 +18,30 @@ class WhisperEncoder(PretrainedEncoder):
 
     Whisper hears 30 seconds at a time, zero-padded; longer clips are encoded in consecutive windows. Every window costs
     the same, so batching matters little and the mask question does not arise. Arguments and the counting of layers:
-    ``PretrainedEncoder``.
+    ``PretrainedEncoder``; ``finetune`` has to be None or "none".
+
+    Raises:
+        SerError: layers are to be trained.
     """
 
     model_types = ("whisper",)
+
+    def __init__(
+        self,
+        checkpoint: str,
+        layer: Layer = None,
+        dtype: str = "float32",
+        max_batch_seconds: float = 120.0,
+        finetune: str | int | None = None,
+        average: int = 1,
+    ) -> None:
+        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average)
+        if finetune not in (None, "none"):
+            raise SerError(
+                f"features.finetune={finetune} was given for a Whisper encoder, expected a HuBERT, WavLM or "
+                "wav2vec 2.0: Whisper's layers look at all 30 seconds of a window, of which the cache keeps the clip's "
+                "own frames only; set features.finetune=null."
+            )
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames."""

@@ -1,0 +1,88 @@
+"""Training part of a pretrained encoder with the network: where the two are put together."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ser.data.augmentation import Augmentation
+from ser.data.encoders import FULL, Encoder, SpeechEncoder
+from ser.errors import SerError
+from ser.models.finetuned import FineTuned
+
+log = logging.getLogger(__name__)
+
+
+def check_finetuning(encoder: Encoder, normalization: str, augmentation: Augmentation, own_frames: bool) -> None:
+    """Refuse what the tuned layers cannot work with; nothing where the encoder is frozen.
+
+    Args:
+        encoder: makes the frames.
+        normalization: kind of frame normalisation.
+        augmentation: changes training frames.
+        own_frames: the corpus brings frames of its own, and the encoder is not used.
+
+    Raises:
+        SerError: naming the word that mends it.
+    """
+    finetune = getattr(encoder, "finetune", None)
+    if finetune is None:
+        return
+    if own_frames:
+        raise SerError(
+            f"features.finetune={finetune} was given for a corpus that brings its own frames, expected audio; "
+            "choose another data, or features.finetune=null."
+        )
+    if normalization != "none":
+        raise SerError(
+            f"features.finetune={finetune} was given with normalization={normalization}, but pretrained layers expect "
+            "their input as it is; add normalization=none (a LayerNorm behind the layers takes its place)."
+        )
+    if finetune == FULL and augmentation.transforms:
+        raise SerError(
+            "features.finetune=full was given with augmentation of frames, but its frames are the waveform itself; "
+            "add augmentation=none."
+        )
+
+
+def make_network(
+    make: Callable[..., nn.Module], description: Mapping[str, Any], sizes: Mapping[str, int], encoder: Encoder | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, inside the encoder's tuned layers where it has some, and the plain description that rebuilds it.
+
+    Args:
+        make: the network, from its sizes.
+        description: plain form of ``make``.
+        sizes: input_size, emotions, speakers.
+        encoder: may ask for fine-tuning; None does not.
+    """
+    if not isinstance(encoder, SpeechEncoder) or encoder.finetune is None:
+        return make(**sizes), {**description, **sizes}
+    inner = {**sizes, "input_size": encoder.width}
+    settings: dict[str, Any] = {**sizes, **encoder.tuned(), "lr_factor": encoder.finetune_lr_factor}
+    network = FineTuned(**settings, network=make(**inner))
+    network.load_pretrained(encoder.whole_model())
+    nested = {key: value for key, value in {**description, **inner}.items() if key != "_partial_"}
+    (own, _), (tuned, factor) = network.parameter_groups()
+    log.info(
+        "fine-tuning %s of %s: %s parameters of the encoder at %g times the learning rate, %s of the network",
+        "all" if encoder.finetune == FULL else f"layers {settings['first'] + 1} to {settings['last']}",
+        encoder.checkpoint,
+        f"{sum(weight.numel() for weight in tuned):,}",
+        factor,
+        f"{sum(weight.numel() for weight in own):,}",
+    )
+    return network, {"_target_": f"{FineTuned.__module__}.{FineTuned.__name__}", **settings, "network": nested}
+
+
+def make_optimizer(make: Callable[[Iterable[Any]], torch.optim.Optimizer], network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of what is trained, with a group and a learning rate of its own for an encoder's layers."""
+    if not isinstance(network, FineTuned):
+        return make(parameter for parameter in network.parameters() if parameter.requires_grad)
+    groups = network.parameter_groups()
+    optimizer = make([{"params": parameters} for parameters, _ in groups])
+    for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
+        group["lr"] *= factor
+    return optimizer
