@@ -13,9 +13,10 @@ from transformers import AutoModel
 
 from ser import training
 from ser.data.audio import read_audio
+from ser.data.augmentation import Augmentation
 from ser.data.encoders import SpeechEncoder
 from ser.errors import SerError
-from ser.finetuning import make_network
+from ser.finetuning import check_finetuning, make_network
 from ser.inference.export import export_onnx
 from ser.inference.recognizer import Recognizer
 from ser.models.gru import GRU
@@ -162,19 +163,24 @@ def test_a_frozen_encoder_is_described_as_before(folders):
 
 
 @pytest.mark.parametrize("words, sentence", [
-        (["features.finetune=1", "features.average=4", "normalization=none"], "expect every frame"),
+    (["features.finetune=1", "features.average=4", "normalization=none"], "expect every frame"),
     (["features.finetune=some"], "expected null, a number of layers from 1 or full"),
     (["features.finetune=0"], "expected null, a number of layers from 1 or full"),
     (["features.finetune=4"], "has 3 layers"),
     (["features.finetune=1", "features.layer=[1,2]"], "expected a single"),
     (["features.finetune=1", "normalization=global"], "add normalization=none"),
     (["features.finetune=full", "augmentation=default"], "add augmentation=none"),
-    (["features.finetune=1", "data=synthetic_features", "data.scale=0.01"], "brings its own frames"),
 ])  # fmt: skip
 def test_bad_values_get_one_sentence(configure, folders, words, sentence):
     with pytest.raises((SerError, InstantiationException)) as error:
         training.run(configure(*WORDS, f"features.checkpoint={folders['hubert', False]}", *words))
     assert sentence in str(told(error.value))
+
+
+def test_a_corpus_of_frames_is_refused(folders):
+    encoder = SpeechEncoder(str(folders["hubert", False]), finetune=1)
+    with pytest.raises(SerError, match="brings its own frames"):
+        check_finetuning(encoder, "none", Augmentation([]), own_frames=True)
 
 
 def test_whisper_is_not_tuned(configure, tmp_path):
