@@ -62,6 +62,37 @@ def check_keys(cfg: DictConfig, name: str = "train") -> None:
             _refuse_unknown(given, {f"{section}.{key}" for key in content}, f"{name}.yaml")
 
 
+def check_targets(cfg: Any, source: Path) -> None:
+    """Refuse a configuration from a run folder that would call anything but what the options of ``conf/`` call.
+
+    A command line is its author's own; a folder may come from a stranger, and ``_target_`` can name any function.
+
+    Args:
+        cfg: the configuration, unresolved.
+        source: where it was read from.
+
+    Raises:
+        SerError: naming the target.
+    """
+    known = {target for file in CONFIG_FOLDER.rglob("*.yaml") for target in _targets(_load(file))}
+    for target in _targets(OmegaConf.to_container(cfg, resolve=False)):
+        if target not in known:
+            raise SerError(
+                f"{source} would call {target}, expected only what the options in {CONFIG_FOLDER} call; if you trust "
+                "it, add an option with that _target_ there, or start the run with train.py."
+            )
+
+
+def _targets(content: Any) -> Iterator[Any]:
+    """The values of every ``_target_`` in nested content."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from [str(value)] if key == "_target_" else _targets(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _targets(value)
+
+
 def check_values(cfg: DictConfig, choices: Mapping[str, Any], name: str = "train") -> None:
     """Refuse values of another type than the shipped ones, and numbers that lead nowhere (``fold=abc``).
 

@@ -20,7 +20,7 @@ from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ser.configuration import CONFIG_FOLDER, register_resolvers
+from ser.configuration import CONFIG_FOLDER, check_targets, register_resolvers
 from ser.errors import SerError
 from ser.evaluation.runs import Run, load_run
 from ser.evaluation.tables import probabilities, read_embeddings
@@ -69,7 +69,7 @@ def repeat(original: Path, folder: Path) -> None:
     """Carry out the run of ``original`` in ``folder``, with the configuration that Hydra kept.
 
     Raises:
-        SerError: the configuration is not there, or the run fails.
+        SerError: the configuration is not there or would call what this checkout's conf/ does not, or the run fails.
     """
     files = [original / ".hydra" / f"{name}.yaml" for name in ("config", "hydra")]
     for file in files:
@@ -85,6 +85,7 @@ def repeat(original: Path, folder: Path) -> None:
         raise SerError(f"{files[0].parent} does not hold a configuration; the files are damaged.")
     page: Any = OmegaConf.load(CONFIG_FOLDER / "train.yaml")
     page.pop("defaults")
+    check_targets(cfg, files[0])
     cfg = OmegaConf.merge(page, cfg)  # settings that are newer than the run get their defaults
     kept.hydra.runtime.output_dir = str(folder)
     typed = OmegaConf.structured(HydraConf)

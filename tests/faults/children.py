@@ -50,17 +50,26 @@ class Kill:
     milliseconds: float = 0.0
 
 
-def command(folder, *words, kill=None, memory_mb=None, file_bytes=None, patch=None, patience=PATIENCE):
+def command(folder, *words, kill=None):
     """Run ``train.py ...``, ``sweep.py ...`` or ``ser ...`` in a child.
 
     Args:
         folder: changes below it are counted; logs go beside it.
         words: as on a command line, the program first.
         kill: when to kill it.
-        memory_mb: address space it may add to what it starts with.
-        file_bytes: longest file it may write.
-        patch: called in the child before the command.
+    """
+    return isolated(folder, lambda: run_words([str(word) for word in words]), kill=kill)
+
+
+def isolated(folder, work, memory_mb=None, patience=PATIENCE, kill=None):
+    """Call ``work`` in a child, whose exit code it returns.
+
+    Args:
+        folder: changes below it are counted; logs go beside it.
+        work: what to do.
+        memory_mb: address space the child may add to what it starts with.
         patience: seconds until it counts as hanging.
+        kill: when to kill it.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,18 +82,17 @@ def command(folder, *words, kill=None, memory_mb=None, file_bytes=None, patch=No
         code = 99
         try:
             _redirect(shown)
-            _limit(memory_mb, file_bytes)
-            if patch is not None:
-                patch()
+            if memory_mb is not None:
+                _limit(memory_mb)
             _watch(folder, changes, kill)
-            code = run_words([str(word) for word in words])
+            code = work() or 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    status, usage = _wait(child, patience, words)
+    status, usage = _wait(child, patience)
     return Ended(
         os.waitstatus_to_exitcode(status),
         shown.read_text(errors="replace"),
@@ -118,14 +126,10 @@ def _redirect(path):
     sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
-def _limit(memory_mb, file_bytes):
-    if memory_mb is not None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        allowed = pages * os.sysconf("SC_PAGE_SIZE") + memory_mb * 1_000_000
-        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-    if file_bytes is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write fails with EFBIG
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+def _limit(memory_mb):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    allowed = pages * os.sysconf("SC_PAGE_SIZE") + memory_mb * 1_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
 
 def _watch(folder, changes, kill):
@@ -157,7 +161,7 @@ def _watch(folder, changes, kill):
     sys.addaudithook(hook)
 
 
-def _wait(child, patience, words):
+def _wait(child, patience):
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         found, status, usage = os.wait4(child, os.WNOHANG)
@@ -166,4 +170,4 @@ def _wait(child, patience, words):
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    raise AssertionError(f"{' '.join(map(str, words))} did not end in {patience} s")
+    raise AssertionError(f"no end after {patience} s")
