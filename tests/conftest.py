@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -8,19 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
+from small_runs import TINY
 
 from ser.configuration import CONFIG_FOLDER, register_resolvers
-
-TINY = [
-    "model=gru",
-    "model.hidden_size=8",
-    "trainer.max_epochs=1",
-    "callbacks.progress_bar=null",
-    "logger=csv",
-    "batches.batch_size=8",
-    "leakage=false",
-    "figures=false",
-]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,10 +47,3 @@ def configure(tmp_path, manifest, cache):
         return cfg
 
     return compose_for
-
-
-def figures(folder: Path) -> dict:
-    """The content of metrics.json without the time it took."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics.pop("seconds")
-    return metrics

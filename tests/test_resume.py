@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning
 import pandas as pd
 import pytest
-from conftest import TINY, figures
+from small_runs import TINY, figures
 
 from ser import training
 from ser.errors import SerError

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import yaml
-from conftest import TINY
 from fake_corpora import write_manifest
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from small_runs import TINY
 
 from ser.configuration import CONFIG_FOLDER, register_resolvers
 from ser.errors import SerError
