@@ -33,6 +33,18 @@ def test_frame_limit_holds_in_every_epoch(lengths, limit, epoch):
         assert len(batch) == 1 or len(batch) * longest <= limit
 
 
+@settings(max_examples=60, deadline=None)
+@given(lengths=lengths_lists, batch_size=st.integers(1, 40), epoch=st.integers(0, 3), shuffle=st.booleans())
+def test_padding_is_at_most_one_batch_of_the_spread(lengths, batch_size, epoch, shuffle):
+    """Sorted batches pad at most what lies between the longest and the shortest utterance, once for each row of a
+    batch; jitter stretches that by its share of the longest."""
+    batches = LengthBatches(lengths, batch_size, shuffle=shuffle, seed=2)
+    batches.set_epoch(epoch)
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches) - sum(lengths)
+    slack = 4 * batches.jitter * max(lengths) * len(batches)
+    assert padded <= batch_size * (max(lengths) - min(lengths) + slack)
+
+
 def test_order_follows_seed_and_epoch():
     lengths = np.random.default_rng(0).integers(10, 500, 300)
 

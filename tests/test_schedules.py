@@ -16,6 +16,14 @@ def test_alpha_is_bounded_and_never_falls(kind, epochs, share, top):
     assert 0 <= now <= later <= top + 1e-12
 
 
+@given(epochs=st.integers(1, 200), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+@pytest.mark.parametrize("kind", [ConstantAlpha, LinearAlpha, SigmoidAlpha, StepAlpha])
+def test_alpha_never_falls_between_any_two_moments(kind, epochs, shares):
+    schedule = kind()
+    first, second = (schedule.value(share * epochs, epochs) for share in sorted(shares))
+    assert first <= second
+
+
 def test_linear_alpha_follows_the_formula():
     schedule = LinearAlpha(start_epoch=5, end_share=0.7, max_alpha=1.0)
     assert [schedule.value(e, 50) for e in (0, 4, 5, 20, 35, 49)] == pytest.approx([0, 0, 0, 0.5, 1, 1])
@@ -38,6 +46,19 @@ def test_rate_stays_between_zero_and_its_start(kind, total, share):
     schedule = kind(warmup_steps=1000)
     schedule.prepare(total)
     assert 0 < schedule.rate_at(1e-3, int(share * total)) <= 1e-3
+
+
+@given(total=st.integers(1, 5000), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+@pytest.mark.parametrize("kind", [ConstantRate, CosineRestarts, LinearRate])
+def test_rate_rises_in_the_warmup_and_falls_after_it_but_for_restarts(kind, total, shares):
+    schedule = kind(warmup_steps=50)
+    schedule.prepare(total)
+    first, second = (int(share * total) for share in sorted(shares))
+    rates = [schedule.rate_at(1e-3, step) for step in (first, second)]
+    if second <= schedule.warmup:
+        assert rates[0] <= rates[1] * (1 + 1e-12)
+    elif first >= schedule.warmup and (kind is not CosineRestarts or second - schedule.warmup < total // 4):
+        assert rates[0] >= rates[1] * (1 - 1e-12)
 
 
 def test_warmup_is_capped_and_rises_from_a_tenth():

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import fake_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics
 
 from ser.evaluation.confusion import METRICS, utterance_counts
@@ -44,6 +46,26 @@ def test_scores_agree_with_scikit_learn(case):
     for name, value in expected.items():
         assert METRICS[name](cells) == pytest.approx(value, abs=1e-12), name
     assert json.loads(json.dumps(ours, allow_nan=False)) == ours
+
+
+@settings(max_examples=40, deadline=None)
+@given(answers=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+@pytest.mark.filterwarnings("ignore:y_pred contains classes:UserWarning")
+@pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
+def test_scores_of_any_answers_agree_with_scikit_learn(answers):
+    names = ["neutral", "happy", "sad", "angry"]
+    truth, predicted = ([names[pair[side]] for pair in answers] for side in (0, 1))
+    table = pd.DataFrame(
+        {"id": map(str, range(len(answers))), "speaker": "s", "emotion": truth, "predicted": predicted}
+    )
+    table = table.assign(**{f"p_{name}": 0.25 for name in names}, session=1, gender="", seconds=1.0)
+    present, ours = sorted(set(truth)), scores(table)
+    options = {"labels": present, "average": "macro", "zero_division": 0}
+    assert ours["wa"] == pytest.approx(metrics.accuracy_score(truth, predicted), abs=1e-12)
+    assert ours["uar"] == pytest.approx(metrics.recall_score(truth, predicted, **options), abs=1e-12)
+    assert ours["macro_f1"] == pytest.approx(metrics.f1_score(truth, predicted, **options), abs=1e-12)
+    weighted = metrics.f1_score(truth, predicted, average="weighted", zero_division=0)
+    assert ours["weighted_f1"] == pytest.approx(weighted, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ser.errors import SerError
@@ -51,6 +52,7 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
             f"{folder} holds something else, expected an empty folder or an earlier export; choose another --output."
         )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    replaced = temporary.with_suffix(".old")
     weights = {name: value.cpu().contiguous() for name, value in recognizer.model.network.state_dict().items()}
     try:
         temporary.mkdir(parents=True)
@@ -59,14 +61,18 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
         (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card(recognizer, run), encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(replaced)  # a folder cannot be renamed over another one
         temporary.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
         raise SerError(
-            f"could not write {folder}: {error.strerror or error}; free space or choose a writable folder."
+            f"could not write {folder}: {getattr(error, 'strerror', None) or error}; free space or choose a writable "
+            "folder (what was there before is intact)."
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        for leftover in (temporary, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
     return folder
 
 
