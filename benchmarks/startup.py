@@ -1,4 +1,4 @@
-"""Waiting before anything happens: ``python train.py --help``, and the way to where the first training step begins, on a warm cache.
+"""Waiting before anything happens: ``python train.py --help``, and the way to the first training step on a warm cache.
 
     python -m benchmarks.startup
 
@@ -21,7 +21,7 @@ import os, runpy, sys, time
 import lightning
 
 class Stop(lightning.Callback):
-    def on_train_batch_start(self, *arguments):
+    def on_train_batch_end(self, *arguments):
         os._exit(0)
 
 build = lightning.Trainer.__init__
@@ -46,7 +46,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "ser.cli", "extract", *words], cwd=ROOT, capture_output=True, check=True)
         for what, command, target in (
             ("train.py --help", ["train.py", "--help"], HELP_TARGET),
-            ("to the first training step, warm cache", ["-c", FIRST_STEP, *words], STEP_TARGET),
+            ("first training step, warm cache", ["-c", FIRST_STEP, *words], STEP_TARGET),
         ):
             elapsed, processor = (min(column) for column in zip(*map(timed, [command] * options.rounds), strict=True))
             print(f"{what}: {elapsed:.1f} s (target {target:g}), processor {processor:.1f} s", flush=True)
