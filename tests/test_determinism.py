@@ -1,7 +1,7 @@
 """The same seed gives the same run to the last bit; interruptions are in test_resume.py."""
 
 import pytest
-from conftest import figures
+from small_runs import figures
 
 from ser import training
 
