@@ -6,7 +6,7 @@ Their own messages span several lines, name internals or come with a traceback. 
 import errno
 import functools
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 import hydra.utils
 from hydra.core.hydra_config import HydraConfig
@@ -29,10 +29,12 @@ def sentence(error: BaseException) -> str | None:
         if isinstance(cause, SerError):
             return str(cause)
         cause = cause.__cause__
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if does_not_compose(error):
         return composition_sentence(error)
-    if isinstance(error, OSError):
-        return _disk_sentence(error)
+    # The run's log file is opened before everything else, and logging wraps what the disk says to that.
+    told = error.__cause__ if str(error).startswith("Unable to configure handler") else error
+    if isinstance(told, OSError):
+        return _disk_sentence(told)
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full ({_first(error)}); lower batches.batch_size or set batches.max_frames."
     if type(error).__module__.startswith(_USAGE_ERRORS) or str(error).startswith("Early stopping conditioned"):
@@ -52,6 +54,13 @@ def _disk_sentence(error: OSError) -> str | None:
             "another by paths.outputs=, or correct its permissions."
         )
     return None
+
+
+def does_not_compose(error: BaseException) -> TypeGuard[Exception]:
+    """Whether the error is Hydra's answer to words that make no configuration."""
+    # normalization=-1: a group is given a number, which Hydra tells by a plain ValueError
+    number = isinstance(error, ValueError) and str(error).startswith("Config group override must be")
+    return number or isinstance(error, HydraException | OmegaConfBaseException)
 
 
 def composition_sentence(error: Exception) -> str:

@@ -11,17 +11,14 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 from rich.logging import RichHandler
 from rich.markup import escape
 
 from ser.configuration import CONFIG_FOLDER, register_resolvers
 from ser.entry import FAILURE, train
-from ser.errors import SerError
 from ser.sentences import sentence
 from ser.sweep_jobs import Job, list_jobs, read_words
 from ser.sweep_summary import summarize_folders, sweep_folder
@@ -42,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     version.setbase("1.3")
     try:
         return _sweep(words)
-    except (SerError, HydraException, OmegaConfBaseException, OSError) as error:
+    except Exception as error:
         if (told := sentence(error)) is None:
             raise
         get_console().print(f"[bold red]error:[/] {escape(told)}", soft_wrap=True)

@@ -124,6 +124,7 @@ WORDS = [
     ("optimizer.lrr=1", "did you mean optimizer.lr?"),
     ("++optimizer.lrr=1", "unexpected keyword argument 'lrr'"),
     ("features.layer=99", "the chosen features has none"),
+    ("normalization=-1", "must be a string"),
     ("fold", "expected key=value"),
     ("fold=", "expected a whole number"),
     ("fold=abc", "expected a whole number"),

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from ser.configuration import CONFIG_FOLDER, check_keys, check_values, register_resolvers
 from ser.errors import SerError
-from ser.sentences import composition_sentence
+from ser.sentences import composition_sentence, does_not_compose
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +31,9 @@ def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if not does_not_compose(error):
+            raise
         raise SerError(composition_sentence(error)) from error
     HydraConfig.instance().set_config(cfg)
     plain = cfg.copy()
