@@ -103,6 +103,8 @@ def test_averaged_frames_are_means_of_consecutive_frames_and_their_caches_stay_a
 
     plain, averaged = make(), make(average=4)
     assert averaged.frame_rate == plain.frame_rate / 4
+    with pytest.raises(SerError, match="average=0"):
+        make(average=0)
     assert averaged.description() != plain.description() and make(average=1).description() == plain.description()
     for frames, means in zip(plain(waveforms()), averaged(waveforms()), strict=True):
         groups = [frames[start : start + 4].mean(0) for start in range(0, len(frames), 4)]

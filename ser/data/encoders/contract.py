@@ -42,16 +42,21 @@ class Encoder(Protocol):
 
 
 def average_frames(frames: Tensor, count: int) -> Tensor:
-    """Mean of every ``count`` consecutive frames: (L, D) -> (ceil(L / count), D); the last mean is over what is left.
+    """Mean of every ``count`` consecutive frames: (L, D) -> (ceil(L / count), D); the last is over what is left."""
+    if count == 1:
+        return frames
+    return torch.stack([group.mean(0) for group in frames.split(count)])
+
+
+def averaged_rate(rate: float, count: int) -> float:
+    """Frames a second once every ``count`` of ``rate`` are averaged into one.
 
     Raises:
         SerError: ``count`` is below 1.
     """
     if count < 1:
         raise SerError(f"average={count} frames was given, expected a whole number from 1; 1 keeps every frame.")
-    if count == 1:
-        return frames
-    return torch.stack([group.mean(0) for group in frames.split(count)])
+    return rate / count
 
 
 def averaging(count: int) -> dict[str, int]:

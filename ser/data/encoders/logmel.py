@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders.contract import FRAME_SAMPLES, average_frames, averaging, refuse_short
+from ser.data.encoders.contract import FRAME_SAMPLES, average_frames, averaged_rate, averaging, refuse_short
 
 
 class LogMel:
@@ -36,7 +36,7 @@ class LogMel:
         self.dim = mels
         self.hop = round(hop_seconds * SAMPLE_RATE)
         self.average = average
-        self.frame_rate = SAMPLE_RATE / self.hop / average
+        self.frame_rate = averaged_rate(SAMPLE_RATE / self.hop, average)
         self.f_min, self.f_max = f_min, f_max
         self.device = torch.device("cpu")
 

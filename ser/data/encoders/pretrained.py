@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.checkpoints import checkpoint_folder, first_line, read_json, remedy, weights_hash
-from ser.data.encoders.contract import HOP_SAMPLES, averaging
+from ser.data.encoders.contract import HOP_SAMPLES, averaged_rate, averaging
 from ser.errors import SerError
 
 # Keys of config.json that say who wrote it and not what it computes.
@@ -54,7 +54,7 @@ class PretrainedEncoder(ABC):
         self.dtype = dtype
         self.max_batch_seconds = max_batch_seconds
         self.average = average
-        self.frame_rate = SAMPLE_RATE / HOP_SAMPLES / average
+        self.frame_rate = averaged_rate(SAMPLE_RATE / HOP_SAMPLES, average)
         self.device = torch.device("cpu")
 
     @cached_property
