@@ -1,6 +1,7 @@
 """What is made of a run's tables alone: the speaker leakage probe and the figures."""
 
 import logging
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from ser.evaluation.figures import run_figures, save_figure
 from ser.evaluation.leakage import probe_gender, probe_speakers
 from ser.evaluation.tables import read_embeddings, read_history, read_predictions
-from ser.files import write_json
+from ser.files import told_writing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,23 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) ->
 
 
 def write_figures(folder: Path, loggers: Iterable[Logger] = ()) -> None:
-    """Draw a finished run into ``figures/`` and hand the same figures to TensorBoard and Weights & Biases."""
+    """Draw a finished run into ``figures/`` and hand the same figures to TensorBoard and Weights & Biases.
+
+    The folder appears whole or not at all: a run that was killed while drawing draws again when it is resumed.
+    """
     loggers = list(loggers)
-    for name, figure in run_figures(folder).items():
-        save_figure(figure, folder / "figures" / f"{name}.png")
-        for logger in loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"figures/{name}", figure, close=False)
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(f"figures/{name}", [str(folder / "figures" / f"{name}.png")])
+    drawn, kept = folder / "figures.partial", folder / "figures"
+    shutil.rmtree(drawn, ignore_errors=True)
+    try:
+        for name, figure in run_figures(folder).items():
+            save_figure(figure, drawn / f"{name}.png")
+            for logger in loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure(f"figures/{name}", figure, close=False)
+                elif isinstance(logger, WandbLogger):
+                    logger.log_image(f"figures/{name}", [str(drawn / f"{name}.png")])
+        with told_writing(kept):
+            shutil.rmtree(kept, ignore_errors=True)
+            drawn.rename(kept)
+    finally:
+        shutil.rmtree(drawn, ignore_errors=True)

@@ -27,19 +27,31 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     # The process id keeps two writers apart; the suffix stays last because some writers choose a format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with told_writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):  # a read-only file system refuses even to remove what is not there
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write ``path`` into one sentence.
+
+    Raises:
+        SerError: the folder cannot be written or the disk is full.
+    """
+    try:
+        yield
     except OSError as error:
         raise SerError(
             f"could not write {path}: {error.strerror or error}; free space or choose a writable folder, "
             "then run the same command again (what was there before is intact)."
         ) from error
-    finally:
-        with suppress(OSError):  # a read-only file system refuses even to remove what is not there
-            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 RESULTS = (
     "metrics.json", "history.csv", "predictions.csv", "embeddings.npy", "train_predictions.csv", "train_embeddings.npy",
-    "leakage.json", "report.html", "checkpoints", "tensorboard", "csv", "wandb", "figures",
+    "leakage.json", "report.html", "checkpoints", "tensorboard", "csv", "wandb", "figures", "figures.partial",
 )  # fmt: skip
 Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
 

@@ -2,11 +2,13 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
@@ -41,6 +43,8 @@ def run(cfg: DictConfig) -> float:
     if metrics is not None and ("test" in metrics or not cfg.test):
         log.info("finished already: %s", folder.path)
         show_scores(metrics)
+        if cfg.test and cfg.figures and not (folder.path / "figures").is_dir():  # killed while drawing
+            _draw(folder.path)
         return float(metrics["validation"]["uar"])
     lightning.seed_everything(cfg.seed, verbose=False)
     _quieten()
@@ -83,7 +87,7 @@ def run(cfg: DictConfig) -> float:
     if trainer.is_global_zero:
         show_scores(metrics)
         if cfg.test and cfg.figures:
-            _draw(folder.path, trainer)
+            _draw(folder.path, trainer.loggers)
         log.info("results lie in %s", folder.path)
     return float(metrics["validation"]["uar"])
 
@@ -192,10 +196,10 @@ def build_trainer(cfg: DictConfig) -> lightning.Trainer:
     return trainer
 
 
-def _draw(folder: Path, trainer: lightning.Trainer) -> None:
+def _draw(folder: Path, loggers: Sequence[Logger] = ()) -> None:
     """Draw; the run is finished already, so what cannot be done is said and no failure."""
     try:
-        write_figures(folder, trainer.loggers)
+        write_figures(folder, loggers)
     except SerError as error:
         log.warning("the run is finished, but without all of its figures (`ser figures` draws them): %s", error)
 

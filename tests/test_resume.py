@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from small_runs import TINY, figures
 
-from ser import training
+from ser import analysis, training
 from ser.errors import SerError
+from ser.evaluation.figures import save_figure
 
 LONGER = ["trainer.max_epochs=4", "model=enhanced_gru", "model.hidden_size=8", "augmentation=strong", "mixup_alpha=0.2"]
 ROOT = Path(training.__file__).resolve().parent.parent
@@ -170,3 +171,24 @@ def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
     assert "Traceback" not in output.decode()
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "metrics.json").exists()
+
+
+def test_a_run_killed_while_drawing_draws_when_it_is_resumed(configure, tmp_path, monkeypatch):
+    """Its results are whole by then; the folder of figures appears with the last of them."""
+    words = ["figures=true"]
+    drawn = []
+
+    def save_then_die(figure, path):
+        if len(drawn) == 2:
+            raise KilledError
+        drawn.append(save_figure(figure, path))
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(analysis, "save_figure", save_then_die)
+        training.run(configure(*words, folder=tmp_path / "run"))
+    assert len(drawn) == 2
+    assert not (tmp_path / "run" / "figures").exists()
+    before = figures(tmp_path / "run")
+    training.run(configure(*words, "resume=true", folder=tmp_path / "run"))
+    assert (tmp_path / "run" / "figures" / "training.png").is_file()
+    assert figures(tmp_path / "run") == before

@@ -96,7 +96,7 @@ def training_panel(history: pd.DataFrame, note: str = "") -> Figure:
         SerError: there is no epoch.
     """
     history = _one_row_an_epoch(history)
-    figure = new_figure(11, 6.2, "Training", note)
+    figure = new_figure(11, 7, "Training", note)
     panels = figure.subplots(2, 3).ravel()
     best = None
     if "val/uar" in history and history["val/uar"].notna().any():
@@ -117,8 +117,8 @@ def training_panel(history: pd.DataFrame, note: str = "") -> Figure:
         axes.grid(color=FAINT, linewidth=0.6)
         if len(history) == 1:
             axes.set_xlim(history["epoch"].iloc[0] - 0.6, history["epoch"].iloc[0] + 0.6)
-        if len(lines) > 1 or marked:
-            axes.legend(loc="best")
+        if len(lines) > 1 or marked:  # below the axes: curves reach every corner
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, handlelength=1.4, columnspacing=0.9)
     return figure
 
 
