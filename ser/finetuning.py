@@ -1,10 +1,9 @@
 """Training part of a pretrained encoder with the network: where the two are put together."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from ser.data.augmentation import Augmentation
@@ -65,24 +64,14 @@ def make_network(
     network = FineTuned(**settings, network=make(**inner))
     network.load_pretrained(encoder.whole_model())
     nested = {key: value for key, value in {**description, **inner}.items() if key != "_partial_"}
-    (own, _), (tuned, factor) = network.parameter_groups()
+    tuned = sum(weight.numel() for weight in network.encoder.parameters() if weight.requires_grad)
+    own = sum(weight.numel() for weight in network.parameters() if weight.requires_grad) - tuned
     log.info(
         "fine-tuning %s of %s: %s parameters of the encoder at %g times the learning rate, %s of the network",
         "all" if encoder.finetune == FULL else f"layers {settings['first'] + 1} to {settings['last']}",
         encoder.checkpoint,
-        f"{sum(weight.numel() for weight in tuned):,}",
-        factor,
-        f"{sum(weight.numel() for weight in own):,}",
+        f"{tuned:,}",
+        encoder.finetune_lr_factor,
+        f"{own:,}",
     )
     return network, {"_target_": f"{FineTuned.__module__}.{FineTuned.__name__}", **settings, "network": nested}
-
-
-def make_optimizer(make: Callable[[Iterable[Any]], torch.optim.Optimizer], network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of what is trained, with a group and a learning rate of its own for an encoder's layers."""
-    if not isinstance(network, FineTuned):
-        return make(parameter for parameter in network.parameters() if parameter.requires_grad)
-    groups = network.parameter_groups()
-    optimizer = make([{"params": parameters} for parameters, _ in groups])
-    for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
-        group["lr"] *= factor
-    return optimizer

@@ -13,9 +13,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 
 from ser.data.augmentation import Augmentation, Mixup
 from ser.data.datamodule import Batch
-from ser.finetuning import make_optimizer
 from ser.losses import l2_norms
 from ser.models.output import NetworkOutput
+from ser.optimization import make_optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

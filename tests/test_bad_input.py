@@ -114,7 +114,7 @@ def one_sentence(text):
 
 
 WORDS = [
-    ("model=foo", "known are enhanced_gru"),
+    ("model=foo", "known are bottleneck_gru"),
     ("experiment=foo", "the group experiment has no such option"),
     ("modle=gru", "did you mean model?"),
     ("typo=1", "'typo'"),

@@ -111,6 +111,20 @@ def test_averaged_frames_are_means_of_consecutive_frames_and_their_caches_stay_a
         torch.testing.assert_close(means, torch.stack(groups), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", [("hubert", False), "whisper"], ids=str)
+def test_concatenated_layers_lie_side_by_side_and_their_caches_stay_apart(folders, case):
+    both, mean = (encoder_of(folders, case, layer=[2, 1], join=join) for join in ("concatenate", "mean"))
+    one, two = (encoder_of(folders, case, layer=layer) for layer in (1, 2))
+    assert both.dim == 2 * one.dim == 2 * mean.dim
+    assert both.description() != mean.description()
+    single = encoder_of(folders, case, layer=1, join="concatenate")
+    assert (single.dim, single.description()) == (one.dim, one.description())
+    for frames, first, second in zip(both(waveforms()), one(waveforms()), two(waveforms()), strict=True):
+        torch.testing.assert_close(frames, torch.cat((first, second), dim=-1), atol=1e-5, rtol=1e-5)
+    with pytest.raises(SerError, match="expected mean or concatenate"):
+        encoder_of(folders, case, join="sum")
+
+
 def test_padded_seconds_stay_within_the_limit(folders, monkeypatch):
     encoder = encoder_of(folders, ("hubert", False), max_batch_seconds=2)
     sizes = []

@@ -114,7 +114,9 @@ def test_a_pretrained_encoder_can_be_inside(tmp_path, name):
     average = {"hubert": 4, "whisper": 3}.get(name, 1)  # frames averaged into one
     folder = str(save(tmp_path / "encoder"))
     encoder = {"_target_": f"ser.data.encoders.{kind}", "checkpoint": folder, "average": average}
-    recognizer = load(tmp_path, model=SMALL, encoder=encoder, width=16)
+    if name in ("wavlm", "whisper"):  # two layers side by side
+        encoder |= {"layer": [1, 2], "join": "concatenate"}
+    recognizer = load(tmp_path, model=SMALL, encoder=encoder, width=32 if "join" in encoder else 16)
     found = export_onnx(recognizer, tmp_path / "whole.onnx", with_encoder=True)["float32"]
     assert found.largest_difference <= 1e-3 and found.same_label == 1
     other = Recognizer.from_checkpoint(tmp_path / "whole.onnx")

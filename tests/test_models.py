@@ -17,6 +17,7 @@ from ser.models.attention import (
     MultiHeadSelfAttention,
     TanhGeneralAttention,
 )
+from ser.models.bottleneck_gru import BottleneckGRU
 from ser.models.enhanced_gru import EnhancedGRU
 from ser.models.enhanced_gru_reference import EnhancedGRUReference
 from ser.models.gru import GRU
@@ -29,11 +30,14 @@ from ser.models.layers import (
     masked_mean,
     valid_frames,
 )
+from ser.models.pooling import AttentiveStatisticsPooling, MeanMaxPooling, MeanStdPooling
 from ser.models.reversal import reverse_gradient
+from ser.optimization import make_optimizer
 
 D, C, S = 12, 4, 6
 LENGTHS = torch.tensor([9, 1, 14, 5])
 MATCHING = (DotAttention, GeneralAttention, TanhGeneralAttention, ConcatAttention)
+POOLINGS = (MeanMaxPooling, MeanStdPooling, AttentiveStatisticsPooling)
 HEADS = {"adversarial": partial(SpeakerHead, hidden_size=8, dropout=0.3), "plain": no_speaker_head}
 
 
@@ -48,6 +52,10 @@ def networks():
     ):
         settings = {"hidden_size": 8, "speaker_norm": norm, "attention": attention, "speaker_head": HEADS[head]}
         yield pytest.param(partial(network, **settings), id=f"{network.__name__}-{norm}-{attention}-{head}")
+    for pooling, bottleneck, head in product(POOLINGS, (None, 5), HEADS):
+        settings = {"hidden_size": 8, "layers": 2, "pooling": pooling, "bottleneck": bottleneck}
+        settings |= {"heads": 4 if bottleneck else None, "speaker_head": HEADS[head]}
+        yield pytest.param(partial(BottleneckGRU, **settings), id=f"bottleneck-{pooling.__name__}-{bottleneck}-{head}")
 
 
 def build(factory):
@@ -159,6 +167,31 @@ def test_enhanced_pooling_is_mean_and_maximum_of_states_and_enhancement():
     for row, length, vector in zip(states, LENGTHS, pooled, strict=True):
         both = torch.cat((row[:length], network.enhance(row[:length])), dim=-1)
         torch.testing.assert_close(vector, torch.cat((both.mean(0), both.amax(0))))
+
+
+def test_pooling_is_over_the_valid_frames():
+    states, mask = torch.randn(4, 14, 6), valid_frames(LENGTHS, 14)
+    rows = [row[:length] for row, length in zip(states, LENGTHS, strict=True)]
+    expected = {
+        MeanMaxPooling: [torch.cat((row.mean(0), row.amax(0))) for row in rows],
+        MeanStdPooling: [torch.cat((row.mean(0), (row.var(0, unbiased=False) + 1e-5).sqrt())) for row in rows],
+    }
+    for pooling, vectors in expected.items():
+        torch.testing.assert_close(pooling(6)(states, mask), torch.stack(vectors))
+    attentive = AttentiveStatisticsPooling(6)
+    nn.init.zeros_(attentive.score[-1].weight)  # every frame has the same weight
+    torch.testing.assert_close(attentive(states, mask), MeanStdPooling(6)(states, mask))
+
+
+def test_noise_on_the_bottleneck_is_for_training_only():
+    network = build(partial(BottleneckGRU, hidden_size=8, bottleneck=3, noise=0.5, dropout=0.0))
+    frames = batch()  # seeds, too
+    assert not torch.equal(network(frames, LENGTHS).pooled, network(frames, LENGTHS).pooled)
+    network.eval()
+    pooled = network(frames, LENGTHS).pooled
+    assert torch.equal(pooled, network(frames, LENGTHS).pooled)
+    torch.testing.assert_close(pooled.var(-1, unbiased=False), torch.ones(4), atol=1e-3, rtol=0)  # three values, each
+    assert pooled.shape == (4, 3)
 
 
 def test_each_gru_direction_equals_a_run_on_the_utterance_alone():
@@ -291,3 +324,16 @@ def test_pooling_sees_valid_frames_only():
     ):
         torch.testing.assert_close(mean, row[:length].mean(0))
         assert torch.equal(top, row[:length].amax(0))
+
+
+def test_the_speaker_head_can_have_a_rate_and_a_scale_of_its_own():
+    head = partial(SpeakerHead, hidden_size=8, dropout=0.0, normalize=True, lr_factor=10.0)
+    network = build(partial(BottleneckGRU, hidden_size=8, speaker_head=head))
+    optimizer = make_optimizer(partial(torch.optim.SGD, lr=0.1), network)
+    rate = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    for name, weight in network.named_parameters():
+        assert rate[id(weight)] == pytest.approx(1.0 if name.startswith("speaker_head.") else 0.1), name
+    assert len(rate) == len(list(network.parameters()))
+    pooled = torch.randn(16, 5) * 100 + 7  # whatever the scale of the features
+    scaled = SpeakerHead(5, S, 8, 0.0, normalize=True)
+    torch.testing.assert_close(scaled(pooled, 1.0), scaled(pooled / 50 - 3, 1.0), atol=1e-4, rtol=0)

@@ -124,6 +124,7 @@ class WhisperGraph(nn.Module):
         self.first, self.second, self.positions = model.conv1, model.conv2, model.embed_positions
         norm = model.layer_norm if len(model.layers) == int(encoder.config["encoder_layers"]) else None
         self.stack, self.wanted = LayerStack(model.layers, norm), encoder.layers
+        self.join = encoder.join_states
         self.frames = int(encoder.config["max_source_positions"])  # of a window
         self.size, self.hop = int(extractor.n_fft), int(extractor.hop_length)
         self.register_buffer("window", torch.hann_window(self.size))
@@ -155,7 +156,7 @@ class WhisperGraph(nn.Module):
         """(W, mels, 2 * frames) to (W, frames, D)."""
         hidden = F.gelu(self.second(F.gelu(self.first(mels)))).transpose(1, 2) + self.positions.weight
         states = self.stack(hidden, None)
-        return torch.stack([states[number] for number in self.wanted]).mean(dim=0)
+        return self.join([states[number] for number in self.wanted])
 
 
 def encoder_graph(encoder: Encoder | None) -> nn.Module:
@@ -176,7 +177,8 @@ def encoder_graph(encoder: Encoder | None) -> nn.Module:
     if isinstance(encoder, Waveform) or (isinstance(encoder, SpeechEncoder) and encoder.finetune == FULL):
         return RowsGraph()
     if isinstance(encoder, SpeechEncoder):
-        return SpeechModel(_plain(encoder.model), encoder.layers, encoder.depth, encoder.normalizes)
+        model = _plain(encoder.model)
+        return SpeechModel(model, encoder.layers, encoder.depth, encoder.normalizes, encoder.join_states)
     raise SerError(
         f"{type(encoder).__name__} cannot be exported with the network, expected log-mel, HuBERT, WavLM, wav2vec "
         "2.0 or Whisper; leave out --with-encoder."

@@ -56,8 +56,9 @@ class FineTuned(nn.Module):
         depth, width = int(config["num_hidden_layers"]), int(config["hidden_size"])
         if input_size != (ROW if first is None else width):
             raise ValueError(f"frames of {input_size} values for layers of width {width}")
-        self.first, self.last, self.depth, self.lr_factor, self.normalize = first, last, depth, lr_factor, normalize
+        self.first, self.last, self.depth, self.normalize = first, last, depth, normalize
         self.encoder = self._part(_random_model(config, last - (first or 0)), 0)
+        self.encoder.lr_factor = lr_factor  # type: ignore[assignment]  # read by ser.optimization
         self.norm = nn.LayerNorm(width)  # in place of the normalisation of frozen frames
         self.network = network
 
@@ -82,12 +83,6 @@ class FineTuned(nn.Module):
     def load_pretrained(self, model: nn.Module) -> None:
         """Take the weights of the whole ``model`` of transformers, which is left cut."""
         self.encoder.load_state_dict(self._part(model, self.first or 0).state_dict())
-
-    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """Trained parameters with their share of the learning rate: the network's, then the encoder's."""
-        own = [*self.norm.parameters(), *self.network.parameters()]
-        groups = ((own, 1.0), (list(self.encoder.parameters()), self.lr_factor))
-        return [([weight for weight in group if weight.requires_grad], factor) for group, factor in groups]
 
     def _part(self, model: Any, begin: int) -> nn.Module:
         """What is tuned of ``model``, whose layer number ``begin`` (from 0) comes first."""

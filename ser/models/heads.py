@@ -28,15 +28,28 @@ class SpeakerHead(nn.Module):
         speakers: S, the number of training speakers.
         hidden_size: width of the first hidden layer.
         dropout: probability.
+        normalize: bring every pooled value to mean 0 and variance 1 over the batch first, so that the head learns fast.
+        lr_factor: learning rate of the head relative to the network's.
     """
 
-    def __init__(self, pooled: int, speakers: int, hidden_size: int = 256, dropout: float = 0.3) -> None:
+    def __init__(
+        self,
+        pooled: int,
+        speakers: int,
+        hidden_size: int = 256,
+        dropout: float = 0.3,
+        *,
+        normalize: bool = False,
+        lr_factor: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.norm = nn.BatchNorm1d(pooled, affine=False) if normalize else nn.Identity()
         self.classifier = ClassifierHead(pooled, speakers, hidden_size, dropout)
+        self.lr_factor = lr_factor
 
     def forward(self, pooled: Tensor, alpha: float | Tensor) -> Tensor:
         """Logits (B, S) of ``pooled`` (B, P), whose gradient comes back times ``-alpha``."""
-        logits: Tensor = self.classifier(reverse_gradient(pooled, alpha))
+        logits: Tensor = self.classifier(self.norm(reverse_gradient(pooled, alpha)))
         return logits
 
 

@@ -5,7 +5,7 @@ nothing even where the first convolution is normalised over time, no layer is dr
 exported with batch and time left open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,12 +47,20 @@ class SpeechModel(nn.Module):
 
     Args:
         model: of transformers (HubertModel, WavLMModel, Wav2Vec2Model), perhaps without its last layers.
-        wanted: numbers of the states whose mean is the answer; 0 is the input of the first layer.
+        wanted: numbers of the states that the answer is made of; 0 is the input of the first layer.
         depth: layers of the whole model, after which its final norm comes.
         normalize: bring every waveform to mean 0 and variance 1 first.
+        join: makes the answer (B, L, D) of the wanted states; None takes the only one.
     """
 
-    def __init__(self, model: nn.Module, wanted: Sequence[int], depth: int, normalize: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: Sequence[int],
+        depth: int,
+        normalize: bool,
+        join: Callable[[Sequence[Tensor]], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         parts: Any = model
         trunk = parts.encoder
@@ -62,7 +70,7 @@ class SpeechModel(nn.Module):
         self.norm = trunk.layer_norm if norm_first else None
         ends = not norm_first and len(trunk.layers) == depth
         self.stack = LayerStack(trunk.layers, trunk.layer_norm if ends else None)
-        self.wanted, self.normalize = list(wanted), normalize
+        self.wanted, self.normalize, self.join = list(wanted), normalize, join
 
     def forward(self, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) of ``samples`` (B,), at least 400, to (B, L, D) and (B,); frames of padding mean nothing."""
@@ -81,7 +89,8 @@ class SpeechModel(nn.Module):
         if self.norm is not None:
             hidden = self.norm(hidden)
         states = self.stack(self.dropout(hidden), mask)
-        return torch.stack([states[number] for number in self.wanted]).mean(dim=0), lengths
+        chosen = [states[number] for number in self.wanted]
+        return self.join(chosen) if self.join else chosen[0], lengths
 
 
 def _has_relative_positions(layer: Any) -> bool:

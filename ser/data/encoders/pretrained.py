@@ -21,6 +21,7 @@ _CONFIG_NOISE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "tran
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Layer = int | Sequence[int] | None
+JOINS = ("mean", "concatenate")
 
 
 class PretrainedEncoder(ABC):
@@ -31,10 +32,12 @@ class PretrainedEncoder(ABC):
 
     Args:
         checkpoint: folder, or id on the Hugging Face Hub.
-        layer: None for the last, a number, or several numbers whose mean is taken.
+        layer: None for the last, a number, or several numbers.
         dtype: precision of the computation; "bfloat16" and "float16" are for GPUs.
         max_batch_seconds: padded audio that one forward pass may hold.
         average: consecutive frames averaged into one; 1 keeps every frame.
+        join: what becomes of several layers: their "mean", or "concatenate" for a network that weighs them itself (the
+            frames get as many times wider).
     """
 
     model_types: tuple[str, ...] = ()
@@ -46,14 +49,17 @@ class PretrainedEncoder(ABC):
         dtype: str = "float32",
         max_batch_seconds: float = 120.0,
         average: int = 1,
+        join: str = "mean",
     ) -> None:
+        if join not in JOINS:
+            raise SerError(f"join {join!r} is not known, expected {' or '.join(JOINS)}; set features.join.")
         if dtype not in DTYPES:
             raise SerError(f"dtype {dtype!r} is not known, expected one of {', '.join(DTYPES)}; set features.dtype.")
         self.checkpoint = str(checkpoint)
         self.layer: int | list[int] | None = layer if layer is None or isinstance(layer, int) else list(layer)
         self.dtype = dtype
         self.max_batch_seconds = max_batch_seconds
-        self.average = average
+        self.average, self.join = average, join
         self.frame_rate = averaged_rate(SAMPLE_RATE / HOP_SAMPLES, average)
         self.device = torch.device("cpu")
 
@@ -87,6 +93,11 @@ class PretrainedEncoder(ABC):
     @property
     def dim(self) -> int:
         """Values a frame."""
+        return self.width * (len(self.layers) if self.join == "concatenate" else 1)
+
+    @property
+    def width(self) -> int:
+        """Values a frame behind each layer."""
         return int(self.config[self._keys[0]])
 
     @property
@@ -106,7 +117,7 @@ class PretrainedEncoder(ABC):
 
     @cached_property
     def layers(self) -> list[int]:
-        """The layers whose mean the frames are."""
+        """The layers that the frames are made of."""
         return self._wanted_layers()
 
     def _wanted_layers(self) -> list[int]:
@@ -129,6 +140,7 @@ class PretrainedEncoder(ABC):
             "config": hashlib.sha256(json.dumps(self.plain_config, sort_keys=True).encode()).hexdigest()[:16],
             "weights": weights_hash(self.folder),
             **averaging(self.average),
+            **({"join": self.join} if self.join != "mean" and len(self.layers) > 1 else {}),
         }
 
     def to(self, device: str | torch.device) -> Self:
@@ -180,8 +192,12 @@ class PretrainedEncoder(ABC):
             )
         return model
 
-    def _mean_of_layers(self, trunk: Any, *arguments: Any, **keywords: Any) -> Tensor:
-        """Run ``trunk`` and average the wanted hidden states, (B, L, D) in float32."""
+    def join_states(self, states: Sequence[Tensor]) -> Tensor:
+        """Wanted layers (B, L, width) each to frames (B, L, D)."""
+        return torch.cat(list(states), dim=-1) if self.join == "concatenate" else torch.stack(list(states)).mean(dim=0)
+
+    def _joined_layers(self, trunk: Any, *arguments: Any, **keywords: Any) -> Tensor:
+        """Run ``trunk`` and join the wanted hidden states, (B, L, D) in float32."""
         states: dict[int, Tensor] = {}
 
         def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -202,4 +218,4 @@ class PretrainedEncoder(ABC):
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([states[number].float() for number in self.layers]).mean(dim=0)
+        return self.join_states([states[number].float() for number in self.layers])

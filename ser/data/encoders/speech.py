@@ -28,7 +28,7 @@ class SpeechEncoder(PretrainedEncoder):
     frozen layer, or the waveform itself (``Waveform``) where all of the model is trained.
 
     Args:
-        checkpoint: as for PretrainedEncoder, like ``layer``, ``dtype``, ``max_batch_seconds`` and ``average``.
+        checkpoint: as for PretrainedEncoder, like ``layer, dtype, max_batch_seconds, average`` and ``join``.
         layer: a single one or the last where layers are trained.
         dtype: of the frozen part.
         max_batch_seconds: padded audio that one forward pass may hold.
@@ -50,8 +50,9 @@ class SpeechEncoder(PretrainedEncoder):
         finetune: int | str | None = None,
         finetune_lr_factor: float = 0.1,
         average: int = 1,
+        join: str = "mean",
     ) -> None:
-        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average)
+        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average, join)
         number = isinstance(finetune, int) and not isinstance(finetune, bool) and finetune > 0
         if not (number or finetune in (None, "none", FULL)):
             raise SerError(
@@ -61,7 +62,7 @@ class SpeechEncoder(PretrainedEncoder):
         self.finetune = None if finetune == "none" else finetune
         if self.finetune is not None and isinstance(self.layer, list):
             raise SerError(
-                f"features.finetune={finetune} was given with the mean of layers {self.layer}, expected a single "
+                f"features.finetune={finetune} was given with layers {self.layer}, expected a single "
                 "one; set features.layer to a number or null."
             )
         if self.finetune is not None and average != 1:
@@ -75,16 +76,11 @@ class SpeechEncoder(PretrainedEncoder):
     @property
     def dim(self) -> int:
         """Values a frame."""
-        return self.width if self._waveform is None else self._waveform.dim
-
-    @property
-    def width(self) -> int:
-        """Values a frame behind all layers."""
-        return super().dim
+        return super().dim if self._waveform is None else self._waveform.dim
 
     @cached_property
     def layers(self) -> list[int]:
-        """The layers whose mean the frames are: the last frozen one where others are trained."""
+        """The layers that the frames are made of: the last frozen one where others are trained."""
         wanted = self._wanted_layers()
         if not isinstance(self.finetune, int):
             return wanted
@@ -140,7 +136,7 @@ class SpeechEncoder(PretrainedEncoder):
         if min(lengths) < max(lengths):
             steps = torch.arange(max(lengths), device=self.device)
             mask = steps < torch.tensor(lengths, device=self.device)[:, None]  # (B, L)
-        hidden = self._mean_of_layers(self.model.encoder, padded, attention_mask=mask)
+        hidden = self._joined_layers(self.model.encoder, padded, attention_mask=mask)
         return [row[:length].clone() for row, length in zip(hidden, lengths, strict=True)]
 
     @property

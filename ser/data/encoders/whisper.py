@@ -34,8 +34,9 @@ class WhisperEncoder(PretrainedEncoder):
         max_batch_seconds: float = 120.0,
         finetune: str | int | None = None,
         average: int = 1,
+        join: str = "mean",
     ) -> None:
-        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average)
+        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average, join)
         if finetune not in (None, "none"):
             raise SerError(
                 f"features.finetune={finetune} was given for a Whisper encoder, expected a HuBERT, WavLM or "
@@ -78,7 +79,7 @@ class WhisperEncoder(PretrainedEncoder):
         mels = self._extractor(
             [waveform.float().cpu().numpy() for waveform in waveforms], sampling_rate=SAMPLE_RATE, return_tensors="pt"
         ).input_features  # (B, mels, 2 * window)
-        return self._mean_of_layers(self.model, mels.to(self.device, DTYPES[self.dtype]))
+        return self._joined_layers(self.model, mels.to(self.device, DTYPES[self.dtype]))
 
     @cached_property
     def _extractor(self) -> Any:
