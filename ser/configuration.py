@@ -28,6 +28,8 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "features.finetune_lr_factor": (0, None),
     "model.hidden_size": (2, None),  # the heads halve it
     "model.layers": (1, None),
+    "model.bottleneck": (1, None),
+    "model.noise": (0, None),
     "model.dropout": (0, 1),
     "optimizer.lr": (0, None),
     "lr_schedule.warmup_steps": (0, None),
@@ -35,7 +37,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "trainer.max_epochs": (1, None),  # the schedules need an end
 }
 _FREE = ("trainer.devices",)  # a number, a list or auto
-_NULLABLE = ("features.layer", "trainer.gradient_clip_val", "batches.max_frames", "batches.max_seconds")
+_NULLABLE = ("features.layer", "model.bottleneck", "trainer.gradient_clip_val", "batches.max_frames", "batches.max_seconds")
 
 
 def register_resolvers() -> None:
