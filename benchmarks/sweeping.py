@@ -1,6 +1,6 @@
 """A sweep's own cost, and what a second worker brings: the same small runs through sweep.py, one or two at a time.
 
-    python -m benchmarks.sweeping --runs 4
+    python -m benchmarks.sweeping --runs 10
 
 Runs are of log-mel frames of the synthetic corpus and a small `gru`. The overhead is what one worker's sweep takes
 beyond the runs themselves (each says its seconds in metrics.json): start of the program, composing, summary. Probes and
@@ -26,7 +26,7 @@ WORDS = (
 def main() -> None:
     """Print overhead a run and the ratio of one worker's time to two workers'."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=4, help="runs of each sweep (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=10, help="runs of each sweep (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         shared = [f"paths.data={folder}/data", f"paths.cache={folder}/cache"]

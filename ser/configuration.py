@@ -37,7 +37,9 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "trainer.max_epochs": (1, None),  # the schedules need an end
 }
 _FREE = ("trainer.devices",)  # a number, a list or auto
-_NULLABLE = ("features.layer", "model.bottleneck", "trainer.gradient_clip_val", "batches.max_frames", "batches.max_seconds")
+_NULLABLE = (
+    "features.layer", "model.bottleneck", "trainer.gradient_clip_val", "batches.max_frames", "batches.max_seconds",
+)  # fmt: skip
 
 
 def register_resolvers() -> None:
