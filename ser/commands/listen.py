@@ -84,6 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
             f"{stream.seconds:.1f} s heard, {stream.processed} windows answered, {stream.dropped} dropped",
             highlight=False,
         )
+        whole = stream.window / stream.sample_rate
+        if 0 < stream.seconds < whole:
+            get_console().print(
+                f"nothing could be answered: a window is {whole:g} s long and only {stream.seconds:.1f} s were heard; "
+                f"give a shorter one, --window {max(0.5, stream.seconds // 0.5 * 0.5):g}, or use `ser predict`"
+            )
     return 0
 
 
