@@ -53,7 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         rows[f"{output.name}, given files"] = agreement(recognizer, exported, waveforms)
     _show(rows)
-    weights = sum(value.numel() * value.element_size() for value in recognizer.parameters())
+    parameters = list(recognizer.parameters())
+    if arguments.with_encoder and (encoder := vars(recognizer.encoder).get("model")) is not None:  # loaded by now
+        parameters += encoder.parameters()
+    weights = sum(value.numel() * value.element_size() for value in parameters)
     size = output.stat().st_size
     get_console().print(
         f"{output}: {size / 1e6:.2f} MB (weights in PyTorch: {weights / 1e6:.2f} MB, "
