@@ -151,7 +151,14 @@ def test_run_that_fails_keeps_the_results_it_was_to_replace(configure, tmp_path,
 
 
 def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
-    words = [*TINY, "trainer.max_epochs=400", f"paths.cache={cache}", "data=manifest", f"data.manifest={manifest}"]
+    words = [
+        *TINY,
+        "trainer.max_epochs=400",
+        "callbacks.early_stopping.patience=400",
+        f"paths.cache={cache}",
+        "data=manifest",
+        f"data.manifest={manifest}",
+    ]
     folder = tmp_path / "run"
     command = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"]
     process = subprocess.Popen(
