@@ -167,7 +167,7 @@ def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  a background shell ignores it
     )
     history = folder / "history.csv"
     while process.poll() is None and not (history.exists() and len(pd.read_csv(history)) >= 2):
