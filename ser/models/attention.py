@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ser.errors import SerError
+from ser.models.dropout import Dropout
+from ser.models.dropped_attention import dropped_attention
 
 
 class MatchingAttention(nn.Module, ABC):
@@ -135,7 +137,7 @@ class MultiHeadSelfAttention(nn.Module):
         self.heads = heads
         self.project = nn.Linear(size, 3 * size)
         self.combine = nn.Linear(size, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(size)
 
     def forward(self, states: Tensor, mask: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -151,6 +153,9 @@ class MultiHeadSelfAttention(nn.Module):
             weights = every_head.mean(dim=1)
         else:
             dropped = self.dropout.p if self.training else 0.0
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=dropped)
+            if 0 < dropped < 1 and query.device.type == "cpu":
+                context = dropped_attention(query, key, value, mask, dropped)
+            else:
+                context = F.scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=dropped)
         context = self.combine(context.transpose(1, 2).flatten(2))  # (B, L, E)
         return self.norm(states + context), weights

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.models.attention import MultiHeadSelfAttention
+from ser.models.dropout import Dropout
 from ser.models.enhanced_gru import ResidualGRU
 from ser.models.layers import valid_frames
 from ser.models.output import NetworkOutput
@@ -27,7 +28,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, input_size: int, size: int, dropout: float, noise: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reduce = nn.Linear(input_size, size)
         self.norm = nn.LayerNorm(size, elementwise_affine=False)
         self.noise = noise
@@ -78,12 +79,12 @@ class BottleneckGRU(nn.Module):
         super().__init__()
         width = 2 * hidden_size
         self.project = nn.Linear(input_size, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(ResidualGRU(width, hidden_size, dropout) for _ in range(layers))
         self.attention = MultiHeadSelfAttention(width, heads, dropout) if heads else None
         self.pooling = pooling(width)
         size = self.pooling.size
-        self.bottleneck = Bottleneck(size, bottleneck, dropout, noise) if bottleneck else nn.Dropout(dropout)
+        self.bottleneck = Bottleneck(size, bottleneck, dropout, noise) if bottleneck else Dropout(dropout)
         size = bottleneck or size
         self.emotion_head = nn.Linear(size, emotions)
         self.speaker_head = speaker_head(size, speakers) if speaker_head else None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.models.attention import MultiHeadSelfAttention
+from ser.models.dropout import Dropout
 from ser.models.heads import ClassifierHead
 from ser.models.layers import (
     BidirectionalGRU,
@@ -25,7 +26,7 @@ class ResidualGRU(nn.Module):
         super().__init__()
         self.gru = BidirectionalGRU(input_size, hidden_size)
         self.norm = nn.LayerNorm(2 * hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.residual = input_size == 2 * hidden_size
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
@@ -74,16 +75,16 @@ class EnhancedGRU(nn.Module):
         self.project = nn.Linear(input_size, half)
         self.positions = SinusoidalPositions(half)
         self.speaker_norm = SpeakerNorm(half) if speaker_norm else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(ResidualGRU(width if index else half, half, dropout) for index in range(layers))
         self.attention = MultiHeadSelfAttention(width, heads, dropout) if attention else None
         self.enhance = nn.Sequential(
             nn.Linear(width, half),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(half, half),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
         pooled_size = self.pooled_multiple * hidden_size
         self.emotion_head = ClassifierHead(pooled_size, emotions, hidden_size, dropout)
@@ -91,8 +92,8 @@ class EnhancedGRU(nn.Module):
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """Mean and max of the states beside their enhancement: (B, L, 4H), (B, L) -> (B, 12H)."""
-        enhanced = torch.cat((states, self.enhance(states)), dim=-1)  # (B, L, 6H)
-        return torch.cat((masked_mean(enhanced, mask), masked_max(enhanced, mask)), dim=-1)  # (B, 12H)
+        both = (states, self.enhance(states))  # (B, L, 4H), (B, L, 2H); to join them first would copy every frame
+        return torch.cat([pool(part, mask) for pool in (masked_mean, masked_max) for part in both], dim=-1)  # (B, 12H)
 
     def forward(
         self, frames: Tensor, lengths: Tensor, alpha: float | Tensor = 0.0, return_attention: bool = False

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.models.attention import DotAttention
+from ser.models.dropout import Dropout
 from ser.models.layers import BidirectionalGRU, masked_max, valid_frames
 from ser.models.output import NetworkOutput
 
@@ -39,7 +40,7 @@ class GRU(nn.Module):
     ) -> None:
         super().__init__()
         width = 2 * hidden_size
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             BidirectionalGRU(width if index else input_size, hidden_size) for index in range(layers)
         )

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ser.models.dropout import Dropout
 from ser.models.reversal import reverse_gradient
 
 
@@ -12,10 +13,10 @@ class ClassifierHead(nn.Sequential):
         super().__init__(
             nn.Linear(input_size, hidden_size),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden_size, hidden_size // 2),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden_size // 2, classes),
         )
 
