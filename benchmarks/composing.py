@@ -1,4 +1,4 @@
-"""The shipped configuration, applied to synthetic features: what train.py would train with."""
+"""The shipped configuration, applied to synthetic features or a corpus of yours: what train.py would train with."""
 
 import logging
 from dataclasses import dataclass
@@ -35,14 +35,15 @@ def compose_experiment(folder: Path, scale: float, *overrides: str) -> Experimen
 
     Args:
         folder: where the run may write.
-        scale: size of the corpus relative to IEMOCAP's.
-        overrides: further words of the command line.
+        scale: size of the synthetic features relative to IEMOCAP's.
+        overrides: further words of the command line; ``data=...`` takes another corpus.
     """
     logging.getLogger("ser").setLevel(logging.ERROR)
-    words = ["data=synthetic_features", f"data.scale={scale}", f"hydra.runtime.output_dir={folder}"]
-    cfg = compose_config([*words, *overrides])
-    corpus = instantiate(cfg.data)
-    cache = extract(corpus, None, cfg.paths.cache, show_progress=False).cache
+    own = any(word.startswith("data=") for word in overrides)
+    words = [] if own else ["data=synthetic_features", f"data.scale={scale}"]
+    cfg = compose_config([*words, f"hydra.runtime.output_dir={folder}", *overrides])
+    corpus, encoder = instantiate(cfg.data), instantiate(cfg.features)
+    cache = extract(corpus, encoder, cfg.paths.cache, show_progress=False).cache
     split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
     data = EmotionDataModule(corpus, split, cache, instantiate(cfg.normalization), seed=cfg.seed, **cfg.batches)
     return Experiment(cfg, corpus, data)

@@ -23,6 +23,7 @@ from ser.data.encoders import Encoder
 from ser.data.extraction import extract
 from ser.errors import SerError
 from ser.finetuning import check_finetuning, make_network
+from ser.models.products import has_bf16_instructions
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
 from ser.screen import announce, count_parameters, show_network, show_scores, show_split
@@ -191,9 +192,22 @@ def build_trainer(cfg: DictConfig) -> lightning.Trainer:
     ]
     loggers = [instantiate(logger) for logger in cfg.logger.values()] if cfg.logger else False
     trainer: lightning.Trainer = instantiate(
-        cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[WholeFileCheckpointIO()]
+        cfg.trainer,
+        precision=_precision(cfg.trainer),
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[WholeFileCheckpointIO()],
     )
     return trainer
+
+
+def _precision(trainer: DictConfig) -> str | int | None:
+    """The precision asked for, or float32 where bfloat16 would only cost time."""
+    asked: str | int | None = trainer.precision
+    if trainer.accelerator != "cpu" or not str(asked).startswith("bf16") or has_bf16_instructions():
+        return asked
+    log.warning("trainer.precision=%s would be slower: this CPU has no bf16 instructions; training in 32-true", asked)
+    return "32-true"
 
 
 def _draw(folder: Path, loggers: Sequence[Logger] = ()) -> None:

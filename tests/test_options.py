@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny_encoders
+import torch
 from fake_corpora import write_emodb, write_iemocap, write_manifest, write_ravdess
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -233,3 +234,12 @@ def test_two_processes_share_a_run(manifest, cache, tmp_path):
     assert best["test/uar"] == pytest.approx(metrics["test"]["uar"], abs=1e-6)
     assert "val/uar" in pd.read_csv(folder / "csv" / "metrics.csv")
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(("native", "kept"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bf16_stays_in_float32_where_the_cpu_cannot_do_it(make, monkeypatch, caplog, native, kept):
+    for feature in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, feature, lambda: native)
+    trainer = training.build_trainer(make(*SMALL, "trainer.precision=bf16-mixed", "logger=none"))
+    assert trainer.precision == kept
+    assert ("no bf16 instructions" in caplog.text) is not native

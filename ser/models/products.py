@@ -60,11 +60,12 @@ def best_product(precision: torch.dtype) -> type[PlainProduct]:
     return PackedProduct if built and precision in {torch.float32, torch.bfloat16} else PlainProduct
 
 
-def product_precision(weight: Tensor) -> torch.dtype:
-    """Precision to multiply in: bfloat16 under autocast to it where the CPU has instructions for it, else the weight's.
+def has_bf16_instructions() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
-    Without such instructions bfloat16 products are slower than float32.
-    """
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+def product_precision(weight: Tensor) -> torch.dtype:
+    """Precision to multiply in: bfloat16 under autocast to it where the CPU has instructions for it, or the weight's."""
     asked = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return torch.bfloat16 if native and asked else weight.dtype
+    return torch.bfloat16 if asked and has_bf16_instructions() else weight.dtype
