@@ -66,6 +66,6 @@ def has_bf16_instructions() -> bool:
 
 
 def product_precision(weight: Tensor) -> torch.dtype:
-    """Precision to multiply in: bfloat16 under autocast to it where the CPU has instructions for it, or the weight's."""
+    """Precision to multiply in: bfloat16 under autocast to it on CPUs with instructions for it, else the weight's."""
     asked = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return torch.bfloat16 if asked and has_bf16_instructions() else weight.dtype
