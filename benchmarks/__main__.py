@@ -25,6 +25,7 @@ SHORT = {  # words of a quick run; a benchmark not named here runs with its defa
     "overhead": ["--scale", "0.1", "--rounds", "3"],
     "extraction": ["--clips", "16"],
     "reference": ["--scale", "0.08"],
+    "recurrent": ["--repeats", "3"],
 }
 
 

@@ -1,6 +1,6 @@
 """Training step of the bidirectional GRU layer, and of EnhancedGRU, against the same with ``nn.GRU``, in one run.
 
-    python benchmarks/recurrent.py --repeats 5 --threads 2
+    python -m benchmarks.recurrent --repeats 5 --threads 2
 
 Every round times all variants one after the other, so that whatever else the machine does meets all of them; the
 figures are medians, of CPU seconds with one thread and of the clock with more. "Share" is the floating-point operations
@@ -114,7 +114,11 @@ def main() -> None:
     }
     with FlopCounterMode(display=False) as counter:
         step(network, (frames_in, lengths), True, False)
-    report(f"EnhancedGRU B {BATCH} L {FRAMES}", alternate(variants, options.repeats), counter.get_total_flops(), peaks)
+    seconds, operations = alternate(variants, options.repeats), counter.get_total_flops()
+    report(f"EnhancedGRU B {BATCH} L {FRAMES}", seconds, operations, peaks)
+    share, gain = operations / seconds["ours fp32"] / peaks["fp32"], seconds["ours fp32"] / seconds["ours bf16"]
+    print(f"share of the fp32 peak {share:.0%} (target 60%); bf16 over our fp32 {gain:.2f} (target 2; the peaks "
+          f"allow {peaks['bf16'] / peaks['fp32']:.2f})")  # fmt: skip
 
 
 if __name__ == "__main__":
