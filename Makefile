@@ -16,7 +16,7 @@ demo: $(VENV)/.installed  ## install, train and test one fold on the built-in sy
 test: $(VENV)/.installed  ## install, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread a worker: more of them would wait for each other
 
-test-faults: $(VENV)/.installed  ## kills, full disks, flipped bits, mutated input: about ten minutes
+test-faults: $(VENV)/.installed  ## kills, full disks, flipped bits, mutated input: some minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "faults or not faults" tests/faults
 
 lint: $(VENV)/.installed  ## ruff and mypy
