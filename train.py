@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from ser.configuration import register_resolvers
+from ser.config import register_resolvers
 from ser.entry import launch, train
 
 register_resolvers()

@@ -22,9 +22,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.corpus import Corpus, Utterance
-from ser.data.encoders import Encoder, LogMel, SpeechEncoder
 from ser.data.encoding import length_batches
 from ser.data.extraction import extract
+from ser.encoders import Encoder, LogMel, SpeechEncoder
 
 
 def main() -> None:

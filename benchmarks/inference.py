@@ -78,7 +78,7 @@ def recognizers(checkpoint: str | None, encoder: str | None) -> Iterator[tuple[s
             {
                 "format": 1,
                 "network": network,
-                "encoder": {"_target_": "ser.data.encoders.LogMel"},
+                "encoder": {"_target_": "ser.encoders.LogMel"},
                 "emotions": ["neutral", "happy", "angry", "sad"],
                 "sample_rate": SAMPLE_RATE,
                 "max_seconds": None,

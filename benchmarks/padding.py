@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ser.data.batching import LengthBatches
 from ser.data.corpora.synthetic_features import frames_of
 from ser.data.corpora.synthetic_labels import EMOTIONS, IEMOCAP_SIZE, draw_utterances
 from ser.data.corpus import Corpus, Utterance
 from ser.data.protocols import SessionProtocol
-from ser.data.sampler import LengthBatches
 
 TARGET = 1.05
 

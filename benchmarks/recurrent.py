@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ser.models.cpu.products import best_product
 from ser.models.enhanced_gru import EnhancedGRU
 from ser.models.layers import BidirectionalGRU
-from ser.models.products import best_product
 
 SIZES = [(32, 300, 64, 32), (32, 300, 64, 64), (32, 200, 256, 128), (32, 200, 512, 256), (32, 200, 512, 512)]
 WIDTH, FRAMES, BATCH = 768, 200, 32  # of EnhancedGRU's input: HuBERT base, 4 s

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.composing import Experiment, compose_experiment
+from ser.data.batching import LengthBatches
 from ser.data.corpus import Utterance
-from ser.data.sampler import LengthBatches
 
 TARGET = 4.0
 BATCH = 32

@@ -9,9 +9,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from ser.evaluation.figures import run_figures, save_figure
-from ser.evaluation.leakage import probe_gender, probe_speakers
-from ser.evaluation.tables import read_embeddings, read_history, read_predictions
-from ser.files import told_writing, write_json
+from ser.evaluation.predictions import read_embeddings, read_history, read_predictions
+from ser.evaluation.speaker_probe import probe_gender, probe_speakers
+from ser.io import told_writing, write_json
 
 log = logging.getLogger(__name__)
 

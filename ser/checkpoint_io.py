@@ -9,7 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from ser.checkpoint_file import DamagedCheckpointError, read_checkpoint_file
 from ser.errors import SerError
-from ser.files import atomic_path
+from ser.io import atomic_path
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ser.configuration import check_keys, check_values
+from ser.config import check_keys, check_values
 from ser.errors import SerError
-from ser.files import write_json
+from ser.io import write_json
 from ser.sentences import sentence
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ser.data.augmentation import Augmentation
-from ser.data.encoders import FULL, Encoder, SpeechEncoder
+from ser.encoders import FULL, Encoder, SpeechEncoder
 from ser.errors import SerError
 from ser.models.finetuned import FineTuned
 

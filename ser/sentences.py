@@ -14,7 +14,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ser.configuration import known_keys, nearest
+from ser.config import known_keys, nearest
 from ser.errors import SerError
 
 _DISK = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EIO}

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ser.configuration import CONFIG_FOLDER, variant_name
+from ser.config import CONFIG_FOLDER, variant_name
 from ser.errors import SerError
 
 

@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich import get_console
 
-from ser.configuration import variant_name
+from ser.config import variant_name
 from ser.entry import FAILURE, remember_failures
 from ser.errors import SerError
 from ser.sweep_jobs import Job

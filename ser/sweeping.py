@@ -17,7 +17,7 @@ from rich import get_console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from ser.configuration import CONFIG_FOLDER, register_resolvers
+from ser.config import CONFIG_FOLDER, register_resolvers
 from ser.entry import FAILURE, train
 from ser.sentences import sentence
 from ser.sweep_jobs import Job, list_jobs, read_words

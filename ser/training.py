@@ -15,18 +15,18 @@ from rich import get_console
 
 from ser.analysis import write_figures
 from ser.checkpoint_io import WholeFileCheckpointIO
-from ser.configuration import check_keys
+from ser.config import check_keys
+from ser.console import announce, count_parameters, show_network, show_scores, show_split
 from ser.data.augmentation import Mixup
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
-from ser.data.encoders import Encoder
 from ser.data.extraction import extract
+from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.finetuning import check_finetuning, make_network
-from ser.models.products import has_bf16_instructions
+from ser.models.cpu.products import has_bf16_instructions
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
-from ser.screen import announce, count_parameters, show_network, show_scores, show_split
 from ser.sentences import instantiate
 
 log = logging.getLogger(__name__)

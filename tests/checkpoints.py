@@ -5,7 +5,7 @@ import torch
 from ser.models.build import build_network
 
 EMOTIONS = ["neutral", "happy", "angry", "sad"]
-ENCODER = {"_target_": "ser.data.encoders.LogMel", "mels": 40, "hop_seconds": 0.02}
+ENCODER = {"_target_": "ser.encoders.LogMel", "mels": 40, "hop_seconds": 0.02}
 GRU = {
     "_target_": "ser.models.gru.GRU",
     "_partial_": True,

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from small_runs import TINY
 
-from ser.configuration import CONFIG_FOLDER, register_resolvers
+from ser.config import CONFIG_FOLDER, register_resolvers
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ import torch
 from checkpoints import ENCODER, GRU, make_config
 from torch.nn.functional import cross_entropy
 
-from ser.data.encoders import LogMel
+from ser.encoders import LogMel
 from ser.models.build import build_network
 
 SAD, HAPPY = 3, 1  # places in checkpoints.EMOTIONS

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pandas as pd
 
+from ser.evaluation.predictions import write_embeddings, write_predictions
 from ser.evaluation.scores import cross_speaker, scores
-from ser.evaluation.tables import write_embeddings, write_predictions
-from ser.files import atomic_path, write_json
+from ser.io import atomic_path, write_json
 
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 

@@ -15,10 +15,10 @@ from fake_corpora import RATE, write_manifest, write_ravdess, write_voice
 from hydra.core.global_hydra import GlobalHydra
 from tiny_encoders import save_tiny_hubert, save_tiny_whisper
 
-import ser.files
+import ser.io
 from ser import cli
 
-ROOT = Path(ser.files.__file__).resolve().parent.parent
+ROOT = Path(ser.io.__file__).resolve().parent.parent
 TINY = [
     "model=gru",
     "model.hidden_size=8",
@@ -286,9 +286,9 @@ def test_a_full_disk_while_extracting_keeps_what_was_written(train, tmp_path, co
         sync(handle)
 
     words = ["data=manifest", f"data.manifest={corpus}"]
-    monkeypatch.setattr(ser.files.os, "fsync", full)
+    monkeypatch.setattr(ser.io.os, "fsync", full)
     code, said, _ = train(tmp_path, *words)
-    monkeypatch.setattr(ser.files.os, "fsync", sync)
+    monkeypatch.setattr(ser.io.os, "fsync", sync)
     assert code == 1
     assert "No space left on device" in one_sentence(said)
     kept = list((tmp_path / "cache").rglob("*.safetensors"))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from ser.data.batching import LengthBatches
 from ser.data.cache import FeatureCache, Item, Origin, write_items
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
 from ser.data.normalization import GlobalNormalization, NoNormalization, SpeakerNormalization
 from ser.data.protocols import SessionProtocol
-from ser.data.sampler import LengthBatches
 from ser.errors import SerError
 
 DIM = 6

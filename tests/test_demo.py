@@ -22,14 +22,14 @@ pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[de
 
 from fastapi.testclient import TestClient
 
-from ser.inference.demo import recordings, running, texts, views
-from ser.inference.demo.drawing import Look, contrast_on_white
-from ser.inference.demo.history import Filter, History, entry_table, to_csv, to_json
-from ser.inference.demo.live import LiveSound
-from ser.inference.demo.models import ModelShelf
-from ser.inference.demo.page import Page
-from ser.inference.demo.recordings import Limits
-from ser.inference.demo.sessions import Sessions
+from ser.demo import recordings, running, texts, views
+from ser.demo.drawing import Look, contrast_on_white
+from ser.demo.history import Filter, History, entry_table, to_csv, to_json
+from ser.demo.live import LiveSound
+from ser.demo.models import ModelShelf
+from ser.demo.page import Page
+from ser.demo.recordings import Limits
+from ser.demo.sessions import Sessions
 
 GATE = EnergyGate()
 

@@ -51,7 +51,7 @@ def address(tmp_path_factory):
     """The page, served from a thread of this process, with windows of 2 s so that the test is short."""
     import uvicorn
 
-    from ser.inference.demo import live, running, server
+    from ser.demo import live, running, server
 
     checkpoint = save_pitch_checkpoint(tmp_path_factory.mktemp("model") / "pitch.ckpt")
     with pytest.MonkeyPatch.context() as patch, server.private_uploads() as folder:

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ser.models import dropped_attention as module
-from ser.models.dropout import Dropout, keep_mask, kept_share
-from ser.models.dropped_attention import dropped_attention
+from ser.models.cpu import dropped_attention as module
+from ser.models.cpu.dropout import Dropout, keep_mask, kept_share
+from ser.models.cpu.dropped_attention import dropped_attention
 
 LENGTHS = torch.tensor([9, 1, 14, 5])
 MASK = torch.arange(14) < LENGTHS.unsqueeze(1)

@@ -5,7 +5,7 @@ import torch
 from tiny_encoders import save_tiny_hubert, save_tiny_wav2vec2, save_tiny_wavlm, save_tiny_whisper
 from transformers import AutoFeatureExtractor, AutoModel, WhisperModel
 
-from ser.data.encoders import LogMel, SpeechEncoder, WhisperEncoder
+from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder
 from ser.errors import SerError
 
 LENGTHS = (400, 719, 720, 9000, 16000, 16000, 30011)

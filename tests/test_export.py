@@ -113,7 +113,7 @@ def test_a_pretrained_encoder_can_be_inside(tmp_path, name):
     kind, save = PRETRAINED[name]
     average = {"hubert": 4, "whisper": 3}.get(name, 1)  # frames averaged into one
     folder = str(save(tmp_path / "encoder"))
-    encoder = {"_target_": f"ser.data.encoders.{kind}", "checkpoint": folder, "average": average}
+    encoder = {"_target_": f"ser.encoders.{kind}", "checkpoint": folder, "average": average}
     if name in ("wavlm", "whisper"):  # two layers side by side
         encoder |= {"layer": [1, 2], "join": "concatenate"}
     recognizer = load(tmp_path, model=SMALL, encoder=encoder, width=32 if "join" in encoder else 16)
@@ -130,7 +130,7 @@ def test_a_pretrained_encoder_can_be_inside(tmp_path, name):
 
 def test_an_encoder_that_cannot_be_inside_says_so(tmp_path):
     folder = save_tiny_hubert(tmp_path / "hubert")
-    encoder = {"_target_": "ser.data.encoders.SpeechEncoder", "checkpoint": str(folder), "dtype": "bfloat16"}
+    encoder = {"_target_": "ser.encoders.SpeechEncoder", "checkpoint": str(folder), "dtype": "bfloat16"}
     recognizer = load(tmp_path, encoder=encoder, width=16)
     with pytest.raises(SerError, match="expected float32"):
         export_onnx(recognizer, tmp_path / "model.onnx", with_encoder=True)

@@ -18,8 +18,8 @@ import torch
 from ser.data import session_frames
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
-from ser.data.encoders import LogMel, SpeechEncoder
 from ser.data.extraction import extract
+from ser.encoders import LogMel, SpeechEncoder
 from ser.errors import SerError
 
 SECONDS = (0.9, 0.3, 1.4, 0.5, 0.7, 1.1)

@@ -14,7 +14,7 @@ from transformers import AutoModel
 from ser import training
 from ser.data.audio import read_audio
 from ser.data.augmentation import Augmentation
-from ser.data.encoders import SpeechEncoder
+from ser.encoders import SpeechEncoder
 from ser.errors import SerError
 from ser.finetuning import check_finetuning, make_network
 from ser.inference.export import export_onnx

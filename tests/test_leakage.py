@@ -5,7 +5,7 @@ import pytest
 from fake_runs import fake_embeddings, fake_table
 
 from ser.errors import SerError
-from ser.evaluation.leakage import compare_probes, probe_gender, probe_speakers
+from ser.evaluation.speaker_probe import compare_probes, probe_gender, probe_speakers
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import ser
 from ser.commands.reproduce import repeat
 from ser.data.cache import FeatureCache
 from ser.errors import SerError
-from ser.evaluation.tables import read_embeddings
+from ser.evaluation.predictions import read_embeddings
 from ser.run_folder import RunFolder
 
 ROOT = Path(ser.__file__).resolve().parent.parent

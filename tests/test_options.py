@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from ser import training
-from ser.configuration import CONFIG_FOLDER, register_resolvers
+from ser.config import CONFIG_FOLDER, register_resolvers
 from ser.evaluation.scores import scores
 from ser.sentences import instantiate
 

@@ -15,7 +15,7 @@ from torchaudio.functional import resample
 
 from ser.data.cache import FeatureCache, Item, Origin, write_items
 from ser.data.corpus import Utterance
-from ser.data.encoders import LogMel
+from ser.encoders import LogMel
 from ser.errors import SerError
 from ser.inference.recognizer import Recognizer
 from ser.inference.statistics import FrameStatistics, RunningStatistics
@@ -67,7 +67,7 @@ def test_alone_equals_in_a_batch(tmp_path, model):
 )
 def test_pretrained_encoders_alone_and_in_a_batch(tmp_path, save, target):
     folder = save(tmp_path / "encoder")
-    encoder = {"_target_": f"ser.data.encoders.{target}", "checkpoint": "nobody/nowhere", "layer": 2}
+    encoder = {"_target_": f"ser.encoders.{target}", "checkpoint": "nobody/nowhere", "layer": 2}
     path = save_checkpoint(tmp_path / "best.ckpt", encoder=encoder, width=16)
     recognizer = Recognizer.from_checkpoint(path, encoder_checkpoint=folder)
     recordings = [(voice(seconds, seed), 16000) for seed, seconds in enumerate([1.0, 2.0, 0.5])]
@@ -194,11 +194,11 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, form):
     "target",
     [
         "os.system",
-        "ser.files.os.system",
+        "ser.io.os.system",
         "ser.models.build.importlib",
         "builtins.eval",
         "ser.models.layers.torch",
-        "ser.files.write_text",
+        "ser.io.write_text",
         "ser.models..build_network",
         "ser.models.gru.GRU.__init__",
         "ser.models.build._find",
@@ -219,7 +219,7 @@ def test_a_malicious_config_calls_nothing(tmp_path, target, place):
     with pytest.raises(SerError):
         build_network({**description, "input_size": 4, "emotions": 2, "speakers": 2})
     with pytest.raises(SerError):
-        construct({**hostile, "_target_": target}, "ser.data.encoders")
+        construct({**hostile, "_target_": target}, "ser.encoders")
     assert not mark.exists()
 
 
@@ -252,8 +252,8 @@ def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
         ("format", 9, "format 9"),
         ("emotions", [], "no usable description"),
         ("emotions", ["happy", "sad"], "2 emotions for a network of 4"),
-        ("encoder", {"_target_": "ser.data.encoders.LogMel", "mels": 13}, "13 values"),
-        ("encoder", {"_target_": "ser.data.encoders.pretrained.json"}, "does not define"),
+        ("encoder", {"_target_": "ser.encoders.LogMel", "mels": 13}, "13 values"),
+        ("encoder", {"_target_": "ser.encoders.pretrained.json"}, "does not define"),
         ("network", {**whole["config"]["network"], "hidden_size": 4}, "do not fit"),
         ("network", {**whole["config"]["network"], "colour": 4}, "cannot be built"),
     ]:

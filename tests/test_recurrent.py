@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ser.models import recurrent
+from ser.models.cpu import recurrent
+from ser.models.cpu.products import PlainProduct, product_precision
+from ser.models.cpu.recurrent import bidirectional_gru, pays
 from ser.models.layers import BidirectionalGRU
-from ser.models.products import PlainProduct, product_precision
-from ser.models.recurrent import bidirectional_gru, pays
 
 SIZES = {  # lengths, D, H
     "one frame": ([1], 3, 4),

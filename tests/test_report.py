@@ -6,10 +6,10 @@ import pytest
 from fake_runs import fake_table, write_run
 
 from ser.errors import SerError
-from ser.evaluation.report import write_report
+from ser.evaluation.predictions import read_predictions, write_predictions
+from ser.evaluation.report.report import write_report
 from ser.evaluation.runs import load_run
 from ser.evaluation.summary import find_runs, summarize
-from ser.evaluation.tables import read_predictions, write_predictions
 
 
 class Links(HTMLParser):

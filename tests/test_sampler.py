@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser.data.sampler import LengthBatches
+from ser.data.batching import LengthBatches
 
 lengths_lists = st.lists(st.integers(1, 2000), min_size=8, max_size=200)
 

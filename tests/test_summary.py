@@ -9,12 +9,12 @@ from rich.console import Console
 
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
+from ser.evaluation.predictions import write_predictions
 from ser.evaluation.scores import scores
 from ser.evaluation.summary import find_runs, load_run, summarize
 from ser.evaluation.summary_screen import to_tables
 from ser.evaluation.summary_tables import to_markdown, write_summary
-from ser.evaluation.tables import write_predictions
-from ser.files import write_json
+from ser.io import write_json
 
 SKILL = {"gru": 0.5, "enhanced_gru": 0.75, "speaker_norm": 0.5}
 

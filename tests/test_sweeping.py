@@ -13,7 +13,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
-from ser.configuration import CONFIG_FOLDER, register_resolvers
+from ser.config import CONFIG_FOLDER, register_resolvers
 from ser.errors import SerError
 from ser.evaluation.summary_screen import short_names
 from ser.sweep_jobs import list_jobs, read_words, variant_word

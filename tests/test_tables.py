@@ -4,7 +4,7 @@ import pytest
 from fake_runs import fake_embeddings, fake_table
 
 from ser.errors import SerError
-from ser.evaluation.tables import (
+from ser.evaluation.predictions import (
     emotions_of,
     probabilities,
     read_embeddings,

@@ -12,7 +12,7 @@ import lightning
 import pandas as pd
 import torch
 
-from ser.files import atomic_path
+from ser.io import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ser.console import OVERLAP, TRANSDUCTIVE
 from ser.evaluation.comparison import compare
 from ser.evaluation.leakage_summary import compare_over_runs, matched
 from ser.evaluation.runs import find_runs
 from ser.evaluation.summary_tables import PROBE_TITLES, TITLES, decimal, p_text, percent
-from ser.files import write_json
-from ser.screen import OVERLAP, TRANSDUCTIVE
+from ser.io import write_json
 
 KEY = (
     "Percent and points, pooled over all test utterances; 95% interval of the difference over resampled speakers; p "

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from ser.configuration import CONFIG_FOLDER, check_keys, check_values, register_resolvers
+from ser.config import CONFIG_FOLDER, check_keys, check_values, register_resolvers
 from ser.errors import SerError
 from ser.sentences import composition_sentence, does_not_compose
 

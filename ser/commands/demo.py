@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     try:
-        from ser.inference.demo.running import Settings, serve  # noqa: PLC0415
+        from ser.demo.running import Settings, serve  # noqa: PLC0415
     except ImportError as error:
         raise SerError(
             f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser[demo]'."

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from ser.commands.values import positive_number
 from ser.errors import SerError
-from ser.files import atomic_path, write_text
 from ser.inference.files import collect_files, predict_files, statistics_by_folder, timeline
 from ser.inference.recognizer import Recognizer
+from ser.io import atomic_path, write_text
 
 PARTLY_FAILED = 3  # exit code: everything readable was recognised, but some files were not
 _SHOWN_ROWS = 200

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich import get_console
 
-from ser.evaluation.report import write_report
+from ser.evaluation.report.report import write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,10 +20,10 @@ from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ser.configuration import CONFIG_FOLDER, check_targets, register_resolvers
+from ser.config import CONFIG_FOLDER, check_targets, register_resolvers
 from ser.errors import SerError
+from ser.evaluation.predictions import probabilities, read_embeddings
 from ser.evaluation.runs import Run, load_run
-from ser.evaluation.tables import probabilities, read_embeddings
 
 log = logging.getLogger(__name__)
 

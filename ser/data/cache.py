@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import SerError
-from ser.files import atomic_path
+from ser.io import atomic_path
 
 FORMAT = 1
 _SUMS = ("__sum__", "__square__")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ser.data.batching import LengthBatches
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.normalization import Normalization
 from ser.data.protocols import Split
-from ser.data.sampler import LengthBatches
 from ser.errors import SerError
 
 

@@ -17,7 +17,7 @@ from ser.data.audio import read_audio
 from ser.data.audio_source import source_of
 from ser.data.cache import Source
 from ser.data.corpus import FrameSource, Utterance
-from ser.data.encoders import Encoder, UnfitWaveform
+from ser.encoders import Encoder, UnfitWaveform
 
 log = logging.getLogger(__name__)
 

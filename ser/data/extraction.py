@@ -13,11 +13,11 @@ from rich.console import Console
 
 from ser.data.cache import FeatureCache, Origin, fingerprint
 from ser.data.corpus import Corpus, FrameSource
-from ser.data.encoders import Encoder
 from ser.data.encoding import Encoding
 from ser.data.session_frames import SessionFrames
+from ser.encoders import Encoder
 from ser.errors import SerError
-from ser.files import write_text
+from ser.io import write_text
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureFile, Origin, fingerprint
-from ser.data.checkpoints import remedy
 from ser.data.corpus import Corpus, Utterance
 from ser.doctor.findings import Check, Finding, Status, size
 from ser.doctor.installation import free_space
+from ser.encoders.weights import remedy
 from ser.errors import SerError
 from ser.sentences import instantiate
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.tables import emotions_of
+from ser.evaluation.predictions import emotions_of
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ser.evaluation.leakage import PROBES, compare_probes
 from ser.evaluation.runs import Run
 from ser.evaluation.significance import holm
+from ser.evaluation.speaker_probe import PROBES, compare_probes
 
 PERMUTATIONS = 10_000
 

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from ser.errors import SerError
+from ser.evaluation.predictions import emotions_of, read_history, read_predictions
 from ser.evaluation.scores import scores
-from ser.evaluation.tables import emotions_of, read_history, read_predictions
 
 NEEDED = ("variant", "fold", "seed")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
+from ser.evaluation.bootstrap import Bounds, bootstrap_bounds
 from ser.evaluation.confusion import accuracy, mean_recall, utterance_counts, weighted_f1
-from ser.evaluation.resampling import Bounds, bootstrap_bounds
-from ser.evaluation.tables import emotions_of, probabilities
+from ser.evaluation.predictions import emotions_of, probabilities
 
 REPETITIONS = 1000
 

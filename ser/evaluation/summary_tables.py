@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.summary import Summary
-from ser.files import atomic_path, write_json, write_text
+from ser.io import atomic_path, write_json, write_text
 
 TITLES = {"wa": "WA", "uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
 PROBE_TITLES = {"linear": "linear", "mlp": "MLP"}

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import SerError
-from ser.files import atomic_path
 from ser.inference.checkpoint import to_plain
 from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM
 from ser.inference.graphs import FrameGraph, WaveformGraph
 from ser.inference.onnx_gru import translations
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.waveforms import SHORTEST_SAMPLES
+from ser.io import atomic_path
 
 TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX in single precision
 # With the encoder inside, its last digits decide now and then to which half-precision number a frame's value rounds.

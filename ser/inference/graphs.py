@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
-from ser.data.encoders import FULL, Encoder, LogMel, SpeechEncoder, Waveform, WhisperEncoder
-from ser.data.encoders.contract import FRAME_SAMPLES, HOP_SAMPLES
+from ser.encoders import FULL, Encoder, LogMel, SpeechEncoder, Waveform, WhisperEncoder
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES
+from ser.encoders.speech_model import LayerStack, SpeechModel
 from ser.errors import SerError
 from ser.inference.engines import TorchNetwork
 from ser.inference.onnx_gru import exportable
 from ser.inference.recognizer import Recognizer
-from ser.models.speech import LayerStack, SpeechModel
 
 
 class FrameGraph(nn.Module):

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ser.errors import SerError
+from ser.evaluation.predictions import read_predictions
 from ser.evaluation.significance import bootstrap_interval
-from ser.evaluation.tables import read_predictions
 from ser.inference.checkpoint import to_plain
 from ser.inference.engines import TorchNetwork
 from ser.inference.recognizer import Recognizer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ser.data.encoders import Encoder
+from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig
 from ser.models.build import construct
@@ -31,7 +31,7 @@ def build_encoder(
                 f"the model's encoder is {description.get('_target_')}, which reads no checkpoint; leave out --encoder."
             )
         description["checkpoint"] = str(checkpoint)
-    encoder: Encoder = construct(description, "ser.data.encoders")
+    encoder: Encoder = construct(description, "ser.encoders")
     if not all(hasattr(encoder, name) for name in ("dim", "frame_rate", "description", "to")):
         raise SerError(f"{description.get('_target_')} is no encoder; use a checkpoint that train.py wrote.")
     if encoder.dim != config.input_size:

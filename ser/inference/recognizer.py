@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders import Encoder
+from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig, find_model, read_checkpoint, read_folder
 from ser.inference.engines import (

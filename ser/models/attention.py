@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ser.errors import SerError
-from ser.models.dropout import Dropout
-from ser.models.dropped_attention import dropped_attention
+from ser.models.cpu.dropout import Dropout
+from ser.models.cpu.dropped_attention import dropped_attention
 
 
 class MatchingAttention(nn.Module, ABC):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.models.attention import MultiHeadSelfAttention
-from ser.models.dropout import Dropout
+from ser.models.cpu.dropout import Dropout
 from ser.models.heads import ClassifierHead
 from ser.models.layers import (
     BidirectionalGRU,

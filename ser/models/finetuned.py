@@ -1,6 +1,6 @@
 """A network with the part of a pretrained encoder that is trained together with it.
 
-The second place that imports transformers, late, beside ser.data.encoders: those encoders are frozen and outside the
+The second place that imports transformers, late, beside ser.encoders: those encoders are frozen and outside the
 network, while these layers are part of it, have their weights in its checkpoint and must be rebuilt from that alone.
 """
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ser.encoders.speech_model import LayerStack, SpeechModel
 from ser.errors import SerError
 from ser.models.layers import valid_frames
 from ser.models.output import NetworkOutput
-from ser.models.speech import LayerStack, SpeechModel
 
 _CLASSES = {"hubert": "Hubert", "wavlm": "WavLM", "wav2vec2": "Wav2Vec2"}
 ROW, TAIL = 320, 80  # samples: a frame's distance to the next, and what the last window has beyond it

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.models.attention import DotAttention
-from ser.models.dropout import Dropout
+from ser.models.cpu.dropout import Dropout
 from ser.models.layers import BidirectionalGRU, masked_max, valid_frames
 from ser.models.output import NetworkOutput
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ser.models.dropout import Dropout
+from ser.models.cpu.dropout import Dropout
 from ser.models.reversal import reverse_gradient
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ser.models.products import product_precision
-from ser.models.recurrent import bidirectional_gru, pays
+from ser.models.cpu.products import product_precision
+from ser.models.cpu.recurrent import bidirectional_gru, pays
 
 
 def valid_frames(lengths: Tensor, max_length: int) -> Tensor:

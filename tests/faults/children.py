@@ -16,10 +16,10 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-import ser.files
+import ser.io
 from ser import cli
 
-ROOT = Path(ser.files.__file__).resolve().parent.parent
+ROOT = Path(ser.io.__file__).resolve().parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PATIENCE = 180  # seconds until a command counts as hanging
 TINY = [

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ser.data.corpora.assembly import asked_emotions, assemble, audio_file, durations, existing_root, find_layout
+from ser.data.corpora.parsing import asked_emotions, assemble, audio_file, durations, existing_root, find_layout
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 

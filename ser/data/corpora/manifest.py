@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ser.data.corpora.assembly import asked_emotions, assemble, durations, existing_root
+from ser.data.corpora.parsing import asked_emotions, assemble, durations, existing_root
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 

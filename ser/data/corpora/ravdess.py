@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser.data.corpora.assembly import asked_emotions, assemble, durations, existing_root, find_layout, is_audio
+from ser.data.corpora.parsing import asked_emotions, assemble, durations, existing_root, find_layout, is_audio
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 

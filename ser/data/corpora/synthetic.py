@@ -19,7 +19,7 @@ from scipy.signal import lfilter, oaconvolve
 from ser.data.corpora.synthetic_labels import EMOTIONS, GENDERS, SAMPLE_RATE, SESSIONS, dialog_of, draw_utterances
 from ser.data.corpora.voice import Delivery, Signal, speak
 from ser.data.corpus import Corpus, Utterance
-from ser.files import atomic_path, write_text
+from ser.io import atomic_path, write_text
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ser.evaluation.figures.style import BLUE, FAINT, GREY, INK, ORANGE, VERMILION, empty_panel, new_figure, styled
+from ser.evaluation.predictions import probabilities
 from ser.evaluation.scores import calibration, scores
-from ser.evaluation.tables import probabilities
 
 
 @styled

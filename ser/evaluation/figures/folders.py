@@ -12,9 +12,9 @@ from ser.evaluation.figures.run import classes, confusion, groups, speakers
 from ser.evaluation.figures.space import feature_map
 from ser.evaluation.figures.training import training_panel
 from ser.evaluation.figures.variants import confusions, folds, ladder, radar, speaker_matrix
+from ser.evaluation.predictions import read_embeddings
 from ser.evaluation.runs import Run, find_runs, load_run, pooled
 from ser.evaluation.summary import Summary, summarize
-from ser.evaluation.tables import read_embeddings
 
 _MOST_MAPS = 6
 

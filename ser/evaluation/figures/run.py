@@ -22,8 +22,8 @@ from ser.evaluation.figures.style import (
     new_figure,
     styled,
 )
+from ser.evaluation.predictions import emotions_of
 from ser.evaluation.scores import scores, speaker_scores
-from ser.evaluation.tables import emotions_of
 
 _MOST_SPEAKERS = 48
 

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from ser.evaluation.figures.style import FAINT, MARKERS, SERIES, drawable, emotion_colors, new_figure, styled
-from ser.evaluation.tables import emotions_of
+from ser.evaluation.predictions import emotions_of
 
 _FEWEST_FOR_TSNE = 12
 _MOST_SPEAKERS = 28

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from ser.files import atomic_path
+from ser.io import atomic_path
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -23,8 +23,8 @@ from ser.evaluation.figures.style import (
     styled,
     variant_labels,
 )
+from ser.evaluation.predictions import emotions_of
 from ser.evaluation.scores import scores, speaker_scores
-from ser.evaluation.tables import emotions_of
 
 
 @styled

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ser.models.dropout import keep_mask, kept_share
+from ser.models.cpu.dropout import keep_mask, kept_share
 
 BLOCK_WEIGHTS = 1 << 19  # attention weights in a block
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ser.demo.drawing import Look
 from ser.errors import SerError
 from ser.evaluation.runs import Run, load_run
 from ser.evaluation.significance import Interval, bootstrap_interval
 from ser.inference.checkpoint import find_model
-from ser.inference.demo.drawing import Look
 from ser.inference.recognizer import Recognizer
 
 

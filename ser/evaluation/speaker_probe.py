@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ser.errors import SerError
-from ser.evaluation.resampling import bootstrap_bounds
+from ser.evaluation.bootstrap import bootstrap_bounds
 
 SPLITS = 5
 

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.confusion import METRICS
-from ser.evaluation.page import Block, Section, Table, Text, interval, listed, number, p_value
-from ser.evaluation.report_sections import METRIC_NAMES
+from ser.evaluation.report.page import Block, Section, Table, Text, interval, listed, number, p_value
+from ser.evaluation.report.sections import METRIC_NAMES
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.summary import Summary
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from ser.inference.demo import drawing
-from ser.inference.demo.drawing import Look
-from ser.inference.demo.history import Entry
-from ser.inference.demo.live import HOP, LiveSound
-from ser.inference.demo.models import Model
-from ser.inference.demo.sessions import Session
-from ser.inference.demo.texts import emotion_name, text
+from ser.demo import drawing
+from ser.demo.drawing import Look
+from ser.demo.history import Entry
+from ser.demo.live import HOP, LiveSound
+from ser.demo.models import Model
+from ser.demo.sessions import Session
+from ser.demo.texts import emotion_name, text
 from ser.inference.streaming import StreamEvent
 
 

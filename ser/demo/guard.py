@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from ser.inference.demo.texts import text
+from ser.demo.texts import text
 
 # Gradio's own scripts and styles stand inline in its page; nothing may come from another server.
 _POLICY = (

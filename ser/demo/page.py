@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from ser.demo import drawing, folders, recordings, views
+from ser.demo.history import Filter
+from ser.demo.models import ModelShelf
+from ser.demo.recordings import Limits
+from ser.demo.sessions import Session, Sessions
+from ser.demo.texts import LANGUAGES, emotion_name, text
 from ser.errors import SerError
-from ser.inference.demo import drawing, folders, recordings, views
-from ser.inference.demo.history import Filter
-from ser.inference.demo.models import ModelShelf
-from ser.inference.demo.recordings import Limits
-from ser.inference.demo.sessions import Session, Sessions
-from ser.inference.demo.texts import LANGUAGES, emotion_name, text
 from ser.inference.speech_gate import SpeechGate
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.checkpoints import checkpoint_folder, first_line, read_json, remedy, weights_hash
-from ser.data.encoders.contract import HOP_SAMPLES, averaged_rate, averaging
+from ser.encoders.base import HOP_SAMPLES, averaged_rate, averaging
+from ser.encoders.weights import checkpoint_folder, first_line, read_json, remedy, weights_hash
 from ser.errors import SerError
 
 # Keys of config.json that say who wrote it and not what it computes.

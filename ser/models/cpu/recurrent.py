@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ser.models.products import PlainProduct, best_product
+from ser.models.cpu.products import PlainProduct, best_product
 
 BLOCK_ROWS = 1024  # rows (steps x utterances) of one large product: enough for full speed, small enough for the caches
 INFERENCE_UNITS = 2048  # B * H from which inference is faster than nn.GRU's

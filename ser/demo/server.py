@@ -20,13 +20,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.demo import views
+from ser.demo.guard import Guard
+from ser.demo.history import entry_table, to_csv, to_json
+from ser.demo.models import ModelShelf
+from ser.demo.sessions import Session, Sessions
+from ser.demo.texts import text
 from ser.errors import SerError
-from ser.inference.demo import views
-from ser.inference.demo.guard import Guard
-from ser.inference.demo.history import entry_table, to_csv, to_json
-from ser.inference.demo.models import ModelShelf
-from ser.inference.demo.sessions import Session, Sessions
-from ser.inference.demo.texts import text
 from ser.inference.speech_gate import SpeechGate
 from ser.inference.waveforms import LONGEST_SECONDS
 

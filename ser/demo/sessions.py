@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser.inference.demo.history import History
-from ser.inference.demo.live import LiveSound
-from ser.inference.demo.models import Model
-from ser.inference.demo.recordings import Analysis
+from ser.demo.history import History
+from ser.demo.live import LiveSound
+from ser.demo.models import Model
+from ser.demo.recordings import Analysis
 from ser.inference.speech_gate import SpeechGate
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Session:
     Attributes:
         folder: its clips; removed when it closes.
         model: name of the chosen model.
-        language: key of ser.inference.demo.texts.LANGUAGES.
+        language: key of ser.demo.texts.LANGUAGES.
         token: what its browser shows to be served; cannot be guessed.
         history: its answers.
         live: its microphone; None while it is closed.

@@ -6,15 +6,15 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ser.evaluation import report_sections as parts
-from ser.evaluation import report_sweep as sweep
 from ser.evaluation.figures.folders import by_variant, figures_of_run, figures_of_sweep, note_of
-from ser.evaluation.page import Page, Picture, Section, interval, number, p_value, render
+from ser.evaluation.report import sections as parts
+from ser.evaluation.report import sweep
+from ser.evaluation.report.page import Page, Picture, Section, interval, number, p_value, render
 from ser.evaluation.runs import Run, find_runs, pooled
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.summary import Summary, summarize
-from ser.files import write_text
+from ser.io import write_text
 
 CAPTIONS = {
     "confusion": "Look off the diagonal: which emotion is taken for which, in utterances and as a share of the true "

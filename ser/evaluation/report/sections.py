@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.page import Block, Listing, Section, Table, Text, flat, interval, listed, number, p_value
+from ser.evaluation.predictions import probabilities
+from ser.evaluation.report.page import Block, Listing, Section, Table, Text, flat, interval, listed, number, p_value
 from ser.evaluation.significance import bootstrap_interval
-from ser.evaluation.tables import probabilities
 
 METRIC_NAMES = {
     "wa": "WA (plain accuracy)",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders.contract import FRAME_SAMPLES, average_frames, averaged_rate, averaging, refuse_short
+from ser.encoders.base import FRAME_SAMPLES, average_frames, averaged_rate, averaging, refuse_short
 
 
 class LogMel:

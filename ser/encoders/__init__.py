@@ -4,10 +4,10 @@ Building an encoder reads nothing but the checkpoint's configuration. Weights ar
 on a complete cache never loads them.
 """
 
-from ser.data.encoders.contract import Encoder, UnfitWaveform
-from ser.data.encoders.logmel import LogMel
-from ser.data.encoders.speech import FULL, SpeechEncoder
-from ser.data.encoders.waveform import Waveform
-from ser.data.encoders.whisper import WhisperEncoder
+from ser.encoders.base import Encoder, UnfitWaveform
+from ser.encoders.logmel import LogMel
+from ser.encoders.ssl import FULL, SpeechEncoder
+from ser.encoders.waveform import Waveform
+from ser.encoders.whisper import WhisperEncoder
 
 __all__ = ["FULL", "Encoder", "LogMel", "SpeechEncoder", "UnfitWaveform", "Waveform", "WhisperEncoder"]

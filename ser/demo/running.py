@@ -11,11 +11,11 @@ from pathlib import Path
 
 import fastapi
 
+from ser.demo.models import ModelShelf
+from ser.demo.recordings import Limits
+from ser.demo.server import make_app, private_uploads
+from ser.demo.sessions import Sessions
 from ser.errors import SerError
-from ser.inference.demo.models import ModelShelf
-from ser.inference.demo.recordings import Limits
-from ser.inference.demo.server import make_app, private_uploads
-from ser.inference.demo.sessions import Sessions
 from ser.inference.speech_gate import best_gate
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -23,7 +23,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 import gradio as gr
 import uvicorn
 
-from ser.inference.demo.page import HEAD, Page, page_theme
+from ser.demo.page import HEAD, Page, page_theme
 
 log = logging.getLogger(__name__)
 

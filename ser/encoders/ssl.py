@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders.contract import FRAME_SAMPLES, average_frames, refuse_short
-from ser.data.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
-from ser.data.encoders.waveform import Waveform
+from ser.encoders.base import FRAME_SAMPLES, average_frames, refuse_short
+from ser.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
+from ser.encoders.waveform import Waveform
 from ser.errors import SerError
 
 FULL = "full"  # the whole model is trained

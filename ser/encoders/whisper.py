@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders.contract import HOP_SAMPLES, average_frames, refuse_short
-from ser.data.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
+from ser.encoders.base import HOP_SAMPLES, average_frames, refuse_short
+from ser.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
 from ser.errors import SerError
 
 

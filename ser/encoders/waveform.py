@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.encoders.contract import FRAME_SAMPLES, HOP_SAMPLES, refuse_short
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, refuse_short
 
 
 class Waveform:

@@ -10,8 +10,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from ser.demo.texts import emotion_name, text
 from ser.evaluation.figures.style import emotion_colors
-from ser.inference.demo.texts import emotion_name, text
 
 _SIGNS = {
     "▲": ("angry", "anger", "ang"),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ser.errors import SerError
-from ser.files import atomic_path
+from ser.io import atomic_path
 
 PREFIX = "p_"
 REQUIRED = ("id", "speaker", "emotion", "predicted")

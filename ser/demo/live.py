@@ -8,11 +8,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.demo.models import Model
 from ser.errors import SerError
-from ser.files import atomic_path
-from ser.inference.demo.models import Model
 from ser.inference.speech_gate import SpeechGate
 from ser.inference.streaming import RingBuffer, StreamEvent, StreamingRecognizer
+from ser.io import atomic_path
 
 WINDOW, HOP = 5.0, 0.5  # seconds
 SHOWN_SECONDS = 30.0  # of waveform and timeline, and kept for play back

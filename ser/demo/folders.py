@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from ser.demo.models import Model
+from ser.demo.recordings import Limits, check_upload, without_folders
+from ser.demo.sessions import Session
+from ser.demo.texts import text
 from ser.errors import SerError
-from ser.inference.demo.models import Model
-from ser.inference.demo.recordings import Limits, check_upload, without_folders
-from ser.inference.demo.sessions import Session
-from ser.inference.demo.texts import text
 from ser.inference.files import SUFFIXES, predict_files
 
 

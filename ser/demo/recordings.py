@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.data.audio import SAMPLE_RATE, duration, read_audio
+from ser.demo.drawing import envelope_of
+from ser.demo.models import Model
+from ser.demo.texts import text
 from ser.errors import SerError
-from ser.inference.demo.drawing import envelope_of
-from ser.inference.demo.models import Model
-from ser.inference.demo.texts import text
 from ser.inference.files import predict_long, timeline
 from ser.inference.recognizer import Prediction
 from ser.inference.speech_gate import SpeechGate

@@ -1,0 +1,1 @@
+"""Result tables, and the page that shows them."""
