@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
-from ser.analysis import write_leakage
 from ser.checkpoint_file import DamagedCheckpointError, read_checkpoint_file
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
@@ -22,6 +21,7 @@ from ser.data.protocols import Split, split_record
 from ser.errors import SerError
 from ser.evaluation.predictions import write_embeddings, write_predictions
 from ser.evaluation.scores import cross_speaker, scores
+from ser.evaluation.speaker_probe import write_leakage
 from ser.io import remove_leftovers, write_json
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ser.analysis import write_leakage
 from ser.errors import SerError
 from ser.evaluation.runs import Run, find_runs
+from ser.evaluation.speaker_probe import write_leakage
 from ser.evaluation.summary_tables import percent
 
 KEY = (

@@ -7,6 +7,7 @@ adversary inside the training says: an adversary at chance does not show that th
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ser.errors import SerError
 from ser.evaluation.bootstrap import bootstrap_bounds
+from ser.evaluation.predictions import read_embeddings, read_history, read_predictions
+from ser.io import write_json
 
 SPLITS = 5
 
@@ -47,6 +50,25 @@ def mlp_probe(seed: int) -> ClassifierMixin:
 
 
 PROBES: dict[str, Callable[[int], ClassifierMixin]] = {"linear": linear_probe, "mlp": mlp_probe}
+
+
+def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Probe the pooled features of a run for speakers and gender, and write ``leakage.json``.
+
+    ``adversary_accuracy`` is the accuracy of the speaker head in training, at the epoch whose weights were kept.
+    """
+    train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
+    train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
+    test_features = read_embeddings(folder / "embeddings.npy", len(test))
+    leakage: dict[str, Any] = {"speakers": probe_speakers(train_features, train, seed), "adversary_accuracy": None}
+    history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else None
+    if history is not None and "train/speaker_accuracy" in history:
+        chosen = history[history["epoch"] == best_epoch]
+        if len(chosen):
+            leakage["adversary_accuracy"] = float(chosen["train/speaker_accuracy"].iloc[0])
+    leakage["gender"] = probe_gender(train_features, train, test_features, test, seed)
+    write_json(folder / "leakage.json", leakage)
+    return leakage
 
 
 def probe_speakers(train_embeddings: np.ndarray, train_table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:

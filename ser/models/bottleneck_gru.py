@@ -1,4 +1,4 @@
-"""The recommended network: few layers, statistics pooling, and a bottleneck that leaves no room for the speaker."""
+"""The recommended network: few layers, statistics pooling, and a bottleneck of few values."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ from ser.models.pooling import MeanStdPooling, Pooling
 class Bottleneck(nn.Module):
     """Dropout, a linear layer to few values, each normalised; in training they carry noise.
 
-    What few values must carry for the emotion leaves little room for the rest, the speaker included: an information
-    bottleneck (Tishby et al. 1999) made by width, and by noise as in Alemi et al. 2017.
+    An information bottleneck (Tishby et al. 1999) by width, and by noise as in Alemi et al. 2017. It does not remove
+    the speaker: probes still read the voice from the few values (README, "Measured").
 
     Args:
         input_size: width of the pooled features.
