@@ -9,45 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ser.data.augmentation import Augmentation, Mixup
 from ser.data.datamodule import Batch
 from ser.losses import l2_norms
+from ser.metrics import METRICS
 from ser.models.output import NetworkOutput
 from ser.optimization import make_optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class UnweightedAverageRecall(MulticlassRecall):
-    """Mean recall over the classes that occur; torchmetrics counts a class as 0 that was only ever predicted."""
+class ConfusionMetric(MulticlassConfusionMatrix):
+    """A metric of ``ser.metrics``, computed from the confusion counts of all batches and processes."""
+
+    def __init__(self, emotions: int, name: str) -> None:
+        super().__init__(emotions)
+        self.metric = METRICS[name]
 
     def compute(self) -> Tensor:
-        """The mean so far."""
-        tp, _, _, fn = self._final_state()  # (C,) each
-        return (tp / (tp + fn))[tp + fn > 0].mean()
-
-
-class MacroF1(MulticlassF1Score):
-    """Mean F1 over the classes that occur."""
-
-    def compute(self) -> Tensor:
-        """The mean so far."""
-        tp, fp, _, fn = self._final_state()  # (C,) each
-        return (2 * tp / (2 * tp + fp + fn))[tp + fn > 0].mean()
+        """The metric so far, a scalar."""
+        counts = super().compute()  # (C, C), rows the truth
+        return torch.tensor(float(self.metric(counts.cpu().numpy())), device=counts.device)
 
 
 def emotion_metrics(emotions: int, prefix: str) -> MetricCollection:
-    """WA (plain accuracy), UAR (mean recall over classes) and macro F1, as in ser.evaluation.scores."""
-    return MetricCollection(
-        {
-            "wa": MulticlassAccuracy(emotions, average="micro"),
-            "uar": UnweightedAverageRecall(emotions, average="macro"),
-            "f1": MacroF1(emotions, average="macro"),
-        },
-        prefix=prefix,
-    )
+    """WA, UAR and macro F1; they share one confusion matrix."""
+    names = {"wa": "wa", "uar": "uar", "f1": "macro_f1"}
+    return MetricCollection({key: ConfusionMetric(emotions, name) for key, name in names.items()}, prefix=prefix)
 
 
 class EmotionModule(lightning.LightningModule):

@@ -87,13 +87,6 @@ def test_speaker_bars_carry_counts_and_values():
         assert f"{(part['emotion'] == part['predicted']).mean():.2f}" in words
 
 
-def test_an_emotion_has_one_colour_whatever_the_classes():
-    few, many = figures.emotion_colors(["sad", "angry"]), figures.emotion_colors(["angry", "happy", "new", "sad"])
-    assert few["sad"] == many["sad"]
-    assert few["angry"] == many["angry"] == figures.emotion_colors(["ANG"])["ANG"]
-    assert len(set(many.values())) == 4
-
-
 @pytest.mark.parametrize("rows", [1, 2, 5, 40])
 def test_feature_map_draws_any_number_of_rows(rows):
     table = fake_table(4, 10).head(rows)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from ser.evaluation.confusion import METRICS, utterance_counts
+from ser.evaluation.predictions import utterance_counts
 from ser.evaluation.scores import calibration, cross_speaker, scores, speaker_scores
+from ser.metrics import METRICS
 
 CASES = {
     "random": lambda: fake_table(6, 20, skill=0.4),

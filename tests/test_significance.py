@@ -5,7 +5,6 @@ from fake_runs import fake_table
 from scipy import stats
 
 from ser.errors import SerError
-from ser.evaluation.confusion import METRICS
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
     bootstrap_interval,
@@ -15,6 +14,7 @@ from ser.evaluation.significance import (
     holm,
     permutation_test,
 )
+from ser.metrics import METRICS
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -11,23 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.demo.texts import emotion_name, text
-from ser.evaluation.figures.style import emotion_colors
+from ser.emotions import looks
 
-_SIGNS = {
-    "▲": ("angry", "anger", "ang"),
-    "★": ("happy", "happiness", "hap", "joy"),
-    "▼": ("sad", "sadness"),
-    "●": ("neutral", "neu"),
-    "◆": ("fearful", "fear", "fea", "afraid"),
-    "✖": ("disgust", "disgusted", "dis"),
-    "✚": ("surprised", "surprise", "sur"),
-    "■": ("excited", "exc", "boredom", "bored"),
-    "◐": ("calm",),
-    "◧": ("frustrated", "frustration", "fru"),
-}
-_SIGN_OF = {name: sign for sign, names in _SIGNS.items() for name in names}
-_DASHES = ("", "7 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2 1 2", "1 5", "18 3 3 3")
-_ANGLES = ("", "45deg", "-45deg", "90deg", "0deg", "20deg", "-20deg", "70deg")  # of a bar's hatching
 _LEAST_CONTRAST = 3.0  # WCAG 2.2, 1.4.11: graphics against their background
 
 
@@ -36,12 +21,11 @@ class Look:
 
     def __init__(self, emotions: Sequence[str]) -> None:
         self.emotions = list(emotions)
-        self.colors = {name: darkened(color) for name, color in emotion_colors(emotions).items()}
-        free = [sign for sign in _SIGNS if sign not in {_SIGN_OF.get(name.lower()) for name in emotions}]
-        unknown = sorted(name for name in emotions if name.lower() not in _SIGN_OF)
-        self.signs = {name: _SIGN_OF.get(name.lower()) or free[unknown.index(name) % len(free)] for name in emotions}
-        self.dashes = {name: _DASHES[place % len(_DASHES)] for place, name in enumerate(emotions)}
-        self.angles = {name: _ANGLES[place % len(_ANGLES)] for place, name in enumerate(emotions)}
+        shown = looks(emotions)
+        self.colors = {name: darkened(look.color) for name, look in shown.items()}
+        self.signs = {name: look.sign for name, look in shown.items()}
+        self.dashes = {name: look.dash for name, look in shown.items()}
+        self.angles = {name: look.angle for name, look in shown.items()}
 
     def sign(self, emotion: str) -> str:
         """The emotion's sign in its colour, hidden from screen readers, which read the name beside it."""

@@ -1,5 +1,7 @@
 """Every sentence of the page in English and Chinese."""
 
+from ser.emotions import chinese_name
+
 LANGUAGES = {"en": "English", "zh": "中文"}
 
 # key: (English, Chinese)
@@ -162,22 +164,6 @@ _TEXTS = {
     ),
 }
 
-# Spellings of the corpora, as ser.evaluation.figures groups them.
-_EMOTIONS = {
-    ("angry", "anger", "ang"): "愤怒",
-    ("happy", "happiness", "hap", "joy"): "高兴",
-    ("sad", "sadness"): "悲伤",
-    ("neutral", "neu"): "中性",
-    ("fearful", "fear", "fea", "afraid"): "恐惧",
-    ("disgust", "disgusted", "dis"): "厌恶",
-    ("surprised", "surprise", "sur"): "惊讶",
-    ("excited", "exc"): "激动",
-    ("boredom", "bored"): "无聊",
-    ("calm",): "平静",
-    ("frustrated", "frustration", "fru"): "沮丧",
-}
-_CHINESE = {name: chinese for names, chinese in _EMOTIONS.items() for name in names}
-
 
 def text(language: str, key: str, **values: object) -> str:
     """The sentence ``key`` in a language, with its values filled in."""
@@ -186,4 +172,4 @@ def text(language: str, key: str, **values: object) -> str:
 
 def emotion_name(language: str, emotion: str) -> str:
     """An emotion as it is called in a language; a name without translation stays as it is."""
-    return _CHINESE.get(emotion.lower(), emotion) if language == "zh" else emotion
+    return chinese_name(emotion) if language == "zh" else emotion

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.confusion import METRICS
 from ser.evaluation.runs import Run, by_fold, find_runs, pooled
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
@@ -18,6 +17,7 @@ from ser.evaluation.significance import (
     permutation_test,
     speaker_values,
 )
+from ser.metrics import METRICS
 
 SETTINGS = {
     "corpus": "corpus",

@@ -30,6 +30,25 @@ def probabilities(table: pd.DataFrame) -> np.ndarray:
     return table[[PREFIX + emotion for emotion in emotions_of(table)]].to_numpy(dtype=float)
 
 
+def utterance_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Confusion cells per utterance: index id, columns speaker and the C*C cells in row-major order.
+
+    An id that occurs several times (the same utterance predicted by several seeds) counts once, its cells averaged, so
+    that repeating a run with more seeds does not look like having more utterances.
+    """
+    names = emotions_of(table)
+    size = len(names)
+    codes = {name: code for code, name in enumerate(names)}
+    cells = table["emotion"].map(codes).to_numpy() * size + table["predicted"].map(codes).to_numpy()  # (rows,)
+    rows, ids = pd.factorize(table["id"])
+    counts = np.zeros((len(ids), size * size))
+    np.add.at(counts, (rows, cells), 1.0)
+    counts /= np.bincount(rows)[:, None]  # (U, C*C), each row sums to one
+    frame = pd.DataFrame(counts, index=pd.Index(ids, name="id"))
+    frame.insert(0, "speaker", table.loc[~table["id"].duplicated(), "speaker"].to_numpy())
+    return frame
+
+
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """Read and check a ``predictions.csv``.
 

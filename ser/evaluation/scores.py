@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
+from ser import metrics
 from ser.evaluation.bootstrap import Bounds, bootstrap_bounds
-from ser.evaluation.confusion import accuracy, mean_recall, utterance_counts, weighted_f1
-from ser.evaluation.predictions import emotions_of, probabilities
+from ser.evaluation.predictions import emotions_of, probabilities, utterance_counts
+from ser.metrics import accuracy, uar, weighted_f1
 
 REPETITIONS = 1000
 
@@ -22,25 +22,12 @@ def scores(table: pd.DataFrame) -> dict[str, Any]:
     does not occur are None. A class that occurs and is never predicted has precision 0, as in scikit-learn.
     """
     emotions = emotions_of(table)
-    truth, predicted = table["emotion"].tolist(), table["predicted"].tolist()
-    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=emotions, zero_division=0)
-    present = support > 0
-
-    def by_emotion(values: np.ndarray) -> dict[str, float | None]:
-        return {
-            emotion: float(value) if occurs else None
-            for emotion, value, occurs in zip(emotions, values, present, strict=True)
-        }
-
+    counts = metrics.confusion_counts(table["emotion"].tolist(), table["predicted"].tolist(), emotions)
+    per_class = {"recall": metrics.recall, "precision": metrics.precision, "f1": metrics.f1}
     return {
-        "wa": float(np.mean(table["emotion"] == table["predicted"])),
-        "uar": float(recall[present].mean()),
-        "macro_f1": float(f1[present].mean()),
-        "weighted_f1": float(np.average(f1, weights=support)),
-        "recall": by_emotion(recall),
-        "precision": by_emotion(precision),
-        "f1": by_emotion(f1),
-        "confusion": confusion_matrix(truth, predicted, labels=emotions).tolist(),
+        **{name: float(metric(counts)) for name, metric in metrics.METRICS.items()},
+        **{name: dict(zip(emotions, map(_number, metric(counts)), strict=True)) for name, metric in per_class.items()},
+        "confusion": counts.tolist(),
         "n": len(table),
     }
 
@@ -85,18 +72,17 @@ def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for speaker, part in table.groupby("speaker", sort=True):
-        truth, predicted = part["emotion"].tolist(), part["predicted"].tolist()
-        labels = sorted(set(truth))
-        _, recall, _, _ = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
+        names = sorted({*part["emotion"], *part["predicted"]})
+        counts = metrics.confusion_counts(part["emotion"].tolist(), part["predicted"].tolist(), names)
         rows.append(
             {
                 "speaker": str(speaker),
                 "gender": part["gender"].iloc[0],
                 "session": part["session"].iloc[0],
                 "n": len(part),
-                "accuracy": float(np.mean(part["emotion"] == part["predicted"])),
-                "uar": float(recall.mean()),
-                "weighted_f1": float(f1_score(truth, predicted, labels=labels, average="weighted", zero_division=0)),
+                "accuracy": float(accuracy(counts)),
+                "uar": float(uar(counts)),
+                "weighted_f1": float(weighted_f1(counts)),
             }
         )
     return pd.DataFrame(rows)
@@ -169,7 +155,7 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
         "groups": {
             name: {
                 "accuracy": right[name],
-                "uar": _group_metric(part, mean_recall),
+                "uar": _group_metric(part, uar),
                 "n": len(part),
                 "speakers": speakers[name],
             }

@@ -10,8 +10,8 @@ from scipy import stats
 
 from ser.errors import SerError
 from ser.evaluation.bootstrap import CELLS_AT_ONCE, bootstrap_bounds
-from ser.evaluation.confusion import metric_named, utterance_counts
-from ser.evaluation.predictions import emotions_of
+from ser.evaluation.predictions import emotions_of, utterance_counts
+from ser.metrics import metric_named
 
 EXACT_UNITS = 12  # with at most 2**12 ways of swapping, all of them are tried
 

@@ -6,20 +6,13 @@ from pathlib import Path
 
 from ser.data.corpora.parsing import asked_emotions, assemble, audio_file, durations, existing_root, find_layout
 from ser.data.corpus import Corpus, Utterance
+from ser.emotions import find_emotion
 from ser.errors import SerError
 
 _REMEDY = "set data.root=/path/to/IEMOCAP_full_release or the variable IEMOCAP_ROOT"
-_LABELS = {
-    "neu": "neutral",
-    "hap": "happy",
-    "ang": "angry",
-    "sad": "sad",
-    "exc": "excited",
-    "fru": "frustrated",
-    "sur": "surprised",
-    "fea": "fearful",
-    "dis": "disgust",
-}  # oth and xxx (no majority) have no class
+# oth and xxx (no majority) have no class
+_CODES = ("neu", "hap", "ang", "sad", "exc", "fru", "sur", "fea", "dis")
+_LABELS = {code: emotion.name for code in _CODES if (emotion := find_emotion(code))}
 # [6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5000, 2.5000, 2.5000]
 _UTTERANCE_LINE = re.compile(
     r"^\[[\d.]+ *- *[\d.]+\][ \t]+(?P<id>Ses(?P<session>\d\d)[FM]_\w+_(?P<gender>[FM])[A-Z0-9]+)[ \t]+"

@@ -4,7 +4,7 @@ from ser.evaluation.figures.calibration import confidence, duration, reliability
 from ser.evaluation.figures.folders import run_figures, sweep_figures
 from ser.evaluation.figures.run import classes, confusion, groups, speakers
 from ser.evaluation.figures.space import feature_map
-from ser.evaluation.figures.style import emotion_colors, save_figure
+from ser.evaluation.figures.style import save_figure
 from ser.evaluation.figures.training import attention_over_waveform, training_panel
 from ser.evaluation.figures.variants import confusions, folds, ladder, radar, speaker_matrix
 
@@ -15,7 +15,6 @@ __all__ = [
     "confusion",
     "confusions",
     "duration",
-    "emotion_colors",
     "feature_map",
     "folds",
     "groups",

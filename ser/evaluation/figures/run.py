@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
+from ser.emotions import looks
 from ser.evaluation.figures.style import (
     BLUE,
     FAINT,
@@ -17,7 +18,6 @@ from ser.evaluation.figures.style import (
     SKY,
     VERMILION,
     drawable,
-    emotion_colors,
     empty_panel,
     new_figure,
     styled,
@@ -133,15 +133,13 @@ def classes(predictions: pd.DataFrame, note: str = "") -> Figure:
     emotions = emotions_of(predictions)
     result = scores(predictions)
     counts = np.array(result["confusion"]).sum(axis=1)
-    colours = emotion_colors(emotions)
+    colours = [look.color for look in looks(emotions).values()]
     figure = new_figure(10, max(2.2, 1.3 + 0.32 * len(emotions)), "Emotions", note)
     panels = figure.subplots(1, 3, sharey=True)
     rows = np.arange(len(emotions))
     for axes, column in zip(panels, ("precision", "recall", "f1"), strict=True):
         values = np.array([result[column][emotion] for emotion in emotions], dtype=float)  # None becomes NaN
-        bars = axes.barh(
-            rows, np.nan_to_num(values), color=list(colours.values()), height=0.72, edgecolor="#555555", linewidth=0.4
-        )
+        bars = axes.barh(rows, np.nan_to_num(values), color=colours, height=0.72, edgecolor="#555555", linewidth=0.4)
         _write_values(axes, bars, values)
         axes.set_title("F1" if column == "f1" else column)
         _unit_axis(axes)

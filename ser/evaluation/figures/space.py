@@ -8,7 +8,8 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from ser.evaluation.figures.style import FAINT, MARKERS, SERIES, drawable, emotion_colors, new_figure, styled
+from ser.emotions import looks
+from ser.evaluation.figures.style import FAINT, MARKERS, SERIES, drawable, new_figure, styled
 from ser.evaluation.predictions import emotions_of
 
 _FEWEST_FOR_TSNE = 12
@@ -65,8 +66,7 @@ def feature_map(
     sampled = f", {most} of {len(predictions)} utterances" if len(predictions) > most else ""
     figure = new_figure(11, 5.2, f"Pooled features by {method}{sampled}" + (f": {title}" if title else ""), note)
     by_emotion, by_speaker = figure.subplots(1, 2)
-    colours = emotion_colors(emotions_of(predictions))
-    styles = {name: (colour, MARKERS[place % len(MARKERS)]) for place, (name, colour) in enumerate(colours.items())}
+    styles = {name: (look.color, look.marker) for name, look in looks(emotions_of(predictions)).items()}
     _scatter(by_emotion, points, shown["emotion"], styles, "by emotion")
     counts = shown["speaker"].value_counts()
     named = sorted(counts.index[:_MOST_SPEAKERS])

@@ -23,26 +23,11 @@ from ser.io import atomic_path
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 INK, FAINT = "#222222", "#D9D9D9"
 SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-
-# Corpora spell the same emotion differently; each spelling keeps the colour of its family.
-_FAMILIES = {
-    VERMILION: ("angry", "anger", "ang"),
-    ORANGE: ("happy", "happiness", "hap", "joy"),
-    BLUE: ("sad", "sadness"),
-    GREY: ("neutral", "neu"),
-    PURPLE: ("fearful", "fear", "fea", "afraid"),
-    GREEN: ("disgust", "disgusted", "dis"),
-    SKY: ("surprised", "surprise", "sur"),
-    YELLOW: ("excited", "exc", "boredom", "bored"),
-    "#6A3D9A": ("calm",),
-    "#7B4F2B": ("frustrated", "frustration", "fru"),
-}
-_COLOUR_OF = {name: colour for colour, names in _FAMILIES.items() for name in names}
 
 _RC: Any = {
     "font.size": 10,
@@ -128,16 +113,6 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
             return draw(*args, **kwargs)
 
     return inside
-
-
-def emotion_colors(emotions: Iterable[str]) -> dict[str, str]:
-    """A fixed colour an emotion: by name where the name is known, else the next colour none of them uses."""
-    emotions = list(emotions)
-    chosen = {emotion: _COLOUR_OF[emotion.lower()] for emotion in emotions if emotion.lower() in _COLOUR_OF}
-    free = [colour for colour in _FAMILIES if colour not in chosen.values()] or list(_FAMILIES)
-    unknown = sorted(set(emotions) - set(chosen))
-    chosen.update({emotion: free[place % len(free)] for place, emotion in enumerate(unknown)})
-    return {emotion: chosen[emotion] for emotion in emotions}
 
 
 def new_figure(width: float, height: float, title: str, note: str = "") -> Figure:

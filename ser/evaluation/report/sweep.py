@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from ser.evaluation.confusion import METRICS
 from ser.evaluation.report.page import Block, Section, Table, Text, interval, listed, number, p_value
 from ser.evaluation.report.sections import METRIC_NAMES
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.summary import Summary
+from ser.metrics import METRICS
 
 _SHORT = {"wa": "WA", "uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
 

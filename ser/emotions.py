@@ -1,0 +1,65 @@
+"""How each emotion is spelled, drawn and called in Chinese; the same in every corpus, figure and page."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Emotion(NamedTuple):
+    """One emotion.
+
+    Attributes:
+        name: as this package spells it.
+        aliases: other spellings found in corpora, lower case.
+        color: #rrggbb; the first eight are those of Okabe & Ito (2008), which stay apart for colour-blind readers.
+        sign: a character with the shape of ``marker``.
+        marker: matplotlib's name of that shape.
+        dash: SVG ``stroke-dasharray`` of its line.
+        angle: CSS angle of its hatching; empty for none.
+        chinese: its Chinese name.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    color: str
+    sign: str
+    marker: str
+    dash: str
+    angle: str
+    chinese: str
+
+
+EMOTIONS = (
+    Emotion("angry", ("anger", "ang"), "#D55E00", "▲", "^", "", "", "愤怒"),
+    Emotion("happy", ("happiness", "hap", "joy"), "#E69F00", "★", "*", "7 4", "45deg", "高兴"),
+    Emotion("sad", ("sadness",), "#0072B2", "▼", "v", "2 3", "-45deg", "悲伤"),
+    Emotion("neutral", ("neu",), "#8C8C8C", "●", "o", "10 3 2 3", "90deg", "中性"),
+    Emotion("fearful", ("fear", "fea", "afraid"), "#CC79A7", "◆", "D", "14 5", "0deg", "恐惧"),
+    Emotion("disgust", ("disgusted", "dis"), "#009E73", "✖", "X", "5 2 1 2 1 2", "20deg", "厌恶"),
+    Emotion("surprised", ("surprise", "sur"), "#56B4E9", "✚", "P", "1 5", "-20deg", "惊讶"),
+    Emotion("excited", ("exc",), "#F0E442", "■", "s", "18 3 3 3", "70deg", "激动"),
+    Emotion("bored", ("boredom",), "#999933", "▶", ">", "4 2", "-70deg", "无聊"),
+    Emotion("calm", (), "#6A3D9A", "⬢", "h", "8 2 2 2", "10deg", "平静"),
+    Emotion("frustrated", ("frustration", "fru"), "#7B4F2B", "⬟", "p", "12 4 4 4", "30deg", "沮丧"),
+    Emotion("contempt", ("contemptuous",), "#882255", "◀", "<", "6 6", "60deg", "轻蔑"),
+)
+_BY_SPELLING = {spelling: emotion for emotion in EMOTIONS for spelling in (emotion.name, *emotion.aliases)}
+
+
+def find_emotion(spelling: str) -> Emotion | None:
+    """The emotion with this name or alias in any case; None for a name that is not known."""
+    return _BY_SPELLING.get(spelling.strip().lower())
+
+
+def looks(names: Iterable[str]) -> dict[str, Emotion]:
+    """The emotion that each name is drawn as; an unknown name gets a look that none of the others uses."""
+    names = list(names)
+    known = {name: emotion for name in names if (emotion := find_emotion(name))}
+    free = [emotion for emotion in EMOTIONS if emotion not in known.values()] or list(EMOTIONS)
+    unknown = sorted(set(names) - set(known))
+    return {name: known.get(name) or free[unknown.index(name) % len(free)] for name in names}
+
+
+def chinese_name(name: str) -> str:
+    """The Chinese name of an emotion; an unknown name stays as it is."""
+    emotion = find_emotion(name)
+    return emotion.chinese if emotion else name
