@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ser.commands.composing import compose_config
+from ser.config import compose_config
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import extract

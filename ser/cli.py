@@ -1,68 +1,398 @@
-"""The ``ser`` command: one file a subcommand under ``ser/commands``, imported when it is asked for."""
+"""The ``ser`` command: one function per subcommand, importing what it needs when it runs (quick ``--help``)."""
 
-import argparse
-import importlib
 import logging
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from rich import get_console
+import typer
+from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
 from ser.errors import SerError
 
-COMMANDS = {
-    "extract": "turn a corpus into cached frames, ahead of training",
-    "predict": "recognise the emotion of files and folders",
-    "listen": "recognise the emotion of a microphone or a file as it plays",
-    "demo": "serve a page for microphone, files and folders in the browser",
-    "export": "write a trained model as ONNX or as a Hugging Face folder",
-    "report": "write one HTML page about a run, a sweep or a prediction table",
-    "compare": "set two results beside each other, with paired tests",
-    "probe": "test how much of the speaker the features of finished runs tell",
-    "figures": "draw finished runs again from their tables",
-    "reproduce": "carry out a finished run again and say whether the figures agree",
-    "doctor": "check installation, corpus, encoder and cache, and say what to do",
-}
+PARTLY_FAILED = 3  # exit code: every readable file was processed, but some were not readable
+USE, PREPARE, RESULTS = "Use a model", "Prepare", "Look at results"
+
+app = typer.Typer(
+    help="Recognise emotions in recordings of speech, and examine the models that do it. "
+    "Train with [bold]python train.py[/], sweep with [bold]python sweep.py[/].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit code; bad input is one sentence and exit code 1."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="ser", description=__doc__)
-    parser.add_argument("--version", action="store_true", help="print the version")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary)
-        if argv and argv[0] == name:  # only the asked command pays for its imports
-            importlib.import_module(f"ser.commands.{name}").add_arguments(subparser)
-    arguments = parser.parse_args(argv)
-    if arguments.version:
-        return _print_version()
-    if arguments.command is None:
-        parser.print_help()
-        return 2
+    """Run a subcommand and return its exit code; bad input is one line on standard error and 1 (2 for bad usage)."""
     logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_time=False, show_path=False)]
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
     for noisy in ("httpx", "matplotlib", "fontTools", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return int(importlib.import_module(f"ser.commands.{arguments.command}").run(arguments) or 0)
+        return int(app(argv if argv is None else list(argv), prog_name="ser", standalone_mode=False) or 0)
     except SerError as error:
-        get_console().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        get_console().print("interrupted")
-        return 130
+        message, code = str(error), 1
+    except typer.TyperException as error:
+        message, code = error.format_message(), error.exit_code
+    if message:  # none where the help was shown for want of a command
+        _error(message)
+    return code
 
 
-def _print_version() -> int:
-    from importlib.metadata import version  # noqa: PLC0415
+def _error(message: str) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
 
-    get_console().print(f"ser {version('ser')}")
+
+def _command(panel: str, *examples: str) -> Callable[[Command], Command]:
+    """Register a function as a subcommand, with examples below its help."""
+    shown = "\n\n".join(["[bold]Examples[/]", *(f"[cyan]{escape(example)}[/]" for example in examples)])
+    return app.command(epilog=shown, rich_help_panel=panel)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        typer.echo(f"ser {version('ser')}")
+        raise typer.Exit
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} was given, expected a number above zero.")
+    return value
+
+
+class Form(StrEnum):
+    """What ``ser export`` writes."""
+
+    onnx = "onnx"
+    hub = "hub"
+
+
+class Quantization(StrEnum):
+    """How ``ser export`` stores weights."""
+
+    int8 = "int8"
+
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings as for train.py, such as data=iemocap.")
+]
+Model = Annotated[
+    str,
+    typer.Option("--checkpoint", metavar="RUN", help="The model: run folder, .ckpt, exported folder or .onnx file."),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Folder or Hub id of the pretrained encoder, if it has moved since training."),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda or cuda:1.")]
+Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table: .csv or .json.")]
+
+
+@app.callback()
+def ser(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself; the help text stands in ``app``."""
+
+
+@_command(
+    USE,
+    "ser predict a.wav recordings/ --checkpoint RUN --output table.csv",
+    "ser predict interview.mp3 --checkpoint RUN --window 5 --hop 1",
+)
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Audio files, and folders of them.")],
+    checkpoint: Model,
+    encoder: Encoder = None,
+    device: Device = "cpu",
+    output: Output = None,
+    window: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", callback=_positive, help="Predict every window of this length by itself."),
+    ] = None,
+    hop: Annotated[
+        float, typer.Option(metavar="SECONDS", callback=_positive, help="From one window to the next.")
+    ] = 1.0,
+    batch_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", callback=_positive, help="Padded audio per batch.")
+    ] = 60.0,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode files ahead.")] = 2,
+    speaker_per_folder: Annotated[
+        bool,
+        typer.Option("--speaker-per-folder", help="normalization=speaker: each folder holds the files of one speaker."),
+    ] = False,
+) -> int:
+    """Recognise the emotion of audio files and folders.
+
+    Files longer than 60 s get the mean over windows of 10 s. Exit code 3: some files could not be read.
+    """
+    from ser.inference import screen  # noqa: PLC0415
+    from ser.inference.files import collect_files  # noqa: PLC0415
+    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+
+    screen.check_table_name(output)
+    files = collect_files(paths)
+    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device)
+    table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, speaker_per_folder)
+    screen.show_predictions(table, recognizer, speaker_per_folder)
+    if output is not None:
+        screen.write_table(output, table)
+        typer.echo(f"{len(table)} rows in {output}")
+    if failures:
+        screen.show_failures(failures, len(files))
+    return PARTLY_FAILED if failures else 0
+
+
+@_command(
+    USE,
+    "ser listen --checkpoint RUN",
+    "ser listen --checkpoint RUN --input talk.wav --realtime --window 3",
+    "ser listen --checkpoint RUN --json > windows.jsonl",
+)
+def listen(
+    checkpoint: Model,
+    encoder: Encoder = None,
+    device: Device = "cpu",
+    input: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An audio file in place of the microphone.")
+    ] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Read the file at the pace it plays.")] = False,
+    microphone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Number or part of the name of the input device.")
+    ] = None,
+    window: Annotated[float, typer.Option(metavar="SECONDS", callback=_positive, help="Length of each window.")] = 5.0,
+    hop: Annotated[
+        float, typer.Option(metavar="SECONDS", callback=_positive, help="From one window to the next.")
+    ] = 0.5,
+    smoothing: Annotated[
+        float, typer.Option(metavar="WEIGHT", help="Weight of earlier windows in the probabilities, 0 to below 1.")
+    ] = 0.0,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Give silence and noise an emotion, too.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON per window as it is answered.")
+    ] = False,
+    output: Output = None,
+) -> int:
+    """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends."""
+    from ser.inference import screen  # noqa: PLC0415
+    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+    from ser.inference.sources import file_source, microphone_source  # noqa: PLC0415
+    from ser.inference.speech_gate import best_gate  # noqa: PLC0415
+
+    screen.check_table_name(output)
+    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device)
+    wanted = int(microphone) if microphone is not None and microphone.isdigit() else microphone
+    source = microphone_source(wanted) if input is None else file_source(input, realtime)
+    found = None if no_gate else best_gate()
+    screen.listen(recognizer, source, output, as_json, found, window=window, hop=hop, smoothing=smoothing)
     return 0
+
+
+@_command(USE, "ser demo --checkpoint RUN", "ser demo --checkpoint RUN --checkpoint RUN2 --port 8000")
+def demo(
+    checkpoint: Annotated[
+        list[str],
+        typer.Option(metavar="RUN", help="Run folder, .ckpt, exported folder or .onnx file; repeat to choose among."),
+    ],
+    encoder: Encoder = None,
+    device: Device = "cpu",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to serve on; 127.0.0.1 is this computer only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port to serve on.")] = 7860,
+    max_upload_mb: Annotated[
+        float, typer.Option(metavar="MB", callback=_positive, help="Largest file that is accepted.")
+    ] = 50.0,
+    max_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", callback=_positive, help="Longest file that is accepted.")
+    ] = 600.0,
+) -> int:
+    """Serve a web page that recognises a microphone, files and folders; Ctrl-C ends."""
+    try:
+        from ser.demo.running import Settings, serve  # noqa: PLC0415
+    except ImportError as error:
+        raise SerError(
+            f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser[demo]'."
+        ) from error
+    serve(Settings(checkpoint, encoder, device, host, port, max_upload_mb, max_seconds))
+    return 0
+
+
+@_command(
+    USE,
+    "ser export --checkpoint RUN",
+    "ser export --checkpoint RUN --quantize int8 --compare recordings/",
+    "ser export --checkpoint RUN --with-encoder --output model.onnx",
+    "ser export --checkpoint RUN --format hub",
+)
+def export(
+    checkpoint: Model,
+    encoder: Encoder = None,
+    device: Device = "cpu",
+    form: Annotated[Form, typer.Option("--format", help="ONNX file, or folder for the Hugging Face Hub.")] = Form.onnx,
+    quantize: Annotated[
+        Quantization | None, typer.Option(help="Store the weights of an ONNX file as 8-bit integers.")
+    ] = None,
+    with_encoder: Annotated[
+        bool, typer.Option("--with-encoder", help="Put the encoder into the ONNX file: waveform in, probabilities out.")
+    ] = False,
+    compare: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Also compare the ONNX file with PyTorch on these.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="File (onnx) or folder (hub); default: in the run folder.")
+    ] = None,
+) -> int:
+    """Write a trained model as an ONNX file or as a Hugging Face folder."""
+    from ser.inference.checkpoint import find_model  # noqa: PLC0415
+    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+
+    found = find_model(checkpoint)
+    run_folder = found.parent.parent if found.parent.name == "checkpoints" else found.parent
+    recognizer = Recognizer.from_checkpoint(found, encoder, device)
+    if form == Form.onnx:
+        from ser.inference.screen import export_and_compare  # noqa: PLC0415
+
+        stem = "model-with-encoder" if with_encoder else "model"
+        target = output or run_folder / f"{stem}{'.int8' * bool(quantize)}.onnx"
+        export_and_compare(recognizer, target, with_encoder, bool(quantize), compare or [])
+        return 0
+    if quantize or with_encoder or compare:
+        raise SerError("--quantize, --with-encoder and --compare belong to --format onnx; leave them out.")
+    from ser.inference.hub import export_hub  # noqa: PLC0415
+
+    typer.echo(f"model, description and card in {export_hub(recognizer, output or run_folder / 'hub', run_folder)}")
+    return 0
+
+
+@_command(PREPARE, "ser doctor", "ser doctor data=ravdess data.root=RAVDESS features=whisper_base --deep")
+def doctor(
+    overrides: Overrides = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every file, run the encoder, verify every checksum.")
+    ] = False,
+) -> int:
+    """Check installation, corpus, encoder and cache, and say what to do.
+
+    Exit code 1: a problem was found.
+    """
+    from ser.doctor import examine, show  # noqa: PLC0415
+
+    return show(list(examine(overrides or [], deep)))
+
+
+@_command(PREPARE, "ser extract data=iemocap data.root=IEMOCAP features=hubert_base", "ser extract experiment=iemocap")
+def extract(overrides: Overrides = None) -> int:
+    """Turn a corpus into cached frames, ahead of training; an interrupted extraction goes on where it stopped.
+
+    Exit code 3: some recordings could not be read.
+    """
+    from ser.config import compose_config  # noqa: PLC0415
+    from ser.data.extraction import extract as extract_frames  # noqa: PLC0415
+    from ser.inference.screen import show_failures  # noqa: PLC0415
+    from ser.sentences import instantiate  # noqa: PLC0415
+
+    cfg = compose_config(overrides or [])
+    corpus = instantiate(cfg.data)
+    result = extract_frames(corpus, instantiate(cfg.features), cfg.paths.cache, **cfg.extraction)
+    if result.failures:
+        show_failures(result.failures, len(corpus.utterances), "utterance")
+    return PARTLY_FAILED if result.failures else 0
+
+
+@_command(RESULTS, "ser report outputs/ravdess-whisper_base", "ser report RUN --output page.html")
+def report(
+    path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, folder of runs, or .csv table.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page; default: report.html in the folder.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="VARIANT", help="Of a sweep: what the others are compared with.")
+    ] = None,
+) -> int:
+    """Write one self-contained HTML page about a run, a sweep or a prediction table."""
+    from ser.evaluation.report.report import write_report  # noqa: PLC0415
+
+    typer.echo(str(write_report(path, output, baseline)))
+    return 0
+
+
+@_command(RESULTS, "ser compare outputs/ravdess-logmel/gru outputs/ravdess-logmel/enhanced_gru")
+def compare(
+    a: Annotated[str, typer.Argument(help="What B is compared with: run folder, runs of one variant, or .csv table.")],
+    b: Annotated[str, typer.Argument(help="The other result.")],
+    allow_different_splits: Annotated[
+        bool, typer.Option("--allow-different-splits", help="Compare results that were tested on different splits.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: comparison.json in B, or beside it if it is a table.")
+    ] = None,
+) -> int:
+    """Compare two results, with paired tests, and write comparison.json."""
+    from ser.evaluation.compare_screen import compare_and_show  # noqa: PLC0415
+
+    compare_and_show(a, b, allow_different_splits, output)
+    return 0
+
+
+@_command(RESULTS, "ser probe outputs/ravdess-logmel")
+def probe(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or a folder of runs.")],
+) -> int:
+    """Measure how much the features of finished runs tell about the speaker, and write leakage.json."""
+    from ser.evaluation.probe_screen import probe_and_show  # noqa: PLC0415
+
+    probe_and_show(path)
+    return 0
+
+
+@_command(RESULTS, "ser figures outputs/ravdess-logmel")
+def figures(
+    path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, or folder of runs.")],
+) -> int:
+    """Draw the figures of finished runs again from their tables."""
+    from ser.analysis import write_figures  # noqa: PLC0415
+    from ser.evaluation.runs import find_runs  # noqa: PLC0415
+
+    for entry in find_runs(path):
+        write_figures(entry.folder)
+        typer.echo(str(entry.folder / "figures"))
+    return 0
+
+
+@_command(RESULTS, "ser reproduce outputs/ravdess-logmel/gru/fold1/seed1", "ser reproduce RUN --folder again")
+def reproduce(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run; it is only read.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="New folder for the second run; default: a temporary one."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(metavar="DIFFERENCE", help="Largest difference that counts as agreement.")
+    ] = 1e-4,
+) -> int:
+    """Carry out a finished run again and compare every figure with the first.
+
+    Exit code 1: they differ; the temporary folder is then kept.
+    """
+    from ser.evaluation.reproduce import reproduce as carry_out_again  # noqa: PLC0415
+
+    return 0 if carry_out_again(path, folder, tolerance) else 1
 
 
 if __name__ == "__main__":

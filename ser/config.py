@@ -1,11 +1,11 @@
 """What Hydra needs to know before it composes, and what it does not check by itself."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ser.errors import SerError
 
@@ -50,6 +50,38 @@ def register_resolvers() -> None:
 def variant_name(model: str, overrides: str | None) -> str:
     """``enhanced_gru`` or ``enhanced_gru,adversarial_weight=0.01``: safe as one folder name."""
     return ",".join(filter(None, [model, overrides or ""])).replace("/", "-").replace(" ", "")
+
+
+def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
+    """The configuration that train.py would run with.
+
+    Raises:
+        SerError: the configuration folder is not beside the package, or an override is not valid.
+    """
+    if not (CONFIG_FOLDER / f"{name}.yaml").is_file():
+        raise SerError(
+            f"there is no configuration in {CONFIG_FOLDER}; run from a checkout installed with pip install -e ."
+        )
+    from hydra import compose, initialize_config_dir  # noqa: PLC0415  quick start of commands that need none
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+
+    from ser.sentences import composition_sentence, does_not_compose  # noqa: PLC0415
+
+    register_resolvers()
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
+    except Exception as error:
+        if not does_not_compose(error):
+            raise
+        raise SerError(composition_sentence(error)) from error
+    HydraConfig.instance().set_config(cfg)
+    plain = cfg.copy()
+    with open_dict(plain):  # the composed page is closed to new and removed keys
+        plain.pop("hydra")
+    check_keys(plain, name)
+    check_values(plain, cfg.hydra.runtime.choices, name)
+    return plain
 
 
 def check_keys(cfg: DictConfig, name: str = "train") -> None:

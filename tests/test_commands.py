@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from ser.cli import main
-from ser.commands import reproduce
+from ser.evaluation import reproduce
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def files(folder):
 
 
 def words(capsys):
-    return " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr()
+    return " ".join((shown.out + shown.err).split())
 
 
 def test_probe_writes_into_every_run_below(probed):
@@ -127,3 +130,34 @@ def test_reproduce_never_writes_into_the_run(tmp_path, capsys):
     assert "is not empty" in words(capsys)
     assert main(["reproduce", str(run), "--folder", str(tmp_path / "new")]) == 1
     assert "settings are unknown" in words(capsys)
+
+
+COMMANDS = ["predict", "listen", "demo", "export", "doctor", "extract", "report", "compare", "probe", "figures",
+            "reproduce"]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_examples_and_fits_80_columns(command, capsys):
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"ser {command}" in shown.partition("Examples")[2]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_help_names_every_command_and_loads_no_torch():
+    code = (
+        "import sys, ser.cli; code = ser.cli.main(['--help']); "
+        "assert code == 0 and not {'torch', 'pandas', 'hydra', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f" {command} " in done.stdout for command in COMMANDS)
+    assert "Recognise emotions in recordings" in done.stdout and "--install-completion" in done.stdout
+
+
+def test_version_and_wrong_usage(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ser ")
+    assert main(["predictt"]) == 2
+    assert main(["predict"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("error:") == 2 and "Traceback" not in shown.err

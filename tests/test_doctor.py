@@ -6,10 +6,8 @@ from fake_corpora import write_manifest
 from hydra.core.global_hydra import GlobalHydra
 from tiny_encoders import save_tiny_whisper
 
-from ser import cli
-from ser.commands import doctor
-from ser.doctor import installation
-from ser.doctor.findings import Finding, run_checks, size
+from ser import cli, doctor
+from ser.doctor import Finding, run_checks
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, 
 def test_an_encoder_on_disk_is_described_and_with_deep_it_runs(examine, words, tmp_path):
     save_tiny_whisper(tmp_path / "whisper")
     words = [*words, "features=whisper_base", f"features.checkpoint={tmp_path}/whisper"]
-    assert "16 values, 50 frames a second, layers [3]" in examine(*words)["encoder"].text
+    assert "16 values, 50 frames/s, layers [3]" in examine(*words)["encoder"].text
     assert "gives 50 frames" in examine(*words, deep=True)["encoder"].text
     found = examine(*words, "features.layer=9")
     assert found["encoder"].status == "problem" and "from 0 to 3" in found["encoder"].text
@@ -105,19 +103,19 @@ def test_a_hub_checkpoint_that_cannot_be_had_is_a_problem_and_nothing_is_downloa
 
 def test_device_and_folders(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (finding,) = installation.check_device("gpu", "cpu")
+    (finding,) = doctor.check_device("gpu", "cpu")
     assert finding.status == "problem" and "trainer=cpu" in finding.remedy
     (tmp_path / "file").write_text("")
-    (finding,) = installation.check_folder("paths.outputs", tmp_path / "file")
+    (finding,) = doctor.check_folder("paths.outputs", tmp_path / "file")
     assert finding.status == "problem" and "paths.outputs=" in finding.remedy
-    monkeypatch.setattr(installation, "free_space", lambda folder: 1e6)
-    (finding,) = installation.check_folder("paths.cache", tmp_path)
+    monkeypatch.setattr(doctor, "free_space", lambda folder: 1e6)
+    (finding,) = doctor.check_folder("paths.cache", tmp_path)
     assert finding.status == "problem" and "1.0 MB free" in finding.text
 
 
 def test_a_package_outside_its_bounds_is_named(monkeypatch):
-    monkeypatch.setattr(installation, "requires", lambda name: ["torch>=99", "numpy>=1", "no-such-package"])
-    (finding,) = installation.check_versions()
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=99", "numpy>=1", "no-such-package"])
+    (finding,) = doctor.check_packages()
     assert finding.status == "problem"
     assert "torch" in finding.text and ">=99 needed" in finding.text and "no-such-package is not" in finding.text
 
@@ -128,4 +126,3 @@ def test_a_check_that_breaks_stops_no_other():
 
     found = list(run_checks([("first", broken), ("second", lambda: [Finding("second", "ok", "fine")])]))
     assert [(finding.check, finding.status) for finding in found] == [("first", "problem"), ("second", "ok")]
-    assert [size(count) for count in (12, 1500, 1.9e9, 3e12)] == ["12 bytes", "1.5 kB", "1.9 GB", "3.0 TB"]

@@ -12,10 +12,10 @@ from checkpoints import make_config
 from omegaconf import OmegaConf
 
 import ser
-from ser.commands.reproduce import repeat
 from ser.data.cache import FeatureCache
 from ser.errors import SerError
 from ser.evaluation.predictions import read_embeddings
+from ser.evaluation.reproduce import repeat
 from ser.run_folder import RunFolder
 
 ROOT = Path(ser.__file__).resolve().parent.parent

@@ -89,6 +89,11 @@ class StreamEvent:
         """The most probable emotion after smoothing; None means no speech."""
         return None if self.probabilities is None else max(self.probabilities, key=self.probabilities.__getitem__)
 
+    @property
+    def confidence(self) -> float | None:
+        """Smoothed probability of ``label``."""
+        return max(self.probabilities.values()) if self.probabilities else None
+
 
 @dataclass(frozen=True)
 class _Window:

@@ -1,6 +1,5 @@
-"""Carry out a finished run again: ``ser reproduce outputs/ravdess-logmel/gru/fold1/seed1``."""
+"""A finished run carried out again, and whether every figure agrees."""
 
-import argparse
 import contextlib
 import logging
 import math
@@ -31,38 +30,30 @@ MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.
 NOT_COMPARED = ("seconds",)  # of metrics.json; history.csv has times and memory as well
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which run, where to, and what counts as the same."""
-    parser.add_argument("path", metavar="RUN", help="folder of a finished run; it is only read")
-    parser.add_argument(
-        "--folder",
-        metavar="FOLDER",
-        help="new folder for the second run (default: a temporary one, which is kept when the figures differ)",
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-4,
-        metavar="DIFFERENCE",
-        help="largest difference of a figure or probability that counts as agreement (default: 1e-4)",
-    )
+def reproduce(path: str, wanted: Path | None = None, tolerance: float = 1e-4) -> bool:
+    """Carry out a finished run again and print the comparison; whether everything agrees.
 
+    Args:
+        path: folder of the run; it is only read.
+        wanted: new folder for the second run; None: a temporary one, which is kept where something differs.
+        tolerance: largest difference of a figure or probability that counts as agreement.
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run again, compare, show; 0 where everything agrees."""
-    original = load_run(arguments.path)
+    Raises:
+        SerError: there is no such run, ``wanted`` is not a new folder, or the run fails.
+    """
+    original = load_run(path)
     if not original.metrics:
-        raise SerError(f"{arguments.path} is a table, but only a run can be carried out again; give a run folder.")
-    folder = _new_folder(original.folder, arguments.folder)
+        raise SerError(f"{path} is a table, but only a run can be carried out again; give a run folder.")
+    folder = _new_folder(original.folder, wanted)
     repeat(original.folder, folder)
-    rows = compare_runs(original, load_run(folder), arguments.tolerance)
+    rows = compare_runs(original, load_run(folder), tolerance)
     agree = all(row[3] for row in rows)
-    _show(rows, agree, arguments.tolerance)
-    if agree and arguments.folder is None:
+    _show(rows, agree, tolerance)
+    if agree and wanted is None:
         shutil.rmtree(folder)
     else:
         get_console().print(f"the second run is in {folder}", highlight=False, soft_wrap=True, markup=False)
-    return 0 if agree else 1
+    return agree
 
 
 def repeat(original: Path, folder: Path) -> None:
@@ -163,10 +154,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _new_folder(original: Path, wanted: str | None) -> Path:
+def _new_folder(original: Path, wanted: Path | None) -> Path:
     if wanted is None:
         return Path(tempfile.mkdtemp(prefix="ser-reproduce-"))
-    folder = Path(wanted).absolute()
+    folder = wanted.absolute()
     if folder.resolve().is_relative_to(original.resolve()):
         raise SerError(f"--folder {wanted} lies in the run itself, which is only read; give a folder elsewhere.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -1,6 +1,5 @@
-"""Two results beside each other: ``ser compare outputs/ravdess-logmel/gru outputs/ravdess-logmel/enhanced_gru``."""
+"""What ``ser compare`` shows: two results with paired tests."""
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,23 +22,17 @@ KEY = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Two results, and where the comparison goes."""
-    for name, what in (("a", "what B is measured against"), ("b", "the other result")):
-        parser.add_argument(name, metavar=name.upper(), help=f"{what}: run folder, runs of one variant, or .csv table")
-    parser.add_argument(
-        "--allow-different-splits", action="store_true", help="compare although the two were tested on different splits"
-    )
-    parser.add_argument("--output", metavar="FILE", help="default: comparison.json in B, or beside it if it is a table")
+def compare_and_show(a: str, b: str, allow_different_splits: bool = False, output: Path | None = None) -> None:
+    """Compare two results, print the tables and write ``comparison.json`` into B, or beside it if it is a table.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Compare, show, write."""
-    result = compare(arguments.a, arguments.b, arguments.allow_different_splits)
-    before, after = matched(find_runs(arguments.a), find_runs(arguments.b))
+    Raises:
+        SerError: a result is missing or damaged, or the two were tested on different splits.
+    """
+    result = compare(a, b, allow_different_splits)
+    before, after = matched(find_runs(a), find_runs(b))
     result["leakage"] = compare_over_runs(before, after) if before else None
-    b = Path(arguments.b)
-    path = Path(arguments.output) if arguments.output else (b if b.is_dir() else b.parent) / "comparison.json"
+    folder = Path(b) if Path(b).is_dir() else Path(b).parent
+    path = output or folder / "comparison.json"
     write_json(path, result)
     console = get_console()
     for line in _heading(result):
@@ -48,7 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     if result["leakage"]:
         console.print(_leakage(result["leakage"]))
     console.print(str(path), highlight=False, soft_wrap=True, markup=False)
-    return 0
 
 
 def _heading(result: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,5 @@
-"""Speaker leakage of finished runs: ``ser probe outputs/ravdess-logmel``."""
+"""What ``ser probe`` shows: the speaker leakage of finished runs."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,20 +21,19 @@ KEY = (
 COLUMNS = ("chance", "linear", "MLP", "adversary", "gender, linear", "gender, MLP")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs."""
-    parser.add_argument("path", metavar="RUN", help="run folder, or a folder of runs: all of them are probed")
+def probe_and_show(path: str) -> None:
+    """Probe each run at or below ``path``, write its ``leakage.json``, and print all of them.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Probe each run, write its ``leakage.json``, and show all of them."""
-    if Path(arguments.path).suffix.lower() == ".csv":
+    Raises:
+        SerError: there is no run.
+    """
+    if Path(path).suffix.lower() == ".csv":
         raise SerError(
-            f"{arguments.path} is a table, but the probe needs a run folder with train_predictions.csv, "
+            f"{path} is a table, but the probe needs a run folder with train_predictions.csv, "
             "train_embeddings.npy, predictions.csv and embeddings.npy; give such a folder."
         )
     variants: dict[str, list[Run]] = {}
-    for entry in find_runs(arguments.path):
+    for entry in find_runs(path):
         variants.setdefault(entry.variant, []).append(entry)
     table = Table(
         "run",
@@ -58,7 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
             means = map(_mean, zip(*figures, strict=True))
             table.add_row(f"mean of {len(runs)} runs", *map(percent, means), style="bold")
     get_console().print(table)
-    return 0
 
 
 def _figures(entry: Run) -> list[float | None]:

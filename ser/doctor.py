@@ -1,0 +1,450 @@
+"""What ``ser doctor`` looks at: installation, corpus, encoder and cache, each check with its remedy."""
+
+import importlib
+import os
+import platform
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+import torch
+from omegaconf import DictConfig
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from rich import get_console
+from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Column, Table
+
+from ser.config import compose_config
+from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
+from ser.data.cache import FeatureFile, Origin, fingerprint
+from ser.data.corpus import Corpus, Utterance
+from ser.encoders.weights import remedy
+from ser.errors import SerError
+from ser.sentences import instantiate, sentence
+
+Status = Literal["ok", "warning", "problem"]
+_STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+_IMPORTED = ("torch", "torchaudio", "lightning", "hydra", "transformers", "safetensors", "soundfile", "torchmetrics")
+_OPTIONAL = {
+    "wandb": "logger=wandb",
+    "sounddevice": "microphone",
+    "silero-vad": "telling speech from noise",
+    "gradio": "demo in the browser",
+    "onnx": "export",
+    "onnxruntime": "running exported models",
+    "hydra-joblib-launcher": "parallel sweeps",
+    "hydra-submitit-launcher": "sweeps on SLURM",
+    "hydra-ray-launcher": "sweeps on Ray",
+    "hydra-optuna-sweeper": "searches",
+}
+_INSTALL = "run `pip install -e . -c constraints.txt` in the checkout"
+_LITTLE_SPACE, _NO_SPACE = 2e9, 100e6  # bytes of free disk
+_DECODED = 24  # files that are decoded without --deep
+_UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong folder or an incomplete copy
+_NAMED = 3  # recordings that a line lists by name
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table.
+
+    Attributes:
+        check: what was examined.
+        status: ok, warning (worth knowing) or problem (training or extraction would fail).
+        text: what was found.
+        remedy: what to do; empty where nothing is to be done.
+    """
+
+    check: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
+    """Findings about the installation and about the experiment that ``overrides`` describe.
+
+    Args:
+        overrides: as for train.py.
+        deep: decode every file, run the encoder and verify every checksum of the cache.
+    """
+    checks: list[tuple[str, Check]] = [
+        ("Python", check_python),
+        ("packages", check_packages),
+        ("audio", check_audio),
+    ]
+    try:
+        cfg = compose_config(overrides)
+    except SerError as error:
+        wrong = Finding("configuration", "problem", str(error))
+        checks += [("device", partial(check_device, "cpu", "cpu")), ("configuration", lambda: [wrong])]
+    else:
+        checks.append(("device", partial(check_device, str(cfg.trainer.accelerator), str(cfg.extraction.device))))
+        for key, folder in (("paths.outputs", cfg.paths.outputs), ("paths.cache", cfg.paths.cache)):
+            checks.append((key, partial(check_folder, key, Path(folder))))
+        checks += Experiment(cfg, deep).checks()
+    yield from run_checks([*checks, ("optional", check_optional)])
+
+
+def run_checks(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
+    """Findings of all checks in order; an exception in one is a problem and does not stop the others."""
+    for name, check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            yield Finding(name, "problem", sentence(error) or f"{type(error).__name__}: {error}")
+
+
+def show(findings: Sequence[Finding]) -> int:
+    """Print findings as a table that fits 80 columns; 1 where there is a problem, else 0."""
+    table = Table(
+        Column("check", no_wrap=True), Column("", no_wrap=True), Column("found", overflow="fold"), box=SIMPLE_HEAD
+    )
+    for finding in findings:
+        text = escape(finding.text) + (f"\n[bold]->[/] {escape(finding.remedy)}" if finding.remedy else "")
+        table.add_row(finding.check, f"[{_STYLES[finding.status]}]{finding.status}[/]", text)
+    counts = Counter(finding.status for finding in findings)
+    console = get_console()
+    console.print(table)
+    console.print(f"{counts['ok']} ok, {counts['warning']} warnings, {counts['problem']} problems", highlight=False)
+    return int(counts["problem"] > 0)
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter against the package's own bound."""
+    wanted, found = SpecifierSet(metadata("ser")["Requires-Python"] or ""), platform.python_version()
+    fit = wanted.contains(found, prereleases=True)
+    yield Finding("Python", "ok" if fit else "problem", f"{found} (needs {wanted}), {platform.system()} "
+                  f"{platform.machine()}", "" if fit else "make a new environment with a fitting Python")  # fmt: skip
+
+
+def check_packages() -> Iterator[Finding]:
+    """Installed versions against the bounds of pyproject.toml, and whether the binaries load."""
+    needed = [found for found in map(Requirement, requires("ser") or []) if found.marker is None]
+    wrong = [reason for reason in map(_misfit, needed) if reason]
+    loaded = []
+    for name in _IMPORTED:
+        try:
+            loaded.append(f"{name} {getattr(importlib.import_module(name), '__version__', '')}".strip())
+        except Exception as error:  # a binary built for another torch may raise anything
+            wrong.append(f"{name} cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})")
+    if wrong:
+        yield Finding("packages", "problem", "; ".join(wrong), _INSTALL)
+    else:
+        yield Finding("packages", "ok", f"all {len(needed)} within their bounds: {', '.join(loaded)}")
+
+
+def _misfit(requirement: Requirement) -> str:
+    """Why a requirement is not met; empty where it is."""
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    if requirement.specifier.contains(found, prereleases=True):
+        return ""
+    return f"{requirement.name} {found} is installed, {requirement.specifier} needed"
+
+
+def check_audio() -> Iterator[Finding]:
+    """Write and read WAV and FLAC, look for MP3, and resample a tone of 1 kHz from 44.1 kHz."""
+    tone = np.sin(2 * np.pi * 1000 * np.arange(44100) / 44100).astype(np.float32)
+    resampled = resample_mono(tone, 44100).numpy()
+    wrong = []
+    peak = float(np.abs(np.fft.rfft(resampled)).argmax()) * SAMPLE_RATE / len(resampled)  # Hz
+    if abs(peak - 1000) >= 2:
+        wrong.append(f"a tone of 1000 Hz is at {peak:.0f} Hz after resampling from 44.1 kHz")
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("wav", "flac"):
+            soundfile.write(path := Path(folder) / f"tone.{suffix}", 0.5 * resampled, SAMPLE_RATE)
+            if np.abs(read_audio(path).numpy() - 0.5 * resampled).max() > 1e-3:
+                wrong.append(f"{suffix} does not come back as it was written")
+    library = f"libsndfile {soundfile.__libsndfile_version__}"
+    if wrong:
+        yield Finding("audio", "problem", f"{'; '.join(wrong)} ({library})", _INSTALL)
+    elif "MP3" in soundfile.available_formats():
+        yield Finding("audio", "ok", f"WAV, FLAC and MP3 are read, 44.1 kHz is resampled ({library})")
+    else:
+        yield Finding("audio", "warning", f"WAV and FLAC are read, MP3 is not ({library})",
+                      "pip install -U soundfile brings a libsndfile that reads MP3")  # fmt: skip
+
+
+def check_device(accelerator: str, extraction: str) -> Iterator[Finding]:
+    """The devices that the configuration names (``trainer.accelerator``, ``extraction.device``) and a better one."""
+    threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    cuda = torch.cuda.is_available()
+    if not cuda and (accelerator in ("gpu", "cuda") or extraction.startswith("cuda")):
+        yield Finding("device", "problem", "the configuration names a GPU, but CUDA is not available",
+                      "install torch with CUDA and a driver, or use trainer=cpu extraction.device=cpu")  # fmt: skip
+    elif cuda and accelerator == "cpu":
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        yield Finding("device", "warning", f"the configuration names the CPU, but there is CUDA: {names}",
+                      "add trainer=gpu extraction.device=cuda")  # fmt: skip
+    elif cuda:
+        free, total = torch.cuda.mem_get_info()
+        yield Finding("device", "ok", f"CUDA, {decimal(free)} of {decimal(total)} free; {threads}")
+    else:
+        yield Finding("device", "ok", f"CPU, {threads}; no CUDA device")
+
+
+def check_folder(key: str, folder: Path) -> Iterator[Finding]:
+    """Whether a folder, or the nearest existing one above it, can be written and has space."""
+    elsewhere = f"choose another folder: {key}=/path"
+    try:
+        with tempfile.NamedTemporaryFile(dir=_existing(folder)):
+            pass
+    except OSError as error:
+        yield Finding(key, "problem", f"{folder} cannot be written ({error.strerror})", elsewhere)
+        return
+    free = free_space(folder)
+    text = f"{folder} can be written, {decimal(free)} free"
+    if free < _LITTLE_SPACE:
+        yield Finding(key, "problem" if free < _NO_SPACE else "warning", text, f"free space, or {elsewhere}")
+    else:
+        yield Finding(key, "ok", text)
+
+
+def free_space(folder: Path) -> int:
+    """Free bytes on the disk where ``folder`` is or would be."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.expanduser().absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def check_optional() -> Iterator[Finding]:
+    """Packages that only some commands need."""
+    there, missing = [], []
+    for name, purpose in _OPTIONAL.items():
+        try:
+            there.append(f"{name} {version(name)} ({purpose})")
+        except PackageNotFoundError:
+            missing.append(f"{name} ({purpose})")
+    if there:
+        yield Finding("optional", "ok", ", ".join(there))
+    if missing:
+        names = " ".join(text.partition(" ")[0] for text in missing)
+        yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"where needed: pip install {names}")
+
+
+class Experiment:
+    """Checks of one configuration; what cannot be built is reported by its own check.
+
+    Args:
+        cfg: as train.py composes it.
+        deep: decode every file, run the encoder and verify every checksum of the cache.
+    """
+
+    def __init__(self, cfg: DictConfig, deep: bool = False) -> None:
+        self.cfg, self.deep = cfg, deep
+
+    def checks(self) -> list[tuple[str, Check]]:
+        """All checks by name, from causes to consequences."""
+        if str(self.cfg.data.get("_target_", "")).endswith(".synthetic") and not Path(self.cfg.data.root).is_dir():
+            text = f"the synthetic corpus is not in {self.cfg.data.root} yet; the first run writes it there."
+            return [("corpus", lambda: [Finding("corpus", "ok", text)]), ("encoder", self.check_encoder)]
+        return [
+            ("corpus", self.check_corpus),
+            self._needing(("corpus",), "audio files", self.check_files),
+            self._needing(("corpus",), "protocol", self.check_protocol),
+            ("encoder", self.check_encoder),
+            self._needing(("corpus", "description"), "cache", self.check_cache),
+        ]
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The parsed corpus."""
+        corpus: Corpus = instantiate(self.cfg.data)
+        return corpus
+
+    @cached_property
+    def frame_source(self) -> Any:
+        """The corpus's own frames; None where an encoder makes them or the corpus cannot be parsed."""
+        try:
+            return self.corpus.frame_source
+        except Exception:  # reported by the corpus's own check
+            return None
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The corpus's own frame source, or the encoder."""
+        return self.frame_source or instantiate(self.cfg.features)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What determines the frames; needs the encoder's checkpoint, but downloads nothing."""
+        if self.frame_source is None and not _at_hand(self._checkpoint):
+            raise SerError("the encoder's checkpoint is not on this machine.")
+        description: dict[str, Any] = self.encoder.description()
+        return description
+
+    @property
+    def _checkpoint(self) -> str:
+        return str(self.cfg.features.get("checkpoint") or "")
+
+    def check_corpus(self) -> Iterator[Finding]:
+        """Number of utterances, hours, speakers, sessions and utterances per emotion."""
+        corpus = self.corpus
+        counts = Counter(utterance.emotion for utterance in corpus.utterances)
+        emotions = ", ".join(f"{counts[emotion]:,} {emotion}" for emotion in corpus.emotions)
+        hours = sum(utterance.seconds for utterance in corpus.utterances) / 3600
+        yield Finding("corpus", "ok", f"{corpus.name}: {len(corpus.utterances):,} utterances ({hours:.1f} h), "
+                      f"{len(corpus.speakers)} speakers, {len(corpus.sessions)} sessions; {emotions}")  # fmt: skip
+
+    def check_files(self) -> Iterator[Finding]:
+        """Whether a sample of the files, or all of them, can be decoded; with ``deep`` also what is in them."""
+        if self.corpus.frame_source is not None:
+            yield Finding("audio files", "ok", "none: the corpus makes its own frames")
+            return
+        utterances = self.corpus.utterances
+        sample = list(utterances[:: 1 if self.deep else max(1, len(utterances) // _DECODED)])
+        sample += [u for u in utterances if u.seconds <= 0 and u not in sample]
+        reasons: dict[str, str] = {}
+        faults: dict[str, list[str]] = {}
+        for utterance in sample:
+            try:
+                waveform = read_audio(utterance.path, utterance.start, utterance.end).numpy()
+            except Exception as error:  # decoders raise exceptions of many kinds
+                reasons[utterance.id] = str(error) or type(error).__name__
+            else:
+                if fault := audio_fault(waveform):
+                    faults.setdefault(fault, []).append(utterance.id)
+        text = f"{len(utterances):,} headers read, {len(sample):,} files decoded, {len(reasons):,} unreadable"
+        if reasons:
+            status: Status = "problem" if len(reasons) > _UNREADABLE_LIMIT * len(utterances) else "warning"
+            yield Finding("audio files", status, f"{text}; the first: {next(iter(reasons.values()))}",
+                          "copy them again; training leaves unreadable files out and lists them")  # fmt: skip
+        else:
+            yield Finding("audio files", "ok", text)
+        for fault, names in faults.items():
+            listed = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
+            yield Finding("recordings", "warning", f"{len(names):,} {fault}: {listed}", "listen to them")
+
+    def check_protocol(self) -> Iterator[Finding]:
+        """Split the corpus for every fold."""
+        protocol = instantiate(self.cfg.protocol)
+        folds, broken, sizes = protocol.folds(self.corpus), {}, []
+        for fold in range(1, folds + 1):
+            try:
+                sizes.append(len(protocol.split(self.corpus, fold, self.cfg.seed).test))
+            except SerError as error:
+                broken[fold] = str(error)
+        if broken or not folds:
+            first = next(iter(broken.values()), "the corpus gives no fold.")
+            yield Finding("protocol", "problem", f"{protocol.name}: {len(broken)} of {folds} folds cannot be split; "
+                          f"the first: {first}", "choose another protocol or complete the corpus")  # fmt: skip
+            return
+        tested = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+        yield Finding("protocol", "ok", f"{protocol.name}: {folds} folds, each valid, each testing {tested} utterances")
+
+    def check_encoder(self) -> Iterator[Finding]:
+        """Whether its checkpoint is there and readable; with ``deep`` also whether it runs."""
+        own = self.frame_source is not None
+        if not own and not _at_hand(self._checkpoint):
+            yield _on_the_hub(self._checkpoint)
+            return
+        described, rate = self.description, self.encoder.frame_rate
+        text = f"{described.get('encoder', 'frames of the corpus')}: {self.encoder.dim} values, {rate:g} frames/s"
+        if self._checkpoint and not own:
+            text += f", layers {described.get('layers')}, weights {described.get('weights')} in {self.encoder.folder}"
+        if not own and (self.deep or not self._checkpoint):
+            (frames,) = self.encoder([torch.zeros(SAMPLE_RATE)])  # (L, D)
+            text += f"; a second of silence gives {len(frames)} frames"
+        yield Finding("encoder", "ok", text)
+
+    def check_cache(self) -> Iterator[Finding]:
+        """Which sessions are complete, what is missing and how large that will be."""
+        origin = Origin(self.corpus.name, self.corpus.fingerprint(), self.description)
+        folder = Path(self.cfg.paths.cache) / self.corpus.name / fingerprint(self.description)
+        missing: list[Utterance] = []
+        complete = parts = 0
+        for session in self.corpus.sessions:
+            files = [FeatureFile(path) for path in sorted(folder.glob(f"session{session}.*safetensors"))]
+            for file in files:
+                origin.check(file.path, file.metadata)
+            there = {name: file for file in files for name in file.lengths}
+            lacking = [u for u in self.corpus.utterances if u.session == session and u.id not in there]
+            missing += lacking
+            complete += not lacking
+            parts += sum(".part" in file.path.name for file in files)
+            if self.deep:
+                for name, file in there.items():
+                    file.read(name)
+        text = f"{folder}: {complete} of {len(self.corpus.sessions)} sessions complete"
+        text += ", every checksum verified" if self.deep else ""
+        if not missing:
+            yield Finding("cache", "ok", text)
+            return
+        room = int(sum(u.seconds for u in missing) * self.encoder.frame_rate * self.encoder.dim * 2)  # half precision
+        parted = f" ({parts} parts of an interrupted extraction)" if parts else ""
+        failed = " (some failed before, see failures.csv there)" if (folder / "failures.csv").is_file() else ""
+        text = f"{text}{parted}; {len(missing):,} utterances to extract, about {decimal(room)}{failed}"
+        if 2 * room > free_space(folder):  # a session's parts and their merged file exist side by side
+            yield Finding("cache", "problem", f"{text}, but the disk is too small", "set paths.cache=/other/disk")
+            return
+        yield Finding("cache", "ok", text, "train.py or ser extract with the same overrides extracts them")
+
+    def _needing(self, names: Sequence[str], title: str, check: Check) -> tuple[str, Check]:
+        """The check, or a warning that something it needs cannot be built."""
+
+        def guarded() -> Iterator[Finding]:
+            for name in names:
+                try:
+                    getattr(self, name)
+                except Exception:  # reported by that object's own check
+                    what = "encoder" if name == "description" else name
+                    yield Finding(title, "warning", f"not checked, since it needs the {what}")
+                    return
+            yield from check()
+
+        return title, guarded
+
+
+def audio_fault(waveform: np.ndarray) -> str:
+    """What makes a waveform (N,) useless for training: silent, constant, nearly empty or clipped; else empty."""
+    if len(waveform) < 0.1 * SAMPLE_RATE:
+        return "shorter than 0.1 s"
+    if np.abs(waveform).max() < 1e-4:
+        return "silent"
+    if waveform.std() < 1e-4:
+        return "without sound (a constant offset)"
+    if (np.abs(waveform) > 0.999).mean() > 0.01:
+        return "clipped (over 1% of the samples)"
+    return ""
+
+
+def _at_hand(checkpoint: str) -> bool:
+    """Whether an encoder's checkpoint needs no download; a missing folder is reported by the encoder itself."""
+    no_hub_id = checkpoint.startswith((".", "~", "/")) or checkpoint.count("/") > 1
+    if not checkpoint or Path(checkpoint).expanduser().exists() or no_hub_id:
+        return True
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    return isinstance(try_to_load_from_cache(checkpoint, "config.json"), str)
+
+
+def _on_the_hub(checkpoint: str) -> Finding:
+    """Whether a checkpoint that is not on this machine could be fetched."""
+    from huggingface_hub import HfApi  # noqa: PLC0415
+
+    try:
+        HfApi().model_info(checkpoint, timeout=5)
+    except Exception as error:  # connection, name and permission errors have no common base
+        return Finding("encoder", "problem", f"{checkpoint} is neither on this machine nor to be had from the Hugging "
+                       f"Face Hub ({type(error).__name__})", remedy(checkpoint))  # fmt: skip
+    return Finding("encoder", "ok", f"{checkpoint} is on the Hugging Face Hub", "the first run fetches it")

@@ -1,0 +1,316 @@
+"""What ``ser predict``, ``ser listen`` and ``ser export`` show, and the tables that they write."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import get_console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.errors import SerError
+from ser.inference.files import collect_files, predict_files, statistics_by_folder, timeline
+from ser.inference.recognizer import Recognizer
+from ser.inference.sources import Source
+from ser.inference.speech_gate import SpeechGate
+from ser.inference.streaming import StreamEvent, StreamingRecognizer
+from ser.inference.waveforms import LONGEST_SECONDS, prepare
+from ser.io import atomic_path, write_text
+
+log = logging.getLogger(__name__)
+
+NO_SPEECH = "no speech"
+KEPT_EVENTS = 100_000  # 14 hours at two per second
+_SHOWN_ROWS = 200
+_HISTORY_LINES = 8
+
+
+def check_table_name(path: Path | None) -> None:
+    """Refuse a table that is neither .csv nor .json, before any work is done.
+
+    Raises:
+        SerError: naming the file.
+    """
+    if path is not None and path.suffix.lower() not in (".csv", ".json"):
+        raise SerError(f"--output {path} ends in {path.suffix or 'nothing'!r}, expected .csv or .json; rename it.")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV or JSON records, whole or not at all."""
+    if path.suffix.lower() == ".json":
+        write_text(path, table.to_json(orient="records", indent=2, force_ascii=False, double_precision=15) + "\n")
+        return
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def recognise(
+    recognizer: Recognizer,
+    files: Sequence[Path],
+    window: float | None,
+    hop: float,
+    batch_seconds: float,
+    workers: int,
+    speaker_per_folder: bool,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Table of the predictions of files, or of their windows, and the reason per file that could not be read."""
+    statistics_of = statistics_by_folder(recognizer, files) if speaker_per_folder else lambda path: None
+    columns = TextColumn("recognising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=get_console(), transient=True) as progress:
+        task = progress.add_task("", total=len(files))
+        if window is None:
+            found = predict_files(
+                recognizer, files, batch_seconds, workers, statistics_of, lambda path: progress.advance(task)
+            )
+            return found.table, found.failures
+        tables: list[pd.DataFrame] = []
+        failures: dict[str, str] = {}
+        for path in files:
+            try:
+                rows = timeline(recognizer, path, window, hop, statistics_of(path))
+                rows.insert(0, "file", str(path))
+                tables.append(rows)
+            except SerError as error:
+                failures[str(path)] = str(error)
+            progress.advance(task)
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), failures
+
+
+def show_predictions(table: pd.DataFrame, recognizer: Recognizer, speaker_per_folder: bool = False) -> None:
+    """Print the first rows: bars where the screen is wide enough, figures where not, no column cut."""
+    if table.empty:
+        return
+    console, emotions = get_console(), recognizer.emotions
+    longest = max(map(len, [*emotions, NO_SPEECH]))
+    fixed = 24 + 14 + longest + 6  # file, time, emotion, confidence with their gaps
+    bars = next((width for width in (10, 4) if fixed + len(emotions) * (width + 6) <= console.width), 0)
+    separate = bool(bars) or fixed + sum(max(4, len(name)) + 1 for name in emotions) <= console.width
+    heads = [Column(name, no_wrap=True, justify="left" if bars else "right") for name in emotions]
+    screen = Table(
+        Column("file", overflow="fold", ratio=1),  # gives way to the figures
+        Column("seconds", justify="right", no_wrap=True),
+        Column("emotion", no_wrap=True),
+        Column("prob.", justify="right", no_wrap=True),
+        *(heads if separate else [Column("other emotions", ratio=1)]),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    shown = table.head(_SHOWN_ROWS)
+    for name, row in zip(_short_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
+        when = f"{row['start']:.1f}-{row['end']:.1f}" if "start" in row else f"{row['seconds']:.2f}"
+        screen.add_row(
+            Text(name),
+            when,
+            Text(row["predicted"], style="bold"),
+            _figure(row["confidence"]),
+            *_probabilities(row, emotions, bars, separate),
+        )
+    if len(table) > _SHOWN_ROWS:
+        screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
+    console.print(screen)
+    if recognizer.config.kind == "speaker" and not speaker_per_folder:
+        console.print(
+            "the model was trained with the statistics of each speaker, but those of the training part were used; if "
+            "each folder holds the files of one speaker, add --speaker-per-folder"
+        )
+
+
+def _probabilities(row: Mapping[Any, Any], emotions: Sequence[str], bars: int, separate: bool) -> list[Text]:
+    """One cell per emotion, or one cell with all but the predicted emotion where the screen is too narrow."""
+    values = {name: row[f"p_{name}"] for name in emotions}
+    if separate:
+        return [Text(f"{_figure(value)} {bar(value, bars)}".rstrip()) for value in values.values()]
+    others = sorted((name for name in emotions if name != row["predicted"]), key=lambda name: -values[name])
+    return [Text("  ".join(f"{name}\xa0{_figure(values[name])}" for name in others))]
+
+
+def _figure(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:.2f}"
+
+
+def bar(value: float, width: int) -> str:
+    """A horizontal bar of ``width`` characters for 1, in eighths of a character."""
+    eighths = 0 if pd.isna(value) else round(max(0.0, min(1.0, value)) * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """The paths without the folder that all of them share."""
+    whole = [Path(path).absolute() for path in paths]
+    shared = os.path.commonpath([path.parent for path in whole])
+    return [str(path.relative_to(shared)) for path in whole]
+
+
+def show_failures(failures: Mapping[str, str], total: int, what: str = "file") -> None:
+    """Print what was left out and why."""
+    table = Table(Column(what, overflow="fold"), Column("reason", overflow="fold"), box=SIMPLE_HEAD)
+    table.title = f"{len(failures)} of {total} could not be read"
+    for name, reason in failures.items():
+        table.add_row(Text(name), Text(reason))
+    get_console().print(table)
+
+
+def export_and_compare(
+    recognizer: Recognizer, output: Path, with_encoder: bool, quantize: bool, compare: Sequence[Path]
+) -> None:
+    """Write an ONNX file and print how far it agrees with PyTorch on made-up sounds and on the files in ``compare``.
+
+    Raises:
+        SerError: the file is not called .onnx, cannot be written, or disagrees with PyTorch.
+    """
+    from ser.inference.export import agreement, export_onnx  # noqa: PLC0415  the packages are an extra
+
+    if output.suffix != ".onnx":
+        raise SerError(f"--output {output} ends in {output.suffix or 'nothing'!r}, expected .onnx; rename it.")
+    rows = export_onnx(recognizer, output, with_encoder=with_encoder, quantize=quantize)
+    rows = {f"{name}, made-up sounds": row for name, row in rows.items()}
+    if compare:
+        exported = Recognizer.from_checkpoint(output, encoder=recognizer.encoder)
+        waveforms = [prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE) for path in collect_files(compare)]
+        rows[f"{output.name}, given files"] = agreement(recognizer, exported, waveforms)
+    table = Table("form", "recordings", "seconds", "largest difference", "same label", box=SIMPLE_HEAD)
+    table.title = "compared with PyTorch"
+    for name, row in rows.items():
+        seconds, difference = f"{row.shortest:.2f} - {row.longest:.1f}", f"{row.largest_difference:.1e}"
+        table.add_row(name, str(row.recordings), seconds, difference, f"{100 * row.same_label:.1f}%")
+    get_console().print(table)
+    parameters = list(recognizer.parameters())
+    if with_encoder and (encoder := vars(recognizer.encoder).get("model")) is not None:  # loaded by now
+        parameters += encoder.parameters()
+    weights, size = sum(value.numel() * value.element_size() for value in parameters), output.stat().st_size
+    relation = f"{size / weights:.2f} times as large as"
+    get_console().print(
+        f"{output}: {size / 1e6:.2f} MB, {relation} the weights in PyTorch ({weights / 1e6:.2f} MB)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def listen(
+    recognizer: Recognizer,
+    source: Source,
+    output: Path | None = None,
+    as_json: bool = False,
+    gate: SpeechGate | None = None,
+    *,
+    window: float = 5.0,
+    hop: float = 0.5,
+    smoothing: float = 0.0,
+) -> None:
+    """Recognise a source until it ends or Ctrl-C, and show each window as soon as it is answered.
+
+    Args:
+        recognizer: the model.
+        source: where the samples come from.
+        output: table of the windows, written at the end.
+        as_json: print one line of JSON per window on standard output, and everything else on standard error.
+        gate: finds speech; None: every window gets an emotion.
+        window: seconds of each window.
+        hop: seconds from one window to the next.
+        smoothing: weight of earlier windows in the probabilities, 0 to below 1.
+    """
+    console = Console(stderr=True) if as_json else get_console()
+    seen = gate.name if gate else "no gate, so silence gets an emotion, too"
+    log.info("listening to %s at %d Hz, speech by %s; Ctrl-C ends", source.name, source.sample_rate, seen)
+    on_screen = console.is_terminal and not as_json
+
+    def show(event: StreamEvent) -> None:
+        if as_json:
+            sys.stdout.write(json.dumps(event_row(event, recognizer.emotions)) + "\n")
+            sys.stdout.flush()
+        elif not on_screen:
+            console.print(_line(event), highlight=False, soft_wrap=True)
+
+    stream = StreamingRecognizer(
+        recognizer,
+        source.sample_rate,
+        window=window,
+        hop=hop,
+        smoothing=smoothing,
+        gate=gate,
+        on_event=show,
+        history=KEPT_EVENTS,
+    )
+    try:
+        with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
+            for block in source.blocks:
+                stream.write(block, wait=not source.realtime)
+                if live is not None:
+                    live.update(view(stream))
+    except KeyboardInterrupt:
+        pass  # the ordinary way to end
+    finally:
+        if output is not None:
+            write_table(output, event_table(stream.history(), recognizer.emotions))
+        for line in _ending(stream, output):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _ending(stream: StreamingRecognizer, output: Path | None) -> Iterator[str]:
+    """What was heard and answered, and why nothing was where the input was too short."""
+    if output is not None:
+        yield f"{len(stream.history())} windows in {output}"
+    yield f"{stream.seconds:.1f} s heard, {stream.processed} windows answered, {stream.dropped} dropped"
+    whole = stream.window / stream.sample_rate
+    if 0 < stream.seconds < whole:
+        shorter = max(0.5, stream.seconds // 0.5 * 0.5)
+        yield (
+            f"nothing could be answered: a window is {whole:g} s long and only {stream.seconds:.1f} s were heard; "
+            f"give a shorter one, --window {shorter:g}, or use `ser predict`"
+        )
+
+
+def event_row(event: StreamEvent, emotions: Sequence[str]) -> dict[str, Any]:
+    """Number, times (seconds), emotion, confidence, latency (seconds), level (dB), dropped, error, probabilities."""
+    facts = {name: getattr(event, name) for name in ("index", "start", "end")}
+    facts |= {"emotion": event.label or NO_SPEECH, "confidence": event.confidence}
+    facts |= {name: getattr(event, name) for name in ("latency", "level", "dropped", "error")}
+    return facts | {f"p_{name}": (event.probabilities or {}).get(name) for name in emotions}
+
+
+def event_table(events: Sequence[StreamEvent], emotions: Sequence[str]) -> pd.DataFrame:
+    """One event_row per event."""
+    columns = ["index", "start", "end", "emotion", "confidence", "latency", "level", "dropped", "error"]
+    rows = [event_row(event, emotions) for event in events]
+    return pd.DataFrame(rows, columns=[*columns, *(f"p_{name}" for name in emotions)])
+
+
+def _line(event: StreamEvent) -> Text:
+    what = event.error or event.label or NO_SPEECH
+    confidence = "" if event.confidence is None else f" {event.confidence:.2f}"
+    return Text(f"{event.end:8.1f} s  {what}{confidence}  ({1000 * event.latency:.0f} ms, {event.dropped} dropped)")
+
+
+def view(stream: StreamingRecognizer) -> Panel:
+    """The state of a stream: emotion, bars, latency, the last windows."""
+    event = stream.latest
+    if event is None:
+        heard = f"{stream.seconds:.1f} of {stream.window / stream.sample_rate:g} s"
+        return Panel(Text(f"listening: {heard} of the first window"), title="speech emotion")
+    bars = Table.grid(padding=(0, 1))
+    for name in stream.recognizer.emotions:
+        value = event.probabilities[name] if event.probabilities else 0.0
+        bars.add_row(Text(name), f"{value:.2f}", bar(value, 30))
+    headline = Text(event.error or (event.label or NO_SPEECH).upper(), style="bold red" if event.error else "bold")
+    if event.confidence is not None:
+        headline.append(f"  {event.confidence:.0%}")
+    facts = Text(
+        f"{stream.seconds:.1f} s heard, level {event.level:.0f} dB, latency {1000 * event.latency:.0f} ms, "
+        f"{stream.dropped} windows dropped",
+        style="dim",
+    )
+    history = Text("\n").join(_line(past) for past in reversed(stream.history()[-_HISTORY_LINES:]))
+    return Panel(Group(headline, Text(), bars, Text(), facts, Text(), history), title="speech emotion")
