@@ -29,7 +29,7 @@ from rich import get_console
 from rich.table import Table
 
 from ser.data.audio import SAMPLE_RATE
-from ser.inference.checkpoint import ModelConfig
+from ser.inference.checkpoint import FORMAT, ModelConfig
 from ser.inference.engines import TorchNetwork
 from ser.inference.export import export_onnx, test_sounds
 from ser.inference.files import predict_files
@@ -71,12 +71,11 @@ def recognizers(checkpoint: str | None, encoder: str | None) -> Iterator[tuple[s
             "_target_": "ser.models.enhanced_gru.EnhancedGRU",
             "input_size": 80,
             "emotions": 4,
-            "speakers": 6,
             "hidden_size": hidden_size,
         }
         config = ModelConfig.of(
             {
-                "format": 1,
+                "format": FORMAT,
                 "network": network,
                 "encoder": {"_target_": "ser.encoders.LogMel"},
                 "emotions": ["neutral", "happy", "angry", "sad"],

@@ -101,12 +101,12 @@ def bare_epoch(experiment: Experiment) -> NDArray[np.float64]:
         frames, lengths = module.augmentation(batch.frames, batch.lengths)
         output = network(frames, lengths)
         loss = module.emotion_loss(output.emotion_logits, batch.emotion)
-        if output.speaker_logits is not None:
-            speaker_loss = torch.nn.functional.cross_entropy(output.speaker_logits, batch.speaker)
-            loss = loss + module.adversarial_weight * speaker_loss
+        if module.adversary is not None:
+            speaker_loss, _ = module.adversary(output.pooled, batch.speaker, batch.emotion)
+            loss = loss + module.adversary.weight * speaker_loss
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), experiment.cfg.trainer.gradient_clip_val)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), experiment.cfg.trainer.gradient_clip_val)
         optimizer.step()
     network.eval()
     right = 0

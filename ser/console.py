@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from ser.data.corpus import Corpus
+from ser.module import EmotionModule
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +52,17 @@ def show_split(record: Mapping[str, Any]) -> None:
     get_console().print(table)
 
 
-def show_network(network: nn.Module, name: str) -> None:
-    """The network's parts with their parameters, and how many of those are trained."""
-    total, trained = count_parameters(network)
+def show_network(module: EmotionModule, name: str) -> None:
+    """Print the parts of network and adversary with their parameters, and how many of those are trained."""
+    total, trained = count_parameters(module)
     table = Table(
         "part", "kind", "parameters", title=f"{name}: {total:,} parameters, {trained:,} trained", box=SIMPLE_HEAD
     )
     table.columns[-1].justify = "right"
-    for part, module in network.named_children():
-        if (count := count_parameters(module)[0]) > 0:
-            table.add_row(part, type(module).__name__, f"{count:,}")
+    parts = [*module.network.named_children(), ("adversary", module.adversary)]
+    for part, layer in parts:
+        if layer is not None and (count := count_parameters(layer)[0]) > 0:
+            table.add_row(part, type(layer).__name__, f"{count:,}")
     get_console().print(table)
 
 

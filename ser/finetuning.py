@@ -4,12 +4,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
 from ser.data.augmentation import Augmentation
 from ser.encoders import FULL, Encoder, SpeechEncoder
 from ser.errors import SerError
 from ser.models.finetuned import FineTuned
+from ser.models.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +46,14 @@ def check_finetuning(encoder: Encoder, normalization: str, augmentation: Augment
 
 
 def make_network(
-    make: Callable[..., nn.Module], description: Mapping[str, Any], sizes: Mapping[str, int], encoder: Encoder | None
-) -> tuple[nn.Module, dict[str, Any]]:
+    make: Callable[..., Network], description: Mapping[str, Any], sizes: Mapping[str, int], encoder: Encoder | None
+) -> tuple[Network, dict[str, Any]]:
     """The network, inside the encoder's tuned layers where it has some, and the plain description that rebuilds it.
 
     Args:
         make: the network, from its sizes.
         description: plain form of ``make``.
-        sizes: input_size, emotions, speakers.
+        sizes: input_size, emotions.
         encoder: may ask for fine-tuning; None does not.
     """
     if not isinstance(encoder, SpeechEncoder) or encoder.finetune is None:

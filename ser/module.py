@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from ser.adversary import Adversary
 from ser.data.augmentation import Augmentation, Mixup
 from ser.data.datamodule import Batch
 from ser.losses import l2_norms
 from ser.metrics import METRICS
-from ser.models.output import NetworkOutput
-from ser.optimization import make_optimizer
+from ser.models.network import Network, NetworkOutput
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,55 +41,51 @@ def emotion_metrics(emotions: int, prefix: str) -> MetricCollection:
 
 
 class EmotionModule(lightning.LightningModule):
-    """Trains a network on emotion and, behind its gradient reversal, against the speaker.
+    """Trains a network to recognise emotions and, with an adversary, to forget speakers.
 
-    ``loss = emotion + adversarial_weight * speaker + l2_reg * sum of weight norms``; the speaker part exists in
-    training only, since validation and test speakers are unseen.
+    ``loss = emotion loss + adversary.weight * speaker loss + l2_reg * sum of weight norms``; the speaker loss exists
+    in training only, since validation and test speakers are unseen.
 
     Args:
         network: frames and lengths to a NetworkOutput.
+        adversary: removes the speaker from the pooled features; None for none.
         emotion_loss: (B, C) logits and (B,) or (B, C) targets to a scalar.
         optimizer: makes an optimizer of parameters.
         emotions: class names in order.
         augmentation: changes training frames; identity when it holds no transform.
         mixup: blends pairs of training utterances; None for none.
-        adversarial_weight: weight of the speaker loss.
         l2_reg: weight of the summed L2 norms.
         seed: with epoch and batch it determines dropout and augmentation, so that a resumed run repeats them.
         config: plain description stored in every checkpoint, enough to rebuild the network.
     """
 
-    alpha: Tensor
-
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
+        adversary: Adversary | None,
         emotion_loss: Loss,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
         emotions: Sequence[str],
         *,
         augmentation: Augmentation,
         mixup: Mixup | None = None,
-        adversarial_weight: float = 0.05,
         l2_reg: float = 0.0,
         seed: int = 0,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.emotion_loss = network, emotion_loss
+        self.network, self.adversary, self.emotion_loss = network, adversary, emotion_loss
         self.make_optimizer = optimizer
         self.emotions = list(emotions)
         self.augmentation, self.mixup = augmentation, mixup
-        self.adversarial_weight, self.l2_reg = adversarial_weight, l2_reg
-        self.seed, self.config = seed, config or {}
-        self.register_buffer("alpha", torch.zeros(()))  # strength of the gradient reversal, set by its schedule
+        self.l2_reg, self.seed, self.config = l2_reg, seed, config or {}
         self.train_metrics = emotion_metrics(len(emotions), "train/")
         self.val_metrics = emotion_metrics(len(emotions), "val/")
         self.speaker_accuracy = MeanMetric()
 
     def forward(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> NetworkOutput:
         """Run the network on normalised frames (B, L, D)."""
-        output: NetworkOutput = self.network(frames, lengths, self.alpha, return_attention=return_attention)
+        output: NetworkOutput = self.network(frames, lengths, return_attention)
         return output
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -106,12 +102,13 @@ class EmotionModule(lightning.LightningModule):
         output = self(frames, lengths)
         parts = {"emotion_loss": self.emotion_loss(output.emotion_logits, target)}
         loss = parts["emotion_loss"]
-        if output.speaker_logits is not None:
-            parts["speaker_loss"] = F.cross_entropy(output.speaker_logits, batch.speaker)
-            loss = loss + self.adversarial_weight * parts["speaker_loss"]
-            self._log_speaker_accuracy(output.speaker_logits, batch.speaker)
+        if self.adversary is not None:
+            parts["speaker_loss"], speaker_logits = self.adversary(output.pooled, batch.speaker, batch.emotion)
+            loss = loss + self.adversary.weight * parts["speaker_loss"]
+            if speaker_logits is not None:
+                self._log_speaker_accuracy(speaker_logits, batch.speaker)
         if self.l2_reg > 0:
-            parts["l2"] = self.l2_reg * l2_norms(self.network)
+            parts["l2"] = self.l2_reg * l2_norms(self)
             loss = loss + parts["l2"]
         self._log_step("train", {"loss": loss, **parts}, self.train_metrics, output.emotion_logits, batch)
         return loss
@@ -132,8 +129,12 @@ class EmotionModule(lightning.LightningModule):
         }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer; its learning rate is a callback's business."""
-        return make_optimizer(self.make_optimizer, self.network)
+        """The optimizer; a callback changes its learning rate."""
+        groups = parameter_groups(self)
+        optimizer = self.make_optimizer([{"params": parameters} for parameters, _ in groups])
+        for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= factor
+        return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plain description that rebuilds the network without Lightning."""
@@ -162,3 +163,19 @@ class EmotionModule(lightning.LightningModule):
         right = (logits.detach().argmax(-1) == speaker).float()
         self.speaker_accuracy.update(right)
         self.log("train/speaker_accuracy", self.speaker_accuracy, on_step=False, on_epoch=True)
+
+
+def parameter_groups(module: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+    """Trained parameters with the factor of their learning rate, factor 1 first.
+
+    A module has a factor of its own when it has an attribute ``lr_factor``; inner modules override outer ones.
+    """
+    factors: dict[int, float] = {}
+    for inner in module.modules():  # outer ones come first
+        if isinstance(factor := getattr(inner, "lr_factor", None), float | int):
+            factors |= {id(parameter): float(factor) for parameter in inner.parameters()}
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    return [(parameters, factor) for factor, parameters in groups.items() if parameters]

@@ -194,7 +194,13 @@ def _check_same_run(checkpoint: Path, config: dict[str, Any]) -> None:
         raise SerError(
             f"{checkpoint} is damaged ({error}), expected the checkpoint of an earlier run; {remedy}"
         ) from error
-    for key in ("hash", "emotions", "encoder", "network"):  # the split first: it changes the network's speakers, too
+    for key in (
+        "hash",
+        "emotions",
+        "encoder",
+        "network",
+        "adversary",
+    ):  # split first: others depend on it
         if stored.get(key) != config[key]:
             raise SerError(
                 f"{checkpoint} was trained with {key} = {stored.get(key)}, this run has {config[key]}; {remedy}"

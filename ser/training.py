@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
+from ser.adversary import Adversary
 from ser.analysis import write_figures
 from ser.checkpoint_io import WholeFileCheckpointIO
 from ser.config import check_keys
@@ -24,7 +25,9 @@ from ser.data.extraction import extract
 from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.finetuning import check_finetuning, make_network
+from ser.inference.checkpoint import FORMAT
 from ser.models.cpu.products import has_bf16_instructions
+from ser.models.network import Network
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
 from ser.sentences import instantiate
@@ -76,9 +79,7 @@ def run(cfg: DictConfig) -> float:
     facts = {"corpus": corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
     facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     module = build_module(cfg, datamodule, facts, encoder)
-    show_network(module.network, choices["model"])
-    if getattr(module.network, "speaker_head", None) is None and choices["adversarial"] != "none":
-        log.info("model=%s has no speaker head: adversarial=%s has no effect", choices["model"], choices["adversarial"])
+    show_network(module, choices["model"])
     trainer = build_trainer(cfg)
     module.configure_optimizers()  # what is refused later than here costs the results of an earlier run
     checkpoint = folder.prepare(module.config, resume=cfg.resume)
@@ -135,7 +136,7 @@ def train(
     facts = facts | {
         "best_epoch": best["epoch"],
         "epochs": trainer.current_epoch,
-        **dict(zip(("parameters", "trainable_parameters"), count_parameters(module.network), strict=True)),
+        **dict(zip(("parameters", "trainable_parameters"), count_parameters(module), strict=True)),
     }
     return folder.finish(parts, facts, probe) if trainer.is_global_zero else folder.scores(parts, facts)
 
@@ -143,21 +144,21 @@ def train(
 def build_module(
     cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any], encoder: Encoder | None = None
 ) -> EmotionModule:
-    """Network, losses and optimizer, with the plain description that goes into every checkpoint."""
-    sizes = {
-        "input_size": datamodule.cache.dim,
-        "emotions": len(datamodule.emotions),
-        "speakers": len(datamodule.speakers),
-    }
+    """Network, adversary, losses and optimizer, with the plain description that goes into every checkpoint."""
+    sizes = {"input_size": datamodule.cache.dim, "emotions": len(datamodule.emotions)}
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     network, description = make_network(instantiate(cfg.model), model, sizes, encoder)
+    adversary = build_adversary(cfg, network, len(datamodule.speakers))
+    if network.erase is not None:
+        description = {**description, "erase": network.erase.rank}
     loss = instantiate(cfg.loss)
     if hasattr(loss, "fit_class_counts"):
         loss.fit_class_counts(datamodule.emotion_counts())
     config = {
         **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
-        "format": 1,
+        "format": FORMAT,
         "network": description,
+        "adversary": OmegaConf.to_container(cfg.adversarial, resolve=True),
         "encoder": OmegaConf.to_container(cfg.features, resolve=True),
         "emotions": datamodule.emotions,
         "speakers": datamodule.speakers,
@@ -171,16 +172,25 @@ def build_module(
     }
     return EmotionModule(
         network,
+        adversary,
         loss,
         instantiate(cfg.optimizer),
         datamodule.emotions,
         augmentation=instantiate(cfg.augmentation),
         mixup=Mixup(cfg.mixup_alpha) if cfg.mixup_alpha > 0 else None,
-        adversarial_weight=cfg.adversarial_weight,
         l2_reg=cfg.l2_reg,
         seed=cfg.seed,
         config=config,
     )
+
+
+def build_adversary(cfg: DictConfig, network: Network, speakers: int) -> Adversary | None:
+    """The adversary of ``cfg.adversarial``, attached to the network; None for adversarial=none."""
+    if "_target_" not in cfg.adversarial:
+        return None
+    adversary: Adversary = instantiate(cfg.adversarial, weight=cfg.adversarial_weight)(network.pooled_size, speakers)
+    adversary.attach(network)
+    return adversary
 
 
 def build_trainer(cfg: DictConfig) -> lightning.Trainer:

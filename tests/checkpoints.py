@@ -21,15 +21,14 @@ ENHANCED = {
     "layers": 2,
     "heads": 2,
     "dropout": 0.3,
-    "speaker_head": {"_target_": "ser.models.heads.SpeakerHead", "_partial_": True, "hidden_size": 8},
 }
 
 
 def make_config(model=ENHANCED, encoder=ENCODER, kind="global", max_seconds=None, width=40):
     generator = torch.Generator().manual_seed(5)
     return {
-        "format": 1,
-        "network": {**model, "input_size": width, "emotions": 4, "speakers": 6},
+        "format": 2,
+        "network": {**model, "input_size": width, "emotions": 4},
         "encoder": dict(encoder),
         "emotions": EMOTIONS,
         "speakers": [f"s{number}" for number in range(6)],
@@ -59,7 +58,7 @@ def save_checkpoint(path, seed=0, **settings):
                 parameter.mul_(2.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"state_dict": {**state, "alpha": torch.zeros(())}, "config": config, "epoch": 3}, path)
+    torch.save({"state_dict": state, "config": config, "epoch": 3}, path)
     return path
 
 

@@ -24,7 +24,7 @@ from ser.sentences import sentence as told
 
 SAVERS = {"hubert": save_tiny_hubert, "wavlm": save_tiny_wavlm, "wav2vec2": save_tiny_wav2vec2}
 CASES = [(name, large) for name in SAVERS for large in (False, True)]
-SIZES = {"emotions": 4, "speakers": 3}
+SIZES = {"emotions": 4}
 WORDS = ["features=hubert_base", "normalization=none", "augmentation=none", "optimizer.lr=0.01", "fold=1",
          "lr_schedule=constant", "lr_schedule.warmup_steps=0"]  # fmt: skip
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ser.adversary import SpeakerClassifier
 from ser.errors import SerError
 from ser.models.attention import (
     ConcatAttention,
@@ -18,49 +19,42 @@ from ser.models.attention import (
     TanhGeneralAttention,
 )
 from ser.models.bottleneck_gru import BottleneckGRU
-from ser.models.enhanced_gru import EnhancedGRU
-from ser.models.enhanced_gru_reference import EnhancedGRUReference
+from ser.models.enhanced_gru import EnhancedGRU, EnhancedGRUReference
 from ser.models.gru import GRU
-from ser.models.heads import SpeakerHead, no_speaker_head
 from ser.models.layers import (
+    AttentiveStatisticsPooling,
     BidirectionalGRU,
+    MeanMaxPooling,
+    MeanStdPooling,
     SinusoidalPositions,
     SpeakerNorm,
     masked_max,
     masked_mean,
     valid_frames,
 )
-from ser.models.pooling import AttentiveStatisticsPooling, MeanMaxPooling, MeanStdPooling
-from ser.models.reversal import reverse_gradient
-from ser.optimization import make_optimizer
 
-D, C, S = 12, 4, 6
+D, C = 12, 4
 LENGTHS = torch.tensor([9, 1, 14, 5])
 MATCHING = (DotAttention, GeneralAttention, TanhGeneralAttention, ConcatAttention)
 POOLINGS = (MeanMaxPooling, MeanStdPooling, AttentiveStatisticsPooling)
-HEADS = {"adversarial": partial(SpeakerHead, hidden_size=8, dropout=0.3), "plain": no_speaker_head}
 
 
 def networks():
-    for attention, head in product((None, *MATCHING), HEADS):
+    for attention in (None, *MATCHING):
         name = attention.__name__ if attention else "none"
-        yield pytest.param(
-            partial(GRU, hidden_size=8, attention=attention, speaker_head=HEADS[head]), id=f"gru-{name}-{head}"
-        )
-    for network, norm, attention, head in product(
-        (EnhancedGRU, EnhancedGRUReference), (True, False), (True, False), HEADS
-    ):
-        settings = {"hidden_size": 8, "speaker_norm": norm, "attention": attention, "speaker_head": HEADS[head]}
-        yield pytest.param(partial(network, **settings), id=f"{network.__name__}-{norm}-{attention}-{head}")
-    for pooling, bottleneck, head in product(POOLINGS, (None, 5), HEADS):
+        yield pytest.param(partial(GRU, hidden_size=8, attention=attention), id=f"gru-{name}")
+    for network, norm, attention in product((EnhancedGRU, EnhancedGRUReference), (True, False), (True, False)):
+        settings = {"hidden_size": 8, "speaker_norm": norm, "attention": attention}
+        yield pytest.param(partial(network, **settings), id=f"{network.__name__}-{norm}-{attention}")
+    for pooling, bottleneck in product(POOLINGS, (None, 5)):
         settings = {"hidden_size": 8, "layers": 2, "pooling": pooling, "bottleneck": bottleneck}
-        settings |= {"heads": 4 if bottleneck else None, "speaker_head": HEADS[head]}
-        yield pytest.param(partial(BottleneckGRU, **settings), id=f"bottleneck-{pooling.__name__}-{bottleneck}-{head}")
+        settings |= {"heads": 4 if bottleneck else None}
+        yield pytest.param(partial(BottleneckGRU, **settings), id=f"bottleneck-{pooling.__name__}-{bottleneck}")
 
 
 def build(factory):
     torch.manual_seed(0)
-    return factory(input_size=D, emotions=C, speakers=S)
+    return factory(input_size=D, emotions=C)
 
 
 def batch(longer=0):
@@ -82,14 +76,12 @@ def test_an_utterance_is_judged_alike_in_any_batch(factory, grad):
     longer = batch(longer=20)
     longer[~valid_frames(LENGTHS, longer.shape[1])] = 7.0  # whatever stands in the padding
     with torch.set_grad_enabled(grad):
-        together, padded = network(batch(), LENGTHS, alpha=1.0), network(longer, LENGTHS, alpha=1.0)
+        together, padded = network(batch(), LENGTHS), network(longer, LENGTHS)
         for index, length in enumerate(LENGTHS):
-            alone = network(batch()[index : index + 1, :length], length[None], alpha=1.0)
+            alone = network(batch()[index : index + 1, :length], length[None])
             for output in (together, padded):
                 torch.testing.assert_close(output.emotion_logits[index], alone.emotion_logits[0], atol=1e-5, rtol=0)
                 torch.testing.assert_close(output.pooled[index], alone.pooled[0], atol=1e-5, rtol=1e-5)
-                if alone.speaker_logits is not None:
-                    torch.testing.assert_close(output.speaker_logits[index], alone.speaker_logits[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("factory", networks())
@@ -97,15 +89,13 @@ def test_shapes_gradients_and_determinism(factory):
     network = build(factory)
     frames = batch(longer=3).requires_grad_()
     torch.manual_seed(2)
-    output = network(frames, LENGTHS, alpha=torch.tensor(0.5))
+    output = network(frames, LENGTHS)
     torch.manual_seed(2)
     assert torch.equal(output.emotion_logits, network(frames, LENGTHS).emotion_logits)
     assert output.emotion_logits.shape == (4, C)
-    assert output.speaker_logits is None or output.speaker_logits.shape == (4, S)
+    assert output.pooled.shape == (4, network.pooled_size)
     assert output.attention is None
     loss = output.emotion_logits.logsumexp(-1).sum()
-    if output.speaker_logits is not None:
-        loss = loss + output.speaker_logits.logsumexp(-1).sum()
     loss.backward()
     assert frames.grad.isfinite().all()
     assert (frames.grad[~valid_frames(LENGTHS, frames.shape[1])] == 0).all()
@@ -118,7 +108,7 @@ def test_shapes_gradients_and_determinism(factory):
 def test_trains_in_bf16(factory):
     network = build(factory)
     with torch.autocast("cpu", torch.bfloat16):
-        output = network(batch(), LENGTHS, alpha=1.0)
+        output = network(batch(), LENGTHS)
     output.emotion_logits.float().logsumexp(-1).sum().backward()
     assert output.emotion_logits.isfinite().all()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
@@ -143,13 +133,14 @@ def test_returned_attention_sums_to_one_over_valid_frames_and_changes_no_logits(
 
 
 def test_published_parameter_counts():
-    head = partial(SpeakerHead, hidden_size=256, dropout=0.3)
+    def with_adversary(network):
+        return parameters(network) + parameters(SpeakerClassifier(network.pooled_size, 10, hidden_size=256))
+
     with torch.device("meta"):
-        assert parameters(GRU(768, 4, 10)) == 2_760_708
-        assert parameters(EnhancedGRUReference(768, 4, 10, speaker_head=head)) == 18_582_542
-        enhanced = EnhancedGRU(768, 4, 10, speaker_head=head)
-    # Two heads from 12H = 3072 instead of 4H = 1024 to 256.
-    assert parameters(enhanced) == 18_582_542 + 2 * 2048 * 256
+        assert parameters(GRU(768, 4, attention=DotAttention)) == 2_760_708
+        assert with_adversary(EnhancedGRUReference(768, 4)) == 18_582_542
+        # Two heads from 12H = 3072 instead of 4H = 1024 to 256.
+        assert with_adversary(EnhancedGRU(768, 4)) == 18_582_542 + 2 * 2048 * 256
 
 
 def test_the_reference_throws_away_enhancement_and_maximum():
@@ -255,32 +246,7 @@ def test_self_attention_equals_the_formula_for_each_head():
 
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(SerError, match="divisor of 32"):
-        EnhancedGRU(D, C, S, hidden_size=8, heads=5)
-
-
-def test_gradient_reversal():
-    features = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 4, dtype=torch.float64)
-    for alpha in (0.0, 0.7, torch.tensor(0.7)):
-        output = reverse_gradient(features, alpha)
-        assert torch.equal(output, features)
-        (gradient,) = torch.autograd.grad((output * weight).sum(), features)
-        torch.testing.assert_close(gradient, -float(alpha) * weight)
-
-
-def test_only_the_network_below_the_speaker_head_gets_the_reversed_gradient():
-    network = build(partial(EnhancedGRU, hidden_size=8, speaker_head=HEADS["adversarial"])).eval()
-    below, above = [], []
-    for alpha in (0.0, 1.0, -1.0):  # -1 undoes the reversal
-        network.zero_grad()
-        network(batch(), LENGTHS, alpha=alpha).speaker_logits.logsumexp(-1).sum().backward()
-        below.append(network.project.weight.grad.clone())
-        above.append(network.speaker_head.classifier[0].weight.grad.clone())
-    assert (below[0] == 0).all()
-    assert (below[1] != 0).any()
-    torch.testing.assert_close(below[1], -below[2])
-    assert torch.equal(above[0], above[1])
-    assert network.emotion_head[0].weight.grad is None
+        EnhancedGRU(D, C, hidden_size=8, heads=5)
 
 
 def test_speaker_norm_takes_away_level_and_spread_of_each_utterance():
@@ -324,16 +290,3 @@ def test_pooling_sees_valid_frames_only():
     ):
         torch.testing.assert_close(mean, row[:length].mean(0))
         assert torch.equal(top, row[:length].amax(0))
-
-
-def test_the_speaker_head_can_have_a_rate_and_a_scale_of_its_own():
-    head = partial(SpeakerHead, hidden_size=8, dropout=0.0, normalize=True, lr_factor=10.0)
-    network = build(partial(BottleneckGRU, hidden_size=8, speaker_head=head))
-    optimizer = make_optimizer(partial(torch.optim.SGD, lr=0.1), network)
-    rate = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
-    for name, weight in network.named_parameters():
-        assert rate[id(weight)] == pytest.approx(1.0 if name.startswith("speaker_head.") else 0.1), name
-    assert len(rate) == len(list(network.parameters()))
-    pooled = torch.randn(16, 5) * 100 + 7  # whatever the scale of the features
-    scaled = SpeakerHead(5, S, 8, 0.0, normalize=True)
-    torch.testing.assert_close(scaled(pooled, 1.0), scaled(pooled / 50 - 3, 1.0), atol=1e-4, rtol=0)

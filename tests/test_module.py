@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ser import training
+from ser.adversary import SpeakerClassifier
 from ser.data.augmentation import Augmentation, Mixup
 from ser.data.datamodule import Batch
 from ser.data.extraction import extract
@@ -17,7 +18,6 @@ from ser.evaluation.scores import scores
 from ser.losses import CrossEntropy, FocalLoss, l2_norms
 from ser.models.build import build_network
 from ser.models.enhanced_gru import EnhancedGRU
-from ser.models.heads import SpeakerHead
 from ser.module import EmotionModule, emotion_metrics
 from ser.sentences import instantiate
 
@@ -32,13 +32,13 @@ HISTORY = [
 
 @pytest.fixture
 def make_module():
-    def make(loss=None, **settings):
+    def make(loss=None, weight=0.05, **settings):
         torch.manual_seed(0)
-        head = functools.partial(SpeakerHead, hidden_size=8, dropout=0.0)
-        network = EnhancedGRU(DIM, 4, SPEAKERS, hidden_size=4, layers=2, heads=2, dropout=0.0, speaker_head=head)
+        network = EnhancedGRU(DIM, 4, hidden_size=4, layers=2, heads=2, dropout=0.0)
+        adversary = SpeakerClassifier(network.pooled_size, SPEAKERS, hidden_size=8, dropout=0.0, weight=weight)
         optimizer = functools.partial(torch.optim.SGD, lr=0.1)
         return EmotionModule(
-            network, loss or CrossEntropy(), optimizer, "abcd", augmentation=Augmentation([]), **settings
+            network, adversary, loss or CrossEntropy(), optimizer, "abcd", augmentation=Augmentation([]), **settings
         )
 
     return make
@@ -55,41 +55,41 @@ def batch():
 
 def gradients(module, batch, alpha):
     module.zero_grad()
-    module.alpha.fill_(alpha)
+    module.adversary.alpha.fill_(alpha)
     module.training_step(batch, 0).backward()
-    return {name: parameter.grad.clone() for name, parameter in module.network.named_parameters()}
+    return {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
 
 
 def test_loss_is_the_sum_of_its_parts(make_module, batch):
-    module = make_module(adversarial_weight=0.3, l2_reg=0.01)
+    module = make_module(weight=0.3, l2_reg=0.01)
     output = module(batch.frames, batch.lengths)
     expected = F.cross_entropy(output.emotion_logits, batch.emotion)
-    expected = expected + 0.3 * F.cross_entropy(output.speaker_logits, batch.speaker)
-    expected = expected + 0.01 * l2_norms(module.network)
+    expected = expected + 0.3 * F.cross_entropy(module.adversary.classifier(output.pooled), batch.speaker)
+    expected = expected + 0.01 * (l2_norms(module.network) + l2_norms(module.adversary))
     torch.testing.assert_close(module.training_step(batch, 0), expected)
 
 
 def test_adversary_pushes_the_encoder_the_other_way(make_module, batch):
     """Reversed: what lies below the head climbs the speaker loss that the head descends."""
-    module = make_module(adversarial_weight=0.3)
+    module = make_module(weight=0.3)
     off, on = gradients(module, batch, 0.0), gradients(module, batch, 1.0)
     module.zero_grad()
     pooled = module(batch.frames, batch.lengths).pooled
-    (0.3 * F.cross_entropy(module.network.speaker_head.classifier(pooled), batch.speaker)).backward()
-    for name, parameter in module.network.named_parameters():
+    (0.3 * F.cross_entropy(module.adversary.classifier(pooled), batch.speaker)).backward()
+    for name, parameter in module.named_parameters():
         speaker = parameter.grad
-        if name.startswith("speaker_head"):
+        if name.startswith("adversary"):
             torch.testing.assert_close(on[name], speaker)
             torch.testing.assert_close(off[name], speaker)
-        elif name.startswith("emotion_head"):
+        elif name.startswith("network.head"):
             torch.testing.assert_close(on[name], off[name])
         else:
             torch.testing.assert_close(on[name] - off[name], -speaker, rtol=1e-3, atol=1e-6)
-    assert any((on[name] - off[name]).abs().max() > 1e-4 for name in on if name.startswith("layers"))
+    assert any((on[name] - off[name]).abs().max() > 1e-4 for name in on if name.startswith("network.layers"))
 
 
 def test_without_adversarial_weight_nothing_of_the_speaker_reaches_the_encoder(make_module, batch):
-    module = make_module(adversarial_weight=0.0)
+    module = make_module(weight=0.0)
     off, on = gradients(module, batch, 0.0), gradients(module, batch, 1.0)
     assert all(torch.equal(off[name], on[name]) for name in off)
 
@@ -99,7 +99,7 @@ def test_class_weights_and_focal_loss_reach_the_step(make_module, batch):
     weighted.fit_class_counts([4, 1, 2, 1])
     focal = FocalLoss(alpha=0.25, gamma=2.0)
     for loss in (weighted, focal):
-        module = make_module(loss, adversarial_weight=0.0)
+        module = make_module(loss, weight=0.0)
         logits = module(batch.frames, batch.lengths).emotion_logits
         torch.testing.assert_close(module.training_step(batch, 0), loss(logits, batch.emotion))
     logits = make_module()(batch.frames, batch.lengths).emotion_logits
@@ -172,7 +172,7 @@ def test_checkpoint_alone_repeats_the_predictions(configure, cache, tmp_path, wo
         with torch.no_grad():
             found = network(utterance[None], torch.tensor([len(utterance)])).emotion_logits.softmax(-1)[0]
         assert np.allclose(found.numpy(), row.iloc[7:].to_numpy(float), atol=1e-5)
-    assert config["format"] == 1 and config["corpus"] == "manifest" and config["sample_rate"] == 16000
+    assert config["format"] == 2 and config["corpus"] == "manifest" and config["sample_rate"] == 16000
 
 
 def test_class_weights_come_from_the_training_part(configure, tmp_path, monkeypatch):
@@ -203,7 +203,7 @@ def test_parameters_without_gradient_are_named(configure, caplog):
     with caplog.at_level(logging.WARNING):
         training.run(configure("model=enhanced_gru_reference", "model.hidden_size=8", "+trainer.limit_train_batches=1"))
     (warning,) = [record.getMessage() for record in caplog.records if "no gradient" in record.getMessage()]
-    assert "network.enhance.0.weight" in warning and "network.emotion_head" not in warning
+    assert "network.enhance.0.weight" in warning and "network.head" not in warning
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         training.run(configure("+trainer.limit_train_batches=1"))
@@ -214,7 +214,7 @@ def test_only_trained_parameters_reach_the_optimizer(make_module):
     module = make_module()
     module.network.project.requires_grad_(False)
     given = {id(parameter) for group in module.configure_optimizers().param_groups for parameter in group["params"]}
-    expected = {id(p) for name, p in module.network.named_parameters() if not name.startswith("project")}
+    expected = {id(p) for name, p in module.named_parameters() if not name.startswith("network.project")}
     assert given == expected
 
 

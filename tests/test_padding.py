@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ser.models.bottleneck_gru import BottleneckGRU
 from ser.models.enhanced_gru import EnhancedGRU
 from ser.models.gru import GRU
-from ser.models.heads import SpeakerHead
 
 NETWORKS = {
     "gru": partial(GRU, hidden_size=6),
@@ -29,13 +28,13 @@ NETWORKS = {
 )
 def test_padding_and_batch_mates_change_nothing(name, lengths, longer, filling, seed):
     torch.manual_seed(seed)
-    network = NETWORKS[name](5, 4, 3, speaker_head=partial(SpeakerHead, hidden_size=4)).eval()
+    network = NETWORKS[name](5, 4).eval()
     utterances = [torch.randn(length, 5) for length in lengths]
     frames = torch.full((len(lengths), max(lengths) + longer, 5), filling)
     for row, utterance in zip(frames, utterances, strict=True):
         row[: len(utterance)] = utterance
-    together = network(frames, torch.tensor(lengths), alpha=1.0)
+    together = network(frames, torch.tensor(lengths))
     for index, utterance in enumerate(utterances):
-        alone = network(utterance[None], torch.tensor([len(utterance)]), alpha=1.0)
-        for part in ("emotion_logits", "speaker_logits", "pooled"):
+        alone = network(utterance[None], torch.tensor([len(utterance)]))
+        for part in ("emotion_logits", "pooled"):
             torch.testing.assert_close(getattr(together, part)[index], getattr(alone, part)[0], atol=2e-5, rtol=1e-4)

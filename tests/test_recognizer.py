@@ -217,7 +217,7 @@ def test_a_malicious_config_calls_nothing(tmp_path, target, place):
         "partial": {**GRU, "attention": {**hostile, "_partial_": True}},
     }[place]
     with pytest.raises(SerError):
-        build_network({**description, "input_size": 4, "emotions": 2, "speakers": 2})
+        build_network({**description, "input_size": 4, "emotions": 2})
     with pytest.raises(SerError):
         construct({**hostile, "_target_": target}, "ser.encoders")
     assert not mark.exists()

@@ -8,6 +8,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from ser.adversary import Adversary
+
 log = logging.getLogger(__name__)
 
 
@@ -25,18 +27,18 @@ class AlphaSchedule(lightning.Callback, ABC):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Say so when there is an adversary that never gets to act."""
         epochs = int(trainer.max_epochs or 1)
-        adversary = getattr(pl_module.network, "speaker_head", None)
-        weight = getattr(pl_module, "adversarial_weight", 0)
-        if adversary is not None and weight > 0 and self.value(epochs, epochs) == 0:
+        adversary = _adversary(pl_module)
+        if adversary is not None and adversary.weight > 0 and self.value(epochs, epochs) == 0:
             log.warning("alpha stays 0 for all %d epochs of this run: the adversary never acts", epochs)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set alpha for this step."""
-        epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
-        self.alpha = self.value(epoch, int(trainer.max_epochs or 1))
-        pl_module.alpha.fill_(self.alpha)  # type: ignore[operator]
+        if (adversary := _adversary(pl_module)) is not None:
+            epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
+            self.alpha = self.value(epoch, int(trainer.max_epochs or 1))
+            adversary.alpha.fill_(self.alpha)
 
     def on_train_batch_end(
         self,
@@ -56,6 +58,11 @@ class AlphaSchedule(lightning.Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the last value."""
         self.alpha = state_dict["alpha"]
+
+
+def _adversary(module: lightning.LightningModule) -> Adversary | None:
+    adversary: Adversary | None = module.adversary  # type: ignore[assignment]
+    return adversary
 
 
 class LinearAlpha(AlphaSchedule):

@@ -53,7 +53,7 @@ class History(lightning.Callback):
             "epoch": trainer.current_epoch,
             "seconds": time.perf_counter() - self.started,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "alpha": float(getattr(pl_module, "alpha", math.nan)),
+            "alpha": float(getattr(pl_module.adversary, "alpha", 0.0)),
             "gradient_norm": float(torch.stack(self.norms).mean()) if self.norms else math.nan,
             "peak_memory_mb": peak_memory_mb(),
         }

@@ -14,7 +14,7 @@ from ser.data.audio import SAMPLE_RATE
 from ser.errors import SerError
 from ser.inference.statistics import FrameStatistics
 
-FORMAT = 1
+FORMAT = 2
 _SOURCES = {"none": "none", "global": "global", "speaker": "training"}  # kind in training -> name in a Prediction
 _EXPECTED = (
     "expected a run folder, a .ckpt that train.py wrote, a folder of `ser export --format hub` or an .onnx "

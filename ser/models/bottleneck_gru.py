@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from ser.models.attention import MultiHeadSelfAttention
 from ser.models.cpu.dropout import Dropout
 from ser.models.enhanced_gru import ResidualGRU
-from ser.models.layers import valid_frames
-from ser.models.output import NetworkOutput
-from ser.models.pooling import MeanStdPooling, Pooling
+from ser.models.layers import MeanStdPooling, Pooling, valid_frames
+from ser.models.network import Network
 
 
 class Bottleneck(nn.Module):
@@ -39,15 +38,14 @@ class Bottleneck(nn.Module):
         return values + self.noise * torch.randn_like(values) if self.training and self.noise > 0 else values
 
 
-class BottleneckGRU(nn.Module):
-    """Projection, residual GRU layers, self-attention, pooling, bottleneck, linear emotion head, speaker head.
+class BottleneckGRU(Network):
+    """Projection, residual GRU layers, self-attention, pooling, bottleneck, linear head.
 
     For the few hundred to few thousand utterances that emotion corpora have, where the deep network learns slowly.
 
     Args:
         input_size: D, values a frame.
         emotions: C, number of classes.
-        speakers: S, number of training speakers.
         hidden_size: H, GRU units a direction.
         layers: number of GRU layers.
         heads: attention heads, a divisor of 2H; None leaves attention out.
@@ -55,7 +53,6 @@ class BottleneckGRU(nn.Module):
         pooling: makes the pooling of frames of a given width (2H).
         bottleneck: values an utterance is reduced to; None keeps the pooled features.
         noise: deviation of the noise on the bottleneck in training.
-        speaker_head: makes the adversarial head from (pooled width, S); None leaves it out.
 
     Raises:
         SerError: ``heads`` does not divide 2H.
@@ -65,7 +62,6 @@ class BottleneckGRU(nn.Module):
         self,
         input_size: int,
         emotions: int,
-        speakers: int,
         *,
         hidden_size: int = 32,
         layers: int = 1,
@@ -74,7 +70,6 @@ class BottleneckGRU(nn.Module):
         pooling: Callable[[int], Pooling] = MeanStdPooling,
         bottleneck: int | None = 16,
         noise: float = 0.5,
-        speaker_head: Callable[[int, int], nn.Module | None] | None = None,
     ) -> None:
         super().__init__()
         width = 2 * hidden_size
@@ -85,21 +80,11 @@ class BottleneckGRU(nn.Module):
         self.pooling = pooling(width)
         size = self.pooling.size
         self.bottleneck = Bottleneck(size, bottleneck, dropout, noise) if bottleneck else Dropout(dropout)
-        size = bottleneck or size
-        self.emotion_head = nn.Linear(size, emotions)
-        self.speaker_head = speaker_head(size, speakers) if speaker_head else None
+        self.pooled_size = bottleneck or size
+        self.head = nn.Linear(self.pooled_size, emotions)
 
-    def forward(
-        self, frames: Tensor, lengths: Tensor, alpha: float | Tensor = 0.0, return_attention: bool = False
-    ) -> NetworkOutput:
-        """Classify a batch.
-
-        Args:
-            frames: (B, L, D).
-            lengths: (B,) int64, valid frames of each utterance, at least 1.
-            alpha: strength of the gradient reversal.
-            return_attention: whether to return the head-averaged attention weights too.
-        """
+    def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return the pooled features (B, bottleneck) and the head-averaged attention weights (B, L, L) or None."""
         mask = valid_frames(lengths, frames.shape[1])  # (B, L)
         states = self.dropout(self.project(frames))  # (B, L, 2H)
         for layer in self.layers:
@@ -107,6 +92,4 @@ class BottleneckGRU(nn.Module):
         weights = None
         if self.attention is not None:
             states, weights = self.attention(states, mask, return_attention)  # (B, L, 2H), (B, L, L)
-        pooled = self.bottleneck(self.pooling(states, mask))  # (B, bottleneck)
-        speaker_logits = self.speaker_head(pooled, alpha) if self.speaker_head is not None else None
-        return NetworkOutput(self.emotion_head(pooled), speaker_logits, pooled, weights)
+        return self.bottleneck(self.pooling(states, mask)), weights

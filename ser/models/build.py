@@ -7,27 +7,31 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
 from ser.errors import SerError
+from ser.models.network import LinearErasure, Network
 
 _DOTTED = re.compile(r"ser(\.[a-z_][a-z0-9_]*)+\.[A-Za-z_]\w*", re.ASCII)
 _DIRECTIVES = {"_target_", "_partial_"}
 
 
-def build_network(description: Mapping[str, Any]) -> nn.Module:
-    """The network of ``checkpoint["config"]["network"]``, randomly initialised.
+def build_network(description: Mapping[str, Any]) -> Network:
+    """Return the network of ``checkpoint["config"]["network"]``, randomly initialised.
+
+    An entry ``erase`` is the rank of the linear erasure between body and head.
 
     Raises:
         SerError: the description names anything but what is defined below ``ser.models``, or does not fit it.
     """
     # A group file is partial because the sizes are filled in later; in a checkpoint they are there.
-    network = construct({key: value for key, value in description.items() if key != "_partial_"}, "ser.models")
-    if not isinstance(network, nn.Module):
+    settings = {key: value for key, value in description.items() if key not in ("_partial_", "erase")}
+    network = construct(settings, "ser.models")
+    if not isinstance(network, Network):
         raise SerError(
-            f"the checkpoint's network is a {type(network).__name__}, expected a torch module; use a "
+            f"the checkpoint's network is a {type(network).__name__}, expected a network of ser; use a "
             "checkpoint that train.py wrote."
         )
+    if "erase" in description:
+        network.erase = LinearErasure(network.pooled_size, int(description["erase"]))
     return network
 
 

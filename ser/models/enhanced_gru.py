@@ -1,13 +1,10 @@
-"""The speaker-independent network: speaker normalisation, deep GRU, self-attention, adversarial speaker head."""
-
-from collections.abc import Callable
+"""The speaker-independent network: speaker normalisation, deep GRU, self-attention, feature enhancement."""
 
 import torch
 from torch import Tensor, nn
 
 from ser.models.attention import MultiHeadSelfAttention
 from ser.models.cpu.dropout import Dropout
-from ser.models.heads import ClassifierHead
 from ser.models.layers import (
     BidirectionalGRU,
     SinusoidalPositions,
@@ -16,7 +13,7 @@ from ser.models.layers import (
     masked_mean,
     valid_frames,
 )
-from ser.models.output import NetworkOutput
+from ser.models.network import ClassifierHead, Network
 
 
 class ResidualGRU(nn.Module):
@@ -35,20 +32,18 @@ class ResidualGRU(nn.Module):
         return self.dropout(output + states if self.residual else output)
 
 
-class EnhancedGRU(nn.Module):
+class EnhancedGRU(Network):
     """Projection, positions, speaker norm, residual GRU layers, self-attention, enhancement, mean and max, heads.
 
     Args:
         input_size: D, values a frame.
         emotions: C, number of classes.
-        speakers: S, number of training speakers.
         hidden_size: H; the GRU layers have 2H units a direction, the heads H.
         layers: number of GRU layers.
         heads: attention heads; a divisor of 4H.
         dropout: probability, everywhere.
         speaker_norm: whether to normalise each utterance (:class:`SpeakerNorm`).
         attention: whether to attend.
-        speaker_head: makes the adversarial head from (pooled width, S); None leaves it out.
 
     Raises:
         SerError: ``heads`` does not divide 4H.
@@ -60,7 +55,6 @@ class EnhancedGRU(nn.Module):
         self,
         input_size: int,
         emotions: int,
-        speakers: int,
         *,
         hidden_size: int = 256,
         layers: int = 3,
@@ -68,7 +62,6 @@ class EnhancedGRU(nn.Module):
         dropout: float = 0.3,
         speaker_norm: bool = True,
         attention: bool = True,
-        speaker_head: Callable[[int, int], nn.Module | None] | None = None,
     ) -> None:
         super().__init__()
         half, width = 2 * hidden_size, 4 * hidden_size
@@ -86,26 +79,16 @@ class EnhancedGRU(nn.Module):
             nn.ReLU(),
             Dropout(dropout),
         )
-        pooled_size = self.pooled_multiple * hidden_size
-        self.emotion_head = ClassifierHead(pooled_size, emotions, hidden_size, dropout)
-        self.speaker_head = speaker_head(pooled_size, speakers) if speaker_head else None
+        self.pooled_size = self.pooled_multiple * hidden_size
+        self.head = ClassifierHead(self.pooled_size, emotions, hidden_size, dropout)
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """Mean and max of the states beside their enhancement: (B, L, 4H), (B, L) -> (B, 12H)."""
         both = (states, self.enhance(states))  # (B, L, 4H), (B, L, 2H); to join them first would copy every frame
         return torch.cat([pool(part, mask) for pool in (masked_mean, masked_max) for part in both], dim=-1)  # (B, 12H)
 
-    def forward(
-        self, frames: Tensor, lengths: Tensor, alpha: float | Tensor = 0.0, return_attention: bool = False
-    ) -> NetworkOutput:
-        """Classify a batch.
-
-        Args:
-            frames: (B, L, D).
-            lengths: (B,) int64, valid frames of each utterance, at least 1.
-            alpha: strength of the gradient reversal.
-            return_attention: whether to return the head-averaged attention weights too.
-        """
+    def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return the pooled features (B, 12H) and the head-averaged attention weights (B, L, L) or None."""
         mask = valid_frames(lengths, frames.shape[1])  # (B, L)
         states = self.positions(self.project(frames))  # (B, L, 2H)
         if self.speaker_norm is not None:
@@ -116,6 +99,21 @@ class EnhancedGRU(nn.Module):
         weights = None
         if self.attention is not None:
             states, weights = self.attention(states, mask, return_attention)  # (B, L, 4H), (B, L, L)
-        pooled = self.pool(states, mask)  # (B, 12H)
-        speaker_logits = self.speaker_head(pooled, alpha) if self.speaker_head is not None else None
-        return NetworkOutput(self.emotion_head(pooled), speaker_logits, pooled, weights)
+        return self.pool(states, mask), weights
+
+
+class EnhancedGRUReference(EnhancedGRU):
+    """:class:`EnhancedGRU` as first printed: the 6H concatenation cut to 4H, the pooled 8H cut to 4H.
+
+    The cuts leave the mean of the attended states: enhancement and max pooling are computed and thrown away, and the
+    enhancement's parameters get a gradient of exactly zero. Use it only to reproduce the publication.
+    """
+
+    pooled_multiple = 4
+
+    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, 4H), (B, L) -> (B, 4H)."""
+        width = states.shape[-1]
+        enhanced = torch.cat((states, self.enhance(states)), dim=-1)[..., :width]  # (B, L, 6H) -> (B, L, 4H)
+        pooled = torch.cat((masked_mean(enhanced, mask), masked_max(enhanced, mask)), dim=-1)  # (B, 8H)
+        return pooled[:, :width]  # (B, 4H)

@@ -14,26 +14,25 @@ from torch.nn import functional as F
 from ser.encoders.speech_model import LayerStack, SpeechModel
 from ser.errors import SerError
 from ser.models.layers import valid_frames
-from ser.models.output import NetworkOutput
+from ser.models.network import Network
 
 _CLASSES = {"hubert": "Hubert", "wavlm": "WavLM", "wav2vec2": "Wav2Vec2"}
 ROW, TAIL = 320, 80  # samples: a frame's distance to the next, and what the last window has beyond it
 
 
-class FineTuned(nn.Module):
+class FineTuned(Network):
     """Transformer layers, or a whole speech model, then LayerNorm, then the network proper.
 
     Args:
         input_size: D, values a frame: the layers' width, or 320 samples for a whole model.
         emotions: C, number of classes.
-        speakers: S, number of training speakers.
         config: the checkpoint's config.json, of a HuBERT, WavLM or wav2vec 2.0.
         first: layers ahead of the tuned ones, whose output the frames are; None: frames are the waveform in rows of
             320 samples, and the whole model is here.
         last: number of the last layer.
         normalize: the checkpoint wants waveforms of mean 0 and variance 1; of a whole model only.
         lr_factor: learning rate of the encoder's part relative to the network's.
-        network: takes over from here; frames and lengths to a NetworkOutput.
+        network: classifies the frames of the tuned layers.
 
     Raises:
         SerError: the configuration is of another kind of model.
@@ -43,14 +42,13 @@ class FineTuned(nn.Module):
         self,
         input_size: int,
         emotions: int,
-        speakers: int,
         *,
         config: Mapping[str, Any],
         first: int | None,
         last: int,
         normalize: bool,
         lr_factor: float,
-        network: nn.Module,
+        network: Network,
     ) -> None:
         super().__init__()
         depth, width = int(config["num_hidden_layers"]), int(config["hidden_size"])
@@ -58,27 +56,25 @@ class FineTuned(nn.Module):
             raise ValueError(f"frames of {input_size} values for layers of width {width}")
         self.first, self.last, self.depth, self.normalize = first, last, depth, normalize
         self.encoder = self._part(_random_model(config, last - (first or 0)), 0)
-        self.encoder.lr_factor = lr_factor  # type: ignore[assignment]  # read by ser.optimization
+        self.encoder.lr_factor = lr_factor  # type: ignore[assignment]  # read by ser.module
         self.norm = nn.LayerNorm(width)  # in place of the normalisation of frozen frames
         self.network = network
+        self.pooled_size = network.pooled_size
 
     @property
-    def speaker_head(self) -> Any:
-        """The network's adversarial head; None without one."""
-        return getattr(self.network, "speaker_head", None)
+    def head(self) -> nn.Module:  # type: ignore[override]  # it stays the inner network's, with its place in checkpoints
+        """The inner network's head."""
+        return self.network.head
 
-    def forward(
-        self, frames: Tensor, lengths: Tensor, alpha: float | Tensor = 0.0, return_attention: bool = False
-    ) -> NetworkOutput:
-        """Classify frames (B, L, D) of ``lengths`` (B,) as the encoder made them, not normalised."""
+    def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Run the tuned layers, then the inner network's body, on frames as the encoder made them."""
         if self.first is None:
             frames = frames.masked_fill(~valid_frames(lengths, frames.shape[1]).unsqueeze(-1), 0.0)
             waveforms = F.pad(frames.flatten(1), (0, TAIL))  # (B, 320 L + 80): as many frames as rows
             hidden, _ = self.encoder(waveforms, lengths * ROW + TAIL)
         else:
             hidden = self.encoder(frames, valid_frames(lengths, frames.shape[1]))[-1]  # (B, L, D)
-        output: NetworkOutput = self.network(self.norm(hidden), lengths, alpha, return_attention=return_attention)
-        return output
+        return self.network.body(self.norm(hidden), lengths, return_attention)
 
     def load_pretrained(self, model: nn.Module) -> None:
         """Take the weights of the whole ``model`` of transformers, which is left cut."""

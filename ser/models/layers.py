@@ -1,10 +1,14 @@
 """Layers that respect the true length of every utterance: norm, positions, pooling and the bidirectional GRU."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from ser.models.cpu.products import product_precision
 from ser.models.cpu.recurrent import bidirectional_gru, pays
+
+_SMALLEST_VARIANCE = 1e-5  # keeps the gradient of the square root finite for an utterance of one frame
 
 
 def valid_frames(lengths: Tensor, max_length: int) -> Tensor:
@@ -64,6 +68,58 @@ class SinusoidalPositions(nn.Module):
         angle = position / torch.pow(10000.0, even / self.channels)  # (L, ceil(D/2))
         table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, : self.channels]  # (L, D)
         return frames + table.to(frames.dtype)
+
+
+class Pooling(nn.Module, ABC):
+    """Base of the poolings: frames of ``width`` values to one vector of ``size`` = 2 ``width`` values."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.size = 2 * width
+
+    @abstractmethod
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Pool the frames (B, L, width) that ``mask`` (B, L) marks: (B, 2 width)."""
+
+
+class MeanMaxPooling(Pooling):
+    """Mean and maximum over the valid frames."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return mean and maximum (B, 2 width)."""
+        return torch.cat((masked_mean(states, mask), masked_max(states, mask)), dim=-1)
+
+
+class MeanStdPooling(Pooling):
+    """Mean and std over the valid frames (statistics pooling, Snyder et al. 2018)."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return mean and std (B, 2 width)."""
+        mean = masked_mean(states, mask)  # (B, width)
+        variance = masked_mean((states - mean.unsqueeze(1)).square(), mask)
+        return torch.cat((mean, (variance + _SMALLEST_VARIANCE).sqrt()), dim=-1)
+
+
+class AttentiveStatisticsPooling(Pooling):
+    """Weighted mean and std (Okabe et al. 2018) with learned weights per channel (Desplanques et al. 2020).
+
+    Args:
+        width: values per frame.
+        hidden_size: width of the layer that scores the frames.
+    """
+
+    def __init__(self, width: int, hidden_size: int = 64) -> None:
+        super().__init__(width)
+        self.score = nn.Sequential(nn.Linear(width, hidden_size), nn.Tanh(), nn.Linear(hidden_size, width))
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return weighted mean and weighted std (B, 2 width)."""
+        valid = mask.unsqueeze(-1)  # (B, L, 1)
+        weights = self.score(states).float().masked_fill(~valid, -torch.inf).softmax(dim=1)  # (B, L, width)
+        states = states.masked_fill(~valid, 0.0)
+        mean = (weights * states).sum(dim=1)  # (B, width)
+        variance = (weights * (states - mean.unsqueeze(1)).square()).sum(dim=1)
+        return torch.cat((mean, (variance + _SMALLEST_VARIANCE).sqrt()), dim=-1)
 
 
 class BidirectionalGRU(nn.Module):

@@ -1,0 +1,102 @@
+"""The contract of every network: a body makes one vector per utterance, a head classifies it."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ser.models.cpu.dropout import Dropout
+
+
+class NetworkOutput(NamedTuple):
+    """What a network returns for a batch.
+
+    Attributes:
+        emotion_logits: (B, C).
+        pooled: (B, P), one vector per utterance, the input of the head.
+        attention: (B, L, L), row t holds the weights of query frame t; None unless asked for, or without attention.
+    """
+
+    emotion_logits: Tensor
+    pooled: Tensor
+    attention: Tensor | None
+
+
+class LinearErasure(nn.Module):
+    """Removes directions from the pooled features: ``x - (x - mean) @ read @ write``.
+
+    Does nothing until ``mean``, ``read`` and ``write`` are set. An adversary (ser.adversary) that erases sets them
+    during training. They are buffers, so every checkpoint and exported file has them.
+
+    Args:
+        size: P, width of the pooled features.
+        rank: K, number of directions.
+    """
+
+    mean: Tensor
+    read: Tensor
+    write: Tensor
+
+    def __init__(self, size: int, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("read", torch.zeros(size, rank))
+        self.register_buffer("write", torch.zeros(rank, size))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return the pooled features (B, P) without the directions."""
+        return pooled - (pooled - self.mean) @ self.read @ self.write
+
+
+class Network(nn.Module, ABC):
+    """Base of the networks: ``body``, then ``erase`` where an adversary asked for it, then ``head``.
+
+    Subclasses define ``body`` and set ``head`` and ``pooled_size``. They know nothing of speakers.
+
+    Attributes:
+        head: pooled features (B, P) to emotion logits (B, C).
+        pooled_size: P.
+        erase: linear map between body and head; None for most networks.
+    """
+
+    head: nn.Module
+    pooled_size: int
+    erase: LinearErasure | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.erase = None
+
+    @abstractmethod
+    def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return the pooled features (B, P) and the attention weights (B, L, L) or None.
+
+        Args:
+            frames: (B, L, D), normalised.
+            lengths: (B,) int64, valid frames of each utterance, at least 1.
+            return_attention: whether to return the attention weights.
+        """
+
+    def forward(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> NetworkOutput:
+        """Classify frames (B, L, D) of ``lengths`` (B,); the arguments are those of ``body``."""
+        pooled, attention = self.body(frames, lengths, return_attention)
+        if self.erase is not None:
+            pooled = self.erase(pooled)
+        return NetworkOutput(self.head(pooled), pooled, attention)
+
+
+class ClassifierHead(nn.Sequential):
+    """Linear(-> H) - ReLU - Dropout - Linear(-> H/2) - ReLU - Dropout - Linear(-> classes)."""
+
+    def __init__(self, input_size: int, classes: int, hidden_size: int = 256, dropout: float = 0.3) -> None:
+        super().__init__(
+            nn.Linear(input_size, hidden_size),
+            nn.ReLU(),
+            Dropout(dropout),
+            nn.Linear(hidden_size, hidden_size // 2),
+            nn.ReLU(),
+            Dropout(dropout),
+            nn.Linear(hidden_size // 2, classes),
+        )
