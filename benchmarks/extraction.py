@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.corpus import Corpus, Utterance
-from ser.data.encoding import length_batches
+from ser.data.encoding import utterance_batches
 from ser.data.extraction import extract
 from ser.encoders import Encoder, LogMel, SpeechEncoder
 
@@ -55,7 +55,7 @@ def compare(name: str, encoder: Encoder, corpus: Corpus, folder: Path, batch_sec
     """Print one encoder's line."""
     few = Corpus(corpus.name, corpus.emotions, corpus.utterances[:3])
     extract(few, encoder, folder / "warm" / name, device, 2, batch_seconds, False)  # loads weights, imports the rest
-    batches = [[read_audio(u.path) for u in batch] for batch in length_batches(corpus.utterances, batch_seconds)]
+    batches = [[read_audio(u.path) for u in batch] for batch in utterance_batches(corpus.utterances, batch_seconds)]
     singles = [[waveform] for batch in batches for waveform in batch]
     frames = sum(len(row) for batch in batches for row in encoder(batch))
     bare = timed(lambda: [encoder(batch) for batch in batches])

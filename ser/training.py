@@ -70,6 +70,7 @@ def run(cfg: DictConfig) -> float:
         extraction.cache,
         normalization,
         frame_rate=encoder.frame_rate,
+        average=1 if own_frames else encoder.average,
         seed=cfg.seed,
         test=cfg.test,
         **cfg.batches,

@@ -199,6 +199,22 @@ def test_max_seconds_cuts_long_utterances_and_pads_none(build, frames):
     assert max(int(batch.lengths.max()) for batch in data.loader("train")) == 10
 
 
+def test_cached_frames_are_cut_then_averaged_when_they_are_read(build, frames):
+    whole, cut = build(average=4, max_frames=60), build(average=4, max_seconds=0.5, frame_rate=20.0)
+    for data, longest in ((whole, None), (cut, 10)):
+        for batch in data.loader("train", shuffle=True):
+            assert len(batch.ids) == 1 or batch.frames.shape[0] * batch.frames.shape[1] <= 60
+            for row, identifier in enumerate(batch.ids):
+                expected = torch.tensor(frames[identifier][:longest]).float().split(4)
+                assert batch.lengths[row] == len(expected)
+                torch.testing.assert_close(
+                    batch.frames[row, : len(expected)], torch.stack([part.mean(0) for part in expected])
+                )
+    assert whole.datasets["train"].lengths[0] == -(-len(frames[whole.datasets["train"].ids[0]]) // 4)
+    with pytest.raises(SerError, match="average=0"):
+        build(average=0)
+
+
 def test_max_frames_limits_padded_frames(build):
     data = build(max_frames=60)
     sizes = [batch.frames.shape[:2] for batch in data.loader("train", shuffle=True)]

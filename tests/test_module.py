@@ -168,6 +168,7 @@ def test_checkpoint_alone_repeats_the_predictions(configure, cache, tmp_path, wo
     assert len(table) and [f"p_{name}" for name in config["emotions"]] == list(table)[7:]
     for _, row in table.iterrows():
         utterance = torch.tensor(frames.read(row["id"])[:longest]).float()
+        utterance = torch.stack([group.mean(0) for group in utterance.split(encoder.average)])
         utterance = (utterance - config["normalization"]["mean"]) / config["normalization"]["std"]
         with torch.no_grad():
             found = network(utterance[None], torch.tensor([len(utterance)])).emotion_logits.softmax(-1)[0]

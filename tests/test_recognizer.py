@@ -82,12 +82,14 @@ def test_a_44100_hz_stereo_copy_agrees(recognizer):
     assert values(recognizer(stereo, 44100)) == pytest.approx(values(recognizer(mono, 16000)), abs=2e-3)
 
 
+@pytest.mark.parametrize("average", [1, 4])
 @pytest.mark.parametrize("max_seconds", [None, 1.5])
-def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds):
+def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds, average):
     """Frames read back from the cache, cropped and normalised by the training's own code."""
     from ser.data.datamodule import Batch, FrameDataset, normalize
 
-    path = save_checkpoint(tmp_path / "best.ckpt", max_seconds=max_seconds)
+    settings = {"_target_": "ser.encoders.LogMel", "mels": 40, "average": average}
+    path = save_checkpoint(tmp_path / "best.ckpt", max_seconds=max_seconds, encoder=settings)
     encoder = LogMel(mels=40)
     waveforms = {f"u{seed}": voice(seconds, seed) for seed, seconds in enumerate([1.0, 2.7, 4.0])}
     utterances = [
@@ -99,7 +101,7 @@ def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds):
     items = [Item.of(name, encoder([waveform])[0].half().numpy(), None) for name, waveform in waveforms.items()]
     write_items(tmp_path / "session1.safetensors", items, Origin("x", "y", encoder.description()))
     cache = FeatureCache([tmp_path / "session1.safetensors"])
-    dataset = FrameDataset(cache, utterances, None if max_seconds is None else round(max_seconds * 50))
+    dataset = FrameDataset(cache, utterances, None if max_seconds is None else round(max_seconds * 50), average)
     config = torch.load(path, weights_only=True)["config"]["normalization"]
     batch: Batch = normalize(dataset[[0, 1, 2]], config["mean"][None], config["std"][None])
     recognizer = Recognizer.from_checkpoint(path)

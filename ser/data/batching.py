@@ -1,29 +1,94 @@
-"""Batches of utterances of similar length: padding then costs 4% on IEMOCAP, where random batches of 32 cost 218%."""
+"""Batches of utterances of similar length, and the averaging of consecutive frames.
+
+On IEMOCAP's lengths, random batches of 32 compute 3.18 times the real frames, batches by length 1.06 times.
+"""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Sampler
+
+from ser.errors import SerError
+
+_SMALLEST_LAST = 3  # rows: one or two utterances make a poor gradient and a poor batch normalisation
+
+
+def average_frames(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Means of every ``count`` consecutive frames of each utterance in a padded batch. Exportable to ONNX.
+
+    Args:
+        frames: (B, L, D).
+        lengths: (B,) valid frames of each utterance; what lies beyond them is ignored.
+        count: frames per mean; the last mean of an utterance is over the frames that are left.
+
+    Returns:
+        Frames (B, ceil(L / count), D), zero beyond the new lengths (B,).
+
+    Raises:
+        SerError: ``count`` is below 1.
+    """
+    if count < 1:
+        raise SerError(f"features.average={count} was given, expected a whole number from 1; 1 keeps every frame.")
+    if count == 1:
+        return frames, lengths
+    groups = (frames.shape[1] + count - 1) // count
+    mask = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
+    padded = F.pad(frames.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, count - 1))[:, : groups * count]
+    sums = padded.reshape(frames.shape[0], groups, count, frames.shape[2]).sum(2)  # (B, groups, D)
+    start = count * torch.arange(groups, device=lengths.device)
+    members = (lengths[:, None] - start).clamp(1, count)  # (B, groups)
+    return sums / members.unsqueeze(-1), (lengths + count - 1) // count
+
+
+def length_batches(
+    lengths: Sequence[float], max_padded: float | None = None, batch_size: int | None = None
+) -> list[list[int]]:
+    """Row numbers in batches of similar length, longest first; rows of equal length keep their order.
+
+    Args:
+        lengths: of every row, in any unit.
+        max_padded: largest padded size of a batch (rows times longest row), in that unit; a row that is longer by
+            itself is a batch of its own. None: no limit.
+        batch_size: most rows in a batch. None: no limit.
+    """
+    batches: list[list[int]] = []
+    longest = 0.0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        size = len(batches[-1]) + 1 if batches else 0
+        fits = (batch_size is None or size <= batch_size) and (max_padded is None or longest * size <= max_padded)
+        if batches and fits:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+            longest = lengths[row]
+    return batches
 
 
 class LengthBatches(Sampler[list[int]]):
-    """Yield lists of row numbers so that a batch holds utterances of similar length, each row exactly once an epoch.
+    """Yields lists of row numbers of similar length; each row occurs exactly once per epoch.
 
     The number and the sizes of the batches are the same in every epoch (a progress bar and a learning-rate schedule
-    need that); which utterances meet changes: before sorting, each length is stretched by a random factor within
-    ``jitter``. On several devices the ranks share the batches without repeating a row, and every rank has the same
-    number of them: where the count does not divide, the largest batches are halved.
+    need that). Which utterances meet changes: before sorting, each length is multiplied by a random factor from
+    ``1 - jitter`` to ``1 + jitter``. On several devices the ranks share the batches without repeating a row, and every
+    rank gets the same number of batches: where the number does not divide, the largest batches are halved.
 
     Args:
         lengths: frames of every utterance.
         batch_size: most utterances in a batch.
         max_frames: most frames in a batch after padding; None means no limit. An utterance that is longer by itself
             forms a batch of its own.
-        shuffle: draw anew each epoch (training); otherwise always the same, longest first.
-        seed: together with the epoch it determines the order.
+        shuffle: draw anew each epoch (training); otherwise the order is always the same, longest first.
+        seed: determines the order together with the epoch.
         rank: this process among ``world_size`` processes.
         world_size: number of processes that share the utterances.
-        jitter: relative random change of a length before sorting.
+        jitter: relative random change of a length before sorting. More jitter mixes utterances more from epoch to
+            epoch and costs padding.
+
+    Raises:
+        SerError: jitter is not at least 0 and below 1, or there are fewer utterances than processes.
     """
 
     def __init__(
@@ -36,15 +101,17 @@ class LengthBatches(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        jitter: float = 0.005,
+        jitter: float = 0.05,
     ) -> None:
+        if not 0 <= jitter < 1:
+            raise SerError(f"batches.jitter={jitter} was given, expected 0 <= jitter < 1; 0.05 is usual.")
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
         self.jitter = jitter if shuffle else 0.0
-        # A jittered order statistic differs from the exact one by at most this factor, so the limit holds each epoch.
+        # The k-th longest jittered length lies at most this factor above the true one, so the limit holds each epoch.
         stretch = (1 + self.jitter) / (1 - self.jitter)
-        longest_first = np.sort(self.lengths)[::-1] * stretch
-        self.sizes = _share_evenly(_batch_sizes(longest_first, batch_size, max_frames), world_size)
+        batches = length_batches((self.lengths * stretch).tolist(), max_frames, batch_size)
+        self.sizes = _divide(_even_out_last([len(batch) for batch in batches]), world_size)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -64,21 +131,17 @@ class LengthBatches(Sampler[list[int]]):
             yield batches[turn].tolist()
 
 
-def _batch_sizes(longest_first: np.ndarray, batch_size: int, max_frames: int | None) -> list[int]:
-    """Cut the sorted lengths into batches that respect both limits."""
-    sizes: list[int] = []
-    start = 0
-    while start < len(longest_first):
-        size = min(batch_size, len(longest_first) - start)
-        if max_frames is not None:
-            size = min(size, max(1, int(max_frames // longest_first[start])))
-        sizes.append(size)
-        start += size
+def _even_out_last(sizes: list[int]) -> list[int]:
+    """Sizes whose last two batches are about equal, where the last one would be too small."""
+    if len(sizes) > 1 and sizes[-1] < _SMALLEST_LAST:
+        rows = sizes[-2] + sizes[-1]
+        first = min(sizes[-2], rows - rows // 2)  # never grows: the limit of frames was counted for its size
+        return [*sizes[:-2], first, rows - first]
     return sizes
 
 
-def _share_evenly(sizes: list[int], world_size: int) -> list[int]:
-    """Halve the largest batches until the number of batches divides by the number of processes.
+def _divide(sizes: list[int], world_size: int) -> list[int]:
+    """Sizes whose number divides by the number of processes: the largest batches are halved.
 
     Where only single utterances are left to halve, the shortest are paired instead.
     """
@@ -89,5 +152,8 @@ def _share_evenly(sizes: list[int], world_size: int) -> list[int]:
         sizes[largest : largest + 1] = [sizes[largest] - half, half]
     rest = len(sizes) % world_size
     if rest and len(sizes) < world_size:
-        raise ValueError(f"{len(sizes)} utterances cannot be shared by {world_size} processes")
+        raise SerError(
+            f"{len(sizes)} utterances cannot be shared by {world_size} processes, expected at least one for each; "
+            "use fewer devices."
+        )
     return sizes[: len(sizes) - 2 * rest] + [2] * rest

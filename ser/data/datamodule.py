@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ser.data.batching import LengthBatches
+from ser.data.batching import LengthBatches, average_frames
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.normalization import Normalization
@@ -21,7 +21,8 @@ class Batch(NamedTuple):
     """Utterances padded to the longest of them.
 
     Attributes:
-        frames: (B, L, D); half precision from the cache, single precision once normalised; zero beyond ``lengths``.
+        frames: (B, L, D); half precision from the cache, single precision once averaged or normalised; zero beyond
+            ``lengths``.
         lengths: (B,) true frames of each utterance.
         emotion: (B,) index into the corpus's emotions.
         speaker: (B,) index among the training speakers, -1 for others.
@@ -41,13 +42,22 @@ class FrameDataset(Dataset[Batch]):
     """Whole batches, read from the cache straight into their padded place.
 
     Indexed by a list of row numbers, so that a loader without automatic batching hands over finished batches.
+
+    Args:
+        cache: frames of the utterances.
+        utterances: one per row.
+        max_frames: cut longer utterances to their first cached frames; None: whole utterances.
+        average: consecutive cached frames averaged into one, after the cut.
     """
 
-    def __init__(self, cache: FeatureCache, utterances: Sequence[Utterance], max_frames: int | None) -> None:
-        self.cache = cache
+    def __init__(
+        self, cache: FeatureCache, utterances: Sequence[Utterance], max_frames: int | None, average: int = 1
+    ) -> None:
+        self.cache, self.average = cache, average
         self.ids = [utterance.id for utterance in utterances]
         longest = max_frames or np.iinfo(np.int64).max
-        self.lengths = [min(cache.lengths[identifier], longest) for identifier in self.ids]
+        self.cached_lengths = [min(cache.lengths[identifier], longest) for identifier in self.ids]
+        self.lengths = [-(-length // average) for length in self.cached_lengths]
         self.emotion = torch.zeros(len(self.ids), dtype=torch.int64)
         self.speaker = torch.full((len(self.ids),), -1, dtype=torch.int64)
         self.statistics = torch.zeros(len(self.ids), dtype=torch.int64)
@@ -56,15 +66,17 @@ class FrameDataset(Dataset[Batch]):
         return len(self.ids)
 
     def __getitem__(self, rows: list[int]) -> Batch:
-        lengths = [self.lengths[row] for row in rows]
-        frames = torch.zeros(len(rows), max(lengths), self.cache.dim, dtype=torch.float16)  # (B, L, D)
+        lengths = torch.tensor([self.cached_lengths[row] for row in rows])
+        frames = torch.zeros(len(rows), int(lengths.max()), self.cache.dim, dtype=torch.float16)  # (B, L, D)
         target = frames.numpy()
-        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        for place, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
             target[place, :length] = self.cache.read(self.ids[row])[:length]
+        if self.average > 1:
+            frames, lengths = average_frames(frames.float(), lengths, self.average)
         index = torch.tensor(rows)
         return Batch(
             frames,
-            torch.tensor(lengths),
+            lengths,
             self.emotion[index],
             self.speaker[index],
             self.statistics[index],
@@ -83,7 +95,9 @@ class EmotionDataModule(lightning.LightningDataModule):
         batch_size: most utterances a batch (a device).
         max_frames: most frames a batch after padding; None: no limit.
         max_seconds: cut longer utterances to their first seconds; None: whole utterances.
-        frame_rate: frames per second, to turn ``max_seconds`` into frames.
+        frame_rate: cached frames per second, to turn ``max_seconds`` into frames.
+        average: consecutive cached frames averaged into one (the encoder's ``average``).
+        jitter: relative random change of lengths before training utterances are sorted into batches.
         workers: loader processes; 0 reads in the training process.
         seed: of the batch order.
         test: false leaves the test part out altogether: nothing can read it then, not even by accident.
@@ -100,6 +114,8 @@ class EmotionDataModule(lightning.LightningDataModule):
         max_frames: int | None = None,
         max_seconds: float | None = None,
         frame_rate: float = 50.0,
+        average: int = 1,
+        jitter: float = 0.05,
         workers: int = 0,
         seed: int = 0,
         test: bool = True,
@@ -110,10 +126,15 @@ class EmotionDataModule(lightning.LightningDataModule):
                 f"batch_size={batch_size}, max_seconds={max_seconds} were given, but a batch needs at least one "
                 "utterance of more than zero seconds; give positive numbers."
             )
+        if average < 1:
+            raise SerError(
+                f"features.average={average} was given, expected a whole number from 1; 1 keeps every frame."
+            )
         self.cache, self.split = cache, split
         self.emotions = list(corpus.emotions)
         self.speakers = sorted({utterance.speaker for utterance in split.train})
         self.batch_size, self.max_frames, self.workers, self.seed = batch_size, max_frames, workers, seed
+        self.average, self.jitter = average, jitter
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
         self.normalization = normalization
         parts = {name: part for name, part in split.parts().items() if test or name != "test"}
@@ -122,7 +143,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         self.datasets = {name: self._dataset(part) for name, part in parts.items()}
 
     def _dataset(self, utterances: Sequence[Utterance]) -> FrameDataset:
-        dataset = FrameDataset(self.cache, utterances, self.crop)
+        dataset = FrameDataset(self.cache, utterances, self.crop, self.average)
         speaker = {name: index for index, name in enumerate(self.speakers)}
         dataset.emotion = torch.tensor([self.emotions.index(u.emotion) for u in utterances])
         dataset.speaker = torch.tensor([speaker.get(u.speaker, -1) for u in utterances])
@@ -145,6 +166,7 @@ class EmotionDataModule(lightning.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            jitter=self.jitter,
         )
         return DataLoader(
             dataset,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ser.data.audio import read_audio
 from ser.data.audio_source import source_of
+from ser.data.batching import length_batches
 from ser.data.cache import Source
 from ser.data.corpus import FrameSource, Utterance
 from ser.encoders import Encoder, UnfitWaveform
@@ -44,7 +45,7 @@ class Encoding:
         Batches are formed over all utterances and then thinned, so that an interrupted run encodes the same batches as
         an undisturbed one and ends with the same bytes.
         """
-        batches = [[u for u in batch if u.id in missing] for batch in length_batches(utterances, self.batch_seconds)]
+        batches = [[u for u in batch if u.id in missing] for batch in utterance_batches(utterances, self.batch_seconds)]
         batches = [batch for batch in batches if batch]
         wanted = [utterance for batch in batches for utterance in batch]
         log.info("session %d: %d of %d utterances to extract", session, len(wanted), len(utterances))
@@ -112,15 +113,12 @@ class Encoding:
             return [None]
 
 
-def length_batches(utterances: Sequence[Utterance], batch_seconds: float) -> list[list[Utterance]]:
+def utterance_batches(utterances: Sequence[Utterance], batch_seconds: float) -> list[list[Utterance]]:
     """Utterances of similar length together, longest first, within ``batch_seconds`` of padded audio."""
-    batches: list[list[Utterance]] = []
-    for utterance in sorted(utterances, key=lambda u: (-u.seconds, u.id)):
-        if batches and max(batches[-1][0].seconds, 1.0) * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(utterance)
-        else:
-            batches.append([utterance])
-    return batches
+    ordered = sorted(utterances, key=lambda u: (-u.seconds, u.id))
+    # Utterances of unknown length (0 s) count as a second, so that they do not all land in one batch.
+    batches = length_batches([max(utterance.seconds, 1.0) for utterance in ordered], batch_seconds)
+    return [[ordered[row] for row in batch] for batch in batches]
 
 
 def _decode(utterance: Utterance) -> tuple[Tensor, Source]:

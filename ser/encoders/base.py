@@ -17,7 +17,14 @@ class UnfitWaveform(SerError):  # noqa: N818 - says what is wrong with the one w
 
 
 class Encoder(Protocol):
-    """Turns 16 kHz mono waveforms into frames, each waveform independent of its batch mates."""
+    """Turns 16 kHz mono waveforms into frames, each waveform independent of its batch mates.
+
+    Attributes:
+        average: consecutive frames that readers of the frames average into one (ser.data.batching.average_frames);
+            the encoder itself gives every frame.
+    """
+
+    average: int
 
     @property
     def dim(self) -> int:
@@ -39,29 +46,6 @@ class Encoder(Protocol):
         Raises:
             UnfitWaveform: a waveform is shorter than one frame.
         """
-
-
-def average_frames(frames: Tensor, count: int) -> Tensor:
-    """Mean of every ``count`` consecutive frames: (L, D) -> (ceil(L / count), D); the last is over what is left."""
-    if count == 1:
-        return frames
-    return torch.stack([group.mean(0) for group in frames.split(count)])
-
-
-def averaged_rate(rate: float, count: int) -> float:
-    """Frames a second once every ``count`` of ``rate`` are averaged into one.
-
-    Raises:
-        SerError: ``count`` is below 1.
-    """
-    if count < 1:
-        raise SerError(f"average={count} frames was given, expected a whole number from 1; 1 keeps every frame.")
-    return rate / count
-
-
-def averaging(count: int) -> dict[str, int]:
-    """What ``average`` adds to an encoder's description; nothing at 1, as if there were no such setting."""
-    return {"average": count} if count > 1 else {}
 
 
 def refuse_short(waveforms: Sequence[Tensor], samples: int) -> None:

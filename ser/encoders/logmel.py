@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import FRAME_SAMPLES, average_frames, averaged_rate, averaging, refuse_short
+from ser.encoders.base import FRAME_SAMPLES, refuse_short
 
 
 class LogMel:
@@ -22,7 +22,7 @@ class LogMel:
         hop_seconds: distance of two frames.
         f_min: lower edge of the lowest band in Hz.
         f_max: upper edge of the highest band in Hz.
-        average: consecutive frames averaged into one; 1 keeps every frame.
+        average: consecutive frames that readers average into one; the encoder gives every frame.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LogMel:
         self.dim = mels
         self.hop = round(hop_seconds * SAMPLE_RATE)
         self.average = average
-        self.frame_rate = averaged_rate(SAMPLE_RATE / self.hop, average)
+        self.frame_rate = SAMPLE_RATE / self.hop
         self.f_min, self.f_max = f_min, f_max
         self.device = torch.device("cpu")
 
@@ -49,7 +49,6 @@ class LogMel:
             "f_min": self.f_min,
             "f_max": self.f_max,
             "scale": "(ln(max(x,1e-10))+12)/4",
-            **averaging(self.average),
         }
 
     def to(self, device: str | torch.device) -> Self:
@@ -90,4 +89,4 @@ class LogMel:
 
     def _frames(self, waveform: Tensor) -> Tensor:
         energy = self._mel(waveform).transpose(0, 1)  # (L, D)
-        return average_frames((energy.clamp(min=1e-10).log() + 12) / 4, self.average)
+        return (energy.clamp(min=1e-10).log() + 12) / 4

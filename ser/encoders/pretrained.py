@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import HOP_SAMPLES, averaged_rate, averaging
+from ser.encoders.base import HOP_SAMPLES
 from ser.encoders.weights import checkpoint_folder, first_line, read_json, remedy, weights_hash
 from ser.errors import SerError
 
@@ -35,7 +35,7 @@ class PretrainedEncoder(ABC):
         layer: None for the last, a number, or several numbers.
         dtype: precision of the computation; "bfloat16" and "float16" are for GPUs.
         max_batch_seconds: padded audio that one forward pass may hold.
-        average: consecutive frames averaged into one; 1 keeps every frame.
+        average: consecutive frames that readers average into one; the encoder gives every frame.
         join: what becomes of several layers: their "mean", or "concatenate" for a network that weighs them itself (the
             frames get as many times wider).
     """
@@ -60,7 +60,7 @@ class PretrainedEncoder(ABC):
         self.dtype = dtype
         self.max_batch_seconds = max_batch_seconds
         self.average, self.join = average, join
-        self.frame_rate = averaged_rate(SAMPLE_RATE / HOP_SAMPLES, average)
+        self.frame_rate = SAMPLE_RATE / HOP_SAMPLES
         self.device = torch.device("cpu")
 
     @cached_property
@@ -139,7 +139,6 @@ class PretrainedEncoder(ABC):
             "dtype": self.dtype,
             "config": hashlib.sha256(json.dumps(self.plain_config, sort_keys=True).encode()).hexdigest()[:16],
             "weights": weights_hash(self.folder),
-            **averaging(self.average),
             **({"join": self.join} if self.join != "mean" and len(self.layers) > 1 else {}),
         }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import FRAME_SAMPLES, average_frames, refuse_short
+from ser.encoders.base import FRAME_SAMPLES, refuse_short
 from ser.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
 from ser.encoders.waveform import Waveform
 from ser.errors import SerError
@@ -125,7 +125,7 @@ class SpeechEncoder(PretrainedEncoder):
         frames: dict[int, Tensor] = {}
         for batch in _batches([len(waveform) for waveform in waveforms], self.max_batch_seconds):
             frames.update(zip(batch, self._encode([waveforms[index] for index in batch]), strict=True))
-        return [average_frames(frames[index], self.average) for index in range(len(waveforms))]
+        return [frames[index] for index in range(len(waveforms))]
 
     def _encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """One padded batch through the transformer."""

@@ -18,6 +18,7 @@ class Waveform:
 
     dim = HOP_SAMPLES
     frame_rate = SAMPLE_RATE / HOP_SAMPLES
+    average = 1
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import HOP_SAMPLES, average_frames, refuse_short
+from ser.encoders.base import HOP_SAMPLES, refuse_short
 from ser.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
 from ser.errors import SerError
 
@@ -72,7 +72,7 @@ class WhisperEncoder(PretrainedEncoder):
             hidden = self._windows([piece for _, piece in batch])  # (B, window, D)
             for (index, piece), row in zip(batch, hidden, strict=True):
                 found[index].append(row[: round(len(piece) / HOP_SAMPLES)])
-        return [average_frames(torch.cat(rows), self.average) for rows in found]
+        return [torch.cat(rows) for rows in found]
 
     def _windows(self, waveforms: Sequence[Tensor]) -> Tensor:
         """Encode clips of at most one window, (B, window, D)."""

@@ -78,6 +78,11 @@ class ModelConfig:
         return str(self.plain["normalization"]["kind"])
 
     @property
+    def average(self) -> int:
+        """Consecutive frames of the encoder that are averaged into one."""
+        return int(self.plain["encoder"].get("average", 1))
+
+    @property
     def input_size(self) -> int:
         """Values a frame (D)."""
         return int(self.plain["network"]["input_size"])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ser.data.batching import average_frames
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig
 from ser.inference.statistics import FrameStatistics
@@ -44,19 +45,23 @@ class TorchNetwork:
     Args:
         network: with its weights.
         device: where it computes.
+        average: consecutive frames averaged into one, as in training.
     """
 
-    def __init__(self, network: nn.Module, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(self, network: nn.Module, device: str | torch.device = "cpu", average: int = 1) -> None:
+        self.device, self.average = torch.device(device), average
         self.network = network.eval().requires_grad_(False).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[Tensor], statistics: FrameStatistics, attention: bool = False) -> Scores:
-        """See FrameModel."""
+        """Average, normalise and classify frames (L, D) as one batch."""
         lengths = torch.tensor([len(utterance) for utterance in frames], device=self.device)
         mean, std = statistics.mean.to(self.device), statistics.std.to(self.device)
-        normalised = [(utterance.to(self.device) - mean) / std for utterance in frames]
-        output = self.network(pad_sequence(normalised, batch_first=True), lengths, return_attention=attention)
+        padded = pad_sequence([utterance.to(self.device) for utterance in frames], batch_first=True)  # (B, L, D)
+        padded, lengths = average_frames(padded, lengths, self.average)
+        valid = torch.arange(padded.shape[1], device=self.device) < lengths[:, None]  # (B, L)
+        normalised = ((padded - mean) / std) * valid[..., None]
+        output = self.network(normalised, lengths, return_attention=attention)
         probabilities = output.emotion_logits.float().softmax(-1).double().cpu().numpy()  # (B, C)
         weights = None
         if output.attention is not None:
@@ -69,7 +74,7 @@ class TorchNetwork:
 
 
 class OnnxNetwork:
-    """The exported network; normalisation by the training statistics is inside its graph.
+    """The exported network; averaging and normalisation by the training statistics are inside its graph.
 
     Args:
         session: an onnxruntime session of frames (B, L, D) and lengths (B,).
@@ -80,7 +85,7 @@ class OnnxNetwork:
         self.session, self.trained = session, trained
 
     def __call__(self, frames: Sequence[Tensor], statistics: FrameStatistics, attention: bool = False) -> Scores:
-        """See FrameModel; an exported network gives no attention."""
+        """Classify frames (L, D) as one batch; an exported network gives no attention."""
         if statistics is not self.trained:
             # Undone by the graph's own normalisation, which leaves the frames normalised by ``statistics``.
             scale = self.trained.std / statistics.std

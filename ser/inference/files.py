@@ -13,10 +13,11 @@ import soundfile
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE, duration, read_audio
+from ser.data.batching import length_batches
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.statistics import FrameStatistics
-from ser.inference.waveforms import LONGEST_SECONDS, SHORTEST_SAMPLES, batches_by_length, prepare
+from ser.inference.waveforms import LONGEST_SECONDS, SHORTEST_SAMPLES, prepare
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
 LONG_WINDOW, LONG_HOP = 10.0, 5.0  # seconds: windows that stand for a file too long to be taken whole
@@ -300,7 +301,7 @@ def _predict_portion(
         statistics = statistics_of(path)
         groups.setdefault(id(statistics), (statistics, []))[1].append(path)
     for statistics, paths in groups.values():
-        for rows in batches_by_length([len(waveforms[path]) for path in paths], batch_seconds):
+        for rows in length_batches([len(waveforms[path]) for path in paths], batch_seconds * SAMPLE_RATE):
             batch = [paths[row] for row in rows]
             try:
                 found = recognizer.predict_batch([waveforms[path] for path in batch], statistics)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
+from ser.data.batching import average_frames
 from ser.encoders import FULL, Encoder, LogMel, SpeechEncoder, Waveform, WhisperEncoder
 from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES
 from ser.encoders.speech_model import LayerStack, SpeechModel
@@ -30,14 +31,15 @@ class FrameGraph(nn.Module):
         super().__init__()
         network, statistics = torch_network(recognizer).network, recognizer.config.statistics
         self.network = exportable(_plain(network))
-        self.longest = recognizer.longest_frames
+        self.longest, self.average = recognizer.longest_frames, recognizer.config.average
         self.register_buffer("mean", statistics.mean.clone())
         self.register_buffer("std", statistics.std.clone())
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Normalise, classify, softmax."""
+        """Cut, average, normalise, classify, softmax."""
         if self.longest is not None:
             lengths = lengths.clamp(max=self.longest)
+        frames, lengths = average_frames(frames, lengths, self.average)
         normalised = (frames - self.mean) / self.std  # (B, L, D)
         mask = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
         normalised = normalised.masked_fill(~mask.unsqueeze(-1), 0.0)
@@ -58,35 +60,12 @@ class WaveformGraph(nn.Module):
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
         self.encode = encoder_graph(recognizer.encoder)
-        self.average = int(getattr(recognizer.encoder, "average", 1))
         self.classify = FrameGraph(recognizer)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """The encoder, half precision as in the feature cache, then the network."""
         frames, counts = self.encode(waveform, lengths)
-        if self.average > 1:
-            frames, counts = average_padded(frames, counts, self.average)
         return self.classify(frames.half().float(), counts)
-
-
-def average_padded(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Means of every ``count`` consecutive frames of a padded batch, as encoders make them of one utterance.
-
-    Args:
-        frames: (B, L, D).
-        lengths: (B,) valid frames of each utterance.
-        count: frames a mean; the last mean of an utterance is over what is left.
-
-    Returns:
-        Frames (B, ceil(L / count), D) and their lengths (B,).
-    """
-    groups = (frames.shape[1] + count - 1) // count
-    mask = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
-    padded = F.pad(frames.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, count - 1))[:, : groups * count]
-    sums = padded.reshape(frames.shape[0], groups, count, frames.shape[2]).sum(2)  # (B, groups, D)
-    start = count * torch.arange(groups, device=lengths.device)
-    members = (lengths[:, None] - start).clamp(1, count)  # (B, groups)
-    return sums / members.unsqueeze(-1), (lengths + count - 1) // count
 
 
 class LogMelGraph(nn.Module):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
+from ser.data.batching import length_batches
 from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig, find_model, read_checkpoint, read_folder
@@ -26,7 +27,7 @@ from ser.inference.engines import (
 )
 from ser.inference.loading import build_encoder, from_hub, usable_device
 from ser.inference.statistics import FrameStatistics
-from ser.inference.waveforms import Recording, Waveform, batches_by_length, prepare
+from ser.inference.waveforms import Recording, Waveform, prepare
 from ser.models.build import build_network
 
 
@@ -83,7 +84,7 @@ class Recognizer:
 
     @property
     def longest_frames(self) -> int | None:
-        """Frames that training kept of an utterance; None: all of them, or the model itself sees to it."""
+        """Encoder frames that training kept of an utterance; None: all of them, or the model itself cuts."""
         if self.config.max_seconds is None or self.encoder is None:
             return None
         return max(1, round(self.config.max_seconds * self.encoder.frame_rate))
@@ -131,7 +132,7 @@ class Recognizer:
                 f"({str(error).splitlines()[0]}); train or copy it again."
             ) from error
         encoder = encoder or build_encoder(config, encoder_checkpoint, place)
-        return cls(config, TorchNetwork(network, place), encoder)
+        return cls(config, TorchNetwork(network, place, config.average), encoder)
 
     @classmethod
     def from_pretrained(
@@ -189,7 +190,7 @@ class Recognizer:
         """
         waveforms = [prepare(*recording) for recording in recordings]
         found: dict[int, Prediction] = {}
-        for rows in batches_by_length([len(waveform) for waveform in waveforms], batch_seconds):
+        for rows in length_batches([len(waveform) for waveform in waveforms], batch_seconds * SAMPLE_RATE):
             predictions = self.predict_batch([waveforms[row] for row in rows], statistics, attention)
             found.update(zip(rows, predictions, strict=True))
         return [found[row] for row in range(len(waveforms))]

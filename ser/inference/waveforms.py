@@ -1,6 +1,4 @@
-"""Samples from anywhere as the encoder takes them, and in which batches."""
-
-from collections.abc import Sequence
+"""Samples from anywhere as the encoder takes them."""
 
 import numpy as np
 import torch
@@ -43,14 +41,3 @@ def prepare(waveform: Waveform, sample_rate: int) -> Tensor:
             f"{LONGEST_SECONDS:.0f} s at once; save it as a file and use a timeline (--window 5)."
         )
     return prepared
-
-
-def batches_by_length(lengths: Sequence[int], batch_seconds: float) -> list[list[int]]:
-    """Row numbers in batches, longest first, whose padded size stays within ``batch_seconds`` (one row at least)."""
-    batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_seconds * SAMPLE_RATE:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
