@@ -81,6 +81,7 @@ class EmotionModule(lightning.LightningModule):
         self.l2_reg, self.seed, self.config = l2_reg, seed, config or {}
         self.train_metrics = emotion_metrics(len(emotions), "train/")
         self.val_metrics = emotion_metrics(len(emotions), "val/")
+        self.test_metrics = emotion_metrics(len(emotions), "test/")  # recorded per epoch; nothing is chosen by them
         self.speaker_accuracy = MeanMetric()
 
     def forward(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> NetworkOutput:
@@ -113,11 +114,12 @@ class EmotionModule(lightning.LightningModule):
         self._log_step("train", {"loss": loss, **parts}, self.train_metrics, output.emotion_logits, batch)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and metrics on unseen speakers."""
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log loss and metrics on unseen speakers, of the validation part (loader 0) or the test part (loader 1)."""
         logits = self(batch.frames, batch.lengths).emotion_logits
-        loss = F.cross_entropy(logits, batch.emotion)
-        self._log_step("val", {"loss": loss}, self.val_metrics, logits, batch)
+        losses = {} if dataloader_idx else {"loss": F.cross_entropy(logits, batch.emotion)}
+        metrics = (self.val_metrics, self.test_metrics)[dataloader_idx]
+        self._log_step("val", losses, metrics, logits, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
@@ -143,21 +145,15 @@ class EmotionModule(lightning.LightningModule):
     def _log_step(
         self, phase: str, losses: dict[str, Tensor], metrics: MetricCollection, logits: Tensor, batch: Batch
     ) -> None:
+        common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
         size = len(batch.emotion)
         for name, value in losses.items():
             bar = name in ("loss", "speaker_loss")
-            self.log(
-                f"{phase}/{name}",
-                value.detach(),
-                on_epoch=True,
-                prog_bar=bar,
-                batch_size=size,
-                sync_dist=True,
-                on_step=False,
-            )
+            self.log(f"{phase}/{name}", value.detach(), prog_bar=bar, batch_size=size, sync_dist=True, **common)
         metrics.update(logits.detach(), batch.emotion)
         for name, metric in metrics.items(keep_base=False):
-            self.log(str(name), metric, on_epoch=True, prog_bar=str(name).endswith("/uar"), on_step=False)
+            bar = str(name) in ("train/uar", "val/uar")
+            self.log(str(name), metric, prog_bar=bar, batch_size=size, **common)
 
     def _log_speaker_accuracy(self, logits: Tensor, speaker: Tensor) -> None:
         right = (logits.detach().argmax(-1) == speaker).float()

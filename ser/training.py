@@ -73,6 +73,7 @@ def run(cfg: DictConfig) -> float:
         average=1 if own_frames else encoder.average,
         seed=cfg.seed,
         test=cfg.test,
+        test_each_epoch=cfg.test_each_epoch,
         **cfg.batches,
     )
     record = folder.write_split(split, corpus, extraction.failures, datamodule.normalization.transductive)

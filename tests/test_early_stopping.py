@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ser.callbacks.early_stopping import ResumableEarlyStopping
+from ser.callbacks import ResumableEarlyStopping
 
 MODULE = SimpleNamespace(emotions=["neutral", "happy", "angry", "sad"])
 

@@ -100,6 +100,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         jitter: relative random change of lengths before training utterances are sorted into batches.
         workers: loader processes; 0 reads in the training process.
         seed: of the batch order.
+        test_each_epoch: validation has the test part as a second loader, so that its scores can be recorded.
         test: false leaves the test part out altogether: nothing can read it then, not even by accident.
     """
 
@@ -118,6 +119,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         jitter: float = 0.05,
         workers: int = 0,
         seed: int = 0,
+        test_each_epoch: bool = False,
         test: bool = True,
     ) -> None:
         super().__init__()
@@ -135,6 +137,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         self.speakers = sorted({utterance.speaker for utterance in split.train})
         self.batch_size, self.max_frames, self.workers, self.seed = batch_size, max_frames, workers, seed
         self.average, self.jitter = average, jitter
+        self.test_each_epoch = test_each_epoch and test
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
         self.normalization = normalization
         parts = {name: part for name, part in split.parts().items() if test or name != "test"}
@@ -183,9 +186,9 @@ class EmotionDataModule(lightning.LightningDataModule):
         """Shuffled training batches."""
         return self.loader("train", shuffle=True)
 
-    def val_dataloader(self) -> "DataLoader[Batch]":
-        """Validation batches, always in the same order."""
-        return self.loader("validation")
+    def val_dataloader(self) -> list["DataLoader[Batch]"]:
+        """Validation batches, always in the same order; test batches as well with ``test_each_epoch``."""
+        return [self.loader(part) for part in ("validation", *["test"] * self.test_each_epoch)]
 
     def test_dataloader(self) -> "DataLoader[Batch]":
         """Test batches, always in the same order."""

@@ -1,4 +1,4 @@
-"""What happened in each epoch, as a table."""
+"""Callbacks of a run: early stopping, a check of the gradients, the table of the epochs."""
 
 import logging
 import math
@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import pandas as pd
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
 from ser.io import atomic_path
 
@@ -20,6 +21,61 @@ COLUMNS = (
     "train/loss", "train/emotion_loss", "train/speaker_loss", "train/l2", "train/wa", "train/uar", "train/f1",
     "train/speaker_accuracy", "val/loss", "val/wa", "val/uar", "val/f1", "test/wa", "test/uar",
 )  # fmt: skip
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """Lightning's early stopping with two differences.
+
+    A run resumed after its stop trains no further epoch: Lightning saves the count of epochs without improvement but
+    not the decision, so it would train one more epoch before deciding again, and the resumed run would differ from the
+    uninterrupted one.
+
+    Patience begins once the score was clearly above chance. Deep recurrent networks on small corpora spend their first
+    epochs at chance, where one lucky epoch would make all that follow look like no improvement.
+
+    Args:
+        above_chance: how far above 1 / classes the best score has to be before epochs without improvement count.
+        keywords: Lightning's own (``monitor``, ``patience``, ``mode`` ...).
+    """
+
+    def __init__(self, above_chance: float = 0.1, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.above_chance = above_chance
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop at once when the restored state says that the run had stopped."""
+        if self.stopped_epoch > 0 or self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forget the epochs that were spent at chance."""
+        emotions: list[str] = pl_module.emotions  # type: ignore[assignment]
+        if self.mode == "max" and float(self.best_score) < 1 / len(emotions) + self.above_chance:
+            self.wait_count = 0
+
+
+class GradientCheck(lightning.Callback):
+    """Reports, once, every trainable parameter whose gradient is missing or all zero in the first step.
+
+    A part of a network that is computed and thrown away, or frozen by mistake, shows here instead of nowhere.
+    """
+
+    def __init__(self) -> None:
+        self.without_gradient: list[str] = []
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Look at the gradients of the first step."""
+        if trainer.global_step > 0:
+            return
+        self.without_gradient = [
+            name
+            for name, parameter in pl_module.named_parameters()
+            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+        ]
+        if self.without_gradient:
+            log.warning("no gradient in the first step reaches: %s", ", ".join(self.without_gradient))
 
 
 class History(lightning.Callback):
