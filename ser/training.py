@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -26,7 +27,6 @@ from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.finetuning import check_finetuning, make_network
 from ser.inference.checkpoint import FORMAT
-from ser.models.cpu.products import has_bf16_instructions
 from ser.models.network import Network
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
@@ -211,6 +211,12 @@ def build_trainer(cfg: DictConfig) -> lightning.Trainer:
         plugins=[WholeFileCheckpointIO()],
     )
     return trainer
+
+
+def has_bf16_instructions() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _precision(trainer: DictConfig) -> str | int | None:

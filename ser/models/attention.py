@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ser.errors import SerError
-from ser.models.cpu.dropout import Dropout
-from ser.models.cpu.dropped_attention import dropped_attention
 
 
 class MatchingAttention(nn.Module, ABC):
@@ -137,7 +135,7 @@ class MultiHeadSelfAttention(nn.Module):
         self.heads = heads
         self.project = nn.Linear(size, 3 * size)
         self.combine = nn.Linear(size, size)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(size)
 
     def forward(self, states: Tensor, mask: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -153,9 +151,6 @@ class MultiHeadSelfAttention(nn.Module):
             weights = every_head.mean(dim=1)
         else:
             dropped = self.dropout.p if self.training else 0.0
-            if 0 < dropped < 1 and query.device.type == "cpu":
-                context = dropped_attention(query, key, value, mask, dropped)
-            else:
-                context = F.scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=dropped)
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=dropped)
         context = self.combine(context.transpose(1, 2).flatten(2))  # (B, L, E)
         return self.norm(states + context), weights

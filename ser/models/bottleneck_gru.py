@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ser.models.attention import MultiHeadSelfAttention
-from ser.models.cpu.dropout import Dropout
 from ser.models.enhanced_gru import ResidualGRU
 from ser.models.layers import MeanStdPooling, Pooling, valid_frames
 from ser.models.network import Network
@@ -27,7 +26,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, input_size: int, size: int, dropout: float, noise: float) -> None:
         super().__init__()
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.reduce = nn.Linear(input_size, size)
         self.norm = nn.LayerNorm(size, elementwise_affine=False)
         self.noise = noise
@@ -74,12 +73,12 @@ class BottleneckGRU(Network):
         super().__init__()
         width = 2 * hidden_size
         self.project = nn.Linear(input_size, width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(ResidualGRU(width, hidden_size, dropout) for _ in range(layers))
         self.attention = MultiHeadSelfAttention(width, heads, dropout) if heads else None
         self.pooling = pooling(width)
         size = self.pooling.size
-        self.bottleneck = Bottleneck(size, bottleneck, dropout, noise) if bottleneck else Dropout(dropout)
+        self.bottleneck = Bottleneck(size, bottleneck, dropout, noise) if bottleneck else nn.Dropout(dropout)
         self.pooled_size = bottleneck or size
         self.head = nn.Linear(self.pooled_size, emotions)
 

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from ser.models.attention import MultiHeadSelfAttention
-from ser.models.cpu.dropout import Dropout
 from ser.models.layers import (
     BidirectionalGRU,
     SinusoidalPositions,
@@ -23,7 +22,7 @@ class ResidualGRU(nn.Module):
         super().__init__()
         self.gru = BidirectionalGRU(input_size, hidden_size)
         self.norm = nn.LayerNorm(2 * hidden_size)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.residual = input_size == 2 * hidden_size
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
@@ -68,16 +67,16 @@ class EnhancedGRU(Network):
         self.project = nn.Linear(input_size, half)
         self.positions = SinusoidalPositions(half)
         self.speaker_norm = SpeakerNorm(half) if speaker_norm else None
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(ResidualGRU(width if index else half, half, dropout) for index in range(layers))
         self.attention = MultiHeadSelfAttention(width, heads, dropout) if attention else None
         self.enhance = nn.Sequential(
             nn.Linear(width, half),
             nn.ReLU(),
-            Dropout(dropout),
+            nn.Dropout(dropout),
             nn.Linear(half, half),
             nn.ReLU(),
-            Dropout(dropout),
+            nn.Dropout(dropout),
         )
         self.pooled_size = self.pooled_multiple * hidden_size
         self.head = ClassifierHead(self.pooled_size, emotions, hidden_size, dropout)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.models.attention import DotAttention
-from ser.models.cpu.dropout import Dropout
 from ser.models.layers import BidirectionalGRU, masked_max, valid_frames
 from ser.models.network import Network
 
@@ -36,13 +35,13 @@ class GRU(Network):
     ) -> None:
         super().__init__()
         width = 2 * hidden_size
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             BidirectionalGRU(width if index else input_size, hidden_size) for index in range(layers)
         )
         self.attention = attention(width) if attention else None
         self.pooled_size = width
-        self.head = nn.Sequential(Dropout(dropout), nn.Linear(width, emotions))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, emotions))
 
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the maximum of the attended states (B, 2H) and the attention weights (B, L, L) or None."""

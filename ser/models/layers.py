@@ -5,9 +5,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from ser.models.cpu.products import product_precision
-from ser.models.cpu.recurrent import bidirectional_gru, pays
-
 _SMALLEST_VARIANCE = 1e-5  # keeps the gradient of the square root finite for an utterance of one frame
 
 
@@ -125,9 +122,9 @@ class AttentiveStatisticsPooling(Pooling):
 class BidirectionalGRU(nn.Module):
     """One GRU layer in both directions; the backward one starts at the true end of each utterance.
 
-    On CPU it runs as :func:`bidirectional_gru` where that is faster. Elsewhere, and in exported graphs, the backward
-    direction is a second ``nn.GRU`` over the utterances turned round one by one, padding left behind them; packed
-    sequences compute the same, but cannot be exported, and a training step through them takes several times as long.
+    The backward direction is a second ``nn.GRU`` over the frames of each utterance in reverse order, with the padding
+    left behind them. Packed sequences compute the same, but cannot be exported, and on CPU a training step through them
+    takes 1.3 to 3 times as long (``python -m benchmarks.recurrent``).
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -136,11 +133,7 @@ class BidirectionalGRU(nn.Module):
         self.backward_direction = nn.GRU(input_size, hidden_size, batch_first=True)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Run over (B, L, D) of ``lengths`` (B,): states (B, L, 2 * hidden_size); those of padding mean nothing."""
-        weights = [*self.forward_direction.parameters(), *self.backward_direction.parameters()]
-        training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (frames, *weights))
-        if pays(frames, self.forward_direction.hidden_size, training):
-            return bidirectional_gru(frames, lengths, weights, product_precision(weights[0]))
+        """Run over (B, L, D) of ``lengths`` (B,): states (B, L, 2H), undefined at padded frames."""
         time = torch.arange(frames.shape[1], device=lengths.device)
         end = lengths.unsqueeze(1)
         order = torch.where(time < end, end - 1 - time, time).unsqueeze(-1)  # (B, L, 1), its own inverse

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ser.models.cpu.dropout import Dropout
-
 
 class NetworkOutput(NamedTuple):
     """What a network returns for a batch.
@@ -94,9 +92,9 @@ class ClassifierHead(nn.Sequential):
         super().__init__(
             nn.Linear(input_size, hidden_size),
             nn.ReLU(),
-            Dropout(dropout),
+            nn.Dropout(dropout),
             nn.Linear(hidden_size, hidden_size // 2),
             nn.ReLU(),
-            Dropout(dropout),
+            nn.Dropout(dropout),
             nn.Linear(hidden_size // 2, classes),
         )

@@ -1,1 +1,0 @@
-"""CPU kernels that replace torch's own where they are faster."""
