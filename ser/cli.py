@@ -221,15 +221,19 @@ def demo(
     max_seconds: Annotated[
         float, typer.Option(metavar="SECONDS", callback=_positive, help="Longest file that is accepted.")
     ] = 600.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name under which browsers may call a page open to the network; repeat."),
+    ] = None,
 ) -> int:
     """Serve a web page that recognises a microphone, files and folders; Ctrl-C ends."""
     try:
-        from ser.demo.running import Settings, serve  # noqa: PLC0415
+        from ser.demo.server import Settings, serve  # noqa: PLC0415
     except ImportError as error:
         raise SerError(
             f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser[demo]'."
         ) from error
-    serve(Settings(checkpoint, encoder, device, host, port, max_upload_mb, max_seconds))
+    serve(Settings(checkpoint, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or ()))
     return 0
 
 

@@ -6,7 +6,9 @@ import re
 import string
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
+import fastapi
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from checkpoints import EMOTIONS, save_checkpoint, voice
 from fake_runs import write_run
 from torchaudio.functional import resample
 
+from ser.emotions import looks
 from ser.errors import SerError
 from ser.inference.speech_gate import EnergyGate
 
@@ -22,14 +25,11 @@ pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[de
 
 from fastapi.testclient import TestClient
 
-from ser.demo import recordings, running, texts, views
-from ser.demo.drawing import Look, contrast_on_white
-from ser.demo.history import Filter, History, entry_table, to_csv, to_json
-from ser.demo.live import LiveSound
-from ser.demo.models import ModelShelf
-from ser.demo.page import Page
-from ser.demo.recordings import Limits
-from ser.demo.sessions import Sessions
+from ser.demo import plots, recognition, server, texts
+from ser.demo.app import Page
+from ser.demo.live import LiveSettings, LiveSound
+from ser.demo.recognition import Limits, ModelShelf, contrast_with_white
+from ser.demo.state import History, Sessions, to_csv, to_json
 
 GATE = EnergyGate()
 
@@ -62,8 +62,9 @@ def page(shelf, tmp_path, uploads):
     return Page(shelf, sessions, GATE, Limits(megabytes=1.0, seconds=20.0, files=3), uploads)
 
 
-def visitor(name, language="en-GB"):
-    return types.SimpleNamespace(session_hash=name, headers={"accept-language": language})
+def visitor(name, language="en-GB", client="127.0.0.1"):
+    headers = {"accept-language": language}
+    return types.SimpleNamespace(session_hash=name, headers=headers, client=types.SimpleNamespace(host=client))
 
 
 def save(path, samples, rate=16000):
@@ -126,12 +127,12 @@ def test_silence_is_no_speech_and_what_is_kept_is_bounded(model):
     assert live.envelope().shape == (600, 2)
     assert len(live.recent) == 30 * 8000
     assert len(live.stream.history()) <= 60
-    state = views.live_sound(live, "zh")
+    state = plots.live_panel(live, "zh")
     assert state["said"] == "无语音"
     assert 'data-emotion=""' in state["html"]
 
 
-def test_nan_from_a_microphone_is_one_sentence_and_the_stream_goes_on(model):
+def test_nan_from_a_microphone_is_one_error_message_and_the_stream_goes_on(model):
     live = LiveSound(model, GATE, 16000)
     sound = voice(11.0).numpy().astype(np.float32)
     sound[40000] = np.nan
@@ -159,9 +160,9 @@ def test_two_browsers_never_mix_audio_or_history(page, uploads, model):
     assert not other.live.recent.latest().any()
     one.stop()
     page.on_file(str(save(uploads / "mine.wav", voice(1.0))), visitor("one"))
-    assert [entry.kind for entry in one.history.shown()] == ["file", "live"]
+    assert one.history.table()["source"].tolist() == ["file", "live"]
     assert len(other.history) == 0
-    assert "mine.wav" not in page.on_history(visitor("other"))[0]
+    assert "Nothing yet" in page.on_history(visitor("other"))[0]
     assert page.sessions.by_token(one.token) is one
     assert page.sessions.by_token("guess") is None
     page.sessions.close_all()
@@ -180,26 +181,85 @@ def test_closing_a_window_deletes_its_sound_and_ends_its_thread(page, uploads, m
     assert len(page.sessions) == 0
 
 
-def test_windows_are_bounded_in_number_and_idle_ones_leave(tmp_path):
+def test_windows_are_bounded_and_an_invented_one_ends_no_other(tmp_path):
     now = [0.0]
-    sessions = Sessions(tmp_path, "model", most=2, idle=100.0, clock=lambda: now[0])
-    first = sessions.of("a")
-    now[0] = 1.0
-    sessions.of("b")
-    sessions.of("c")
-    assert len(sessions) == 2
-    assert not first.folder.exists()
+    sessions = Sessions(tmp_path, "model", most=4, per_client=2, idle=100.0, clock=lambda: now[0])
+    first = sessions.of("a", "10.0.0.1")
+    for name in ("b", "c", "d"):
+        try:
+            sessions.of(name, "10.0.0.2")
+        except SerError as error:
+            assert "Too many windows" in str(error)
+    assert len(sessions) == 3
+    assert sessions.of("a", "10.0.0.1") is first
+    sessions.of("e", "10.0.0.3")
+    with pytest.raises(SerError, match="Too many windows"):
+        sessions.of("f", "10.0.0.4")
+    assert first.folder.exists()
     now[0] = 200.0
-    sessions.of("d")
+    sessions.of("g", "10.0.0.4")
     assert len(sessions) == 1
+    assert not first.folder.exists()
 
 
-def test_changing_the_model_begins_a_new_stretch(page, model):
+def test_fifty_windows_at_once_each_get_their_own_answers(page, model, uploads):
+    save(uploads / "a.wav", voice(1.0))
+    sound = voice(6.0).numpy().astype(np.float32)
+
+    def visit(number):
+        who = visitor(f"window {number}")
+        page.on_load(who)
+        session = page.sessions.of(who.session_hash)
+        session.hear(model, GATE, 16000).write(0, sound if number % 2 else np.zeros_like(sound))
+        session.stop()
+        page.on_file(str(uploads / "a.wav"), who)
+        return session
+
+    with ThreadPoolExecutor(50) as pool:
+        visited = list(pool.map(visit, range(50)))
+    assert len(page.sessions) == len({session.token for session in visited}) == 50
+    for number, session in enumerate(visited):
+        table = session.history.table().set_index("source")
+        assert sorted(table.index) == ["file", "live"]
+        assert pd.isna(table.loc["live", "predicted"]) == (number % 2 == 0)
+    page.sessions.close_all()
+    assert not any(page.sessions.folder.iterdir())
+
+
+def test_another_rate_or_setting_begins_a_new_stretch_and_the_same_model_does_not(page, shelf, model):
     session = page.sessions.of("one")
     first = session.hear(model, GATE, 16000)
+    page.on_model(shelf.names[0], visitor("one"))  # the list was only visited
     assert session.hear(model, GATE, 16000) is first
-    assert session.hear(model, GATE, 44100) is not first
+    page.on_settings(2.0, 1.0, 0.5, visitor("one"))
+    other = session.hear(model, GATE, 16000)
+    assert (other.stream.window, other.stream.hop, other.stream.smoothing) == (32000, 16000, 0.5)
+    page.on_settings(1e9, 0.0, 7.0, visitor("one"))  # forged
+    assert session.settings == LiveSettings(10.0, 0.25, 0.9)
+    assert session.hear(model, GATE, 44100) is not other
+    page.on_model(shelf.names[1], visitor("one"))
+    assert session.live is None
     page.sessions.close_all()
+
+
+def test_an_answer_whose_window_has_passed_is_shown_paler(model):
+    live = LiveSound(model, GATE, 16000, LiveSettings(window=1.0))
+    live.write(0, voice(1.0).numpy().astype(np.float32))
+    until = time.monotonic() + 60
+    while not live.stream.history() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert "ser-passed" not in plots.live_panel(live, "en")["html"]
+    live.stop()
+    assert "ser-passed" in plots.live_panel(live, "en")["html"]
+
+
+def test_dropped_windows_bring_advice(model):
+    live = LiveSound(model, GATE, 16000)
+    live.write(0, np.zeros(16000 * 6, np.float32))
+    live.stop()
+    assert "too slow" not in plots.live_panel(live, "en")["html"]
+    live.stream.dropped = 3
+    assert "too slow" in plots.live_panel(live, "en")["html"]
 
 
 # Files
@@ -208,11 +268,12 @@ def test_changing_the_model_begins_a_new_stretch(page, model):
 def test_a_file_gets_the_prediction_of_the_recognizer_whatever_its_length(model, tmp_path):
     for seconds in (1.0, 12.0, 65.0):
         path = save(tmp_path / "a.wav", voice(seconds))
-        found = recordings.analyse(model, path, GATE, Limits(), "en")
+        found = recognition.analyse(model, path, GATE, Limits(), "en")
         expected = model.recognizer.predict_file(path).probabilities
         assert found.prediction.probabilities == pytest.approx(expected, abs=1e-6)
+        assert found.seconds == pytest.approx(seconds)
         assert (found.prediction.attention is None) == (seconds > 60)
-        assert bool(found.rows) == (seconds > recordings.TIMELINE_FROM)
+        assert bool(found.rows) == (seconds > recognition.TIMELINE_FROM)
         if found.times:
             assert found.times[0][0] == 0.0
             assert found.times[-1][1] == pytest.approx(seconds)
@@ -220,7 +281,7 @@ def test_a_file_gets_the_prediction_of_the_recognizer_whatever_its_length(model,
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
         (lambda path: path.write_bytes(b""), "a.wav is empty"),
         (lambda path: path.write_text("no sound"), "cannot be decoded"),
@@ -230,10 +291,10 @@ def test_a_file_gets_the_prediction_of_the_recognizer_whatever_its_length(model,
         (lambda path: soundfile.write(path, np.zeros(16000 * 21, np.int16), 16000), "lasts 21 s"),
     ],
 )
-def test_bad_files_are_one_sentence_without_the_servers_folders(page, uploads, make, words):
+def test_bad_files_are_one_error_message_without_the_servers_folders(page, uploads, make, message):
     make(uploads / "a.wav")
     html = page.on_file(str(uploads / "a.wav"), visitor("one"))
-    assert words in html
+    assert message in html
     assert str(uploads) not in html
     assert html.count('role="alert"') == 1
     assert "ser-headline" in page.on_file(str(save(uploads / "b.wav", voice(1.0))), visitor("one"))
@@ -244,57 +305,97 @@ def test_paths_outside_the_uploads_are_refused(page, uploads, tmp_path):
     (uploads / "link.wav").symlink_to(secret)
     for path in (secret, uploads / "link.wav", uploads / ".." / "secret.wav", "/etc/passwd", uploads):
         assert "was not uploaded" in page.on_file(str(path), visitor("one"))
-        assert "ser-headline" not in page.on_files([str(path)], visitor("one"), lambda *share: None)
+        page.on_files([str(path)], visitor("one"), lambda *share: None)
     assert len(page.sessions.of("one").history) == 0
 
 
-def test_many_files_and_the_bad_ones_are_rows(page, uploads):
-    def progress(*share):
+def test_many_files_where_silence_bad_and_ignored_ones_are_rows(page, uploads):
+    def progress(*fraction):
         return None
 
-    paths = [
-        save(uploads / name, voice(1.0, seed)) for seed, name in enumerate(["=b.wav", "a.flac"]) if name.endswith("wav")
-    ]
+    save(uploads / "=b.wav", voice(1.0))
+    save(uploads / "silent.wav", np.zeros(16000))
     (uploads / "bad.wav").write_text("no sound")
     (uploads / "notes.txt").write_text("no sound")
-    given = [*map(str, paths), str(uploads / "bad.wav"), str(uploads / "notes.txt")]
-    html = page.on_files(given, visitor("one"), progress)
-    assert "1 recognised, 1 not" in html
+    given = [str(uploads / name) for name in ("=b.wav", "notes.txt", "silent.wav", "bad.wav")]
+    html, shown = page.on_files(given, visitor("one"), progress)
+    assert "2 recognised, 1 failed, 1 ignored" in html
     table = page.sessions.of("one").table
-    assert table["file"].tolist() == ["=b.wav", "bad.wav"]
+    assert table["file"].tolist() == ["=b.wav", "silent.wav", "bad.wav", "notes.txt"]
+    assert table["predicted"].notna().tolist() == [True, False, False, False]
+    assert table["reason"].notna().tolist() == [False, False, True, True]
     assert to_csv(table).splitlines()[1].startswith("'=b.wav")
-    assert "first" in page.on_files([], visitor("one"), progress)
-    assert "no audio file" in page.on_files([given[-1]], visitor("one"), progress)
-    assert "at most 3" in page.on_files([given[0]] * 4, visitor("one"), progress)
-    page.sessions.of("one").table = None
-    page.on_files([str(uploads / "bad.wav")], visitor("one"), progress)
+    assert shown["value"]["Emotion"].tolist()[1:] == ["no speech", "", ""]
+    assert page.sessions.of("one").history.table()["name"].tolist() == ["silent.wav", "=b.wav"]
+    for wrong, message in (([], "first"), (given[1:2], "no audio file"), (given[:1] * 4, "at most 3")):
+        assert message in page.on_files(wrong, visitor("one"), progress)[0]
+    page.on_files(given[3:], visitor("one"), progress)
     assert page.sessions.of("one").table["reason"].str.contains("cannot be decoded").all()
+
+
+def test_silence_has_no_emotion_and_no_timeline(page, uploads, model):
+    html = page.on_file(str(save(uploads / "a.wav", np.zeros(16000 * 9))), visitor("one"))
+    assert 'data-state="no-speech"' in html
+    assert "ser-lines" not in html
+    half = np.concatenate([voice(8.0).numpy(), np.zeros(16000 * 8)])
+    rows = recognition.analyse(model, save(uploads / "b.wav", half), GATE, Limits(), "en").rows
+    assert rows[0] is not None
+    assert rows[-1] is None
+
+
+@pytest.mark.parametrize(("seconds", "channels", "rate"), [(0.5, 8, 655_350), (170, 8, 48_000)])
+def test_a_small_file_that_decodes_to_gigabytes_is_refused_by_its_header(
+    page, uploads, monkeypatch, seconds, channels, rate
+):
+    path = uploads / "a.flac"
+    soundfile.write(path, np.zeros((round(seconds * rate), channels), np.int16), rate)
+    assert path.stat().st_size < 1e6
+    monkeypatch.setattr(recognition, "read_audio", lambda *given: pytest.fail("it was decoded"))
+    page.limits = Limits(seconds=600.0)
+    html = page.on_file(str(path), visitor("one"))
+    assert f"{channels} channels at {rate} Hz" in html
 
 
 # History
 
 
-def test_history_is_bounded_filtered_and_exported(tmp_path):
-    history = History(most=3)
+def test_history_is_bounded_and_exported(tmp_path):
+    history = History(most=3, most_bytes=10)
     for number in range(5):
         clip = tmp_path / f"{number}.wav"
         clip.write_bytes(b"x")
-        shares = {"happy": 0.7, "sad": 0.3} if number % 2 else {}
-        history.add("live" if number % 2 else "file", f"Take {number}", 1.5, shares, "m", clip)
+        found = {"happy": 0.7, "sad": 0.3} if number % 2 else {}
+        history.add("live" if number % 2 else "file", f"Take {number}", 1.5, found, "m", clip)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.wav", "3.wav", "4.wav"]
-    assert [entry.name for entry in history.shown()] == ["Take 4", "Take 3", "Take 2"]
-    history.filter = Filter(emotion="happy")
-    assert [entry.name for entry in history.shown()] == ["Take 3"]
-    history.filter = Filter(kind="file", words=" take 4")
-    assert [entry.name for entry in history.shown()] == ["Take 4"]
-    history.filter = Filter()
-    table = entry_table(history.shown())
+    table = history.table()
+    assert table["name"].tolist() == ["Take 4", "Take 3", "Take 2"]
     records = json.loads(to_json(table))
     assert [row["predicted"] for row in records] == [None, "happy", None]
     assert records[1]["p_happy"] == 0.7
     assert to_csv(table).splitlines()[0].endswith("model,p_happy,p_sad")
+    for language in texts.LANGUAGES:
+        assert len(plots.result_table(table, language).columns) == len(table.columns)
+    (tmp_path / "large.wav").write_bytes(b"x" * 9)
+    history.add("file", "large", 1.0, {}, "m", tmp_path / "large.wav")
+    assert history.table()["name"].tolist() == ["large", "Take 4"]
     history.clear()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_exported_names_cannot_be_formulas(start):
+    history = History()
+    history.add("file", f"{start}1+1.wav", 1.0, {}, "m")
+    assert f"'{start}1+1.wav" in to_csv(history.table())
+
+
+def test_a_row_of_the_history_can_be_played(page, uploads):
+    page.on_file(str(save(uploads / "a.wav", voice(1.0))), visitor("one"))
+    token = page.sessions.of("one").token
+    choose = lambda number: page.on_play(types.SimpleNamespace(row_value=[number, "x"]), visitor("one"))  # noqa: E731
+    assert f'src="/ser/{token}/clip/1"' in choose(1)
+    for number in (2, "<b>", None):
+        assert "no recording" in choose(number)
 
 
 # Models, languages, looks
@@ -307,7 +408,7 @@ def test_a_missing_model_explains_itself_and_the_page_stays_usable(page, shelf, 
     path = str(save(uploads / "a.wav", voice(1.0)))
     assert "does not exist" in page.on_file(path, visitor("one"))
     page.on_load(visitor("two"))
-    assert not page.on_model(shelf.names[0], visitor("one"))[0]["visible"]
+    assert "cannot be used" not in page.on_model(shelf.names[0], visitor("one"))[0]["value"]
     assert "ser-headline" in page.on_file(path, visitor("one"))
 
 
@@ -318,17 +419,17 @@ def test_card_shows_results_with_an_interval_and_labels_what_flatters(tmp_path):
     (folder / "split.json").write_text(json.dumps({**split, "speaker_overlap": True, "transductive": True}))
     shelf = ModelShelf([folder])
     model = shelf.open(shelf.names[0])
-    card = views.card_panel(model, "en", GATE.name)
+    card = plots.card_panel(model, "en", GATE.name)
     assert f"{model.results.uar.estimate:.1%}" in card
     assert model.results.uar.low <= model.results.uar.estimate <= model.results.uar.high
     assert "Speaker overlap" in card
     assert "Transductive" in card
-    assert f"{model.parameters:,}" in card
+    assert f"{sum(weight.numel() for weight in model.recognizer.parameters()):,}" in card
 
 
 def test_every_text_says_the_same_in_both_languages():
-    def fields(sentence):
-        return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+    def fields(message):
+        return {name for _, name, _, _ in string.Formatter().parse(message) if name}
 
     for key, (english, chinese) in texts._TEXTS.items():
         assert fields(english) == fields(chinese), key
@@ -337,8 +438,8 @@ def test_every_text_says_the_same_in_both_languages():
 
 def test_language_switch_keeps_what_was_recognised(page, uploads):
     page.on_file(str(save(uploads / "a.wav", voice(1.0))), visitor("one"))
-    english = " ".join(map(str, page.on_language("en", visitor("one"))))
-    chinese = " ".join(map(str, page.on_language("zh", visitor("one"))))
+    english = str(page.on_language("en", visitor("one")))
+    chinese = str(page.on_language("zh", visitor("one")))
     assert "confidence" in english
     assert "置信度" in chinese
     assert "a.wav" in chinese
@@ -347,18 +448,20 @@ def test_language_switch_keeps_what_was_recognised(page, uploads):
 
 
 def test_emotions_differ_by_sign_dash_and_hatching_and_stand_out_on_white():
-    look = Look([*EMOTIONS, "fearful", "calm", "odd", "odder"])
-    for values in (look.signs, look.dashes, look.angles):
-        assert len(set(values.values())) == len(look.emotions)
-    for color in look.colors.values():
-        assert contrast_on_white(np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255) >= 3.0
+    shown = looks([*EMOTIONS, "fearful", "calm", "odd", "odder"]).values()
+    for key in ("sign", "dash", "angle", "color"):
+        assert len({getattr(look, key) for look in shown}) == len(shown)
+    for look in shown:
+        color = recognition.darkened(look.color)
+        assert contrast_with_white(np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255) >= 3.0
 
 
 def test_names_of_files_cannot_bring_markup(page, uploads):
     name = "<img src=x onerror=alert(1)>.wav"
     html = page.on_file(str(save(uploads / name, voice(1.0))), visitor("one"))
     html += page.on_history(visitor("one"))[0]
-    html += page.on_files([str(uploads / name)], visitor("one"), lambda *share: None)
+    html += page.on_files([str(uploads / name)], visitor("one"), lambda *share: None)[0]
+    html += page.on_play(types.SimpleNamespace(row_value=[1]), visitor("one"))
     assert "<img" not in html
 
 
@@ -371,8 +474,8 @@ def served(checkpoint, tmp_path_factory):
     (folder / "uploads").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        patch.setattr(running, "best_gate", EnergyGate)
-        app, sessions = running.make_page(running.Settings([checkpoint]), folder)
+        patch.setattr(server, "best_gate", EnergyGate)
+        app, sessions = server.make_page(server.Settings([checkpoint]), folder)
         yield TestClient(app, base_url="http://127.0.0.1:7860"), sessions
         sessions.close_all()
 
@@ -408,8 +511,10 @@ def test_forged_requests_are_refused(served):
     assert client.get(f"/ser/{token}/clip/999").status_code == 404
     assert client.get("/ser/asset/page.py").status_code == 404
     assert client.get("/gradio_api/file=/etc/passwd").status_code in (403, 404)
-    assert client.get(f"/gradio_api/file={running.__file__}").status_code in (403, 404)
+    assert client.get(f"/gradio_api/file={server.__file__}").status_code in (403, 404)
     assert client.get("/", headers={"host": "somewhere.example"}).status_code == 400
+    assert client.post("/ser/%C3%A9/stop").status_code == 404
+    assert client.get("/ser/语/history.csv").status_code == 404
     for path in (f"/ser/{token}/stop", "/gradio_api/upload"):
         assert client.post(path, headers={"origin": "https://somewhere.example"}).status_code == 403
 
@@ -445,3 +550,52 @@ def test_the_page_loads_nothing_from_elsewhere(served):
     assert "fonts.googleapis" not in answer.text
     for name in ("capture.js", "worklet.js", "page.css"):
         assert "http" not in client.get(f"/ser/asset/{name}").text
+
+
+# Open to the network
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("192.168.1.7:7860", 200),
+        ("[fe80::1]:7860", 200),
+        ("localhost", 200),
+        ("ser.example.org", 200),
+        ("SER.example.org:443", 200),
+        ("rebound.example", 400),
+        ("192.168.1.7.rebound.example", 400),
+        ("", 400),
+    ],
+)
+def test_an_open_page_answers_to_addresses_and_allowed_names_only(tmp_path, host, status):
+    app = fastapi.FastAPI()
+    settings = server.Settings([], host="0.0.0.0", allowed_hosts=["ser.example.org"])
+    app.middleware("http")(server.Guard(tmp_path, settings))
+    app.get("/")(lambda: {})
+    assert TestClient(app).get("/", headers={"host": host}).status_code == status
+
+
+def test_uploads_have_a_quota_per_client_and_in_all(tmp_path):
+    app = fastapi.FastAPI()
+    app.middleware("http")(server.Guard(tmp_path, server.Settings([], megabytes=0.001)))
+    app.post("/gradio_api/upload")(lambda: {})
+
+    def upload(client, size):
+        browser = TestClient(app, base_url="http://127.0.0.1", client=(client, 1))
+        return browser.post("/gradio_api/upload", content=b"0" * size).status_code
+
+    assert [upload("a", 30_000), upload("a", 11_000), upload("a", 10_000)] == [200, 413, 200]
+    assert [upload(name, 40_000) for name in "bcd"] == [200, 200, 200]
+    assert upload("e", 1000) == 413
+    browser = TestClient(app, base_url="http://127.0.0.1")
+    assert browser.post("/gradio_api/upload", content=iter([b"0"])).status_code == 411
+
+
+def test_a_page_that_is_open_says_so(shelf, tmp_path, uploads):
+    for is_open in (True, False):
+        page = Page(shelf, Sessions(tmp_path, shelf.names[0]), GATE, Limits(), uploads, is_open)
+        shown = str(page.on_load(visitor("one")))
+        assert ("open to the network" in shown) == is_open
+        assert ("Nothing leaves this computer" in shown) != is_open
+        page.sessions.close_all()

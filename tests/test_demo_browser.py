@@ -42,23 +42,23 @@ def sounds(tmp_path_factory):
     soundfile.write(folder / "low.flac", tone(LOW, 9.0).numpy(), 16000)
     soundfile.write(folder / "long.wav", np.zeros(16000 * 21, np.int16), 16000)
     soundfile.write(folder / "large.wav", np.zeros(8000 * 70, np.int16), 8000)
-    (folder / "broken.wav").write_text("no sound")
+    for name in ("broken.wav", "notes.txt"):
+        (folder / name).write_text("no sound")
     return folder
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """The page, served from a thread of this process, with windows of 2 s so that the test is short."""
+    """The page, served from a thread of this process."""
     import uvicorn
 
-    from ser.demo import live, running, server
+    from ser.demo import server
 
     checkpoint = save_pitch_checkpoint(tmp_path_factory.mktemp("model") / "pitch.ckpt")
     with pytest.MonkeyPatch.context() as patch, server.private_uploads() as folder:
-        patch.setattr(running, "best_gate", EnergyGate)
-        patch.setattr(live, "WINDOW", 2.0)
-        settings = running.Settings([checkpoint, checkpoint.with_name("absent")], megabytes=1.0, seconds=20.0)
-        app, sessions = running.make_page(settings, folder)
+        patch.setattr(server, "best_gate", EnergyGate)
+        settings = server.Settings([checkpoint, checkpoint.with_name("absent")], megabytes=1.0, seconds=20.0)
+        app, sessions = server.make_page(settings, folder)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             web = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
             thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
@@ -111,6 +111,12 @@ def headline(page, panel):
     return (found.get_attribute("data-emotion"), found.get_attribute("data-state")) if found else None
 
 
+def cells(page, table, last):
+    """Text of a table's cells, once ``last`` is among them."""
+    page.locator(f"{table} [role=gridcell]", has_text=last).first.wait_for()
+    return page.locator(f"{table} [role=gridcell]").all_inner_texts()
+
+
 def watch(page, wanted):
     """Everything the live headline shows until all that is wanted was seen."""
     seen, until = [], time.monotonic() + PATIENCE / 1000
@@ -125,8 +131,17 @@ def watch(page, wanted):
     return seen
 
 
+def set_window(page, seconds):
+    """Choose a window in the settings, where the page tells the server at once."""
+    page.get_by_role("button", name="Settings").click()
+    with page.expect_request("**/queue/join**"):
+        page.get_by_label("number input for Window").fill(str(seconds))
+        page.keyboard.press("Tab")
+
+
 def test_microphone_emotion_appears_and_changes_and_silence_has_none(open_page):
     page = open_page()
+    set_window(page, 2)
     page.focus("#ser-mic")
     page.keyboard.press("Enter")  # all by keyboard
     seen = watch(page, {"listening", "sad", "happy", "no-speech"})
@@ -140,9 +155,9 @@ def test_microphone_emotion_appears_and_changes_and_silence_has_none(open_page):
     assert page.locator("#ser-live-panel .ser-lines path").count() >= 4
     page.keyboard.press("Enter")
     page.wait_for_selector("#ser-mic[aria-pressed=false]")
+    page.wait_for_selector("#ser-live-panel .ser-passed")
     tab(page, 3)
-    page.wait_for_selector("#ser-history tbody tr")
-    assert "microphone" in page.inner_text("#ser-history tbody tr")
+    assert "microphone" in cells(page, "#ser-history-table", "microphone")
     assert not page.problems
     assert not page.elsewhere
 
@@ -155,13 +170,22 @@ def test_file_history_export_and_language(open_page, sounds, tmp_path):
     assert headline(page, "#ser-file")[0] == "happy"
     assert page.locator("#ser-file .ser-wave rect").count() > 10  # attention
     tab(page, 2)
-    page.set_input_files("#ser-files input[type=file]", [sounds / "low.flac", sounds / "broken.wav"])
-    page.wait_for_selector("#ser-folder tbody tr")
-    assert "1 recognised, 1 not" in page.inner_text("#ser-folder")
+    given = [sounds / name for name in ("low.flac", "broken.wav", "notes.txt")]
+    page.set_input_files("#ser-files input[type=file]", given)
+    assert "notes.txt" in cells(page, "#ser-folder-table", "notes.txt")
+    assert "1 recognised, 1 failed, 1 ignored" in page.inner_text("#ser-folder")
     tab(page, 3)
-    page.wait_for_selector("#ser-history tbody tr:nth-child(2)")
-    page.evaluate("document.querySelector('#ser-history audio').play()")
-    page.wait_for_function("document.querySelector('#ser-history audio').currentTime > 0")
+    cells(page, "#ser-history-table", "high.wav")
+    page.locator("#ser-history-table [role=gridcell]", has_text="high.wav").click()
+    page.wait_for_selector("#ser-player audio")
+    assert "high.wav" in page.inner_text("#ser-player")
+    page.evaluate("document.querySelector('#ser-player audio').play()")
+    page.wait_for_function("document.querySelector('#ser-player audio').currentTime > 0")
+    page.locator("#ser-history-table [role=gridcell]", has_text="high.wav").focus()
+    page.keyboard.press("ArrowUp")  # a row is chosen by keyboard, too
+    page.wait_for_function("document.activeElement.dataset.row === '0'")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#ser-player').innerText.includes('low.flac')")
     for kind in ("csv", "json"):
         with page.expect_download() as download:
             page.click(f"#ser-history a[href$='.{kind}']")
@@ -169,14 +193,15 @@ def test_file_history_export_and_language(open_page, sounds, tmp_path):
     rows = json.loads((tmp_path / "history.json").read_text())
     assert [(row["name"], row["predicted"]) for row in rows] == [("low.flac", "sad"), ("high.wav", "happy")]
     assert "low.flac" in (tmp_path / "history.csv").read_text()
-    page.fill("#ser-by-words input, #ser-by-words textarea", "high")
-    page.wait_for_function("document.querySelectorAll('#ser-history tbody tr').length === 1")
+    page.fill("#ser-history-table input.search-input", "high")
+    page.wait_for_function("!document.querySelector('#ser-history-table .virtual-body').innerText.includes('low')")
+    assert "high.wav" in cells(page, "#ser-history-table", "high.wav")
     page.get_by_label("中文").click()
     page.wait_for_function("document.querySelector('h1').innerText.includes('语音')")
     for name in ("实时", "文件", "文件夹", "历史", "模型卡"):  # the page changes part by part
         page.get_by_role("tab", name=name, exact=True).wait_for()
     assert page.evaluate("document.documentElement.lang") == "zh"
-    page.wait_for_function("document.querySelector('#ser-history').innerText.includes('高兴')")
+    page.wait_for_function("document.querySelector('#ser-history-table').innerText.includes('高兴')")
     tab(page, 1)
     page.wait_for_function("document.querySelector('#ser-file').innerText.includes('置信度')")
     assert not page.problems
@@ -202,7 +227,7 @@ def test_bad_input_is_told_and_the_page_stays_usable(open_page, sounds):
     page.wait_for_selector("text=This model cannot be used", state="hidden")
     tab(page, 2)
     page.set_input_files("#ser-files input[type=file]", [sounds / "high.wav"])
-    page.wait_for_selector("#ser-folder tbody tr")
+    cells(page, "#ser-folder-table", "high.wav")
 
 
 def test_two_browsers_keep_their_own_history(open_page, sounds):
@@ -229,8 +254,50 @@ def test_a_phone_shows_everything_without_scrolling_sideways(open_page, sounds):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_an_unplugged_or_refused_microphone_is_one_sentence(open_page):
+def test_passing_the_model_list_by_keyboard_does_not_restart_the_microphone(open_page):
     page = open_page()
+    set_window(page, 2)
+    page.click("#ser-mic")
+    watch(page, {"sad"})
+    begun = heard(page)
+    page.focus("#ser-model input")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(1500)
+    assert heard(page) > begun
+    page.click("#ser-mic")
+
+
+def heard(page):
+    return float(page.inner_text(".ser-live-facts dd >> nth=0").split()[0])
+
+
+def test_level_meter_shows_clipping_and_a_microphone_can_be_chosen(open_page):
+    page = open_page()
+    page.evaluate("""() => {
+        const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (wanted) => {
+            window.wanted = wanted;
+            const media = await real({ audio: true }), context = new AudioContext(), gain = context.createGain();
+            const loud = context.createMediaStreamDestination();
+            gain.gain.value = window.gain || 1;
+            context.createMediaStreamSource(media).connect(gain).connect(loud);
+            return loud.stream;
+        };
+    }""")
+    page.click("#ser-mic")
+    watch(page, {"listening"})
+    assert page.inner_text("#ser-clip") == ""
+    page.evaluate("window.gain = 50")
+    page.wait_for_function("document.querySelectorAll('#ser-device option').length > 1")
+    page.select_option("#ser-device", index=1)  # opens that microphone
+    page.wait_for_function("document.querySelector('#ser-clip').innerText.includes('clipping')")
+    assert page.evaluate("window.wanted.audio.deviceId.exact") == page.input_value("#ser-device")
+    page.click("#ser-mic")
+
+
+def test_an_unplugged_or_refused_microphone_is_one_error_message(open_page):
+    page = open_page()
+    set_window(page, 2)
     page.evaluate("""() => {
         const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
         navigator.mediaDevices.getUserMedia = async (wanted) => (window.media = await real(wanted));

@@ -1,8 +1,10 @@
 // The microphone of the live tab: raw samples to this page's own server, numbered, one request at a time.
 // What cannot be sent in ten seconds is thrown away here; the server sees the gap in the numbers and counts it.
 (() => {
-  const SEND_SECONDS = 0.25, KEPT_SECONDS = 10;
+  const SEND_SECONDS = 0.25, KEPT_SECONDS = 10, CLIPPING = 0.99, CLIPPING_SHOWN_MS = 2000;
   let open = null; // the microphone while it is open
+  let device = ""; // id of the chosen microphone; empty: the browser's default
+  let clipped = 0; // time of the last sample at full scale
   const find = (id) => document.getElementById(id);
   const words = (key) => (find("ser-live") ? find("ser-live").dataset[key] : "") || "";
 
@@ -21,14 +23,27 @@
     button.setAttribute("aria-pressed", open ? "true" : "false");
   }
 
+  // Browsers tell the names of microphones only once one was allowed.
+  async function listDevices() {
+    const list = find("ser-device");
+    if (!list || !navigator.mediaDevices) return;
+    list.dataset.filled = "yes";
+    const found = (await navigator.mediaDevices.enumerateDevices()).filter(
+      (each) => each.kind === "audioinput" && each.deviceId && each.deviceId !== "default"
+    );
+    list.replaceChildren(new Option(words("defaultmicrophone"), ""), ...found.map((each) => new Option(each.label, each.deviceId)));
+    if (!found.some((each) => each.deviceId === device)) device = "";
+    list.value = device;
+  }
+
   async function start() {
     if (!navigator.mediaDevices || !window.AudioWorkletNode) return say("insecure", true);
     say("asking");
     let media, context;
     try {
-      media = await navigator.mediaDevices.getUserMedia({
-        audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false },
-      });
+      const wanted = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+      if (device) wanted.deviceId = { exact: device };
+      media = await navigator.mediaDevices.getUserMedia({ audio: wanted });
       context = new AudioContext();
       await context.audioWorklet.addModule("/ser/asset/worklet.js");
     } catch (error) {
@@ -43,20 +58,27 @@
     media.getAudioTracks()[0].addEventListener("ended", () => open === mine && stop("unplugged"));
     say("");
     paint();
+    listDevices();
   }
 
   function take(mine, block) {
-    const meter = find("ser-meter");
-    if (meter) {
-      let peak = 0;
-      for (const sample of block) peak = Math.max(peak, Math.abs(sample));
-      meter.value = Math.max(peak, meter.value * 0.8);
-    }
+    let peak = 0;
+    for (const sample of block) peak = Math.max(peak, Math.abs(sample));
+    level(peak);
     mine.queue.push({ first: mine.next, block });
     mine.next += block.length;
     mine.queued += block.length;
     while (mine.queued > KEPT_SECONDS * mine.context.sampleRate) mine.queued -= mine.queue.shift().block.length;
     if (!mine.sending && mine.queued >= SEND_SECONDS * mine.context.sampleRate) mine.flight = send(mine);
+  }
+
+  function level(peak) {
+    const meter = find("ser-meter"), place = find("ser-clip");
+    if (!meter) return;
+    meter.value = Math.max(peak, meter.value * 0.8);
+    if (peak >= CLIPPING) clipped = Date.now();
+    const shown = Date.now() - clipped < CLIPPING_SHOWN_MS ? `⚠ ${words("clipping")}` : "";
+    if (place.textContent !== shown) place.textContent = shown;
   }
 
   async function send(mine) {
@@ -102,9 +124,12 @@
       mine.media.getTracks().forEach((track) => track.stop());
       mine.context.close();
       if (reason !== "unreachable") await mine.flight; // a block behind the stop would begin a new stretch
-      await fetch(`/ser/${mine.token}/stop`, { method: "POST" }).catch(() => {});
+      const answer = await fetch(`/ser/${mine.token}/stop`, { method: "POST" }).catch(() => null);
+      const state = answer && answer.ok ? await answer.json() : {};
+      if (state.html && !open) show(state);
     }
-    say(reason || "", Boolean(reason));
+    if (!open) say(reason || "", Boolean(reason));
+    level(0);
     if (find("ser-meter")) find("ser-meter").value = 0;
     paint();
   }
@@ -112,12 +137,22 @@
   document.addEventListener("click", (event) => {
     if (event.target.id === "ser-mic") open ? stop() : start();
   });
+  document.addEventListener("change", async (event) => {
+    if (event.target.id !== "ser-device") return;
+    device = event.target.value;
+    if (open) {
+      await stop();
+      await start();
+    }
+  });
+  if (navigator.mediaDevices) navigator.mediaDevices.addEventListener("devicechange", listDevices);
   // The page language follows the choice, for screen readers and fonts.
   new MutationObserver(() => {
     const live = find("ser-live");
     if (live && document.documentElement.lang !== live.dataset.language) {
       document.documentElement.lang = live.dataset.language;
     }
+    if (live && !find("ser-device").dataset.filled) listDevices();
     if (live && open && find("ser-mic").textContent !== words("stop")) paint();
   }).observe(document.documentElement, { childList: true, subtree: true });
 })();

@@ -2,51 +2,76 @@
 
 import threading
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.demo.models import Model
+from ser.demo.recognition import HIGHEST_RATE, Model
 from ser.errors import SerError
 from ser.inference.speech_gate import SpeechGate
 from ser.inference.streaming import RingBuffer, StreamEvent, StreamingRecognizer
 from ser.io import atomic_path
 
-WINDOW, HOP = 5.0, 0.5  # seconds
-SHOWN_SECONDS = 30.0  # of waveform and timeline, and kept for play back
-_PEAK_SECONDS = 0.05  # a pair of peaks each
-_LOWEST_RATE, _HIGHEST_RATE = 8000, 192_000  # Hz, what browsers record at
+SHOWN_SECONDS = 30.0  # of waveform and timeline, and kept for playback
+_PEAK_SECONDS = 0.05  # for each pair of peaks
+_LOWEST_RATE = 8000  # Hz
+
+
+@dataclass(frozen=True)
+class LiveSettings:
+    """How a microphone is recognised, as for StreamingRecognizer.
+
+    Attributes:
+        window: seconds of each window.
+        hop: seconds from one window to the next.
+        smoothing: weight of the past, 0 to below 1.
+    """
+
+    window: float = 5.0
+    hop: float = 0.5
+    smoothing: float = 0.0
 
 
 class LiveSound:
     """One stretch of listening to one microphone.
 
-    Windows are resampled as a whole from the microphone's own rate, so there are no seams between blocks.
+    Each window is resampled as a whole from the microphone's own rate, so there are no seams between blocks.
 
     Args:
         model: answers.
         gate: finds speech.
         sample_rate: of the microphone, Hz.
+        settings: window, hop and smoothing.
 
     Raises:
-        SerError: an impossible rate.
+        SerError: a rate or setting that is not supported.
     """
 
-    def __init__(self, model: Model, gate: SpeechGate, sample_rate: int) -> None:
-        if not _LOWEST_RATE <= sample_rate <= _HIGHEST_RATE:
+    def __init__(
+        self, model: Model, gate: SpeechGate, sample_rate: int, settings: LiveSettings = LiveSettings()
+    ) -> None:
+        if not _LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
             raise SerError(
-                f"the microphone's rate is {sample_rate} Hz, expected {_LOWEST_RATE} to {_HIGHEST_RATE}; "
+                f"the microphone's rate is {sample_rate} Hz, expected {_LOWEST_RATE} to {HIGHEST_RATE}; "
                 "choose another microphone."
             )
-        self.model, self.sample_rate = model, sample_rate
-        kept = round(SHOWN_SECONDS / HOP)
+        self.model, self.sample_rate, self.settings = model, sample_rate, settings
         self.stream = StreamingRecognizer(
-            model.recognizer, sample_rate, window=WINDOW, hop=HOP, gate=gate, history=kept, on_event=self._count
+            model.recognizer,
+            sample_rate,
+            window=settings.window,
+            hop=settings.hop,
+            smoothing=settings.smoothing,
+            gate=gate,
+            history=round(SHOWN_SECONDS / settings.hop),
+            on_event=self._count,
         ).start()
         self.recent = RingBuffer(round(SHOWN_SECONDS * sample_rate))
         self.lost = 0  # samples that never arrived
+        self.ended = False
         self._expected: int | None = None  # number of the next sample by the browser's count
         self._peaks: deque[tuple[float, float]] = deque(maxlen=round(SHOWN_SECONDS / _PEAK_SECONDS))
         self._unpeaked = np.zeros(0, np.float32)
@@ -72,12 +97,30 @@ class LiveSound:
                 return
             self._expected = end
             self.stream.write(samples)
-            self.recent.write(np.nan_to_num(samples))
-            self._add_peaks(np.nan_to_num(samples))
+            finite = np.nan_to_num(samples)
+            self.recent.write(finite)
+            step = round(_PEAK_SECONDS * self.sample_rate)
+            finite = np.concatenate((self._unpeaked, finite))
+            parts = finite[: len(finite) // step * step].reshape(-1, step)  # (N,) -> (peaks, step)
+            self._peaks.extend(zip(parts.min(axis=1).tolist(), parts.max(axis=1).tolist(), strict=True))
+            self._unpeaked = finite[parts.size :]
 
     def stop(self) -> None:
         """End the stream; its last window is still answered."""
+        self.ended = True
         self.stream.stop()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the newest answer says nothing of the present: its window has passed, or the microphone is closed."""
+        event = self.stream.latest
+        return event is not None and (self.ended or self.stream.seconds - event.end >= self.settings.window)
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether the computer drops more than a tenth of the windows."""
+        dropped = self.stream.dropped
+        return dropped > 2 and dropped > 0.1 * (dropped + self.stream.processed)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -95,7 +138,7 @@ class LiveSound:
     def events(self) -> list[StreamEvent]:
         """Those inside the shown span, oldest first."""
         begin = self.span[0]
-        return [event for event in self.stream.history() if event.end - HOP >= begin - 1e-9]
+        return [event for event in self.stream.history() if event.end - self.settings.hop >= begin - 1e-9]
 
     def mean(self) -> dict[str, float]:
         """Mean probabilities of all windows with speech; empty without any."""
@@ -113,11 +156,3 @@ class LiveSound:
             self._answers += 1
             for name, value in event.probabilities.items():
                 self._sum[name] += value
-
-    def _add_peaks(self, samples: NDArray[np.float32]) -> None:
-        step = round(_PEAK_SECONDS * self.sample_rate)
-        samples = np.concatenate((self._unpeaked, samples))
-        whole = len(samples) // step * step
-        parts = samples[:whole].reshape(-1, step)  # (N,) -> (peaks, step)
-        self._peaks.extend(zip(parts.min(axis=1).tolist(), parts.max(axis=1).tolist(), strict=True))
-        self._unpeaked = samples[whole:]

@@ -1,4 +1,4 @@
-"""Every sentence of the page in English and Chinese."""
+"""Every text of the page in English and Chinese."""
 
 from ser.emotions import chinese_name
 
@@ -24,6 +24,36 @@ _TEXTS = {
         "Press “Start microphone” and speak. Nothing leaves this computer.",
         "点击“打开麦克风”后说话。声音不会离开本机。",
     ),
+    "live_idle_open": (
+        "Press “Start microphone” and speak. Your sound is sent to the computer that serves this page.",
+        "点击“打开麦克风”后说话。声音会发送到提供本页的计算机。",
+    ),
+    "open_to_network": (
+        "This page is open to the network: everyone who reaches its address can use it, and what you record or "
+        "upload is sent to the computer that serves it.",
+        "本页对网络开放：任何能访问此地址的人都可以使用，您录制或上传的声音会发送到提供本页的计算机。",
+    ),
+    "too_many_windows": (
+        "Too many windows of this page are open; close some of them, then reload.",
+        "本页打开的窗口过多；请关闭一些，然后刷新。",
+    ),
+    "over_quota": (
+        "More than {most:.0f} MB were uploaded within an hour; wait, or use `ser predict`.",
+        "一小时内上传超过 {most:.0f} MB；请稍后再试，或使用 `ser predict`。",
+    ),
+    "microphone": ("Microphone", "麦克风"),
+    "default_microphone": ("default", "默认"),
+    "clipping": ("clipping: turn the microphone down", "削波：请调低麦克风音量"),
+    "live_settings": ("Settings", "设置"),
+    "setting_window": ("Window (s): sound that each answer covers", "窗口（秒）：每个结果所依据的声音"),
+    "setting_hop": ("Hop (s): from one answer to the next", "步长（秒）：相邻结果的间隔"),
+    "setting_smoothing": ("Smoothing: weight of earlier answers", "平滑：之前结果的权重"),
+    "too_slow": (
+        "This computer is too slow for these settings, so windows are dropped. Choose a longer hop, a shorter "
+        "window or a smaller model.",
+        "本机速度不足以支持当前设置，因此有窗口被丢弃。请选择更长的步长、更短的窗口或更小的模型。",
+    ),
+    "answer_age": ("answer is old by", "结果已过去"),
     "asking": ("Asking for the microphone …", "正在请求麦克风……"),
     "denied": (
         "The browser refused the microphone; allow it for this page (the icon beside the address), then start again.",
@@ -64,8 +94,8 @@ _TEXTS = {
     "file_none": ("Choose or record a file first.", "请先选择或录制文件。"),
     "file_idle": ("The answer appears here.", "结果将显示在这里。"),
     "quiet_note": (
-        "The voice activity detector found no speech in this recording, so the answer means little.",
-        "语音检测未在这段录音中发现语音，因此结果没有多少意义。",
+        "Less than a tenth of this recording is speech, so it has no emotion.",
+        "这段录音中语音不足十分之一，因此没有情感结果。",
     ),
     "long_note": (
         "Longer than 60 s: the probabilities are a mean over {windows} windows.",
@@ -74,6 +104,10 @@ _TEXTS = {
     "too_long": (
         "{name} lasts {seconds:.0f} s, at most {most:g} s are accepted; cut it, or use `ser predict`.",
         "{name} 时长 {seconds:.0f} 秒，最多 {most:g} 秒；请剪短，或使用 `ser predict`。",
+    ),
+    "too_dense": (
+        "{name} has {channels} channels at {rate} Hz, too much to decode; convert it to 16 kHz mono.",
+        "{name} 有 {channels} 个声道，采样率 {rate} Hz，数据量过大；请转换为 16 kHz 单声道。",
     ),
     "too_large": (
         "{name} has {size:.1f} MB, at most {most:g} MB are accepted; convert it to FLAC or cut it.",
@@ -95,34 +129,36 @@ _TEXTS = {
         "There is no audio file among these; choose WAV, FLAC, MP3 or Ogg files.",
         "其中没有音频文件；请选择 WAV、FLAC、MP3 或 Ogg 文件。",
     ),
-    "folder_done": ("{good} recognised, {bad} not", "已识别 {good} 个，失败 {bad} 个"),
+    "folder_done": (
+        "{good} recognised, {bad} failed, {ignored} ignored",
+        "已识别 {good} 个，失败 {bad} 个，忽略 {ignored} 个",
+    ),
+    "ignored": ("ignored: its name is not that of an audio file", "已忽略：文件名不是音频文件"),
     "recognising": ("recognising", "正在识别"),
     "download_csv": ("Download CSV", "下载 CSV"),
     "download_json": ("Download JSON", "下载 JSON"),
     "column_file": ("File", "文件"),
-    "column_seconds": ("Length", "时长"),
-    "column_emotion": ("Emotion", "情感"),
+    "column_seconds": ("Length (s)", "时长（秒）"),
+    "column_number": ("#", "编号"),
+    "column_source": ("Source", "来源"),
+    "column_name": ("Name", "名称"),
+    "column_predicted": ("Emotion", "情感"),
+    "column_reason": ("Reason", "原因"),
+    "play": ("Play", "播放"),
+    "no_clip": ("There is no recording of this row to play.", "此行没有可播放的录音。"),
     "column_confidence": ("Confidence", "置信度"),
     "column_time": ("Time", "时间"),
-    "column_kind": ("Source", "来源"),
-    "column_play": ("Play", "播放"),
     "column_model": ("Model", "模型"),
-    "column_error": ("Reason", "原因"),
     "kind_live": ("microphone", "麦克风"),
     "kind_file": ("single file", "单个文件"),
     "kind_folder": ("several files", "多个文件"),
-    "filter_emotion": ("Emotion", "情感"),
-    "filter_kind": ("Source", "来源"),
-    "filter_words": ("Name contains", "名称包含"),
-    "all": ("all", "全部"),
     "history_empty": (
         "Nothing yet: what you recognise in this window is listed here, and only here.",
         "暂无记录：您在此窗口中的识别结果会列在这里，且仅在这里。",
     ),
-    "history_none": ("Nothing fits the filter.", "没有符合条件的记录。"),
     "history_kept": (
-        "{shown} of {total} entries; the last {most} are kept until this window is closed.",
-        "显示 {shown} / {total} 条；保留最近 {most} 条，关闭窗口后删除。",
+        "{total} entries; the last {most} are kept until this window is closed. Choose a row to play it.",
+        "共 {total} 条；保留最近 {most} 条，关闭窗口后删除。选择一行即可播放。",
     ),
     "clear_history": ("Clear history", "清空历史"),
     "card_corpus": ("Corpus", "语料库"),
@@ -143,6 +179,10 @@ _TEXTS = {
     "card_no_results": (
         "There are no results beside this model, so nothing is known of how well it does.",
         "此模型旁没有结果文件，因此无法得知其表现。",
+    ),
+    "card_synthetic": (
+        "This model has only heard a synthetic voice; on people its answers mean nothing.",
+        "此模型只听过合成语音；用于真人时结果没有意义。",
     ),
     "card_overlap": (
         "Speaker overlap: its test speakers were also in training, so its score is too good for strangers.",

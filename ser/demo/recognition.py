@@ -1,0 +1,324 @@
+"""The models that the page offers, and their answers for uploaded files."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.demo.texts import text
+from ser.emotions import Emotion, looks
+from ser.errors import SerError
+from ser.evaluation.runs import Run, load_run
+from ser.evaluation.significance import Interval, bootstrap_interval
+from ser.inference.checkpoint import find_model
+from ser.inference.files import SUFFIXES, predict_long, timeline
+from ser.inference.recognizer import Prediction, Recognizer
+from ser.inference.speech_gate import SpeechGate
+from ser.inference.waveforms import LONGEST_SECONDS, prepare
+
+TIMELINE_FROM = 7.5  # seconds: a shorter recording has no timeline
+_WINDOW, _MOST_WINDOWS = 5.0, 100  # seconds and number of the timeline's windows
+_MINIMUM_SPEECH = 0.1  # fraction of a recording, as for the microphone
+HIGHEST_RATE = 192_000  # Hz
+_MOST_SAMPLES = 64_000_000  # frames x channels, 256 MB when decoded: ten minutes of 48 kHz stereo
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a finished run says of its model.
+
+    Attributes:
+        run: the run folder.
+        uar: unweighted average recall of the test part with its interval over speakers.
+        wa: accuracy of the test part.
+        speakers: number of speakers in the test part.
+    """
+
+    run: Run
+    uar: Interval
+    wa: float
+    speakers: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model.
+
+    Attributes:
+        name: as the page lists it.
+        path: the file or folder it came from.
+        recognizer: answers.
+        looks: how each emotion is drawn, its colour dark enough for a white page.
+        results: of its run; None for a model without a run folder.
+    """
+
+    name: str
+    path: Path
+    recognizer: Recognizer
+    looks: dict[str, Emotion]
+    results: Results | None
+
+
+class ModelShelf:
+    """Models by name, each loaded when it is first chosen; one that cannot be loaded raises every time.
+
+    Args:
+        paths: what Recognizer.from_checkpoint takes.
+        encoder: folder of the pretrained encoder, if not where training had it; for those models that read one.
+        device: where they compute.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], encoder: str | Path | None = None, device: str = "cpu") -> None:
+        self._paths = dict(zip(_names(paths), paths, strict=True))
+        self._encoder, self._device = encoder, device
+        self._loaded: dict[str, Model] = {}
+        self._turn = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """In the order given."""
+        return list(self._paths)
+
+    def open(self, name: str) -> Model:
+        """The model of that name.
+
+        Raises:
+            SerError: there is none, or it cannot be loaded.
+        """
+        if name not in self._paths:
+            raise SerError(
+                f"there is no model {name!r}, expected one of {', '.join(self.names)}; choose from the list."
+            )
+        with self._turn:
+            if name not in self._loaded:
+                path = find_model(self._paths[name])
+                recognizer = Recognizer.from_checkpoint(path, self._encoder, self._device)
+                found = looks(recognizer.emotions)
+                dark = {key: emotion._replace(color=darkened(emotion.color)) for key, emotion in found.items()}
+                self._loaded[name] = Model(name, path, recognizer, dark, _results(path))
+            return self._loaded[name]
+
+
+def _results(path: Path) -> Results | None:
+    """Results in the run folder around a checkpoint; None where there is none or it is damaged."""
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    if not (folder / "metrics.json").is_file():
+        return None
+    try:
+        run = load_run(folder)
+        speakers = int(run.predictions["speaker"].nunique())
+        return Results(run, bootstrap_interval(run.predictions), float(run.test["wa"]), speakers)
+    except (SerError, KeyError):
+        return None
+
+
+def _names(paths: Sequence[str | Path]) -> list[str]:
+    """The last parts of each path, as many as tell them apart and at least experiment, variant, fold and seed."""
+    parts = [
+        [part for part in Path(path).absolute().parts if part not in ("checkpoints", "best.ckpt", "/")]
+        for path in paths
+    ]
+    for count in range(4, 1 + max(map(len, parts), default=4)):
+        names = [" / ".join(row[-count:]) for row in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{place}: {path}" for place, path in enumerate(paths, start=1)]
+
+
+def darkened(color: str) -> str:
+    """``color`` (#rrggbb), darkened until its WCAG contrast with white reaches 3, as graphics need."""
+    channels = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    while contrast_with_white(channels) < 3.0:
+        channels = channels * 0.96
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
+
+
+def contrast_with_white(channels: NDArray[np.float64]) -> float:
+    """WCAG 2.2 contrast of an sRGB colour (3,) in [0, 1] with white."""
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (float(linear @ np.array([0.2126, 0.7152, 0.0722])) + 0.05)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may upload.
+
+    Attributes:
+        megabytes: of one file.
+        seconds: of one file.
+        files: at once.
+    """
+
+    megabytes: float = 50.0
+    seconds: float = 600.0
+    files: int = 500
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The answer for one recording, and what is drawn of it.
+
+    Attributes:
+        name: of the file, as the visitor calls it.
+        model: name of the model that answered.
+        seconds: length of the recording.
+        prediction: of the whole; None where there is no speech.
+        envelope: peaks (N, 2), lowest and highest.
+        times: start and end of each stretch of the timeline; empty for short recordings.
+        rows: probabilities of each stretch; None where there is no speech.
+    """
+
+    name: str
+    model: str
+    seconds: float
+    prediction: Prediction | None
+    envelope: NDArray[np.float32]
+    times: Sequence[tuple[float, float]]
+    rows: Sequence[dict[str, float] | None]
+
+
+def check_upload(path: str | Path, uploads: Path, limits: Limits, language: str) -> Path:
+    """The path of a file that was uploaded and keeps within the limits, judged by its header before decoding.
+
+    Args:
+        path: as the browser's request names it; it may be forged.
+        uploads: folder of uploaded files.
+        limits: of size and length.
+        language: of the error message.
+
+    Raises:
+        SerError: the file lies elsewhere (also through a link), or is too large, too long or of too high a rate.
+    """
+    found = Path(path).resolve()
+    if not found.is_relative_to(uploads.resolve()) or not found.is_file():
+        raise SerError(text(language, "outside"))
+    size = found.stat().st_size / 1e6
+    if size > limits.megabytes:
+        raise SerError(text(language, "too_large", name=found.name, size=size, most=limits.megabytes))
+    try:
+        header = soundfile.info(str(found))
+    except (soundfile.SoundFileError, TypeError, OSError):
+        return found  # decoding tells what is wrong with it
+    rate, channels = header.samplerate, header.channels
+    seconds = header.frames / rate
+    frames = min(header.frames, (limits.seconds + 1) * rate)  # a stream's header may promise any number
+    if rate > HIGHEST_RATE or frames * channels > _MOST_SAMPLES:
+        raise SerError(text(language, "too_dense", name=found.name, rate=rate, channels=channels))
+    if seconds > limits.seconds and header.frames < 2**62:
+        raise SerError(text(language, "too_long", name=found.name, seconds=seconds, most=limits.seconds))
+    return found
+
+
+def analyse(model: Model, path: Path, gate: SpeechGate, limits: Limits, language: str) -> Analysis:
+    """Recognise a checked file.
+
+    Raises:
+        SerError: it is no audio, too short, or longer than its header said.
+    """
+    waveform, prediction = _answer(model, path, gate, limits, language, attention=True)
+    seconds = len(waveform) / SAMPLE_RATE
+    times: list[tuple[float, float]] = []
+    rows: list[dict[str, float] | None] = []
+    if prediction is not None and seconds >= TIMELINE_FROM:
+        table = timeline(model.recognizer, path, _WINDOW, max(1.0, (seconds - _WINDOW) / _MOST_WINDOWS))
+        middles = ((table["start"] + table["end"]) / 2).to_numpy()
+        edges = np.concatenate(([0.0], (middles[1:] + middles[:-1]) / 2, [seconds]))
+        times = [(float(start), float(end)) for start, end in pairwise(edges)]
+        spoken = [
+            gate(waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]) >= _MINIMUM_SPEECH * (end - start)
+            for start, end in times
+        ]
+        values = table[[f"p_{name}" for name in model.recognizer.emotions]].to_numpy()
+        rows = [
+            dict(zip(model.recognizer.emotions, map(float, row), strict=True)) if heard else None
+            for row, heard in zip(values, spoken, strict=True)
+        ]
+    return Analysis(path.name, model.name, seconds, prediction, envelope_of(waveform.numpy()), times, rows)
+
+
+def recognise_files(
+    model: Model,
+    gate: SpeechGate,
+    paths: Sequence[str],
+    uploads: Path,
+    limits: Limits,
+    language: str,
+    done: Callable[[float, Path | None, float, dict[str, float]], None],
+) -> pd.DataFrame:
+    """One row per file in the order given: file, seconds, predicted, confidence, p_<emotion>, reason.
+
+    A file that cannot be recognised, and one that is not audio by its name, has only a reason; predicted is empty
+    where there is no speech.
+
+    Args:
+        model: answers.
+        gate: finds speech.
+        paths: as the browser's request names them.
+        uploads: folder of uploaded files.
+        limits: of each file, and of their number.
+        language: of the reasons.
+        done: called after each file with the fraction that is done and, where it was recognised, path, seconds and
+            probabilities (none without speech).
+
+    Raises:
+        SerError: there is no audio among them, or there are too many.
+    """
+    audio = [path for path in paths if Path(path).suffix.lower() in SUFFIXES and not Path(path).name.startswith(".")]
+    if not audio:
+        raise SerError(text(language, "folder_no_audio" if paths else "folder_none"))
+    if len(audio) > limits.files:
+        raise SerError(text(language, "too_many", count=len(audio), most=limits.files))
+    rows = []
+    for count, name in enumerate(audio, start=1):
+        row: dict[str, object] = {"file": Path(name).name}
+        try:
+            path = check_upload(name, uploads, limits, language)
+            waveform, prediction = _answer(model, path, gate, limits, language)
+            seconds = len(waveform) / SAMPLE_RATE
+            found = prediction.probabilities if prediction else {}
+            row |= {"seconds": seconds, "predicted": prediction.label if prediction else None}
+            row |= {"confidence": prediction.confidence if prediction else None}
+            row |= {f"p_{emotion}": value for emotion, value in found.items()}
+            done(count / len(audio), path, seconds, found)
+        except SerError as error:
+            row["reason"] = str(error)
+            done(count / len(audio), None, 0.0, {})
+        rows.append(row)
+    ignored = [Path(path).name for path in paths if path not in audio]
+    rows += [{"file": name, "reason": text(language, "ignored")} for name in ignored]
+    classes = [f"p_{name}" for name in model.recognizer.emotions]
+    return pd.DataFrame(rows, columns=["file", "seconds", "predicted", "confidence", *classes, "reason"])
+
+
+def _answer(
+    model: Model, path: Path, gate: SpeechGate, limits: Limits, language: str, attention: bool = False
+) -> tuple[Tensor, Prediction | None]:
+    """The waveform (N,) at 16 kHz of a checked file and its prediction, None without speech."""
+    try:
+        waveform = read_audio(path, 0.0, limits.seconds + 1.0)
+        seconds = len(waveform) / SAMPLE_RATE
+        if seconds > limits.seconds:
+            raise SerError(text(language, "too_long", name=path.name, seconds=seconds, most=limits.seconds))
+        if seconds <= LONGEST_SECONDS:
+            waveform = prepare(waveform, SAMPLE_RATE)
+        if gate(waveform) < _MINIMUM_SPEECH * seconds:
+            return waveform, None
+        if seconds <= LONGEST_SECONDS:
+            return waveform, model.recognizer(waveform, SAMPLE_RATE, attention=attention)
+        return waveform, predict_long(model.recognizer, path)
+    except SerError as error:  # the server's folders are not the visitor's business
+        raise SerError(str(error).replace(str(path), path.name)) from error
+
+
+def envelope_of(samples: NDArray[np.float32], points: int = 500) -> NDArray[np.float32]:
+    """Lowest and highest sample (points, 2) of equal parts of (N,) samples."""
+    parts = np.array_split(samples, max(1, min(points, len(samples))))
+    return np.array([(part.min(), part.max()) if len(part) else (0, 0) for part in parts], np.float32)

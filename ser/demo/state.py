@@ -1,0 +1,304 @@
+"""What belongs to one browser window, apart from every other one."""
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+
+from ser.demo.live import LiveSettings, LiveSound
+from ser.demo.recognition import Analysis, Model
+from ser.demo.texts import text
+from ser.errors import SerError
+from ser.inference.speech_gate import SpeechGate
+
+log = logging.getLogger(__name__)
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One answer of the history.
+
+    Attributes:
+        number: from 1, in the order of the answers.
+        time: local time.
+        source: live, file or folder.
+        name: of the file or stretch of listening.
+        seconds: its length.
+        probabilities: of every emotion, in class order; empty where there was no speech.
+        model: name of the model.
+        clip: what can be played back; None without.
+    """
+
+    number: int
+    time: datetime
+    source: str
+    name: str
+    seconds: float
+    probabilities: dict[str, float]
+    model: str
+    clip: Path | None
+
+
+class History:
+    """The newest answers; an older one goes together with its clip.
+
+    Args:
+        most: answers kept.
+        most_bytes: kept on the disk as clips.
+    """
+
+    def __init__(self, most: int = 200, most_bytes: float = 300e6) -> None:
+        self.most, self.most_bytes = most, most_bytes
+        self._entries: deque[tuple[Entry, int]] = deque()
+        self._count = 0
+        self._turn = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(
+        self,
+        source: str,
+        name: str,
+        seconds: float,
+        probabilities: dict[str, float],
+        model: str,
+        clip: Path | None = None,
+    ) -> None:
+        """Append an answer of now, whose clip from here on belongs to the history."""
+        with self._turn:
+            self._count += 1
+            size = clip.stat().st_size if clip else 0
+            now = datetime.now().astimezone()
+            self._entries.append((Entry(self._count, now, source, name, seconds, probabilities, model, clip), size))
+            while len(self) > self.most or (len(self) > 1 and sum(size for _, size in self._entries) > self.most_bytes):
+                self._drop()
+
+    def clear(self) -> None:
+        """Forget everything and delete the clips."""
+        with self._turn:
+            while self._entries:
+                self._drop()
+
+    def find(self, number: int) -> Entry | None:
+        """The answer of that number, if it is still kept."""
+        with self._turn:
+            return next((entry for entry, _ in self._entries if entry.number == number), None)
+
+    def table(self) -> pd.DataFrame:
+        """One row per answer, newest first: number, time, source, name, predicted, confidence, seconds, model, p_*.
+
+        Classes that an answer's model does not have stay empty.
+        """
+        with self._turn:
+            entries = [entry for entry, _ in reversed(self._entries)]
+        columns = ["number", "time", "source", "name", "predicted", "confidence", "seconds", "model"]
+        rows = [
+            {
+                **{key: getattr(entry, key) for key in ("number", "source", "name", "seconds", "model")},
+                "time": entry.time.isoformat(timespec="seconds"),
+                "predicted": max(found, key=found.__getitem__) if found else None,
+                "confidence": max(found.values()) if found else None,
+                **{f"p_{name}": value for name, value in found.items()},
+            }
+            for entry in entries
+            for found in [entry.probabilities]
+        ]
+        classes = dict.fromkeys(f"p_{name}" for entry in entries for name in entry.probabilities)
+        return pd.DataFrame(rows, columns=[*columns, *classes])
+
+    def _drop(self) -> None:
+        entry, _ = self._entries.popleft()
+        if entry.clip is not None:
+            entry.clip.unlink(missing_ok=True)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text can act as a spreadsheet's formula."""
+    return table.map(
+        lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    ).to_csv(index=False)
+
+
+def to_json(table: pd.DataFrame) -> str:
+    """A table as JSON records; missing values are null."""
+    records = json.loads(table.to_json(orient="records", double_precision=15))
+    return json.dumps(records, indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass
+class Session:
+    """One browser window.
+
+    Attributes:
+        folder: its clips; removed when it closes.
+        model: name of the chosen model.
+        client: address of its computer.
+        language: key of ser.demo.texts.LANGUAGES.
+        token: what its browser shows to be served; cannot be guessed.
+        history: its answers.
+        settings: of its microphone.
+        live: its microphone; None while it is closed.
+        listened: the stretch of listening that is shown, also after its end.
+        analysis: of the file tab.
+        table: of the folder tab, with a column of reasons.
+        used: clock of its last request.
+    """
+
+    folder: Path
+    model: str
+    client: str
+    language: str = "en"
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    history: History = field(default_factory=History)
+    settings: LiveSettings = field(default_factory=LiveSettings)
+    live: LiveSound | None = None
+    listened: LiveSound | None = None
+    analysis: Analysis | None = None
+    table: pd.DataFrame | None = None
+    used: float = 0.0
+    turn: threading.RLock = field(default_factory=threading.RLock)
+
+    def hear(self, model: Model, gate: SpeechGate, sample_rate: int) -> LiveSound:
+        """The open microphone; a new one after a change of model, rate or settings."""
+        with self.turn:
+            live = self.live
+            if live is not None:
+                if (live.model, live.sample_rate, live.settings) == (model, sample_rate, self.settings):
+                    return live
+                self.stop()
+            self.live = self.listened = live = LiveSound(model, gate, sample_rate, self.settings)
+            return live
+
+    def stop(self) -> None:
+        """Close the microphone and put what was heard into the history."""
+        with self.turn:
+            live, self.live = self.live, None
+            if live is None:
+                return
+            _end(live)
+            if live.stream.seconds >= live.settings.window:
+                clip = live.save_clip(self.folder / f"{secrets.token_hex(8)}.wav")
+                started = time.strftime("%H:%M:%S", time.localtime(time.time() - live.stream.seconds))
+                self.history.add("live", started, live.stream.seconds, live.mean(), live.model.name, clip)
+
+    def keep(self, path: Path) -> Path | None:
+        """The session's own copy of an uploaded file (without using disk, where links are possible)."""
+        own = self.folder / f"{secrets.token_hex(8)}{path.suffix}"
+        try:
+            os.link(path, own)
+        except OSError:
+            try:
+                shutil.copyfile(path, own)
+            except OSError:
+                return None  # the disk is full: no playback, all else works
+        return own
+
+    def close(self) -> None:
+        """Close the microphone and delete everything."""
+        with self.turn:
+            live, self.live = self.live, None
+            if live is not None:
+                _end(live)
+            self.history.clear()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _end(live: LiveSound) -> None:
+    """Stop it; a defect that ended its thread is logged for whoever runs the server, and the page goes on."""
+    try:
+        live.stop()
+    except Exception:
+        log.exception("the recognition of a microphone ended early")
+
+
+class Sessions:
+    """Open browser windows by their name in Gradio.
+
+    Names come from the browser and may be invented, so a new one never ends another: where there are too many, it is
+    refused. Only windows that were idle for long make room.
+
+    Args:
+        folder: where each gets a folder.
+        model: that each begins with.
+        most: windows at once.
+        per_client: windows at once of one computer.
+        idle: seconds without a request after which a window may be closed.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        most: int = 200,
+        per_client: int = 60,
+        idle: float = 2 * 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder, self.model, self.most, self.per_client, self.idle = folder, model, most, per_client, idle
+        self._clock = clock
+        self._open: dict[str, Session] = {}
+        self._turn = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def of(self, name: str, client: str = "", language: str = "en") -> Session:
+        """The session of that name, opened where it is not.
+
+        Raises:
+            SerError: too many are open.
+        """
+        now = self._clock()
+        with self._turn:
+            leaving = [key for key, session in self._open.items() if key != name and now - session.used > self.idle]
+            idle = [self._open.pop(key) for key in leaving]
+            own = sum(session.client == client for session in self._open.values())
+            full = name not in self._open and (own >= self.per_client or len(self._open) >= self.most)
+            if not full:
+                if name not in self._open:
+                    folder = self.folder / secrets.token_hex(8)
+                    folder.mkdir(parents=True)
+                    self._open[name] = Session(folder, self.model, client, language)
+                self._open[name].used = now
+                found = self._open[name]
+        for session in idle:
+            session.close()
+        if full:
+            raise SerError(text(language, "too_many_windows"))
+        return found
+
+    def by_token(self, token: str) -> Session | None:
+        """The session whose browser shows this token."""
+        shown = token.encode()
+        with self._turn:
+            for session in self._open.values():
+                if secrets.compare_digest(session.token.encode(), shown):
+                    session.used = self._clock()
+                    return session
+        return None
+
+    def close(self, name: str) -> None:
+        """Close a session, if there is one of that name."""
+        with self._turn:
+            session = self._open.pop(name, None)
+        if session is not None:
+            session.close()
+
+    def close_all(self) -> None:
+        """Close every session."""
+        for name in list(self._open):
+            self.close(name)
