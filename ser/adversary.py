@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ser.errors import SerError
+from ser.errors import check_number
 from ser.models.network import ClassifierHead, Network
 
 
@@ -47,10 +47,8 @@ class Adversary(nn.Module, ABC):
 
     def __init__(self, weight: float, lr_factor: float = 1.0) -> None:
         super().__init__()
-        if not weight >= 0:
-            raise SerError(f"adversarial_weight={weight} was given, expected a number of at least 0; 0.05 is usual.")
-        if not lr_factor > 0:
-            raise SerError(f"adversarial.lr_factor={lr_factor} was given, expected more than 0; 1 is usual.")
+        check_number("adversarial_weight", weight, 0)
+        check_number("adversarial.lr_factor", lr_factor, 0, above=True)
         self.weight, self.lr_factor = weight, lr_factor
         self.register_buffer("alpha", torch.zeros(()))
 
@@ -95,6 +93,8 @@ class SpeakerClassifier(Adversary):
         lr_factor: float = 1.0,
     ) -> None:
         super().__init__(weight, lr_factor)
+        check_number("adversarial.hidden_size", hidden_size, 2, whole=True)  # the head halves it
+        check_number("adversarial.dropout", dropout, 0, 1)
         self.norm = nn.BatchNorm1d(pooled, affine=False) if normalize else None
         self.classifier = ClassifierHead(pooled, speakers, hidden_size, dropout)
 

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from ser.errors import check_number
 from ser.io import atomic_path
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class ResumableEarlyStopping(EarlyStopping):
     """
 
     def __init__(self, above_chance: float = 0.1, **keywords: Any) -> None:
+        check_number("callbacks.early_stopping.patience", keywords.get("patience", 3), 1, whole=True)
+        check_number("callbacks.early_stopping.above_chance", above_chance, 0, 1)
         super().__init__(**keywords)
         self.above_chance = above_chance
 

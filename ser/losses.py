@@ -7,20 +7,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 
 class EmotionLoss(nn.Module, ABC):
-    """Mean over a batch of a loss an utterance, optionally weighted by inverse class frequency.
+    """Base of the emotion losses: the mean over a batch of the loss per utterance, optionally with class weights.
 
-    With weights w, the mean is sum_i w_i loss_i / sum_i w_i, where w_i is the weight of the class of utterance i, or
-    the average under its soft label.
+    With class weights it is the weighted mean sum_i w_i loss_i / sum_i w_i, where w_i is the weight of the class of
+    utterance i, or the average weight under its soft label.
 
     Args:
-        class_weighting: whether to weigh classes by N / (C * count), from the counts given to ``fit_class_counts``.
+        class_weighting: whether to weight classes by N / (C * count), from the counts given to ``fit_class_counts``.
     """
 
-    # Not saved: the counts of the training part set it anew in every run.
+    # Not saved: every run sets it from the counts of its training part.
     class_weights: Tensor | None
 
     def __init__(self, class_weighting: bool = False) -> None:
@@ -50,7 +50,7 @@ class EmotionLoss(nn.Module, ABC):
 
     @abstractmethod
     def utterance_losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Losses (B,) of ``logits`` (B, C), already multiplied by the class weights."""
+        """Return the losses (B,) of ``logits`` (B, C), multiplied by the class weights."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the scalar loss.
@@ -71,7 +71,7 @@ class EmotionLoss(nn.Module, ABC):
         return losses.sum() / mass.sum().clamp_min(torch.finfo(logits.dtype).tiny)
 
     def _weights(self, logits: Tensor) -> Tensor:
-        """The class weights (C,) on the device of ``logits``; ones where weighting is off."""
+        """Return the class weights (C,) on the device of ``logits``; ones where weighting is off."""
         if not self.class_weighting:
             return logits.new_ones(logits.shape[-1])
         if self.class_weights is None:
@@ -83,16 +83,15 @@ class EmotionLoss(nn.Module, ABC):
 
 
 class CrossEntropy(EmotionLoss):
-    """Cross entropy; ``label_smoothing`` in [0, 1) spreads that share of each label over all classes."""
+    """Cross entropy; ``label_smoothing`` in [0, 1) spreads that fraction of each label over all classes."""
 
     def __init__(self, label_smoothing: float = 0.0, class_weighting: bool = False) -> None:
         super().__init__(class_weighting)
-        if not 0 <= label_smoothing < 1:
-            raise SerError(f"label_smoothing is {label_smoothing}, expected 0 <= label_smoothing < 1; 0.1 is usual.")
+        check_number("loss.label_smoothing", label_smoothing, 0, 0.999)
         self.label_smoothing = label_smoothing
 
     def utterance_losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """-sum over classes of w_c * label_c * log p_c."""
+        """Return -sum over classes of w_c * label_c * log p_c."""
         target = target if target.ndim == 1 else target.to(logits.dtype)
         return F.cross_entropy(
             logits, target, weight=self._weights(logits), label_smoothing=self.label_smoothing, reduction="none"
@@ -104,16 +103,12 @@ class FocalLoss(EmotionLoss):
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, class_weighting: bool = False) -> None:
         super().__init__(class_weighting)
-        if alpha <= 0 or gamma < 0:
-            raise SerError(
-                f"the focal loss got alpha {alpha} and gamma {gamma}, expected alpha > 0 and gamma >= 0; "
-                "0.25 and 2 are usual."
-            )
-        self.alpha = alpha
-        self.gamma = gamma
+        check_number("loss.alpha", alpha, 0, above=True)
+        check_number("loss.gamma", gamma, 0)
+        self.alpha, self.gamma = alpha, gamma
 
     def utterance_losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """-sum over classes of w_c * label_c * alpha * (1 - p_c)^gamma * log p_c."""
+        """Return -sum over classes of w_c * label_c * alpha * (1 - p_c)^gamma * log p_c."""
         log_probability = logits.log_softmax(dim=-1)  # (B, C)
         # The floor keeps the gradient finite for gamma < 1 once p is 1.
         miss = (-torch.expm1(log_probability)).clamp_min(torch.finfo(logits.dtype).eps)
@@ -123,7 +118,7 @@ class FocalLoss(EmotionLoss):
 
 
 def l2_norms(module: nn.Module) -> Tensor:
-    """Sum of the L2 norms (not their squares) of the weight matrices: all parameters of two or more dimensions.
+    """Return the sum of the L2 norms (not squared) of the weight matrices: all parameters of two or more dimensions.
 
     Differentiable, with gradient 0 at a matrix of zeros; 0 for a module without matrices.
     """

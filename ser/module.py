@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from ser.adversary import Adversary
 from ser.data.augmentation import Augmentation, Mixup
 from ser.data.datamodule import Batch
+from ser.errors import SerError, check_number
 from ser.losses import l2_norms
 from ser.metrics import METRICS
 from ser.models.network import Network, NetworkOutput
@@ -74,6 +75,7 @@ class EmotionModule(lightning.LightningModule):
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_number("l2_reg", l2_reg, 0)
         self.network, self.adversary, self.emotion_loss = network, adversary, emotion_loss
         self.make_optimizer = optimizer
         self.emotions = list(emotions)
@@ -131,9 +133,16 @@ class EmotionModule(lightning.LightningModule):
         }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer; a callback changes its learning rate."""
+        """Return the optimizer; a callback changes its learning rate.
+
+        Raises:
+            SerError: the optimizer refuses a setting.
+        """
         groups = parameter_groups(self)
-        optimizer = self.make_optimizer([{"params": parameters} for parameters, _ in groups])
+        try:
+            optimizer = self.make_optimizer([{"params": parameters} for parameters, _ in groups])
+        except (TypeError, ValueError) as error:
+            raise SerError(f"the optimizer was not made ({error}); correct the settings of optimizer.") from error
         for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] *= factor
         return optimizer

@@ -43,9 +43,12 @@ def networks():
     for attention in (None, *MATCHING):
         name = attention.__name__ if attention else "none"
         yield pytest.param(partial(GRU, hidden_size=8, attention=attention), id=f"gru-{name}")
-    for network, norm, attention in product((EnhancedGRU, EnhancedGRUReference), (True, False), (True, False)):
-        settings = {"hidden_size": 8, "speaker_norm": norm, "attention": attention}
-        yield pytest.param(partial(network, **settings), id=f"{network.__name__}-{norm}-{attention}")
+    for network in (EnhancedGRU, EnhancedGRUReference):
+        yield pytest.param(partial(network, hidden_size=8), id=network.__name__)
+    for switch in ("positions", "speaker_norm", "attention", "enhancement"):
+        yield pytest.param(partial(EnhancedGRU, hidden_size=8, layers=2, **{switch: False}), id=f"enhanced-no-{switch}")
+    for pooling in POOLINGS[1:]:
+        yield pytest.param(partial(EnhancedGRU, hidden_size=8, layers=2, pooling=pooling), id=pooling.__name__)
     for pooling, bottleneck in product(POOLINGS, (None, 5)):
         settings = {"hidden_size": 8, "layers": 2, "pooling": pooling, "bottleneck": bottleneck}
         settings |= {"heads": 4 if bottleneck else None}
@@ -156,8 +159,8 @@ def test_enhanced_pooling_is_mean_and_maximum_of_states_and_enhancement():
     states = torch.randn(4, 14, 32)
     pooled = network.pool(states, valid_frames(LENGTHS, 14))
     for row, length, vector in zip(states, LENGTHS, pooled, strict=True):
-        both = torch.cat((row[:length], network.enhance(row[:length])), dim=-1)
-        torch.testing.assert_close(vector, torch.cat((both.mean(0), both.amax(0))))
+        parts = (row[:length], network.enhance(row[:length]))
+        torch.testing.assert_close(vector, torch.cat([pool for part in parts for pool in (part.mean(0), part.amax(0))]))
 
 
 def test_pooling_is_over_the_valid_frames():
@@ -244,9 +247,28 @@ def test_self_attention_equals_the_formula_for_each_head():
         torch.testing.assert_close(weights[b, :length, :length], torch.stack(shares).mean(0))
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(SerError, match="divisor of 32"):
-        EnhancedGRU(D, C, hidden_size=8, heads=5)
+@pytest.mark.parametrize(("network", "setting", "value"), [
+    (EnhancedGRU, "heads", 5),
+    (EnhancedGRU, "heads", 0),
+    (EnhancedGRU, "hidden_size", 1),
+    (EnhancedGRU, "attention_dropout", 1.5),
+    (EnhancedGRU, "layers", 0),
+    (GRU, "hidden_size", 0),
+    (GRU, "dropout", -0.1),
+    (GRU, "layers", 1.5),
+    (BottleneckGRU, "heads", 0),
+    (BottleneckGRU, "bottleneck", 0),
+    (BottleneckGRU, "noise", math.nan),
+    (BottleneckGRU, "dropout", "much"),
+])  # fmt: skip
+def test_settings_out_of_range_are_refused(network, setting, value):
+    with pytest.raises(SerError, match=f"model.{setting}={value} was given, expected"):
+        network(D, C, **{"hidden_size": 8, setting: value})
+
+
+def test_attention_dropout_is_a_setting_of_its_own():
+    assert EnhancedGRU(D, C, hidden_size=8, dropout=0.3).attention.dropout.p == 0.3
+    assert EnhancedGRU(D, C, hidden_size=8, dropout=0.3, attention_dropout=0.0).attention.dropout.p == 0.0
 
 
 def test_speaker_norm_takes_away_level_and_spread_of_each_utterance():

@@ -42,7 +42,8 @@ ENCODERS = {  # by how the file's name begins
 
 def options(group):
     folder = CONFIG_FOLDER / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    files = folder.rglob("*.yaml") if group == "experiment" else folder.glob("*.yaml")
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
 
 
 RUNS = max(len(options(group)) for group in GROUPS)
@@ -126,6 +127,16 @@ def check_run(folder, epochs=1):
 @pytest.mark.parametrize("number", range(RUNS), ids=lambda number: " ".join(words_of_run(number)[:5]))
 def test_every_option_trains(make, tmp_path, number):
     training.run(make(*words_of_run(number), *SMALL, "logger=csv"))
+    check_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("words", [
+    *(["model=gru", f"model/attention={name}"] for name in options("model/attention")),
+    *([f"model={model}", f"model/pooling={name}"] for name in options("model/pooling")
+      for model in ("enhanced_gru", "bottleneck_gru")),
+], ids=" ".join)  # fmt: skip
+def test_every_part_of_a_network_trains(make, tmp_path, words):
+    training.run(make(*words, *SMALL, "data=synthetic_features", "logger=csv"))
     check_run(tmp_path / "run")
 
 

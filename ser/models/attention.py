@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 
 class MatchingAttention(nn.Module, ABC):
@@ -129,8 +129,9 @@ class MultiHeadSelfAttention(nn.Module):
 
     def __init__(self, size: int, heads: int = 8, dropout: float = 0.3) -> None:
         super().__init__()
-        if heads < 1 or size % heads:
-            raise SerError(f"{heads} attention heads cannot share {size} channels evenly; choose a divisor of {size}.")
+        check_number("model.heads", heads, 1, whole=True)
+        if size % heads:
+            raise SerError(f"model.heads={heads} was given, expected a divisor of the {size} channels.")
         # Written out: nn.MultiheadAttention switches to a fused kernel for inference that cannot be exported.
         self.heads = heads
         self.project = nn.Linear(size, 3 * size)

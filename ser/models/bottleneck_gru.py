@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ser.errors import check_number
 from ser.models.attention import MultiHeadSelfAttention
 from ser.models.enhanced_gru import ResidualGRU
 from ser.models.layers import MeanStdPooling, Pooling, valid_frames
-from ser.models.network import Network
+from ser.models.network import Network, check_settings
 
 
 class Bottleneck(nn.Module):
@@ -21,7 +22,7 @@ class Bottleneck(nn.Module):
         input_size: width of the pooled features.
         size: values that are left.
         dropout: probability.
-        noise: deviation of the noise, of values whose own deviation is 1.
+        noise: std of the noise, on values whose own std is 1.
     """
 
     def __init__(self, input_size: int, size: int, dropout: float, noise: float) -> None:
@@ -32,7 +33,7 @@ class Bottleneck(nn.Module):
         self.noise = noise
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, input_size) -> (B, size)."""
+        """Reduce pooled features (B, input_size) to (B, size)."""
         values: Tensor = self.norm(self.reduce(self.dropout(pooled)))
         return values + self.noise * torch.randn_like(values) if self.training and self.noise > 0 else values
 
@@ -43,18 +44,18 @@ class BottleneckGRU(Network):
     For the few hundred to few thousand utterances that emotion corpora have, where the deep network learns slowly.
 
     Args:
-        input_size: D, values a frame.
+        input_size: D, values per frame.
         emotions: C, number of classes.
-        hidden_size: H, GRU units a direction.
+        hidden_size: H, GRU units per direction.
         layers: number of GRU layers.
-        heads: attention heads, a divisor of 2H; None leaves attention out.
+        heads: attention heads, a divisor of 2H; None for no attention.
         dropout: probability, everywhere.
         pooling: makes the pooling of frames of a given width (2H).
         bottleneck: values an utterance is reduced to; None keeps the pooled features.
-        noise: deviation of the noise on the bottleneck in training.
+        noise: std of the noise on the bottleneck in training.
 
     Raises:
-        SerError: ``heads`` does not divide 2H.
+        SerError: a number is out of range, or ``heads`` does not divide 2H.
     """
 
     def __init__(
@@ -71,11 +72,15 @@ class BottleneckGRU(Network):
         noise: float = 0.5,
     ) -> None:
         super().__init__()
+        check_settings(hidden_size, layers, dropout)
+        check_number("model.noise", noise, 0)
+        if bottleneck is not None:
+            check_number("model.bottleneck", bottleneck, 1, whole=True)
         width = 2 * hidden_size
         self.project = nn.Linear(input_size, width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(ResidualGRU(width, hidden_size, dropout) for _ in range(layers))
-        self.attention = MultiHeadSelfAttention(width, heads, dropout) if heads else None
+        self.attention = MultiHeadSelfAttention(width, heads, dropout) if heads is not None else None
         self.pooling = pooling(width)
         size = self.pooling.size
         self.bottleneck = Bottleneck(size, bottleneck, dropout, noise) if bottleneck else nn.Dropout(dropout)

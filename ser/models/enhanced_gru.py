@@ -1,18 +1,24 @@
 """The speaker-independent network: speaker normalisation, deep GRU, self-attention, feature enhancement."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ser.errors import check_number
 from ser.models.attention import MultiHeadSelfAttention
 from ser.models.layers import (
     BidirectionalGRU,
+    MeanMaxPooling,
+    Pooling,
     SinusoidalPositions,
     SpeakerNorm,
     masked_max,
     masked_mean,
     valid_frames,
 )
-from ser.models.network import ClassifierHead, Network
+from ser.models.network import ClassifierHead, Network, check_settings
 
 
 class ResidualGRU(nn.Module):
@@ -26,29 +32,31 @@ class ResidualGRU(nn.Module):
         self.residual = input_size == 2 * hidden_size
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, input_size) of ``lengths`` (B,) -> (B, L, 2 * hidden_size)."""
+        """Run over states (B, L, input_size) of ``lengths`` (B,): (B, L, 2 * hidden_size)."""
         output: Tensor = self.norm(self.gru(states, lengths))
         return self.dropout(output + states if self.residual else output)
 
 
 class EnhancedGRU(Network):
-    """Projection, positions, speaker norm, residual GRU layers, self-attention, enhancement, mean and max, heads.
+    """Projection, positions, speaker norm, residual GRU layers, self-attention, enhancement, pooling, head.
 
     Args:
-        input_size: D, values a frame.
+        input_size: D, values per frame.
         emotions: C, number of classes.
-        hidden_size: H; the GRU layers have 2H units a direction, the heads H.
+        hidden_size: H; the GRU layers have 2H units per direction, the head has H.
         layers: number of GRU layers.
         heads: attention heads; a divisor of 4H.
-        dropout: probability, everywhere.
+        dropout: probability, everywhere but on the attention weights.
+        attention_dropout: probability of dropping an attention weight; None: ``dropout``.
+        positions: whether to add sinusoidal positions.
         speaker_norm: whether to normalise each utterance (:class:`SpeakerNorm`).
-        attention: whether to attend.
+        attention: whether to use self-attention.
+        enhancement: whether to add the enhanced features (2H) to the states (4H).
+        pooling: makes the pooling of frames of a given width.
 
     Raises:
-        SerError: ``heads`` does not divide 4H.
+        SerError: a number is out of range, or ``heads`` does not divide 4H.
     """
-
-    pooled_multiple = 12  # pooled width in units of H: mean and max of 6H
 
     def __init__(
         self,
@@ -59,37 +67,42 @@ class EnhancedGRU(Network):
         layers: int = 3,
         heads: int = 8,
         dropout: float = 0.3,
+        attention_dropout: float | None = None,
+        positions: bool = True,
         speaker_norm: bool = True,
         attention: bool = True,
+        enhancement: bool = True,
+        pooling: Callable[[int], Pooling] = MeanMaxPooling,
     ) -> None:
         super().__init__()
+        check_settings(hidden_size, layers, dropout, smallest=2)  # the head halves it
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
+        check_number("model.attention_dropout", attention_dropout, 0, 1)
         half, width = 2 * hidden_size, 4 * hidden_size
         self.project = nn.Linear(input_size, half)
-        self.positions = SinusoidalPositions(half)
+        self.positions = SinusoidalPositions(half) if positions else None
         self.speaker_norm = SpeakerNorm(half) if speaker_norm else None
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(ResidualGRU(width if index else half, half, dropout) for index in range(layers))
-        self.attention = MultiHeadSelfAttention(width, heads, dropout) if attention else None
-        self.enhance = nn.Sequential(
-            nn.Linear(width, half),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(half, half),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-        )
-        self.pooled_size = self.pooled_multiple * hidden_size
+        self.attention = MultiHeadSelfAttention(width, heads, attention_dropout) if attention else None
+        self.enhance = _enhancement(width, half, dropout) if enhancement else None
+        poolings = [pooling(size) for size in (width, *[half] * enhancement)]
+        self.poolings = nn.ModuleList(poolings)
+        self.pooled_size = sum(pool.size for pool in poolings)
         self.head = ClassifierHead(self.pooled_size, emotions, hidden_size, dropout)
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Mean and max of the states beside their enhancement: (B, L, 4H), (B, L) -> (B, 12H)."""
-        both = (states, self.enhance(states))  # (B, L, 4H), (B, L, 2H); to join them first would copy every frame
-        return torch.cat([pool(part, mask) for pool in (masked_mean, masked_max) for part in both], dim=-1)  # (B, 12H)
+        """Return the pooled states beside their pooled enhancement: (B, L, 4H), (B, L) -> (B, 12H)."""
+        parts = [states] if self.enhance is None else [states, self.enhance(states)]  # (B, L, 4H), (B, L, 2H)
+        # Pooled one by one, since joining them first would copy every frame.
+        return torch.cat([pool(part, mask) for pool, part in zip(self.poolings, parts, strict=True)], dim=-1)
 
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the pooled features (B, 12H) and the head-averaged attention weights (B, L, L) or None."""
         mask = valid_frames(lengths, frames.shape[1])  # (B, L)
-        states = self.positions(self.project(frames))  # (B, L, 2H)
+        states = self.project(frames)  # (B, L, 2H)
+        if self.positions is not None:
+            states = self.positions(states)
         if self.speaker_norm is not None:
             states = self.speaker_norm(states, mask)
         states = self.dropout(states)
@@ -101,18 +114,42 @@ class EnhancedGRU(Network):
         return self.pool(states, mask), weights
 
 
+def _enhancement(width: int, size: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, size),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(size, size),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+    )
+
+
 class EnhancedGRUReference(EnhancedGRU):
     """:class:`EnhancedGRU` as first printed: the 6H concatenation cut to 4H, the pooled 8H cut to 4H.
 
     The cuts leave the mean of the attended states: enhancement and max pooling are computed and thrown away, and the
     enhancement's parameters get a gradient of exactly zero. Use it only to reproduce the publication.
+
+    Args:
+        input_size: D, values per frame.
+        emotions: C, number of classes.
+        hidden_size: H.
+        dropout: probability, everywhere.
+        settings: further settings of EnhancedGRU, but ``enhancement`` and ``pooling``.
     """
 
-    pooled_multiple = 4
+    def __init__(
+        self, input_size: int, emotions: int, *, hidden_size: int = 256, dropout: float = 0.3, **settings: Any
+    ) -> None:
+        super().__init__(input_size, emotions, hidden_size=hidden_size, dropout=dropout, **settings)
+        self.pooled_size = 4 * hidden_size
+        self.head = ClassifierHead(self.pooled_size, emotions, hidden_size, dropout)
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, 4H), (B, L) -> (B, 4H)."""
+        """Return the mean of the states by way of the two cuts: (B, L, 4H), (B, L) -> (B, 4H)."""
+        enhance: Any = self.enhance
         width = states.shape[-1]
-        enhanced = torch.cat((states, self.enhance(states)), dim=-1)[..., :width]  # (B, L, 6H) -> (B, L, 4H)
+        enhanced = torch.cat((states, enhance(states)), dim=-1)[..., :width]  # (B, L, 6H) -> (B, L, 4H)
         pooled = torch.cat((masked_mean(enhanced, mask), masked_max(enhanced, mask)), dim=-1)  # (B, 8H)
         return pooled[:, :width]  # (B, 4H)

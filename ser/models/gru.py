@@ -6,21 +6,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ser.models.attention import DotAttention
+from ser.models.attention import GeneralAttention, MatchingAttention
 from ser.models.layers import BidirectionalGRU, masked_max, valid_frames
-from ser.models.network import Network
+from ser.models.network import Network, check_settings
 
 
 class GRU(Network):
     """Dropout, bidirectional GRU, matching attention, tanh, maximum over frames, LeakyReLU, dropout, linear.
 
     Args:
-        input_size: D, values a frame.
+        input_size: D, values per frame.
         emotions: C, number of classes.
-        hidden_size: H, GRU units a direction.
+        hidden_size: H, GRU units per direction.
         layers: number of GRU layers.
         dropout: probability.
-        attention: makes the attention over states of the given width (2H); None leaves it out.
+        attention: makes the attention over states of the given width (2H); None for no attention.
+
+    Raises:
+        SerError: a number is out of range.
     """
 
     def __init__(
@@ -31,9 +34,10 @@ class GRU(Network):
         hidden_size: int = 256,
         layers: int = 2,
         dropout: float = 0.2,
-        attention: Callable[[int], nn.Module] | None = DotAttention,
+        attention: Callable[[int], MatchingAttention] | None = GeneralAttention,
     ) -> None:
         super().__init__()
+        check_settings(hidden_size, layers, dropout)
         width = 2 * hidden_size
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ser.errors import check_number
+
 
 class NetworkOutput(NamedTuple):
     """What a network returns for a batch.
@@ -83,6 +85,17 @@ class Network(nn.Module, ABC):
         if self.erase is not None:
             pooled = self.erase(pooled)
         return NetworkOutput(self.head(pooled), pooled, attention)
+
+
+def check_settings(hidden_size: int, layers: int, dropout: float, smallest: int = 1) -> None:
+    """Refuse sizes that a network cannot have.
+
+    Raises:
+        SerError: naming the setting.
+    """
+    check_number("model.hidden_size", hidden_size, smallest, whole=True)
+    check_number("model.layers", layers, 1, whole=True)
+    check_number("model.dropout", dropout, 0, 1)
 
 
 class ClassifierHead(nn.Sequential):
