@@ -22,8 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.corpus import Corpus, Utterance
-from ser.data.encoding import utterance_batches
-from ser.data.extraction import extract
+from ser.data.extraction import extract, utterance_batches
 from ser.encoders import Encoder, LogMel, SpeechEncoder
 
 

@@ -27,8 +27,9 @@ from rich.table import Column, Table
 
 from ser.config import compose_config
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
-from ser.data.cache import FeatureFile, Origin, fingerprint
-from ser.data.corpus import Corpus, Utterance
+from ser.data.cache import FeatureCache
+from ser.data.corpus import Corpus
+from ser.data.inventory import CacheFolder
 from ser.encoders.weights import remedy
 from ser.errors import SerError
 from ser.sentences import instantiate, sentence
@@ -369,32 +370,29 @@ class Experiment:
 
     def check_cache(self) -> Iterator[Finding]:
         """Which sessions are complete, what is missing and how large that will be."""
-        origin = Origin(self.corpus.name, self.corpus.fingerprint(), self.description)
-        folder = Path(self.cfg.paths.cache) / self.corpus.name / fingerprint(self.description)
-        missing: list[Utterance] = []
-        complete = parts = 0
-        for session in self.corpus.sessions:
-            files = [FeatureFile(path) for path in sorted(folder.glob(f"session{session}.*safetensors"))]
-            for file in files:
-                origin.check(file.path, file.metadata)
-            there = {name: file for file in files for name in file.lengths}
-            lacking = [u for u in self.corpus.utterances if u.session == session and u.id not in there]
-            missing += lacking
-            complete += not lacking
-            parts += sum(".part" in file.path.name for file in files)
-            if self.deep:
-                for name, file in there.items():
-                    file.read(name)
-        text = f"{folder}: {complete} of {len(self.corpus.sessions)} sessions complete"
-        text += ", every checksum verified" if self.deep else ""
+        folder = CacheFolder.of(self.corpus, self.encoder, self.cfg.paths.cache, self.cfg.extraction.trust_cache)
+        missing = folder.missing(self.corpus.utterances)
+        sessions = {u.session for u in self.corpus.utterances}
+        complete = len(sessions - {u.session for u in missing})
+        text = f"{folder.path}: {complete} of {len(sessions)} sessions complete"
+        if self.deep and folder.places:
+            cache = FeatureCache(folder.places)
+            for name in folder.places:
+                cache.read(name)
+            changed = folder.hashes.changed(utterance.path for utterance in self.corpus.utterances)
+            if changed:
+                yield Finding("cache", "problem", f"{changed[0]} has other content than when it was extracted, "
+                              f"although its size and time are the same ({len(changed)} such files)",
+                              "touch these files and extract again")  # fmt: skip
+                return
+            text += ", every checksum verified"
         if not missing:
             yield Finding("cache", "ok", text)
             return
         room = int(sum(u.seconds for u in missing) * self.encoder.frame_rate * self.encoder.dim * 2)  # half precision
-        parted = f" ({parts} parts of an interrupted extraction)" if parts else ""
-        failed = " (some failed before, see failures.csv there)" if (folder / "failures.csv").is_file() else ""
-        text = f"{text}{parted}; {len(missing):,} utterances to extract, about {decimal(room)}{failed}"
-        if 2 * room > free_space(folder):  # a session's parts and their merged file exist side by side
+        failed = " (some failed before, see failures.csv there)" if (folder.path / "failures.csv").is_file() else ""
+        text = f"{text}; {len(missing):,} utterances to extract, about {decimal(room)}{failed}"
+        if room > free_space(folder.path):
             yield Finding("cache", "problem", f"{text}, but the disk is too small", "set paths.cache=/other/disk")
             return
         yield Finding("cache", "ok", text, "train.py or ser extract with the same overrides extracts them")

@@ -23,6 +23,7 @@ from ser.data.augmentation import Mixup
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import extract
+from ser.data.protocols import refuse_shared_recordings
 from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.finetuning import check_finetuning, make_network
@@ -64,6 +65,7 @@ def run(cfg: DictConfig) -> float:
         log.warning("left out %s: %s", identifier, reason)
     corpus = corpus.without(extraction.failures)
     split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
+    refuse_shared_recordings(split, extraction.cache.recordings, cfg.allow_duplicates)
     datamodule = EmotionDataModule(
         corpus,
         split,
@@ -79,6 +81,7 @@ def run(cfg: DictConfig) -> float:
     record = folder.write_split(split, corpus, extraction.failures, datamodule.normalization.transductive)
     show_split(record)
     facts = {"corpus": corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
+    facts["trusted_frames"] = len(extraction.trusted)
     facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     module = build_module(cfg, datamodule, facts, encoder)
     show_network(module, choices["model"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ser.data.batching import LengthBatches
-from ser.data.cache import FeatureCache, Item, Origin, write_items
+from ser.data.cache import FeatureCache, Recording, write_shard
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
 from ser.data.normalization import GlobalNormalization, NoNormalization, SpeakerNormalization
@@ -44,9 +44,9 @@ def make_frames(corpus, scale=None):
 
 def write_cache(folder, frames):
     folder.mkdir(exist_ok=True)
-    path = folder / "session1.safetensors"
-    write_items(path, [Item.of(name, value, None) for name, value in frames.items()], Origin("made", "", {}))
-    return FeatureCache([path])
+    path = folder / "session1-0001.safetensors"
+    write_shard(path, frames, {name: Recording(name, 0.0, None) for name in frames}, "made")
+    return FeatureCache.of_shards([path])
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_a_fit_machine_has_no_problem_before_and_after_the_extraction(examine, w
     assert not [finding for finding in before.values() if finding.status == "problem"]
     assert "24 utterances" in before["corpus"].text and "6 speakers, 3 sessions" in before["corpus"].text
     assert "3 folds, each valid" in before["protocol"].text
-    assert "0 of 3 sessions complete; 24 utterances to extract, about 9.6 kB" in before["cache"].text
+    assert "0 of 3 sessions complete; 24 utterances to extract, about 38.4 kB" in before["cache"].text
     assert not list(tmp_path.rglob("*.safetensors"))  # looking changes nothing
     assert cli.main(["extract", *words]) == 0
     assert "3 of 3 sessions complete, every checksum verified" in examine(*words, deep=True)["cache"].text
@@ -64,7 +64,7 @@ def test_a_missing_corpus_and_encoder_are_two_problems_with_remedies(examine, tm
 
 def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, words, tmp_path):
     assert cli.main(["extract", *words]) == 0
-    file = next((tmp_path / "out").rglob("session1.safetensors"))
+    file = next((tmp_path / "out").rglob("session1-0001.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)

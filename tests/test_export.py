@@ -13,11 +13,11 @@ from checkpoints import EMOTIONS, ENHANCED, GRU, save_checkpoint, voice
 from tiny_encoders import save_tiny_hubert, save_tiny_wav2vec2, save_tiny_wavlm, save_tiny_whisper
 
 from ser.cli import main
+from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
 from ser.inference.export import agreement, export_onnx, test_sounds
 from ser.inference.hub import export_hub
 from ser.inference.recognizer import Recognizer
-from ser.inference.statistics import FrameStatistics
 
 SMALL = {**GRU, "layers": 1}
 test_sounds.__test__ = False  # a function of the package, not a test

@@ -15,11 +15,12 @@ import pytest
 import soundfile
 import torch
 
-from ser.data import session_frames
+from ser.data import extraction
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract
-from ser.encoders import LogMel, SpeechEncoder
+from ser.data.inventory import AudioHashes
+from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder
 from ser.errors import SerError
 
 SECONDS = (0.9, 0.3, 1.4, 0.5, 0.7, 1.1)
@@ -64,7 +65,13 @@ def run(corpus, root, encoder=None, **settings):
 
 
 def contents(root):
-    return {path.relative_to(root): path.read_bytes() for path in sorted(Path(root).rglob("*.safetensors"))}
+    """Frames by what they were made from, however they are spread over shards."""
+    cache = FeatureCache.of_shards(sorted(Path(root).rglob("*.safetensors")))
+    return {recording: cache.read(name).tobytes() for name, recording in cache.recordings.items()}
+
+
+def contents_of_files(root):
+    return {path: path.read_bytes() for path in sorted(Path(root).rglob("*.safetensors"))}
 
 
 def test_cached_frames_equal_recomputed_ones(corpus, tmp_path):
@@ -86,35 +93,39 @@ def test_a_complete_cache_is_reused_without_loading_weights(corpus, tmp_path, ca
     folder = save_tiny_hubert(tmp_path / "hubert")
     run(corpus, tmp_path / "cache", SpeechEncoder(str(folder)))
     before = contents(tmp_path / "cache")
+    files = sorted((tmp_path / "cache").rglob("*"))
     moved = shutil.move(folder, tmp_path / "elsewhere")
     encoder = SpeechEncoder(str(moved))
     with caplog.at_level(logging.INFO):
         result = run(corpus, tmp_path / "cache", encoder)
     assert (result.extracted, result.reused) == (0, 12) and "reusing cache" in caplog.text
     assert "model" not in vars(encoder) and contents(tmp_path / "cache") == before
+    assert sorted((tmp_path / "cache").rglob("*")) == files
 
 
-@pytest.mark.parametrize("part_bytes", [1, 64_000_000])
-def test_an_interrupted_extraction_ends_with_the_same_bytes(corpus, tmp_path, monkeypatch, part_bytes):
-    monkeypatch.setattr(session_frames, "PART_BYTES", part_bytes)
+@pytest.mark.parametrize("shard_bytes", [1, 64_000_000])
+def test_an_interrupted_extraction_ends_with_the_same_frames(corpus, tmp_path, monkeypatch, shard_bytes):
+    monkeypatch.setattr(extraction, "SHARD_BYTES", shard_bytes)
     run(corpus, tmp_path / "whole")
     encoder = Counting()
     encoder.poison = 4
     with pytest.raises(KeyboardInterrupt):
         run(corpus, tmp_path / "cache", encoder)
-    assert list((tmp_path / "cache").rglob("session1.part*"))
+    shards = contents_of_files(tmp_path / "cache")
+    assert len(shards) == (4 if shard_bytes == 1 else 1)
     rest = Counting()
     result = run(corpus, tmp_path / "cache", rest)
     assert rest.encoded == result.extracted and encoder.encoded + rest.encoded == 12
     assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+    assert shards.items() <= contents_of_files(tmp_path / "cache").items()  # shards are final
 
 
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from ser.data import session_frames
+from ser.data import extraction
 from test_extraction import Counting, build_corpus, run
-session_frames.PART_BYTES = 1
+extraction.SHARD_BYTES = 1
 encoder = Counting()
 encoder.pause = 0.05
 print("ready", flush=True)
@@ -129,25 +140,16 @@ def test_a_killed_extraction_resumes(corpus, tmp_path):
     process.stdout.readline()
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if list((tmp_path / "cache").rglob("*.part0003*")):
+        if list((tmp_path / "cache").rglob("session1-0003*")):
             break
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     folder = next((tmp_path / "cache").rglob("*.lock")).parent
-    (folder / ".session1.part0009.1.tmp.safetensors").write_bytes(b"half written")
+    (folder / ".session1-0009.1.tmp.safetensors").write_bytes(b"half written")
     result = run(corpus, tmp_path / "cache")
     assert 0 < result.extracted < 12 and result.extracted + result.reused == 12
     assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
-
-
-def test_parts_left_by_a_kill_after_the_merge_are_removed(corpus, tmp_path, monkeypatch):
-    whole = run(corpus, tmp_path / "cache")
-    session = next((tmp_path / "cache").rglob("session1.safetensors"))
-    shutil.copy(session, session.with_name("session1.part0001.safetensors"))
-    again = run(corpus, tmp_path / "cache")
-    assert again.extracted == 0 and whole.cache.lengths == again.cache.lengths
-    assert not list((tmp_path / "cache").rglob("*.part*"))
 
 
 def _extract_slowly(folder, root, queue, barrier):
@@ -191,8 +193,8 @@ def test_one_bad_file_never_stops_the_rest(corpus, tmp_path):
     assert {row["id"]: row["reason"] for row in rows} == result.failures
     assert list(rows[0]) == ["id", "path", "reason"]
 
-    for name in result.failures:  # repaired
-        soundfile.write(tmp_path / "wav" / f"{name}.wav", 0.1 * np.ones(8000), 16000)
+    for number, name in enumerate(result.failures, start=1):  # repaired
+        soundfile.write(tmp_path / "wav" / f"{name}.wav", 0.1 * number * np.ones(8000), 16000)
     again = run(corpus, tmp_path / "cache")
     assert (again.extracted, again.reused, again.failures) == (4, 8, {}) and not listed.exists()
 
@@ -222,44 +224,118 @@ def test_more_utterances_are_added_to_a_complete_cache(corpus, tmp_path):
     assert run(few, tmp_path / "cache").extracted == 0
 
 
-def test_replaced_audio_and_moved_boundaries_are_noticed(corpus, tmp_path):
-    run(corpus, tmp_path / "cache")
+def test_replaced_audio_and_other_boundaries_are_extracted_beside(corpus, tmp_path):
+    first = run(corpus, tmp_path / "cache")
     path = corpus.utterances[0].path
     content = path.read_bytes()
     os.utime(path, (1, 1))
     assert run(corpus, tmp_path / "cache").extracted == 0  # same content at another time
-    path.write_bytes(content[:-2] + b"\x01\x02")
-    with pytest.raises(SerError, match=r"s1_0 was extracted from other audio .* delete .*session1\.safetensors"):
-        run(corpus, tmp_path / "cache")
+    soundfile.write(path, 0.1 * np.ones(8000), 16000)
+    replaced = run(corpus, tmp_path / "cache")
+    assert (replaced.extracted, replaced.reused) == (1, 11) and replaced.cache.lengths["s1_0"] == 24
+    moved = Corpus("toy", ("sad",), (replace(corpus.utterances[0], end=0.3), *corpus.utterances[1:]))
+    segment = run(moved, tmp_path / "cache")
+    assert segment.extracted == 1 and segment.cache.lengths["s1_0"] == 14
     path.write_bytes(content)
-    moved = Corpus("toy", ("sad",), (replace(corpus.utterances[0], end=0.5), *corpus.utterances[1:]))
-    with pytest.raises(SerError, match=r"0\.0 to None s.*0\.0 to 0\.5 s"):
-        run(moved, tmp_path / "cache")
+    again = run(corpus, tmp_path / "cache")
+    assert again.extracted == 0 and np.array_equal(again.cache.read("s1_0"), first.cache.read("s1_0"))
 
 
-def test_a_flipped_bit_in_a_part_is_never_merged(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(session_frames, "PART_BYTES", 1)
-    encoder = Counting()
-    encoder.poison = 4
-    with pytest.raises(KeyboardInterrupt):
-        run(corpus, tmp_path / "cache", encoder)
-    part = next((tmp_path / "cache").rglob("session1.part0002*"))
-    broken = bytearray(part.read_bytes())
-    broken[-7] ^= 4
-    part.write_bytes(broken)
-    with pytest.raises(SerError, match=r"session1\.part0002\.safetensors is damaged"):
+def test_audio_of_equal_size_and_time_is_found_by_hashing_again(corpus, tmp_path):
+    run(corpus, tmp_path / "cache")
+    path = corpus.utterances[0].path
+    found, content = path.stat(), bytearray(path.read_bytes())
+    content[-2:] = b"\x01\x02"
+    path.write_bytes(content)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    hashes = AudioHashes(tmp_path / "cache" / "toy" / "audio.json")
+    assert hashes.changed(utterance.path for utterance in corpus.utterances) == [path]
+
+
+def test_corpora_of_one_name_with_equal_ids_never_share_frames_of_different_audio(tmp_path):
+    """Manifests a.csv and b.csv, or 120 synthetic utterances after 300: same corpus name, same ids, other audio."""
+    one, other = build_corpus(tmp_path / "a"), build_corpus(tmp_path / "b")
+    for utterance in other.utterances[:3]:
+        soundfile.write(utterance.path, 0.2 * np.ones(8000), 16000)
+    first = run(one, tmp_path / "cache")
+    second = run(other, tmp_path / "cache")
+    assert second.extracted == 3  # the rest has the same content
+    for corpus, result in ((one, first), (other, second)):
+        again = run(corpus, tmp_path / "cache")
+        assert again.extracted == 0
+        assert all(np.array_equal(again.cache.read(u.id), result.cache.read(u.id)) for u in corpus.utterances)
+    assert not np.array_equal(first.cache.read("s1_0"), second.cache.read("s1_0"))
+
+
+def test_missing_audio_is_missing_unless_the_cache_is_trusted(corpus, tmp_path):
+    run(corpus, tmp_path / "cache")
+    kept = corpus.utterances[0].path.read_bytes()
+    corpus.utterances[0].path.unlink()
+    result = run(corpus, tmp_path / "cache")
+    assert list(result.failures) == ["s1_0"] and "trust_cache=true" in result.failures["s1_0"] and not result.trusted
+    assert "s1_0" not in result.cache.lengths
+    trusted = run(corpus, tmp_path / "cache", trust_cache=True)
+    assert trusted.trusted == ("s1_0",) and not trusted.failures and trusted.cache.lengths["s1_0"]
+    corpus.utterances[0].path.write_bytes(kept[:-2] + b"\x01\x02")  # two different recordings are cached under the id
+    run(corpus, tmp_path / "cache")
+    corpus.utterances[0].path.unlink()
+    ambiguous = run(corpus, tmp_path / "cache", trust_cache=True)
+    assert "2 different files" in ambiguous.failures["s1_0"] and not ambiguous.trusted
+
+
+def test_averaging_uses_the_cache_of_every_frame(tmp_path):
+    """``ser extract features=whisper_base`` followed by ``experiment=recommended``, which averages 4 frames."""
+    from tiny_encoders import save_tiny_whisper
+
+    corpus = build_corpus(tmp_path / "wav", sessions=1)
+    folder = str(save_tiny_whisper(tmp_path / "whisper", window=100))
+    assert run(corpus, tmp_path / "cache", WhisperEncoder(folder)).extracted == 6
+    assert run(corpus, tmp_path / "cache", WhisperEncoder(folder, average=4)).extracted == 0
+
+
+def test_frames_made_by_another_library_version_are_reused_with_a_warning(corpus, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("ser.data.cache.version", lambda package: "0.1" if package == "torch" else "1.0")
+    run(corpus, tmp_path / "cache")
+    monkeypatch.undo()
+    assert run(corpus, tmp_path / "cache").extracted == 0
+    assert "made with torch 0.1, now" in caplog.text
+
+
+def test_other_frame_code_extracts_again(corpus, tmp_path, monkeypatch):
+    run(corpus, tmp_path / "cache")
+    monkeypatch.setattr("ser.data.cache.FRAME_CODE", 99)
+    assert run(corpus, tmp_path / "cache").extracted == 12
+
+
+def test_a_read_only_cache_can_be_used(corpus, tmp_path, monkeypatch):
+    run(corpus, tmp_path / "cache")
+    os.utime(corpus.utterances[0].path, (1, 1))  # hashed again, which cannot be remembered
+
+    def refuse(*given):
+        raise SerError("could not write")
+
+    monkeypatch.setattr("ser.data.inventory.write_text", refuse)
+    assert run(corpus, tmp_path / "cache").extracted == 0
+
+
+def test_a_damaged_shard_is_named_and_costs_only_itself(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
+    run(corpus, tmp_path / "cache")
+    shard = next((tmp_path / "cache").rglob("session1-0002.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(SerError, match=r"session1-0002\.safetensors is damaged.* delete"):
         run(corpus, tmp_path / "cache")
-    part.unlink()
-    assert run(corpus, tmp_path / "cache").cache.lengths.keys() == {u.id for u in corpus.utterances}
+    shard.unlink()
+    assert run(corpus, tmp_path / "cache").extracted == 1
 
 
 def test_encoders_and_corpora_do_not_share_files(corpus, tmp_path):
     first = run(corpus, tmp_path / "cache")
     second = run(corpus, tmp_path / "cache", LogMel(mels=40))
     assert (first.cache.dim, second.cache.dim) == (80, 40)
-    foreign, ours = sorted((tmp_path / "cache").rglob("session1.safetensors"), key=lambda p: FeatureCache([p]).dim)
+    foreign, ours = sorted((tmp_path / "cache").rglob("session1-*"), key=lambda p: FeatureCache.of_shards([p]).dim)
     shutil.copy(foreign, ours)
-    with pytest.raises(SerError, match=r"'mels': 40.*'mels': 80"):
+    with pytest.raises(SerError, match="frames of another encoder"):
         run(corpus, tmp_path / "cache")
 
 

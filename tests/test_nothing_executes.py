@@ -12,7 +12,7 @@ from checkpoints import make_config
 from omegaconf import OmegaConf
 
 import ser
-from ser.data.cache import FeatureCache
+from ser.data.cache import Shard
 from ser.errors import SerError
 from ser.evaluation.predictions import read_embeddings
 from ser.evaluation.reproduce import repeat
@@ -101,7 +101,7 @@ def test_hostile_files_are_refused_and_run_nothing(tmp_path, write):
         folder.read_best,
         lambda: folder.prepare(make_config(), resume=True),
         lambda: read_embeddings(tmp_path / "embeddings.npy", 1),
-        lambda: FeatureCache([tmp_path / "session1.safetensors"]),
+        lambda: Shard(tmp_path / "session1.safetensors"),
     ]
     for reader in readers:
         with pytest.raises(SerError):

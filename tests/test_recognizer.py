@@ -13,12 +13,12 @@ from checkpoints import ENHANCED, GRU, make_config, save_checkpoint, voice
 from tiny_encoders import save_tiny_hubert, save_tiny_wavlm, save_tiny_whisper
 from torchaudio.functional import resample
 
-from ser.data.cache import FeatureCache, Item, Origin, write_items
+from ser.data.cache import FeatureCache, Recording, write_shard
 from ser.data.corpus import Utterance
+from ser.data.normalization import FrameStatistics, RunningStatistics
 from ser.encoders import LogMel
 from ser.errors import SerError
 from ser.inference.recognizer import Recognizer
-from ser.inference.statistics import FrameStatistics, RunningStatistics
 from ser.models.build import build_network, construct
 
 
@@ -98,9 +98,11 @@ def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds, a
         )
         for name in waveforms
     ]
-    items = [Item.of(name, encoder([waveform])[0].half().numpy(), None) for name, waveform in waveforms.items()]
-    write_items(tmp_path / "session1.safetensors", items, Origin("x", "y", encoder.description()))
-    cache = FeatureCache([tmp_path / "session1.safetensors"])
+    frames = {name: encoder([waveform])[0].half().numpy() for name, waveform in waveforms.items()}
+    write_shard(
+        tmp_path / "session1-0001.safetensors", frames, {u.id: Recording(u.id, 0.0, None) for u in utterances}, "x"
+    )
+    cache = FeatureCache.of_shards([tmp_path / "session1-0001.safetensors"])
     dataset = FrameDataset(cache, utterances, None if max_seconds is None else round(max_seconds * 50), average)
     config = torch.load(path, weights_only=True)["config"]["normalization"]
     batch: Batch = normalize(dataset[[0, 1, 2]], config["mean"][None], config["std"][None])

@@ -1,6 +1,7 @@
 """Audio files and arrays to what every encoder takes: float32, 16 kHz, mono."""
 
 import math
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -63,6 +64,11 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
         return resample_mono(samples, rate)
     except SerError as error:
         raise SerError(f"{path}: {error}") from error
+
+
+def printable(path: str | Path) -> str:
+    """The path as text that can be shown and written as UTF-8, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def duration(path: str | Path) -> float:

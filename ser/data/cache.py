@@ -1,281 +1,201 @@
-"""Frames on disk: ``<root>/<corpus>/<fingerprint>/session<k>.safetensors``, memory-mapped and checked at each read.
+"""Frames on disk: ``<root>/<corpus>/<fingerprint>/session<k>-<n>.safetensors``, written once, checked at each read.
 
-One fp16 tensor (L, D) an utterance, named by its id; ``__sum__`` and ``__square__`` (n, D) in double precision hold
-each utterance's sums over frames, rows in the order of the tensors, so that normalisation needs no pass over frames.
-The file is plain safetensors; its layout (8-byte length, JSON header, tensors back to back) is read here because
-checksums and memory-mapped single reads need the offsets.
+A shard is a plain safetensors file with one fp16 tensor (L, D) per utterance, named by its id. Its metadata says what
+each utterance's frames were made from (content hash of the audio, segment) and their checksum. ``__sum__`` and
+``__square__`` (n, D) in double precision hold each utterance's sums over frames, in the order of the records, so that
+normalisation needs no pass over the frames.
 """
 
 import hashlib
 import json
-import mmap
-import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import SerError
 from ser.io import atomic_path
 
-FORMAT = 1
+FORMAT = 2  # of the shards
+FRAME_CODE = 1  # raise it when the same audio and encoder settings begin to give other frames
 _SUMS = ("__sum__", "__square__")
-_LONGEST_HEADER = 100_000_000  # bytes: safetensors' own limit
-_WINDOW = 1 << 16  # bytes that Linux maps around a touched page
-_PACKAGES = ("ser", "torch", "torchaudio", "transformers")
+_CONTENT = "ser"  # metadata key: checksum and JSON
+_PACKAGES = ("ser", "torch", "torchaudio", "transformers", "soundfile")
+_MAPPED_BYTES = 128_000_000  # read from memory maps before they are closed, so that they do not fill the memory
 
 Frames = NDArray[np.float16]
-Source = dict[str, Any] | None
 
 
-def fingerprint(description: dict[str, Any]) -> str:
-    """Folder name of everything that one encoder setting produces."""
-    text = json.dumps([FORMAT, SAMPLE_RATE, description], sort_keys=True)
+class Recording(NamedTuple):
+    """What an utterance's frames are made from: the content of its audio file, and the segment of it in seconds."""
+
+    audio: str
+    start: float
+    end: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One utterance of a shard.
+
+    Attributes:
+        id: as the corpus called it that was extracted.
+        recording: what the frames were made from.
+        length: number of frames (L).
+        crc32: checksum of the frames.
+    """
+
+    id: str
+    recording: Recording
+    length: int
+    crc32: int
+
+
+def fingerprint(description: Mapping[str, Any]) -> str:
+    """Folder name of all frames that an encoder of this description makes."""
+    text = json.dumps([FORMAT, FRAME_CODE, SAMPLE_RATE, description], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What frames were made from; a file of another origin is refused."""
-
-    corpus: str
-    corpus_fingerprint: str
-    encoder: dict[str, Any]
-
-    def metadata(self) -> dict[str, Any]:
-        """The part of a file's metadata that says so."""
-        return {
-            "format": FORMAT,
-            "sample_rate": SAMPLE_RATE,
-            "corpus": self.corpus,
-            "encoder": self.encoder,
-            "corpus_fingerprint": self.corpus_fingerprint,
-            "versions": {package: version(package) for package in _PACKAGES},
-        }
-
-    def check(self, path: Path, found: dict[str, Any]) -> None:
-        """Refuse a file of another format, sample rate, corpus or encoder.
-
-        The corpus fingerprint may differ: it covers labels, which leave frames as they are; boundaries are checked
-        utterance by utterance.
-
-        Raises:
-            SerError: naming both sides of the first difference.
-        """
-        expected = self.metadata()
-        for key in ("format", "sample_rate", "corpus", "encoder"):
-            ours, theirs = expected[key], found.get(key)
-            if ours == theirs:
-                continue
-            if isinstance(ours, dict) and isinstance(theirs, dict):
-                names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-                ours, theirs = ({name: side.get(name) for name in names} for side in (ours, theirs))
-            raise SerError(
-                f"{path} was made with {key} {theirs}, expected {key} {ours}; delete that file or choose "
-                "another cache folder, then extract again."
-            )
+def library_versions() -> dict[str, str]:
+    """Versions of the packages that frames may depend on."""
+    return {package: version(package) for package in _PACKAGES}
 
 
-@dataclass(frozen=True)
-class Item:
-    """One utterance to be written: ``read`` gives its frames (L, D) when their turn comes."""
+def write_shard(path: Path, frames: Mapping[str, Frames], recordings: Mapping[str, Recording], identity: str) -> None:
+    """Write one shard, whole or not at all.
 
-    id: str
-    length: int
-    crc32: int
-    source: Source
-    sums: tuple[NDArray[np.float64], NDArray[np.float64]]
-    read: Callable[[], Frames]
-
-    @classmethod
-    def of(cls, identifier: str, frames: Frames, source: Source) -> "Item":
-        """An item of frames held in memory."""
-        double = frames.astype(np.float64)
-        sums = double.sum(axis=0), np.square(double).sum(axis=0)
-        return cls(identifier, len(frames), zlib.crc32(np.ascontiguousarray(frames).data), source, sums, lambda: frames)
-
-
-def write_items(path: Path, items: Sequence[Item], origin: Origin) -> None:
-    """Write one file, whole or not at all, holding one utterance in memory at a time.
+    Args:
+        path: the new file.
+        frames: (L, D) of each utterance by its id.
+        recordings: what they were made from.
+        identity: fingerprint of the encoder.
 
     Raises:
         SerError: the folder cannot be written or the disk is full.
     """
-    dim = len(items[0].sums[0])
-    sums = [np.ascontiguousarray([item.sums[row] for item in items]) for row in range(2)]  # (n, D) each
-    header: dict[str, Any] = {}
-    offset = 0
-    sizes = [(name, "F64", [len(items), dim], len(items) * dim * 8) for name in _SUMS]
-    sizes += [(item.id, "F16", [item.length, dim], item.length * dim * 2) for item in items]
-    for name, dtype, shape, size in sizes:
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    metadata = origin.metadata() | {
-        "sums_crc32": [zlib.crc32(row.data) for row in sums],
-        "utterances": {item.id: {"crc32": item.crc32, "source": item.source} for item in items},
-    }
-    header["__metadata__"] = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
-    header["__metadata__"]["header_crc32"] = str(_header_crc32(header))
-    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # safetensors aligns the data
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for row in sums:
-            file.write(row.data)
-        for item in items:
-            file.write(np.ascontiguousarray(item.read()).data)
+    frames = {name: np.ascontiguousarray(value) for name, value in frames.items()}
+    double = [value.astype(np.float64) for value in frames.values()]
+    sums = [np.stack([value.sum(0) for value in double]), np.stack([np.square(value).sum(0) for value in double])]
+    records = [Record(name, recordings[name], len(value), zlib.crc32(value.data)) for name, value in frames.items()]
+    content = json.dumps(
+        {
+            "format": FORMAT,
+            "fingerprint": identity,
+            "dim": sums[0].shape[1],
+            "versions": library_versions(),
+            "sums_crc32": [zlib.crc32(table.data) for table in sums],
+            "records": [asdict(record) for record in records],
+        }
+    )
+    metadata = {_CONTENT: f"{zlib.crc32(content.encode()):08x} {content}"}  # one key: safetensors shuffles several
+    with atomic_path(path) as temporary:
+        try:
+            save_file({**frames, **dict(zip(_SUMS, sums, strict=True))}, temporary, metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(None, str(error)) from error
 
 
 @dataclass
-class FeatureFile:
-    """One cache file, opened by its header.
+class Shard:
+    """One file of the cache, opened by its metadata.
 
     Attributes:
-        path: where it lies.
-        metadata: what its header says, decoded.
-        dim: values a frame (D).
-        lengths: frames of each utterance.
+        path: the file.
+        identity: fingerprint of the encoder.
+        dim: values per frame (D).
+        records: the utterances by id.
+        versions: of the libraries that made the frames.
+
+    Raises:
+        SerError: the file is missing, damaged or of another format.
     """
 
     path: Path
-    metadata: dict[str, Any] = field(init=False, repr=False)
+    identity: str = field(init=False)
     dim: int = field(init=False)
-    lengths: dict[str, int] = field(init=False, repr=False)
+    records: dict[str, Record] = field(init=False, repr=False)
+    versions: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._map: mmap.mmap | None = None
-        self._sums: list[NDArray[np.float64]] | None = None
-        try:
-            with self.path.open("rb") as file:
-                self._parse(file)
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
+        with _reading(self.path):
+            metadata = safe_open(self.path, "numpy").metadata() or {}
+        checksum, _, content = metadata.get(_CONTENT, "").partition(" ")
+        if f"{zlib.crc32(content.encode()):08x}" != checksum:
+            raise _damaged(self.path, "its metadata fails its checksum")
+        found = json.loads(content)
+        if found["format"] != FORMAT:
+            raise SerError(
+                f"{self.path} has cache format {found['format']}, expected {FORMAT}; set paths.cache to another folder."
+            )
+        self.identity, self.dim, self.versions = found["fingerprint"], found["dim"], found["versions"]
+        self._sums_crc32 = found["sums_crc32"]
+        rows = [{**row, "recording": Recording(*row["recording"])} for row in found["records"]]
+        self.records = {row["id"]: Record(**row) for row in rows}
 
-    def _parse(self, file: BinaryIO) -> None:
-        try:
-            self._read_header(file)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _damaged(self.path, "its header is not what was written") from error
+    def frames(self, file: Any, name: str) -> Frames:
+        """Frames (L, D) of one utterance from the open file, checked against their checksum."""
+        record = self.records[name]
+        frames: Frames = file.get_tensor(name)
+        expected = (np.float16, (record.length, self.dim), record.crc32)
+        if (frames.dtype, frames.shape, zlib.crc32(frames.data)) != expected:
+            raise _damaged(self.path, f"the frames of {name} fail their checksum")
+        return frames
 
-    def _read_header(self, file: BinaryIO) -> None:
-        """Fill the attributes; every field of the header is under a checksum."""
-        size = int.from_bytes(file.read(8), "little")
-        if not 0 < size < _LONGEST_HEADER:
-            raise ValueError("header size")
-        header = json.loads(file.read(size))
-        if int(header["__metadata__"].pop("header_crc32")) != _header_crc32(header):
-            raise ValueError("header checksum")
-        self.metadata = {key: json.loads(value) for key, value in header.pop("__metadata__").items()}
-        self.dim = header[_SUMS[0]]["shape"][1]
-        ends = [entry["data_offsets"][1] for entry in header.values()]
-        found = os.fstat(file.fileno())  # of the handle: the path may be replaced at any time
-        if found.st_size != 8 + size + max(ends):
-            raise _damaged(self.path, f"it holds {found.st_size} bytes and not {8 + size + max(ends)}")
-        self._offsets = {name: tuple(8 + size + end for end in entry["data_offsets"]) for name, entry in header.items()}
-        self.lengths = {name: entry["shape"][0] for name, entry in header.items() if name not in _SUMS}
-        self._rows = {name: row for row, name in enumerate(self.lengths)}
-        self._signature = _signature(found)
-
-    def read(self, identifier: str) -> Frames:
-        """Frames (L, D) of one utterance, checked against their checksum.
-
-        Raises:
-            SerError: the bytes are not those that were written.
-        """
-        content = self._bytes(identifier)
-        if zlib.crc32(content) != self.metadata["utterances"][identifier]["crc32"]:
-            raise _damaged(self.path, f"the frames of {identifier} fail their checksum")
-        return np.frombuffer(content, np.float16).reshape(-1, self.dim)  # (L, D)
-
-    def sums(self, identifier: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sum and sum of squares over the frames of one utterance, (D,) each.
-
-        Raises:
-            SerError: the bytes are not those that were written.
-        """
-        if self._sums is None:
-            tables = [self._bytes(name) for name in _SUMS]
-            if [zlib.crc32(table) for table in tables] != self.metadata["sums_crc32"]:
-                raise _damaged(self.path, "the sums over frames fail their checksum")
-            self._sums = [np.frombuffer(table).reshape(-1, self.dim) for table in tables]  # (n, D)
-        row = self._rows[identifier]
-        return self._sums[0][row], self._sums[1][row]
-
-    def item(self, identifier: str) -> Item:
-        """The utterance as it would be written again."""
-        entry = self.metadata["utterances"][identifier]
-        return Item(
-            identifier,
-            self.lengths[identifier],
-            entry["crc32"],
-            entry["source"],
-            self.sums(identifier),
-            lambda: self.read(identifier),
-        )
-
-    def _bytes(self, name: str) -> bytearray:
-        """A copy of one tensor's bytes; its pages leave this process's memory again at once."""
-        mapped = self._open()
-        begin, end = self._offsets[name]
-        content = bytearray(memoryview(mapped)[begin:end])
-        if hasattr(mmap, "MADV_DONTNEED"):
-            # Neighbouring pages were mapped along; without them an epoch would slowly map the whole file.
-            first = begin // _WINDOW * _WINDOW
-            mapped.madvise(mmap.MADV_DONTNEED, first, min(end + _WINDOW, len(mapped)) - first)
-        return content
-
-    def _open(self) -> mmap.mmap:
-        """The map of the file, made at the first read of each process."""
-        if self._map is None:
-            try:
-                with self.path.open("rb") as file:
-                    if _signature(os.fstat(file.fileno())) != self._signature:  # merged with more utterances since
-                        self._parse(file)
-                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except OSError as error:
-                raise _unreadable(self.path, error) from error
-        return self._map
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_map": None, "_sums": None}
+    def sums(self) -> list[NDArray[np.float64]]:
+        """Sums and sums of squares over the frames of each utterance, (n, D) each, in the order of the records."""
+        with _reading(self.path):
+            file = safe_open(self.path, "numpy")
+            tables = [file.get_tensor(name) for name in _SUMS]
+        if [zlib.crc32(table.data) for table in tables] != self._sums_crc32:
+            raise _damaged(self.path, "the sums over frames fail their checksum")
+        return tables
 
 
 class FeatureCache:
-    """The frames of a corpus over its session files; picklable, and safe in forked or spawned loader workers.
+    """The frames of a corpus; picklable, and safe in forked or spawned loader workers.
 
     Attributes:
-        dim: values a frame (D).
-        lengths: frames of each cached utterance.
+        dim: values per frame (D).
+        lengths: cached frames of each utterance.
+        recordings: what each utterance's frames were made from.
 
     Args:
-        paths: session files.
-        origin: what they must have been made from; None takes them as they are.
+        places: shard and name inside it of each utterance.
 
     Raises:
-        SerError: there is no file, one is damaged or of another origin, or their frame sizes differ.
+        SerError: there are none, or their frames have different sizes.
     """
 
-    def __init__(self, paths: Iterable[Path], origin: Origin | None = None) -> None:
-        files = [FeatureFile(Path(path)) for path in paths]
-        if not files:
-            raise SerError("there are no cached frames, expected at least one session file; extract the corpus first.")
-        for file in files:
-            if origin is not None:
-                origin.check(file.path, file.metadata)
-            if file.dim != files[0].dim:
-                raise SerError(
-                    f"{file.path} holds frames of {file.dim} values and {files[0].path} of {files[0].dim}, "
-                    "expected one encoder; delete the wrong one and extract again."
-                )
-        self.dim = files[0].dim
-        self.lengths = {name: length for file in files for name, length in file.lengths.items()}
-        self._file_of = {name: file for file in files for name in file.lengths}
+    def __init__(self, places: Mapping[str, tuple[Shard, str]]) -> None:
+        if not places:
+            raise SerError("there are no cached frames, expected at least one utterance; extract the corpus first.")
+        self._places = dict(places)
+        sizes = {shard.dim: shard.path for shard, _ in places.values()}
+        if len(sizes) > 1:
+            (one, first), (other, second) = list(sizes.items())[:2]
+            raise SerError(f"{first} holds frames of {one} values and {second} of {other}, expected one encoder.")
+        self.dim = next(iter(sizes))
+        records = {name: shard.records[inside] for name, (shard, inside) in places.items()}
+        self.lengths = {name: record.length for name, record in records.items()}
+        self.recordings = {name: record.recording for name, record in records.items()}
+        self._open: dict[Path, Any] = {}
+        self._mapped = 0  # bytes read from the open files
+
+    @classmethod
+    def of_shards(cls, paths: Iterable[str | Path]) -> "FeatureCache":
+        """All utterances of some shards."""
+        shards = [Shard(Path(path)) for path in paths]
+        return cls({name: (shard, name) for shard in shards for name in shard.records})
 
     def read(self, identifier: str) -> Frames:
         """Frames (L, D) in half precision, writable, checked against their checksum.
@@ -283,38 +203,61 @@ class FeatureCache:
         Raises:
             SerError: the utterance is not cached, or its bytes are not those that were written.
         """
-        return self._file(identifier).read(identifier)
+        shard, name = self._place(identifier)
+        if self._mapped > _MAPPED_BYTES:
+            self._open.clear()
+            self._mapped = 0
+        with _reading(shard.path):
+            if shard.path not in self._open:
+                self._open[shard.path] = safe_open(shard.path, "numpy")
+            frames = shard.frames(self._open[shard.path], name)
+        self._mapped += frames.nbytes
+        return frames
 
-    def sums(self, identifiers: Iterable[str]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-        """Number of frames, their sum (D,) and sum of squares (D,) over utterances, without reading the frames.
+    def sums(self, group_of: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Number of frames (G,), their sums (G, D) and sums of squares (G, D), without reading the frames.
+
+        Args:
+            group_of: group of each utterance to be counted, from 0.
 
         Raises:
             SerError: an utterance is not cached, or its bytes are not those that were written.
         """
-        count, total, square = 0, np.zeros(self.dim), np.zeros(self.dim)
-        for identifier in identifiers:
-            row = self._file(identifier).sums(identifier)
-            count, total, square = count + self.lengths[identifier], total + row[0], square + row[1]
-        return count, total, square
+        groups = max(group_of.values(), default=0) + 1
+        counts = np.zeros(groups, np.int64)
+        total, square = np.zeros((groups, self.dim)), np.zeros((groups, self.dim))
+        wanted: dict[Path, tuple[Shard, dict[str, int]]] = {}
+        for identifier, group in group_of.items():
+            shard, name = self._place(identifier)
+            wanted.setdefault(shard.path, (shard, {}))[1][name] = group
+            counts[group] += self.lengths[identifier]
+        for shard, names in wanted.values():
+            row_of = {name: row for row, name in enumerate(shard.records)}
+            rows, into = [row_of[name] for name in names], list(names.values())
+            first, second = shard.sums()
+            np.add.at(total, into, first[rows])
+            np.add.at(square, into, second[rows])
+        return counts, total, square
 
-    def _file(self, identifier: str) -> FeatureFile:
-        if identifier not in self._file_of:
+    def _place(self, identifier: str) -> tuple[Shard, str]:
+        if identifier not in self._places:
             raise SerError(f"{identifier} is not in the feature cache, expected frames of it; run `ser extract` again.")
-        return self._file_of[identifier]
+        return self._places[identifier]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}, "_mapped": 0}
 
 
-def _header_crc32(header: dict[str, Any]) -> int:
-    """Checksum of everything in a header but the checksum itself."""
-    return zlib.crc32(json.dumps(header, sort_keys=True).encode())
-
-
-def _signature(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what safetensors or the system cannot read into a SerError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise SerError(f"{path} cannot be read ({error}), expected a cache file; check its folder.") from error
 
 
 def _damaged(path: Path, what: str) -> SerError:
     return SerError(f"{path} is damaged: {what}; delete that file and run the same command again to extract it anew.")
-
-
-def _unreadable(path: Path, error: OSError) -> SerError:
-    return SerError(f"{path} cannot be read ({error.strerror}), expected a readable cache file; check its folder.")

@@ -3,23 +3,34 @@
 import csv
 import io
 import logging
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
-from ser.data.cache import FeatureCache, Origin, fingerprint
-from ser.data.corpus import Corpus, FrameSource
-from ser.data.encoding import Encoding
-from ser.data.session_frames import SessionFrames
-from ser.encoders import Encoder
+from ser.data.audio import printable, read_audio
+from ser.data.batching import length_batches
+from ser.data.cache import FeatureCache, Frames, library_versions, write_shard
+from ser.data.corpus import Corpus, FrameSource, Utterance
+from ser.data.inventory import CacheFolder
+from ser.encoders import Encoder, UnfitWaveform
 from ser.errors import SerError
 from ser.io import write_text
 
 log = logging.getLogger(__name__)
+
+SHARD_BYTES = 64_000_000  # frames held in memory before they are written
+SHARD_SECONDS = 60.0  # work that a killed process may lose
+_BATCHES_AHEAD = 2  # decoded while the encoder is busy
 
 
 @dataclass(frozen=True)
@@ -28,15 +39,17 @@ class Extraction:
 
     Attributes:
         cache: frames of every utterance but the failed ones.
-        failures: reason of each utterance that gave no frames; also in ``failures.csv`` beside the session files.
+        failures: reason of each utterance that gave no frames; also in ``failures.csv`` beside the shards.
         extracted: utterances encoded by this call.
         reused: utterances that were there before, or that another process encoded meanwhile.
+        trusted: utterances whose audio is missing and whose cached frames were taken unchecked (``trust_cache``).
     """
 
     cache: FeatureCache
     failures: dict[str, str]
     extracted: int
     reused: int
+    trusted: tuple[str, ...] = ()
 
 
 def extract(
@@ -46,12 +59,14 @@ def extract(
     device: str = "cpu",
     workers: int = 2,
     batch_seconds: float = 60.0,
+    trust_cache: bool = False,
     show_progress: bool = True,
 ) -> Extraction:
     """Bring the cache of ``corpus`` up to date and open it.
 
-    Only what is missing is computed. Finished utterances are written every minute or 64 MB, so a killed run goes on
-    where it was. Processes that extract the same corpus at once share its sessions among them.
+    Only what is missing is computed: frames belong to the content of the audio, the segment and the encoder, whatever
+    the utterance is called. Finished utterances are written every minute or 64 MB, so a killed run goes on where it
+    was. Processes that extract the same corpus at once share its sessions among them.
 
     Args:
         corpus: utterances to have frames of.
@@ -60,11 +75,11 @@ def extract(
         device: where the encoder computes.
         workers: threads that decode audio ahead of the encoder.
         batch_seconds: padded audio in one batch.
+        trust_cache: use cached frames of utterances whose audio is missing, found by id; for machines without audio.
         show_progress: draw a progress bar where the output is a terminal.
 
     Raises:
-        SerError: the corpus is empty, no utterance could be encoded, the cache is damaged, foreign or made from other
-            audio, or it cannot be written.
+        SerError: the corpus is empty, no utterance could be encoded, or the cache is damaged or cannot be written.
     """
     maker: FrameSource | Encoder | None = corpus.frame_source or encoder
     if maker is None or not corpus.utterances:
@@ -76,57 +91,208 @@ def extract(
         raise SerError(f"the corpus name {corpus.name!r} cannot name a folder, expected a plain name; set data.name.")
     if encoder is not None and corpus.frame_source is None:
         encoder.to(_available(device))
-    origin = Origin(corpus.name, corpus.fingerprint(), maker.description())
-    folder = Path(cache_root) / corpus.name / fingerprint(origin.encoder)
-    sessions = [
-        SessionFrames(folder, number, origin, [u for u in corpus.utterances if u.session == number])
-        for number in corpus.sessions
-    ]
-    due = [session for session in sessions if not session.complete()]
-    encoding = Encoding(maker, workers, batch_seconds, Console(), show_progress)
-    _share(due, encoding)
-    _write_failures(folder / "failures.csv", corpus, encoding.failures)
-    reused = len(corpus.utterances) - encoding.extracted - len(encoding.failures)
-    if encoding.failures and len(encoding.failures) == len(corpus.utterances):
-        name, reason = next(iter(encoding.failures.items()))
+    folder = CacheFolder.of(corpus, maker, cache_root, trust_cache)
+    due = {u.session for u in folder.missing(corpus.utterances)}
+    filling = _Filling(folder, maker, workers, batch_seconds, show_progress)
+    _share([(number, [u for u in corpus.utterances if u.session == number]) for number in sorted(due)], filling)
+    failures = folder.failures
+    _write_failures(folder.path / "failures.csv", corpus, failures)
+    if len(failures) == len(corpus.utterances):
+        name, reason = next(iter(failures.items()))
         raise SerError(
             f"none of the {len(corpus.utterances)} utterances of {corpus.name} could be encoded "
-            f"(first: {name}: {reason}), expected some; see {folder / 'failures.csv'}."
+            f"(first: {name}: {reason}), expected some; see {folder.path / 'failures.csv'}."
         )
-    if due:
-        log.info(
-            "extracted %d utterances, reused %d, failed %d: %s",
-            encoding.extracted,
-            reused,
-            len(encoding.failures),
-            folder,
-        )
+    result = Extraction(
+        FeatureCache(folder.places),
+        failures,
+        filling.extracted,
+        len(folder.places) - filling.extracted,
+        tuple(folder.trusted),
+    )
+    _report(result, folder, bool(due))
+    return result
+
+
+def _report(result: Extraction, folder: CacheFolder, worked: bool) -> None:
+    if worked:
+        counts = (result.extracted, result.reused, len(result.failures), folder.path)
+        log.info("extracted %d utterances, reused %d, failed %d: %s", *counts)
     else:
-        log.info("reusing cache %s (%d utterances)", folder, reused)
-    cache = FeatureCache([session.path for session in sessions if session.path.exists()], origin)
-    return Extraction(cache, encoding.failures, encoding.extracted, reused)
+        log.info("reusing cache %s (%d utterances)", folder.path, result.reused)
+    if result.trusted:
+        log.warning("%d utterances have no audio here: their cached frames are used unchecked", len(result.trusted))
+    ours = library_versions()
+    used = {shard.path: shard.versions for shard, _ in folder.places.values()}
+    for package in ours:
+        others = sorted({versions.get(package, "none") for versions in used.values()} - {ours[package]})
+        if others:
+            log.warning("cached frames were made with %s %s, now %s", package, ", ".join(others), ours[package])
 
 
-def _share(sessions: Sequence[SessionFrames], encoding: Encoding) -> None:
-    """Fill sessions that no other process is filling, then wait for those that are and see to what they lack."""
+@dataclass
+class _Filling:
+    """Encodes what a cache folder lacks, counts it and shows the progress."""
+
+    folder: CacheFolder
+    maker: "FrameSource | Encoder"
+    workers: int
+    batch_seconds: float
+    show_progress: bool
+    extracted: int = 0
+
+    def session(self, number: int, utterances: Sequence[Utterance]) -> None:
+        """Encode what is missing of a session, shard by shard; the caller holds the session's lock."""
+        for leftover in self.folder.path.glob(f".session{number}-*.tmp.safetensors"):
+            leftover.unlink()  # of a killed process: nobody else writes while the lock is held
+        self.folder.refresh()  # another process may have extracted some of it
+        missing = {u.id for u in self.folder.missing(utterances)}
+        held: dict[str, Frames] = {}
+        written = time.monotonic()
+        made = self._frames(number, utterances, missing)
+        try:
+            for utterance, frames in made:
+                half = frames.to("cpu", torch.float16)  # (L, D)
+                if not bool(half.isfinite().all()):
+                    self.folder.failures[utterance.id] = (
+                        f"the features are not finite in half precision (largest {frames.abs().max().item():.4g}, "
+                        "expected at most 65504)"
+                    )
+                    continue
+                held[utterance.id] = half.numpy()
+                size = sum(frames.nbytes for frames in held.values())
+                if size > SHARD_BYTES or time.monotonic() - written > SHARD_SECONDS:
+                    self._write(number, held)
+                    written = time.monotonic()
+        finally:  # Ctrl-C loses nothing that was finished
+            made.close()  # stops the decoders and the bar
+            if held:
+                self._write(number, held)
+        self.folder.refresh()
+
+    def _write(self, number: int, held: dict[str, Frames]) -> None:
+        """Write the next shard of the session and empty ``held``."""
+        shards = sorted(self.folder.path.glob(f"session{number}-*.safetensors"))
+        last = int(shards[-1].stem.rpartition("-")[2]) if shards else 0
+        path = self.folder.path / f"session{number}-{last + 1:04d}.safetensors"
+        write_shard(path, held, self.folder.recordings, self.folder.identity)
+        self.extracted += len(held)
+        held.clear()
+
+    def _frames(
+        self, session: int, utterances: Sequence[Utterance], missing: set[str]
+    ) -> Generator[tuple[Utterance, Tensor]]:
+        """Frames of the utterances named by ``missing``, longest first.
+
+        Batches are formed over all utterances and then thinned, so that an interrupted run encodes the same batches as
+        an undisturbed one.
+        """
+        batches = [[u for u in batch if u.id in missing] for batch in utterance_batches(utterances, self.batch_seconds)]
+        wanted = [utterance for batch in batches for utterance in batch]
+        log.info("session %d: %d of %d utterances to extract", session, len(wanted), len(utterances))
+        made = (
+            self._encode([batch for batch in batches if batch], self.maker)
+            if callable(self.maker)
+            else self.maker.frames(wanted)
+        )
+        with _progress_bar(self.show_progress) as bar:
+            task = bar.add_task(f"session {session}", total=len(wanted), speed=0.0)
+            seconds, started = 0.0, time.monotonic()
+            for item in made:
+                seconds += item[0].seconds
+                bar.update(task, advance=1, speed=seconds / max(time.monotonic() - started, 1e-3))
+                yield item
+
+    def _encode(self, batches: Iterable[list[Utterance]], encoder: Encoder) -> Iterator[tuple[Utterance, Tensor]]:
+        """Decode in threads, a few batches ahead of the encoder."""
+        pool = ThreadPoolExecutor(max(1, self.workers))
+        ahead: deque[list[tuple[Utterance, Future[Tensor]]]] = deque()
+        try:
+            for batch in batches:
+                ahead.append([(utterance, pool.submit(self._decode, utterance)) for utterance in batch])
+                if len(ahead) > _BATCHES_AHEAD:
+                    yield from self._encode_batch(ahead.popleft(), encoder)
+            while ahead:
+                yield from self._encode_batch(ahead.popleft(), encoder)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decode(self, utterance: Utterance) -> Tensor:
+        """Waveform (N,) of the audio that was hashed."""
+        waveform = read_audio(utterance.path, utterance.start, utterance.end)
+        if not self.folder.hashes.is_current(utterance.path):
+            raise SerError(f"{utterance.path} was replaced while it was read; run the same command again.")
+        return waveform
+
+    def _encode_batch(
+        self, batch: Iterable[tuple[Utterance, "Future[Tensor]"]], encoder: Encoder
+    ) -> Iterator[tuple[Utterance, Tensor]]:
+        decoded: list[tuple[Utterance, Tensor]] = []
+        for utterance, future in batch:
+            try:
+                decoded.append((utterance, future.result()))
+            except Exception as error:  # one bad file never stops the rest, whatever its decoder raises
+                self.folder.failures[utterance.id] = str(error) or type(error).__name__
+        for (utterance, _), frames in zip(decoded, self._attempt(decoded, encoder), strict=True):
+            if frames is not None:
+                yield utterance, frames
+
+    def _attempt(self, decoded: Sequence[tuple[Utterance, Tensor]], encoder: Encoder) -> list[Tensor | None]:
+        """Frames of a batch; where it fails, one by one, so that only the culprit is left out."""
+        if not decoded:
+            return []
+        try:
+            return list(encoder([waveform for _, waveform in decoded]))
+        except (UnfitWaveform, torch.OutOfMemoryError) as error:
+            if len(decoded) > 1:
+                return [frames for single in decoded for frames in self._attempt([single], encoder)]
+            self.folder.failures[decoded[0][0].id] = str(error)
+            return [None]
+
+
+def utterance_batches(utterances: Sequence[Utterance], batch_seconds: float) -> list[list[Utterance]]:
+    """Utterances of similar length together, longest first, within ``batch_seconds`` of padded audio."""
+    ordered = sorted(utterances, key=lambda u: (-u.seconds, u.id))
+    # Utterances of unknown length (0 s) count as a second, so that they do not all land in one batch.
+    batches = length_batches([max(utterance.seconds, 1.0) for utterance in ordered], batch_seconds)
+    return [[ordered[row] for row in batch] for batch in batches]
+
+
+def _share(sessions: Sequence[tuple[int, Sequence[Utterance]]], filling: _Filling) -> None:
+    """Fill sessions that no other process is filling, then wait for those that are and add what they lack."""
+    folder = filling.folder.path
     for wait in (False, True):
         busy = []
-        for session in sessions:
+        for number, utterances in sessions:
             try:
-                session.folder.mkdir(parents=True, exist_ok=True)
-                held = FileLock(session.folder / f"session{session.number}.lock").acquire(blocking=wait)
+                folder.mkdir(parents=True, exist_ok=True)
+                held = FileLock(folder / f"session{number}.lock").acquire(blocking=wait)
             except Timeout:
-                log.info("session %d: another process is extracting it; waiting for it at the end", session.number)
-                busy.append(session)
+                log.info("session %d: another process is extracting it; waiting for it at the end", number)
+                busy.append((number, utterances))
                 continue
             except (OSError, NotImplementedError) as error:
                 raise SerError(
-                    f"could not write in {session.folder} ({error}), expected a writable folder that can "
-                    "lock files; choose another cache folder."
+                    f"could not write in {folder} ({error}), expected a writable folder that can lock files; "
+                    "choose another cache folder."
                 ) from error
             with held:
-                session.fill(encoding)
+                filling.session(number, utterances)
         sessions = busy
+
+
+def _progress_bar(show: bool) -> Progress:
+    console = Console()
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("utterances  {task.fields[speed]:.1f} s of audio/s "),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (show and console.is_terminal),
+    )
 
 
 def _available(device: str) -> str:
@@ -139,13 +305,14 @@ def _available(device: str) -> str:
     return device
 
 
-def _write_failures(path: Path, corpus: Corpus, failures: dict[str, str]) -> None:
-    """List what failed in ``path``, or remove the list of an earlier run."""
+def _write_failures(path: Path, corpus: Corpus, failures: Mapping[str, str]) -> None:
+    """List what failed in ``path``, or remove the list of an earlier run; nothing where neither is there."""
     if not failures:
         path.unlink(missing_ok=True)
         return
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["id", "path", "reason"])
-    writer.writerows((u.id, u.path, failures[u.id]) for u in corpus.utterances if u.id in failures)
-    write_text(path, table.getvalue())
+    writer.writerows((u.id, printable(u.path), failures[u.id]) for u in corpus.utterances if u.id in failures)
+    with suppress(SerError):  # a shared cache may be read-only; failures are logged too
+        write_text(path, table.getvalue())

@@ -1,22 +1,86 @@
-"""Frame normalisation: whose mean and deviation are taken off whose frames."""
+"""Frame normalisation: mean and std of the frames of a corpus, a recording or a stream."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Utterance
 
-SMALLEST_DEVIATION = 1e-5  # a constant channel stays constant instead of blowing up
+SMALLEST_STD = 1e-5  # a channel of smaller std counts as constant and is not scaled up
+
+
+def mean_and_std(count: Tensor | float, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std in single precision from the number of frames, their sums and sums of squares (double precision)."""
+    mean = total / count
+    std = (square / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std < SMALLEST_STD, 1.0, std).float()
+
+
+@dataclass(frozen=True)
+class FrameStatistics:
+    """Mean and std (D,) that normalise the frames of one recording.
+
+    Attributes:
+        mean: (D,).
+        std: (D,), positive.
+        source: what a Prediction calls them: ``none``; ``global`` (the training part's, as in training); ``training``
+            (the training part's, where the network was trained with each speaker's own); ``speaker`` (from this
+            speaker's recordings); ``stream`` (running statistics of a stream, starting from the training part's).
+    """
+
+    mean: Tensor
+    std: Tensor
+    source: str
+
+    @classmethod
+    def of_frames(cls, recordings: Iterable[Tensor], source: str = "speaker") -> "FrameStatistics":
+        """Statistics over all frames of several recordings (L, D) of one speaker."""
+        count, total, square = 0, torch.zeros(()), torch.zeros(())
+        for frames in recordings:
+            double = frames.double().cpu()
+            count += len(double)
+            total, square = total + double.sum(0), square + double.square().sum(0)
+        return cls(*mean_and_std(count, total, square), source)
+
+
+class RunningStatistics:
+    """Mean and std of a stream's frames so far, starting from those of the training part.
+
+    The training statistics count as ``prior_seconds`` of audio already heard (the conjugate update of a normal's mean
+    and variance with pseudo-counts), so the first windows are not normalised by a second of audio alone.
+
+    Args:
+        training: where to start.
+        frame_rate: frames per second.
+        prior_seconds: weight of the start.
+    """
+
+    def __init__(self, training: FrameStatistics, frame_rate: float, prior_seconds: float = 10.0) -> None:
+        self._count = prior_seconds * frame_rate
+        mean, std = training.mean.double(), training.std.double()
+        self._total = self._count * mean
+        self._square = self._count * (mean.square() + std.square())
+
+    def update(self, frames: Tensor) -> None:
+        """Add frames (L, D) that were not counted before."""
+        double = frames.double().cpu()
+        self._count += len(double)
+        self._total = self._total + double.sum(0)
+        self._square = self._square + double.square().sum(0)
+
+    @property
+    def current(self) -> FrameStatistics:
+        """Statistics of the start and everything since."""
+        return FrameStatistics(*mean_and_std(self._count, self._total, self._square), "stream")
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Rows of mean and deviation, and which row each speaker uses.
+    """Mean and std per group of utterances, and which group each speaker belongs to.
 
     Attributes:
         mean: (R, D); row 0 always comes from the training part and serves speakers that have no row of their own.
@@ -40,36 +104,35 @@ class Normalization(Protocol):
     transductive: bool
 
     def fit(self, cache: FeatureCache, train: Sequence[Utterance], everyone: Sequence[Utterance]) -> Statistics:
-        """Estimate from cached frames; ``everyone`` is the whole split, ``train`` its training part."""
+        """Statistics from cached frames; ``everyone`` is the whole split, ``train`` its training part."""
 
 
 class NoNormalization:
-    """Frames as the encoder made them."""
+    """Leaves frames as the encoder made them."""
 
     kind = "none"
     transductive = False
 
     def fit(self, cache: FeatureCache, train: Sequence[Utterance], everyone: Sequence[Utterance]) -> Statistics:
-        """Mean 0 and deviation 1."""
+        """Mean 0 and std 1."""
         return Statistics(torch.zeros(1, cache.dim), torch.ones(1, cache.dim), {})
 
 
 class GlobalNormalization:
-    """Mean and deviation of all training frames; nothing of validation or test is looked at."""
+    """Uses mean and std of all training frames; nothing of validation or test is looked at."""
 
     kind = "global"
     transductive = False
 
     def fit(self, cache: FeatureCache, train: Sequence[Utterance], everyone: Sequence[Utterance]) -> Statistics:
         """One row, from ``train`` only."""
-        mean, std = moments(cache, train)
-        return Statistics(mean[None], std[None], {})
+        return Statistics(*_moments(cache, {utterance.id: 0 for utterance in train}), {})
 
 
 class SpeakerNormalization:
-    """Each speaker's own mean and deviation, from that speaker's unlabelled frames, test speakers included.
+    """Uses each speaker's own mean and std, from that speaker's unlabelled frames, test speakers included.
 
-    The strongest simple baseline of the field; results that use it are transductive and say so. The training
+    The strongest simple baseline of the field; results that use it are transductive and labelled so. The training
     statistics stay in row 0, where prediction for an unknown speaker starts.
     """
 
@@ -77,18 +140,17 @@ class SpeakerNormalization:
     transductive = True
 
     def fit(self, cache: FeatureCache, train: Sequence[Utterance], everyone: Sequence[Utterance]) -> Statistics:
-        """Row 0 from ``train``, then one row a speaker of ``everyone``."""
-        speakers = sorted({utterance.speaker for utterance in everyone})
-        rows = [moments(cache, train)]
-        rows += [moments(cache, [u for u in everyone if u.speaker == speaker]) for speaker in speakers]
-        mean, std = (torch.stack(column) for column in zip(*rows, strict=True))
-        return Statistics(mean, std, {speaker: row for row, speaker in enumerate(speakers, start=1)})
+        """Row 0 from ``train``, then one row per speaker of ``everyone``."""
+        row = {speaker: row for row, speaker in enumerate(sorted({u.speaker for u in everyone}))}
+        parts = (
+            _moments(cache, {utterance.id: 0 for utterance in train}),
+            _moments(cache, {utterance.id: row[utterance.speaker] for utterance in everyone}),
+        )
+        mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Statistics(mean, std, {speaker: number + 1 for speaker, number in row.items()})
 
 
-def moments(cache: FeatureCache, utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (D,) over all frames of ``utterances``, from the sums that the cache keeps."""
-    count, total, squares = cache.sums([utterance.id for utterance in utterances])
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-    std[std < SMALLEST_DEVIATION] = 1.0
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+def _moments(cache: FeatureCache, group_of: dict[str, int]) -> tuple[Tensor, Tensor]:
+    """Mean and std (G, D) over all cached frames of each group of utterances."""
+    count, total, square = (torch.from_numpy(table) for table in cache.sums(group_of))
+    return mean_and_std(count[:, None], total, square)

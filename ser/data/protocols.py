@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
+
+_log = logging.getLogger(__name__)
 
 Parts = tuple[list[Utterance], list[Utterance], list[Utterance]]  # training, validation, test
 
@@ -217,6 +220,42 @@ class RandomProtocol(EvaluationProtocol):
         rest = [utterance for utterance in corpus.utterances if utterance.id not in test]
         validation = _drawn(rest, 0.0, self.validation_share, f"{seed}:validation")
         return _by(corpus, lambda u: "test" if u.id in test else "validation" if u.id in validation else "train")
+
+
+def shared_recordings(split: Split, recordings: Mapping[str, Hashable]) -> list[tuple[Utterance, Utterance]]:
+    """Pairs of utterances that are the same recording in two parts, the first of the pair in the earlier part.
+
+    Args:
+        split: the parts.
+        recordings: what tells recordings apart, per utterance id (``FeatureCache.recordings``).
+    """
+    first: dict[Hashable, tuple[str, Utterance]] = {}
+    pairs = []
+    for name, part in split.parts().items():
+        for utterance in part:
+            where, other = first.setdefault(recordings[utterance.id], (name, utterance))
+            if where != name:
+                pairs.append((other, utterance))
+    return pairs
+
+
+def refuse_shared_recordings(split: Split, recordings: Mapping[str, Hashable], allowed: bool = False) -> None:
+    """Check that no recording occurs in two parts under different names; a warning where that is ``allowed``.
+
+    Raises:
+        SerError: naming the first pair.
+    """
+    pairs = shared_recordings(split, recordings)
+    if not pairs:
+        return
+    one, other = pairs[0]
+    text = (
+        f"fold {split.fold} has {len(pairs)} recordings in two parts, the first: {one.path} (speaker {one.speaker}) "
+        f"and {other.path} (speaker {other.speaker}) have the same content"
+    )
+    if not allowed:
+        raise SerError(f"{text}, expected each recording in one part; remove the copies, or set allow_duplicates=true.")
+    _log.warning("%s; the result is too good by that", text)
 
 
 def split_record(split: Split, corpus: Corpus, left_out: Mapping[str, str], transductive: bool) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.batching import average_frames
+from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig
-from ser.inference.statistics import FrameStatistics
 
 METADATA_KEY = "ser_config"  # in an ONNX file's metadata_props
 WAVEFORM, FRAMES = "waveform", "frames"  # name of an ONNX graph's first input, which says what it takes

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE, duration, read_audio
 from ser.data.batching import length_batches
+from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
-from ser.inference.statistics import FrameStatistics
 from ser.inference.waveforms import LONGEST_SECONDS, SHORTEST_SAMPLES, prepare
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}

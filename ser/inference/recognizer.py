@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.batching import length_batches
+from ser.data.normalization import FrameStatistics
 from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig, find_model, read_checkpoint, read_folder
@@ -26,7 +27,6 @@ from ser.inference.engines import (
     takes_waveforms,
 )
 from ser.inference.loading import build_encoder, from_hub, usable_device
-from ser.inference.statistics import FrameStatistics
 from ser.inference.waveforms import Recording, Waveform, prepare
 from ser.models.build import build_network
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
+from ser.data.normalization import RunningStatistics
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.speech_gate import SpeechGate, level
-from ser.inference.statistics import RunningStatistics
 from ser.inference.waveforms import LONGEST_SECONDS, SHORTEST_SAMPLES, prepare
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ser.checkpoint_file import read_checkpoint_file
-from ser.data.cache import FeatureFile
+from ser.data.cache import FeatureCache
 
 TIMES = ["seconds", "peak_memory_mb"]  # of history.csv
 
@@ -16,8 +16,8 @@ def assert_whole(folder):
     found = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     for path in found:
         if path.suffix == ".safetensors":
-            file = FeatureFile(path)
-            assert all(len(file.read(name)) == length for name, length in file.lengths.items())
+            cache = FeatureCache.of_shards([path])
+            assert all(len(cache.read(name)) == length for name, length in cache.lengths.items())
         elif path.suffix == ".ckpt":
             assert {"state_dict", "config"} <= read_checkpoint_file(path).keys()
         elif path.suffix == ".json":

@@ -1,0 +1,185 @@
+"""What the cache holds of a corpus: which audio its utterances are, and where their frames lie."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ser.data.cache import Recording, Shard, fingerprint
+from ser.data.corpus import Corpus, FrameSource, Utterance
+from ser.encoders import Encoder
+from ser.errors import SerError
+from ser.io import write_text
+
+_READERS = 8  # threads that hash audio
+
+Place = tuple[Shard, str]  # a shard and the utterance's name inside it
+
+
+class AudioHashes:
+    """Content hashes of audio files, remembered in one JSON file by path, size, time of change and inode.
+
+    So content is read once, and again only where one of these differs.
+
+    Args:
+        path: where they are remembered; need not exist, and is not written where its folder is read-only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, list[Any]] = self._read()
+
+    def _read(self) -> dict[str, list[Any]]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not there or damaged: the audio is read again
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def of(self, paths: Iterable[Path]) -> dict[Path, str]:
+        """Hash of each file; files that cannot be read are left out."""
+        found: dict[Path, str] = {}
+        unknown: list[Path] = []
+        for path in dict.fromkeys(paths):
+            signature = _signature(path)
+            if signature is not None and self._known.get(str(path), [])[:3] == signature:
+                found[path] = self._known[str(path)][3]
+            elif signature is not None:
+                unknown.append(path)
+        if unknown:
+            with ThreadPoolExecutor(_READERS) as pool:
+                hashed = list(pool.map(_hash_file, unknown))
+            new = {str(path): entry for path, entry in zip(unknown, hashed, strict=True) if entry is not None}
+            found |= {path: new[str(path)][3] for path in unknown if str(path) in new}
+            self._known = self._read() | self._known | new
+            with suppress(SerError):  # a shared cache may be read-only
+                write_text(self.path, json.dumps(self._known))
+        return found
+
+    def is_current(self, path: Path) -> bool:
+        """Whether the file still is the one that was hashed."""
+        return self._known.get(str(path), [])[:3] == _signature(path)
+
+    def changed(self, paths: Iterable[Path]) -> list[Path]:
+        """Files whose content differs from the remembered one although size, time and inode are the same."""
+        suspects = [path for path in dict.fromkeys(paths) if self.is_current(path)]
+        with ThreadPoolExecutor(_READERS) as pool:
+            hashed = list(pool.map(_hash_file, suspects))
+        return [path for path, entry in zip(suspects, hashed, strict=True) if entry != self._known[str(path)]]
+
+
+@dataclass
+class CacheFolder:
+    """What the cache holds of a corpus for one encoder.
+
+    Attributes:
+        path: the folder of the shards.
+        identity: fingerprint of the encoder.
+        hashes: content hashes of the audio.
+        recordings: what each utterance's frames have to be made from.
+        failures: reason of each utterance whose audio is missing.
+        places: where the frames of utterances lie.
+        trusted: utterances with missing audio whose frames are taken by their id.
+    """
+
+    path: Path
+    identity: str
+    hashes: AudioHashes
+    recordings: dict[str, Recording] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+    trusted: list[str] = field(default_factory=list)
+    shards: dict[Path, Shard] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, corpus: Corpus, maker: "FrameSource | Encoder", cache_root: str | Path, trust_cache: bool = False
+    ) -> "CacheFolder":
+        """Look at the cache without changing it, except for remembering the hashes of audio read now.
+
+        Raises:
+            SerError: a shard is damaged, or belongs to another encoder.
+        """
+        identity = fingerprint(maker.description())
+        root = Path(cache_root) / corpus.name
+        folder = cls(root / identity, identity, AudioHashes(root / "audio.json"))
+        if corpus.frame_source is not None:
+            folder.recordings = {u.id: _made_up(u) for u in corpus.utterances}
+        else:
+            found = folder.hashes.of(utterance.path for utterance in corpus.utterances)
+            folder.recordings = {
+                u.id: Recording(found[u.path], u.start, u.end) for u in corpus.utterances if u.path in found
+            }
+        folder.refresh()
+        folder._trust([u for u in corpus.utterances if u.id not in folder.recordings], trust_cache)
+        return folder
+
+    def refresh(self) -> None:
+        """Read the shards that were written since, and find the utterances in them."""
+        for path in sorted(self.path.glob("session*.safetensors")):
+            if path not in self.shards:
+                shard = self.shards[path] = Shard(path)
+                if shard.identity != self.identity:
+                    raise SerError(
+                        f"{path} holds frames of another encoder (fingerprint {shard.identity}), expected "
+                        f"{self.identity}; move that file out of this folder."
+                    )
+        lying = {
+            record.recording: (shard, record.id) for shard in self.shards.values() for record in shard.records.values()
+        }
+        self.places |= {name: lying[recording] for name, recording in self.recordings.items() if recording in lying}
+
+    def _trust(self, absent: Sequence[Utterance], trust_cache: bool) -> None:
+        """Take frames of utterances without audio by their id and segment, where that is allowed and unambiguous."""
+        by_name: dict[tuple[str, float, float | None], dict[str, Place]] = {}
+        for shard in self.shards.values():
+            for record in shard.records.values():
+                audio, start, end = record.recording
+                by_name.setdefault((record.id, start, end), {})[audio] = (shard, record.id)
+        for utterance in absent:
+            cached = by_name.get((utterance.id, utterance.start, utterance.end), {})
+            reason = f"{utterance.path}: no such audio file; check the path and the corpus root"
+            if len(cached) == 1 and trust_cache:
+                ((audio, place),) = cached.items()
+                self.recordings[utterance.id] = Recording(audio, utterance.start, utterance.end)
+                self.places[utterance.id] = place
+                self.trusted.append(utterance.id)
+            elif len(cached) > 1:
+                self.failures[utterance.id] = f"{reason} (frames of {len(cached)} different files are cached as it)."
+            elif cached:
+                self.failures[utterance.id] = f"{reason}, or set extraction.trust_cache=true to use its cached frames."
+            else:
+                self.failures[utterance.id] = f"{reason}."
+
+    def missing(self, utterances: Iterable[Utterance]) -> list[Utterance]:
+        """The utterances that are to be extracted."""
+        return [u for u in utterances if u.id not in self.places and u.id not in self.failures]
+
+
+def _made_up(utterance: Utterance) -> Recording:
+    """Stands for the audio of an utterance whose frames are computed: what they depend on, besides the description."""
+    u = utterance
+    text = json.dumps([u.id, u.emotion, u.speaker, u.session, u.seconds])
+    return Recording(hashlib.sha256(text.encode()).hexdigest()[:32], u.start, u.end)
+
+
+def _signature(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ino] if path.is_file() else None
+
+
+def _hash_file(path: Path) -> list[Any] | None:
+    """Signature and content hash of a file; None where it cannot be read."""
+    signature = _signature(path)
+    try:
+        with path.open("rb") as file:
+            return [*(signature or []), hashlib.file_digest(file, "sha256").hexdigest()[:32]]
+    except OSError:
+        return None
