@@ -15,7 +15,7 @@ CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 _RANGES: dict[str, tuple[float, float | None]] = {
     "seed": (0, 2**32 - 1),  # numpy's
     "adversarial_weight": (0, None),
-    "mixup_alpha": (0, None),
+    "augmentation.mixup_alpha": (0, None),
     "l2_reg": (0, None),
     "batches.batch_size": (1, None),
     "batches.max_frames": (1, None),

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ser.adversary import Adversary
-from ser.data.augmentation import Augmentation, Mixup
+from ser.data.augmentation import Augmentation
 from ser.data.datamodule import Batch
 from ser.errors import SerError, check_number
 from ser.losses import l2_norms
@@ -54,7 +54,6 @@ class EmotionModule(lightning.LightningModule):
         optimizer: makes an optimizer of parameters.
         emotions: class names in order.
         augmentation: changes training frames; identity when it holds no transform.
-        mixup: blends pairs of training utterances; None for none.
         l2_reg: weight of the summed L2 norms.
         seed: with epoch and batch it determines dropout and augmentation, so that a resumed run repeats them.
         config: plain description stored in every checkpoint, enough to rebuild the network.
@@ -69,7 +68,6 @@ class EmotionModule(lightning.LightningModule):
         emotions: Sequence[str],
         *,
         augmentation: Augmentation,
-        mixup: Mixup | None = None,
         l2_reg: float = 0.0,
         seed: int = 0,
         config: dict[str, Any] | None = None,
@@ -79,7 +77,7 @@ class EmotionModule(lightning.LightningModule):
         self.network, self.adversary, self.emotion_loss = network, adversary, emotion_loss
         self.make_optimizer = optimizer
         self.emotions = list(emotions)
-        self.augmentation, self.mixup = augmentation, mixup
+        self.augmentation = augmentation
         self.l2_reg, self.seed, self.config = l2_reg, seed, config or {}
         self.train_metrics = emotion_metrics(len(emotions), "train/")
         self.val_metrics = emotion_metrics(len(emotions), "val/")
@@ -100,8 +98,9 @@ class EmotionModule(lightning.LightningModule):
         """One step: augment, forward, add up the losses."""
         frames, lengths = self.augmentation(batch.frames, batch.lengths)
         target = batch.emotion
-        if self.mixup is not None:
-            frames, lengths, target = self.mixup(frames, lengths, F.one_hot(target, len(self.emotions)).float())
+        if self.augmentation.mixup is not None:
+            one_hot = F.one_hot(target, len(self.emotions)).float()  # (B, C)
+            frames, target = self.augmentation.mixup(frames, lengths, one_hot)
         output = self(frames, lengths)
         parts = {"emotion_loss": self.emotion_loss(output.emotion_logits, target)}
         loss = parts["emotion_loss"]

@@ -19,7 +19,6 @@ from ser.analysis import write_figures
 from ser.checkpoint_io import WholeFileCheckpointIO
 from ser.config import check_keys
 from ser.console import announce, count_parameters, show_network, show_scores, show_split
-from ser.data.augmentation import Mixup
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import extract
@@ -182,7 +181,6 @@ def build_module(
         instantiate(cfg.optimizer),
         datamodule.emotions,
         augmentation=instantiate(cfg.augmentation),
-        mixup=Mixup(cfg.mixup_alpha) if cfg.mixup_alpha > 0 else None,
         l2_reg=cfg.l2_reg,
         seed=cfg.seed,
         config=config,

@@ -5,7 +5,13 @@ from small_runs import figures
 
 from ser import training
 
-WORDS = ["model=enhanced_gru", "model.hidden_size=8", "trainer.max_epochs=2", "augmentation=strong", "mixup_alpha=0.2"]
+WORDS = [
+    "model=enhanced_gru",
+    "model.hidden_size=8",
+    "trainer.max_epochs=2",
+    "augmentation=strong",
+    "augmentation.mixup_alpha=0.2",
+]
 TABLES = ("predictions.csv", "train_predictions.csv", "embeddings.npy", "train_embeddings.npy")
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ser import training
 from ser.adversary import SpeakerClassifier
-from ser.data.augmentation import Augmentation, Mixup
+from ser.data.augmentation import Augmentation
 from ser.data.datamodule import Batch
 from ser.data.extraction import extract
 from ser.evaluation.scores import scores
@@ -37,9 +37,8 @@ def make_module():
         network = EnhancedGRU(DIM, 4, hidden_size=4, layers=2, heads=2, dropout=0.0)
         adversary = SpeakerClassifier(network.pooled_size, SPEAKERS, hidden_size=8, dropout=0.0, weight=weight)
         optimizer = functools.partial(torch.optim.SGD, lr=0.1)
-        return EmotionModule(
-            network, adversary, loss or CrossEntropy(), optimizer, "abcd", augmentation=Augmentation([]), **settings
-        )
+        settings = {"augmentation": Augmentation()} | settings
+        return EmotionModule(network, adversary, loss or CrossEntropy(), optimizer, "abcd", **settings)
 
     return make
 
@@ -110,7 +109,7 @@ def test_class_weights_and_focal_loss_reach_the_step(make_module, batch):
 
 @pytest.mark.parametrize("loss", [CrossEntropy(label_smoothing=0.1), FocalLoss()])
 def test_mixup_trains_with_any_loss(make_module, batch, loss):
-    module = make_module(loss, mixup=Mixup(0.2))
+    module = make_module(loss, augmentation=Augmentation(mixup_alpha=0.2))
     grown = gradients(module, batch, 0.5)
     assert all(gradient.isfinite().all() for gradient in grown.values())
 

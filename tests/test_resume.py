@@ -14,7 +14,13 @@ from ser import analysis, training
 from ser.errors import SerError
 from ser.evaluation.figures import save_figure
 
-LONGER = ["trainer.max_epochs=4", "model=enhanced_gru", "model.hidden_size=8", "augmentation=strong", "mixup_alpha=0.2"]
+LONGER = [
+    "trainer.max_epochs=4",
+    "model=enhanced_gru",
+    "model.hidden_size=8",
+    "augmentation=strong",
+    "augmentation.mixup_alpha=0.2",
+]
 ROOT = Path(training.__file__).resolve().parent.parent
 
 

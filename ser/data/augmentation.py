@@ -1,11 +1,11 @@
-"""Augmentation of frames on the device they are on: per utterance, the batch at once, never in place.
+"""Augmentation of training frames on the device they are on: per utterance, the batch at once, never in place.
 
-All transforms take frames (B, L, D) whose padding is zero, lengths (B,) and an optional generator, and return new
-frames, padding still zero, and lengths. What happens to an utterance depends on its valid frames only.
+Transforms take frames (B, L, D) whose padding is zero and lengths (B,), and return new frames, padding still zero, and
+lengths. What happens to an utterance depends on its valid frames only. Random numbers come from torch's generator.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from scipy.special import betaincinv
@@ -22,45 +22,41 @@ class Transform(ABC):
     """
 
     def __init__(self, probability: float) -> None:
-        self.probability = _share("probability", probability)
+        self.probability = _fraction("probability", probability)
 
-    def __call__(
-        self, frames: Tensor, lengths: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the changed copy of (B, L, D) and its lengths (B,)."""
-        chosen = _uniform(len(frames), frames, generator) < self.probability  # (B,)
-        return self.apply(frames, lengths, chosen, generator)
+    def __call__(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Changed copy of frames (B, L, D), and its lengths (B,)."""
+        return self.apply(frames, lengths, _uniform(frames) < self.probability)
 
     @abstractmethod
-    def apply(
-        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Change the utterances marked in ``chosen`` (B,), leave the others bit for bit."""
+    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames and lengths with the utterances in ``chosen`` (B,) changed, the others the same bit for bit."""
 
 
 class Augmentation:
-    """Applies transforms one after the other; an empty list changes nothing."""
+    """Applies transforms one after the other, and mixup where asked for; nothing by default.
 
-    def __init__(self, transforms: Sequence[Transform] = ()) -> None:
+    Args:
+        transforms: applied in this order.
+        mixup_alpha: of the Beta distribution that mixes pairs of utterances (0.2 is usual); 0: no mixup.
+
+    Attributes:
+        mixup: mixes utterances and labels after the transforms; None without mixup.
+    """
+
+    def __init__(self, transforms: Sequence[Transform] = (), mixup_alpha: float = 0.0) -> None:
         self.transforms = list(transforms)
+        self.mixup = Mixup(mixup_alpha) if mixup_alpha else None
 
-    def __call__(
-        self, frames: Tensor, lengths: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return augmented frames (B, L', D) and lengths (B,); the input is left as it was.
-
-        Args:
-            frames: (B, L, D), zero behind each utterance.
-            lengths: (B,) int64.
-            generator: source of all randomness; best on the device of ``frames``, the global one when None.
-        """
+    def __call__(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Transformed frames (B, L', D) and lengths (B,); the input stays as it was."""
         for transform in self.transforms:
-            frames, lengths = transform(frames, lengths, generator)
+            frames, lengths = transform(frames, lengths)
         return frames, lengths
 
 
 class GaussianNoise(Transform):
-    """Adds white noise of ``noise_factor`` times each feature's own standard deviation over the utterance."""
+    """Adds white noise with ``noise_factor`` times the std of each feature over the utterance."""
 
     def __init__(self, probability: float = 0.3, noise_factor: float = 0.1) -> None:
         super().__init__(probability)
@@ -68,16 +64,13 @@ class GaussianNoise(Transform):
             raise SerError(f"noise_factor is {noise_factor}, expected 0 or more; 0.1 is usual.")
         self.noise_factor = noise_factor
 
-    def apply(
-        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Add the noise to the valid frames of the chosen utterances."""
+    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames with noise on the valid frames of the chosen utterances."""
         valid = _valid(frames, lengths)  # (B, L, 1)
         count = lengths[:, None, None]
         mean = (frames * valid).sum(dim=1, keepdim=True, dtype=torch.float32) / count  # (B, 1, D)
-        deviation = ((frames - mean).square() * valid).sum(dim=1, keepdim=True).div(count).sqrt()  # (B, 1, D)
-        noise = _draw(torch.randn, frames.shape, frames, generator)
-        noisy = frames + (self.noise_factor * deviation * noise).to(frames.dtype)
+        std = ((frames - mean).square() * valid).sum(dim=1, keepdim=True).div(count).sqrt()  # (B, 1, D)
+        noisy = frames + (self.noise_factor * std * torch.randn_like(frames)).to(frames.dtype)
         return torch.where(chosen[:, None, None] & valid, noisy, frames), lengths
 
 
@@ -93,13 +86,10 @@ class TimeStretch(Transform):
             raise SerError(f"the time stretch factor is {factor}, expected 0 <= factor < 1; 0.1 stretches by 10%.")
         self.factor = factor
 
-    def apply(
-        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Stretch the chosen utterances, each by its own draw; the batch gets as long as its longest utterance."""
-        rate = 1 + self.factor * (2 * _uniform(len(frames), frames, generator) - 1)  # (B,)
-        stretched = (lengths * rate).round().long().clamp_min(1)
-        new_lengths = torch.where(chosen, stretched, lengths)
+    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames with each chosen utterance stretched by its own factor; L' is the longest new length."""
+        rate = 1 + self.factor * (2 * _uniform(frames) - 1)  # (B,)
+        new_lengths = torch.where(chosen, (lengths * rate).round().long().clamp_min(1), lengths)
         target = torch.arange(int(new_lengths.max()), device=frames.device)  # (L',)
         # Integers, so that an utterance that keeps its length keeps its frames exactly.
         steps = (new_lengths - 1).clamp_min(1)[:, None]
@@ -107,68 +97,57 @@ class TimeStretch(Transform):
         lower = place // steps
         upper = torch.minimum(lower + 1, (lengths - 1)[:, None])
         weight = (place % steps / steps).to(frames.dtype)[..., None]  # (B, L', 1)
-        channels = frames.shape[-1]
-        before = frames.gather(1, lower[..., None].expand(-1, -1, channels))
-        after = frames.gather(1, upper[..., None].expand(-1, -1, channels))
+        before, after = (
+            frames.gather(1, index[..., None].expand(-1, -1, frames.shape[-1])) for index in (lower, upper)
+        )
         mixed = before + weight * (after - before)  # (B, L', D)
         return mixed.masked_fill(target[None, :, None] >= new_lengths[:, None, None], 0.0), new_lengths
 
 
 class FrameMask(Transform):
-    """Scales one contiguous stretch, ``share`` of the frames of the utterance, by ``scale``."""
+    """Scales one run of frames, ``fraction`` of the utterance, by ``scale``."""
 
-    def __init__(self, probability: float = 0.2, share: float = 0.1, scale: float = 0.1) -> None:
+    def __init__(self, probability: float = 0.2, fraction: float = 0.1, scale: float = 0.1) -> None:
         super().__init__(probability)
-        self.share = _share("share", share)
-        self.scale = scale
+        self.fraction, self.scale = _fraction("fraction", fraction), scale
 
-    def apply(
-        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Scale the stretch, placed uniformly inside each chosen utterance."""
-        width = (self.share * lengths).round().long()  # (B,)
-        inside = _stretch(width, lengths, frames.shape[1], frames, generator) & chosen[:, None]  # (B, L)
+    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames with a run, placed uniformly inside each chosen utterance, scaled."""
+        width = (self.fraction * lengths).round().long()  # (B,)
+        inside = _run(width, lengths, frames.shape[1]) & chosen[:, None]  # (B, L)
         return torch.where(inside[..., None], frames * self.scale, frames), lengths
 
 
 class TimeMask(Transform):
-    """Zeroes ``masks`` stretches of frames, each up to ``share`` of the utterance (SpecAugment, Park et al. 2019).
+    """Zeroes ``masks`` runs of frames, each up to ``fraction`` of the utterance (SpecAugment, Park et al. 2019).
 
     Zero is the mean of normalised frames.
     """
 
-    def __init__(self, probability: float = 0.5, share: float = 0.1, masks: int = 1) -> None:
+    def __init__(self, probability: float = 0.5, fraction: float = 0.1, masks: int = 1) -> None:
         super().__init__(probability)
-        self.share = _share("share", share)
-        self.masks = masks
+        self.fraction, self.masks = _fraction("fraction", fraction), masks
 
-    def apply(
-        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Zero the stretches of the chosen utterances."""
+    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames with the runs of the chosen utterances zeroed."""
         for _ in range(self.masks):
-            width = _width(self.share * lengths, frames, generator)
-            inside = _stretch(width, lengths, frames.shape[1], frames, generator) & chosen[:, None]  # (B, L)
+            inside = _run(self._width(lengths), lengths, frames.shape[1]) & chosen[:, None]  # (B, L)
             frames = frames.masked_fill(inside[..., None], 0.0)
         return frames, lengths
 
+    def _width(self, sizes: Tensor) -> Tensor:
+        """Widths (B,) drawn uniformly from the whole numbers from 0 to ``fraction`` of ``sizes`` (B,)."""
+        return (_uniform(sizes) * ((self.fraction * sizes).floor() + 1)).long()
 
-class ChannelMask(Transform):
-    """Zeroes ``masks`` bands of neighbouring features, each up to ``share`` of them (SpecAugment)."""
 
-    def __init__(self, probability: float = 0.5, share: float = 0.1, masks: int = 1) -> None:
-        super().__init__(probability)
-        self.share = _share("share", share)
-        self.masks = masks
+class ChannelMask(TimeMask):
+    """Zeroes ``masks`` bands of neighbouring features, each up to ``fraction`` of them (SpecAugment)."""
 
-    def apply(
-        self, frames: Tensor, lengths: Tensor, chosen: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Zero the bands of the chosen utterances in all their frames."""
+    def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames with the bands zeroed in all frames of the chosen utterances."""
         channels = torch.full_like(lengths, frames.shape[-1])
         for _ in range(self.masks):
-            width = _width(self.share * channels, frames, generator)
-            inside = _stretch(width, channels, frames.shape[-1], frames, generator) & chosen[:, None]  # (B, D)
+            inside = _run(self._width(channels), channels, frames.shape[-1]) & chosen[:, None]  # (B, D)
             frames = frames.masked_fill(inside[:, None, :], 0.0)
         return frames, lengths
 
@@ -176,57 +155,48 @@ class ChannelMask(Transform):
 class Mixup:
     """Mixes each utterance with another of the batch, frames and labels (Zhang et al. 2018).
 
-    The share lambda of an utterance follows Beta(alpha, alpha), folded to at least one half, so that it keeps its
-    length and remains the louder one. The partner enters where both have frames, and the label takes as much from
-    it as the frames did: (1 - lambda) times the fraction of the utterance that it covers.
+    The weight lambda of an utterance follows Beta(alpha, alpha), folded to at least one half, so that it keeps its
+    length and most of its label. The partner enters where both have frames, and the label takes as much from it as the
+    frames did: (1 - lambda) times the fraction of the utterance that the partner covers.
+
+    Raises:
+        SerError: ``alpha`` is not positive.
     """
 
     def __init__(self, alpha: float = 0.2) -> None:
-        if alpha <= 0:
-            raise SerError(f"mixup alpha is {alpha}, expected more than 0; 0.2 is usual.")
+        if not alpha > 0:
+            raise SerError(f"mixup_alpha is {alpha}, expected more than 0 (0.2 is usual), or 0 for no mixup.")
         self.alpha = alpha
 
-    def __call__(
-        self, frames: Tensor, lengths: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mixed frames (B, L, D), the same lengths (B,) and soft labels (B, C).
+    def __call__(self, frames: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixed frames (B, L, D) and soft labels (B, C); lengths stay.
 
         Args:
-            frames: (B, L, D), zero behind each utterance.
+            frames: (B, L, D), zero beyond each utterance.
             lengths: (B,) int64.
             labels: (B, C), one-hot or soft.
-            generator: source of all randomness; the global one when None.
         """
-        quantile = _uniform(len(frames), frames, generator).double().cpu().numpy()
+        quantile = _uniform(frames).double().cpu().numpy()
         own = torch.from_numpy(betaincinv(self.alpha, self.alpha, quantile)).to(frames)  # (B,)
         own = torch.maximum(own, 1 - own)
-        partner = _draw(torch.rand, (len(frames),), frames, generator).argsort()  # (B,), a permutation
+        partner = torch.randperm(len(frames), device=frames.device)  # (B,)
         overlap = torch.minimum(lengths, lengths[partner])
-        both = _valid(frames, overlap)  # (B, L, 1)
         mixed = torch.lerp(frames[partner], frames, own[:, None, None])
-        taken = ((1 - own) * overlap / lengths)[:, None].to(torch.float32)  # (B, 1), share of the partner
+        taken = ((1 - own) * overlap / lengths)[:, None].to(torch.float32)  # (B, 1), fraction of the partner
         soft = (1 - taken) * labels + taken * labels[partner]
-        return torch.where(both, mixed, frames), lengths, soft
+        return torch.where(_valid(frames, overlap), mixed, frames), soft
 
 
-def _share(name: str, value: float) -> float:
-    """Check that a probability or a share lies between 0 and 1."""
+def _fraction(name: str, value: float) -> float:
+    """``value``, checked to lie between 0 and 1."""
     if not 0 <= value <= 1:
         raise SerError(f"the augmentation's {name} is {value}, expected between 0 and 1; give a value in that range.")
     return value
 
 
-def _draw(
-    sample: Callable[..., Tensor], shape: Sequence[int], frames: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Random numbers on the device of ``frames``, drawn where the generator lives."""
-    device = frames.device if generator is None else generator.device
-    return sample(shape, generator=generator, device=device).to(frames.device)
-
-
-def _uniform(count: int, frames: Tensor, generator: torch.Generator | None) -> Tensor:
-    """``count`` draws from [0, 1)."""
-    return _draw(torch.rand, (count,), frames, generator)
+def _uniform(batch: Tensor) -> Tensor:
+    """One draw from [0, 1) per utterance of ``batch``, (B,)."""
+    return torch.rand(len(batch), device=batch.device)
 
 
 def _valid(frames: Tensor, lengths: Tensor) -> Tensor:
@@ -234,13 +204,8 @@ def _valid(frames: Tensor, lengths: Tensor) -> Tensor:
     return (torch.arange(frames.shape[1], device=frames.device) < lengths[:, None])[..., None]
 
 
-def _width(longest: Tensor, frames: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Widths (B,) drawn uniformly from the whole numbers 0 ... floor(``longest``)."""
-    return (_uniform(len(longest), frames, generator) * (longest.floor() + 1)).long()
-
-
-def _stretch(width: Tensor, lengths: Tensor, size: int, frames: Tensor, generator: torch.Generator | None) -> Tensor:
+def _run(width: Tensor, lengths: Tensor, size: int) -> Tensor:
     """True on ``width`` (B,) neighbouring places, placed uniformly among the first ``lengths``: (B, ``size``)."""
-    start = (_uniform(len(width), frames, generator) * (lengths - width + 1)).long()  # (B,)
-    place = torch.arange(size, device=frames.device)
+    start = (_uniform(width) * (lengths - width + 1)).long()  # (B,)
+    place = torch.arange(size, device=width.device)
     return (place >= start[:, None]) & (place < (start + width)[:, None])

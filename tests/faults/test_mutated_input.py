@@ -20,7 +20,8 @@ from mutations import bytes_mutated, overrides_mutated, table_mutated, tree_muta
 SECONDS = 60  # for one input, on a busy machine
 MEMORY_MB = 1500  # of address space beyond what the program starts with
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "mp3": None}
-KEYS = ["fold", "seed", "adversarial_weight", "mixup_alpha", "l2_reg", "batches.batch_size", "batches.max_frames",
+KEYS = ["fold", "seed", "adversarial_weight", "augmentation.mixup_alpha", "l2_reg", "batches.batch_size",
+        "batches.max_frames",
         "batches.max_seconds", "model.hidden_size", "model.dropout", "model.heads", "optimizer.lr", "data.emotions",
         "protocol", "model", "loss", "lr_schedule.warmup_steps", "alpha_schedule.max_alpha", "trainer.precision",
         "trainer.gradient_clip_val", "callbacks", "normalization", "augmentation", "features.mels", "name",
