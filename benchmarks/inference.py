@@ -30,10 +30,9 @@ from rich.table import Table
 
 from ser.data.audio import SAMPLE_RATE
 from ser.inference.checkpoint import FORMAT, ModelConfig
-from ser.inference.engines import TorchNetwork
+from ser.inference.engines import TorchNetwork, build_encoder
 from ser.inference.export import export_onnx, test_sounds
-from ser.inference.files import predict_files
-from ser.inference.loading import build_encoder
+from ser.inference.files import predict_file, predict_files
 from ser.inference.recognizer import Recognizer
 from ser.models.build import build_network
 
@@ -157,7 +156,7 @@ def folder_throughput(recognizer: Recognizer, folder: Path, count: int) -> str:
         soundfile.write(paths[-1], 0.1 * generator.standard_normal(round(seconds * SAMPLE_RATE)), SAMPLE_RATE)
     begun = time.process_time()
     for path in paths:
-        recognizer.predict_file(path)
+        predict_file(recognizer, path)
     alone = count / (time.process_time() - begun)
     begun = time.process_time()
     predict_files(recognizer, paths)

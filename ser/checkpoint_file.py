@@ -30,7 +30,11 @@ def read_checkpoint_file(path: Path) -> dict[str, Any]:
     content = path.read_bytes()  # once: what was checked is what is loaded
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise DamagedCheckpointError("its records are compressed, as torch.save never writes them")
             damaged = archive.testzip()
+    except DamagedCheckpointError:
+        raise
     except Exception as error:  # a damaged archive leads the reader to errors of many kinds
         raise DamagedCheckpointError(f"it is no whole archive of records ({type(error).__name__})") from error
     if damaged is not None:

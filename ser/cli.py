@@ -98,6 +98,10 @@ Encoder = Annotated[
     typer.Option(metavar="FOLDER", help="Folder or Hub id of the pretrained encoder, if it has moved since training."),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda or cuda:1.")]
+AllowDownload = Annotated[
+    bool, typer.Option("--allow-download", help="Fetch the encoder that the model names from the Hugging Face Hub.")
+]
+NoGate = Annotated[bool, typer.Option("--no-gate", help="Give silence and noise an emotion, too.")]
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table: .csv or .json.")]
 
 
@@ -120,6 +124,7 @@ def predict(
     checkpoint: Model,
     encoder: Encoder = None,
     device: Device = "cpu",
+    allow_download: AllowDownload = False,
     output: Output = None,
     window: Annotated[
         float | None,
@@ -131,6 +136,7 @@ def predict(
     batch_seconds: Annotated[
         float, typer.Option(metavar="SECONDS", callback=_positive, help="Padded audio per batch.")
     ] = 60.0,
+    no_gate: NoGate = False,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode files ahead.")] = 2,
     speaker_per_folder: Annotated[
         bool,
@@ -144,11 +150,16 @@ def predict(
     from ser.inference import screen  # noqa: PLC0415
     from ser.inference.files import collect_files  # noqa: PLC0415
     from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+    from ser.inference.timeline import check_windows  # noqa: PLC0415
+    from ser.inference.vad import best_gate  # noqa: PLC0415
 
     screen.check_table_name(output)
+    if window is not None:
+        check_windows(window, hop)
     files = collect_files(paths)
-    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device)
-    table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, speaker_per_folder)
+    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
+    gate = None if no_gate else best_gate()
+    table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, speaker_per_folder, gate)
     screen.show_predictions(table, recognizer, speaker_per_folder)
     if output is not None:
         screen.write_table(output, table)
@@ -168,6 +179,7 @@ def listen(
     checkpoint: Model,
     encoder: Encoder = None,
     device: Device = "cpu",
+    allow_download: AllowDownload = False,
     input: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An audio file in place of the microphone.")
     ] = None,
@@ -182,7 +194,7 @@ def listen(
     smoothing: Annotated[
         float, typer.Option(metavar="WEIGHT", help="Weight of earlier windows in the probabilities, 0 to below 1.")
     ] = 0.0,
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="Give silence and noise an emotion, too.")] = False,
+    no_gate: NoGate = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON per window as it is answered.")
     ] = False,
@@ -192,10 +204,12 @@ def listen(
     from ser.inference import screen  # noqa: PLC0415
     from ser.inference.recognizer import Recognizer  # noqa: PLC0415
     from ser.inference.sources import file_source, microphone_source  # noqa: PLC0415
-    from ser.inference.speech_gate import best_gate  # noqa: PLC0415
+    from ser.inference.timeline import check_windows  # noqa: PLC0415
+    from ser.inference.vad import best_gate  # noqa: PLC0415
 
     screen.check_table_name(output)
-    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device)
+    check_windows(window, hop)
+    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
     wanted = int(microphone) if microphone is not None and microphone.isdigit() else microphone
     source = microphone_source(wanted) if input is None else file_source(input, realtime)
     found = None if no_gate else best_gate()
@@ -248,6 +262,7 @@ def export(
     checkpoint: Model,
     encoder: Encoder = None,
     device: Device = "cpu",
+    allow_download: AllowDownload = False,
     form: Annotated[Form, typer.Option("--format", help="ONNX file, or folder for the Hugging Face Hub.")] = Form.onnx,
     quantize: Annotated[
         Quantization | None, typer.Option(help="Store the weights of an ONNX file as 8-bit integers.")
@@ -268,7 +283,7 @@ def export(
 
     found = find_model(checkpoint)
     run_folder = found.parent.parent if found.parent.name == "checkpoints" else found.parent
-    recognizer = Recognizer.from_checkpoint(found, encoder, device)
+    recognizer = Recognizer.from_checkpoint(found, encoder, device, allow_download=allow_download)
     if form == Form.onnx:
         from ser.inference.screen import export_and_compare  # noqa: PLC0415
 
@@ -315,7 +330,7 @@ def extract(overrides: Overrides = None) -> int:
     corpus = instantiate(cfg.data)
     result = extract_frames(corpus, instantiate(cfg.features), cfg.paths.cache, **cfg.extraction)
     if result.failures:
-        show_failures(result.failures, len(corpus.utterances), "utterance")
+        show_failures(result.failures, len(corpus.utterances))
     return PARTLY_FAILED if result.failures else 0
 
 

@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -28,27 +28,14 @@ from rich.table import Column, Table
 from ser.config import compose_config
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
 from ser.data.cache import FeatureCache
-from ser.data.corpus import Corpus
 from ser.data.inventory import CacheFolder
-from ser.encoders.weights import remedy
+from ser.encoders.weights import on_this_machine, remedy
 from ser.errors import SerError
 from ser.sentences import instantiate, sentence
 
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _IMPORTED = ("torch", "torchaudio", "lightning", "hydra", "transformers", "safetensors", "soundfile", "torchmetrics")
-_OPTIONAL = {
-    "wandb": "logger=wandb",
-    "sounddevice": "microphone",
-    "silero-vad": "telling speech from noise",
-    "gradio": "demo in the browser",
-    "onnx": "export",
-    "onnxruntime": "running exported models",
-    "hydra-joblib-launcher": "parallel sweeps",
-    "hydra-submitit-launcher": "sweeps on SLURM",
-    "hydra-ray-launcher": "sweeps on Ray",
-    "hydra-optuna-sweeper": "searches",
-}
 _INSTALL = "run `pip install -e . -c constraints.txt` in the checkout"
 _LITTLE_SPACE, _NO_SPACE = 2e9, 100e6  # bytes of free disk
 _DECODED = 24  # files that are decoded without --deep
@@ -97,7 +84,7 @@ def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
         checks.append(("device", partial(check_device, str(cfg.trainer.accelerator), str(cfg.extraction.device))))
         for key, folder in (("paths.outputs", cfg.paths.outputs), ("paths.cache", cfg.paths.cache)):
             checks.append((key, partial(check_folder, key, Path(folder))))
-        checks += Experiment(cfg, deep).checks()
+        checks.append(("experiment", Experiment(cfg, deep).findings))
     yield from run_checks([*checks, ("optional", check_optional)])
 
 
@@ -229,22 +216,24 @@ def _existing(folder: Path) -> Path:
 
 
 def check_optional() -> Iterator[Finding]:
-    """Packages that only some commands need."""
-    there, missing = [], []
-    for name, purpose in _OPTIONAL.items():
+    """Packages that only some commands need, with the extra of this package that brings each."""
+    there, missing = [], {}
+    for requirement in map(Requirement, requires("ser") or []):
+        extra = str(requirement.marker or "").partition('extra == "')[2].strip('"')
+        if extra in ("", "dev"):
+            continue
         try:
-            there.append(f"{name} {version(name)} ({purpose})")
+            there.append(f"{requirement.name} {version(requirement.name)} ({extra})")
         except PackageNotFoundError:
-            missing.append(f"{name} ({purpose})")
-    if there:
-        yield Finding("optional", "ok", ", ".join(there))
+            missing[requirement.name] = extra
+    yield Finding("optional", "ok", ", ".join(there) or "none installed")
     if missing:
-        names = " ".join(text.partition(" ")[0] for text in missing)
-        yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"where needed: pip install {names}")
+        extras = ",".join(dict.fromkeys(missing.values()))
+        yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"pip install 'ser[{extras}]'")
 
 
 class Experiment:
-    """Checks of one configuration; what cannot be built is reported by its own check.
+    """Checks of one configuration, from causes to consequences.
 
     Args:
         cfg: as train.py composes it.
@@ -253,54 +242,26 @@ class Experiment:
 
     def __init__(self, cfg: DictConfig, deep: bool = False) -> None:
         self.cfg, self.deep = cfg, deep
+        self.corpus: Any = None
+        self.encoder: Any = None  # or the corpus's own frame source
 
-    def checks(self) -> list[tuple[str, Check]]:
-        """All checks by name, from causes to consequences."""
-        if str(self.cfg.data.get("_target_", "")).endswith(".synthetic") and not Path(self.cfg.data.root).is_dir():
-            text = f"the synthetic corpus is not in {self.cfg.data.root} yet; the first run writes it there."
-            return [("corpus", lambda: [Finding("corpus", "ok", text)]), ("encoder", self.check_encoder)]
-        return [
-            ("corpus", self.check_corpus),
-            self._needing(("corpus",), "audio files", self.check_files),
-            self._needing(("corpus",), "protocol", self.check_protocol),
-            ("encoder", self.check_encoder),
-            self._needing(("corpus", "description"), "cache", self.check_cache),
-        ]
-
-    @cached_property
-    def corpus(self) -> Corpus:
-        """The parsed corpus."""
-        corpus: Corpus = instantiate(self.cfg.data)
-        return corpus
-
-    @cached_property
-    def frame_source(self) -> Any:
-        """The corpus's own frames; None where an encoder makes them or the corpus cannot be parsed."""
-        try:
-            return self.corpus.frame_source
-        except Exception:  # reported by the corpus's own check
-            return None
-
-    @cached_property
-    def encoder(self) -> Any:
-        """The corpus's own frame source, or the encoder."""
-        return self.frame_source or instantiate(self.cfg.features)
-
-    @cached_property
-    def description(self) -> dict[str, Any]:
-        """What determines the frames; needs the encoder's checkpoint, but downloads nothing."""
-        if self.frame_source is None and not _at_hand(self._checkpoint):
-            raise SerError("the encoder's checkpoint is not on this machine.")
-        description: dict[str, Any] = self.encoder.description()
-        return description
-
-    @property
-    def _checkpoint(self) -> str:
-        return str(self.cfg.features.get("checkpoint") or "")
+    def findings(self) -> Iterator[Finding]:
+        """Findings of all checks; what needs a broken corpus or encoder is not checked."""
+        yield from run_checks([("corpus", self.check_corpus)])
+        of_corpus: list[tuple[str, Check]] = [("audio files", self.check_files), ("protocol", self.check_protocol)]
+        yield from run_checks(of_corpus) if self.corpus else _not_checked(of_corpus, "corpus")
+        yield from run_checks([("encoder", self.check_encoder)])
+        of_both: list[tuple[str, Check]] = [("cache", self.check_cache)]
+        ready = self.corpus and self.encoder
+        yield from run_checks(of_both) if ready else _not_checked(of_both, "encoder" if self.corpus else "corpus")
 
     def check_corpus(self) -> Iterator[Finding]:
         """Number of utterances, hours, speakers, sessions and utterances per emotion."""
-        corpus = self.corpus
+        data = self.cfg.data
+        if str(data.get("_target_", "")).endswith(".synthetic") and not Path(data.root).is_dir():
+            yield Finding("corpus", "ok", f"the synthetic corpus is not in {data.root} yet; the first run writes it")
+            return
+        self.corpus = corpus = instantiate(data)
         counts = Counter(utterance.emotion for utterance in corpus.utterances)
         emotions = ", ".join(f"{counts[emotion]:,} {emotion}" for emotion in corpus.emotions)
         hours = sum(utterance.seconds for utterance in corpus.utterances) / 3600
@@ -309,10 +270,11 @@ class Experiment:
 
     def check_files(self) -> Iterator[Finding]:
         """Whether a sample of the files, or all of them, can be decoded; with ``deep`` also what is in them."""
-        if self.corpus.frame_source is not None:
+        corpus = self.corpus
+        if corpus.frame_source is not None:
             yield Finding("audio files", "ok", "none: the corpus makes its own frames")
             return
-        utterances = self.corpus.utterances
+        utterances = corpus.utterances
         sample = list(utterances[:: 1 if self.deep else max(1, len(utterances) // _DECODED)])
         sample += [u for u in utterances if u.seconds <= 0 and u not in sample]
         reasons: dict[str, str] = {}
@@ -355,32 +317,35 @@ class Experiment:
 
     def check_encoder(self) -> Iterator[Finding]:
         """Whether its checkpoint is there and readable; with ``deep`` also whether it runs."""
-        own = self.frame_source is not None
-        if not own and not _at_hand(self._checkpoint):
-            yield _on_the_hub(self._checkpoint)
+        own = self.corpus.frame_source if self.corpus else None
+        checkpoint = str(self.cfg.features.get("checkpoint") or "")
+        if own is None and not on_this_machine(checkpoint):
+            yield _on_the_hub(checkpoint)
             return
-        described, rate = self.description, self.encoder.frame_rate
-        text = f"{described.get('encoder', 'frames of the corpus')}: {self.encoder.dim} values, {rate:g} frames/s"
-        if self._checkpoint and not own:
-            text += f", layers {described.get('layers')}, weights {described.get('weights')} in {self.encoder.folder}"
-        if not own and (self.deep or not self._checkpoint):
-            (frames,) = self.encoder([torch.zeros(SAMPLE_RATE)])  # (L, D)
+        encoder: Any = own or instantiate(self.cfg.features)
+        described, rate = encoder.description(), encoder.frame_rate
+        text = f"{described.get('encoder', 'frames of the corpus')}: {encoder.dim} values, {rate:g} frames/s"
+        if checkpoint and own is None:
+            text += f", layers {described.get('layers')}, weights {described.get('weights')} in {encoder.folder}"
+        if own is None and (self.deep or not checkpoint):
+            (frames,) = encoder([torch.zeros(SAMPLE_RATE)])  # (L, D)
             text += f"; a second of silence gives {len(frames)} frames"
+        self.encoder = encoder
         yield Finding("encoder", "ok", text)
 
     def check_cache(self) -> Iterator[Finding]:
         """Which sessions are complete, what is missing and how large that will be."""
+        utterances = self.corpus.utterances
         folder = CacheFolder.of(self.corpus, self.encoder, self.cfg.paths.cache, self.cfg.extraction.trust_cache)
-        missing = folder.missing(self.corpus.utterances)
-        sessions = {u.session for u in self.corpus.utterances}
-        complete = len(sessions - {u.session for u in missing})
+        missing = folder.missing(utterances)
+        sessions = {utterance.session for utterance in utterances}
+        complete = len(sessions - {utterance.session for utterance in missing})
         text = f"{folder.path}: {complete} of {len(sessions)} sessions complete"
         if self.deep and folder.places:
             cache = FeatureCache(folder.places)
             for name in folder.places:
                 cache.read(name)
-            changed = folder.hashes.changed(utterance.path for utterance in self.corpus.utterances)
-            if changed:
+            if changed := folder.hashes.changed(utterance.path for utterance in utterances):
                 yield Finding("cache", "problem", f"{changed[0]} has other content than when it was extracted, "
                               f"although its size and time are the same ({len(changed)} such files)",
                               "touch these files and extract again")  # fmt: skip
@@ -397,20 +362,10 @@ class Experiment:
             return
         yield Finding("cache", "ok", text, "train.py or ser extract with the same overrides extracts them")
 
-    def _needing(self, names: Sequence[str], title: str, check: Check) -> tuple[str, Check]:
-        """The check, or a warning that something it needs cannot be built."""
 
-        def guarded() -> Iterator[Finding]:
-            for name in names:
-                try:
-                    getattr(self, name)
-                except Exception:  # reported by that object's own check
-                    what = "encoder" if name == "description" else name
-                    yield Finding(title, "warning", f"not checked, since it needs the {what}")
-                    return
-            yield from check()
-
-        return title, guarded
+def _not_checked(checks: Iterable[tuple[str, Check]], needed: str) -> Iterator[Finding]:
+    for name, _ in checks:
+        yield Finding(name, "warning", f"not checked, since it needs the {needed}")
 
 
 def audio_fault(waveform: np.ndarray) -> str:
@@ -424,16 +379,6 @@ def audio_fault(waveform: np.ndarray) -> str:
     if (np.abs(waveform) > 0.999).mean() > 0.01:
         return "clipped (over 1% of the samples)"
     return ""
-
-
-def _at_hand(checkpoint: str) -> bool:
-    """Whether an encoder's checkpoint needs no download; a missing folder is reported by the encoder itself."""
-    no_hub_id = checkpoint.startswith((".", "~", "/")) or checkpoint.count("/") > 1
-    if not checkpoint or Path(checkpoint).expanduser().exists() or no_hub_id:
-        return True
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
-
-    return isinstance(try_to_load_from_cache(checkpoint, "config.json"), str)
 
 
 def _on_the_hub(checkpoint: str) -> Finding:

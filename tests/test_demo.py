@@ -19,7 +19,8 @@ from torchaudio.functional import resample
 
 from ser.emotions import looks
 from ser.errors import SerError
-from ser.inference.speech_gate import EnergyGate
+from ser.inference.files import predict_file
+from ser.inference.vad import EnergyGate
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[demo]'")
 
@@ -269,7 +270,7 @@ def test_a_file_gets_the_prediction_of_the_recognizer_whatever_its_length(model,
     for seconds in (1.0, 12.0, 65.0):
         path = save(tmp_path / "a.wav", voice(seconds))
         found = recognition.analyse(model, path, GATE, Limits(), "en")
-        expected = model.recognizer.predict_file(path).probabilities
+        expected = predict_file(model.recognizer, path).probabilities
         assert found.prediction.probabilities == pytest.approx(expected, abs=1e-6)
         assert found.seconds == pytest.approx(seconds)
         assert (found.prediction.attention is None) == (seconds > 60)

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from demo_models import HIGH, LOW, save_pitch_checkpoint, tone
 
-from ser.inference.speech_gate import EnergyGate
+from ser.inference.vad import EnergyGate
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")

@@ -1,6 +1,11 @@
 """Files and folders: found, bad ones listed and not fatal, long ones in bounded memory, tables written whole."""
 
+import contextlib
+import io
 import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +16,10 @@ from checkpoints import EMOTIONS, save_checkpoint, voice
 
 from ser.cli import main
 from ser.errors import SerError
-from ser.inference.files import collect_files, predict_files, predict_long, statistics_by_folder, timeline
+from ser.inference.files import collect_files, predict_file, predict_files, statistics_by_folder
 from ser.inference.recognizer import Recognizer
+from ser.inference.screen import show_predictions
+from ser.inference.timeline import predict_long, timeline
 
 P = [f"p_{name}" for name in EMOTIONS]
 
@@ -88,7 +95,7 @@ def test_a_file_gets_the_same_probabilities_in_any_batch(recognizer, folder, bad
         assert path in reason
         assert "\n" not in reason
     for row in found.table.to_dict(orient="records"):
-        alone = recognizer.predict_file(row["file"])
+        alone = predict_file(recognizer, row["file"])
         assert [row[name] for name in P] == pytest.approx(list(alone.probabilities.values()), abs=1e-5)
         assert (row["predicted"], row["windows"]) == (alone.label, 1)
 
@@ -110,7 +117,9 @@ def test_a_file_shorter_than_the_window_is_one_window(recognizer, tmp_path):
     path = write(tmp_path / "short.wav", voice(1.2))
     table = timeline(recognizer, path, window=5.0)
     assert table[["start", "end"]].to_numpy().tolist() == [[0.0, pytest.approx(1.2)]]
-    assert table[P].to_numpy()[0] == pytest.approx(list(recognizer.predict_file(path).probabilities.values()), abs=1e-6)
+    assert table[P].to_numpy()[0] == pytest.approx(
+        list(predict_file(recognizer, path).probabilities.values()), abs=1e-6
+    )
     with pytest.raises(SerError, match="window"):
         timeline(recognizer, path, window=0.0)
 
@@ -118,14 +127,14 @@ def test_a_file_shorter_than_the_window_is_one_window(recognizer, tmp_path):
 def test_a_long_file_is_averaged_over_windows_without_reading_it_whole(recognizer, tmp_path, monkeypatch):
     path = write(tmp_path / "long.flac", voice(65).numpy() * 0.5, subtype="PCM_16")
     largest = []
-    prepared = recognizer.predict_many
+    predict_batch = recognizer.predict_batch
 
-    def watch(recordings, **options):
-        largest.append(sum(len(samples) for samples, _ in recordings))
-        return prepared(recordings, **options)
+    def watch(waveforms, *options):
+        largest.append(sum(map(len, waveforms)))
+        return predict_batch(waveforms, *options)
 
-    monkeypatch.setattr(recognizer, "predict_many", watch)
-    prediction = recognizer.predict_file(path)
+    monkeypatch.setattr(recognizer, "predict_batch", watch)
+    prediction = predict_file(recognizer, path)
     assert prediction.windows == 12
     assert prediction.seconds == pytest.approx(65)
     table = timeline(recognizer, path, 10.0, 5.0)
@@ -148,8 +157,9 @@ def test_each_folder_is_a_speaker_when_told_so(tmp_path, folder):
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_the_command_writes_what_python_gives(checkpoint, recognizer, folder, tmp_path, ending, capsys):
     output = tmp_path / f"table.{ending}"
-    assert main(["predict", str(folder), "--checkpoint", str(checkpoint), "--output", str(output)]) == 0
+    assert main(["predict", str(folder), "--checkpoint", str(checkpoint), "--no-gate", "--output", str(output)]) == 0
     read = pd.read_csv(output) if ending == "csv" else pd.DataFrame(json.loads(output.read_text()))
+    read["speech_seconds"] = read["speech_seconds"].astype(float)  # null in JSON
     pd.testing.assert_frame_equal(read, predict_files(recognizer, collect_files([folder])).table, atol=1e-6)
     shown = capsys.readouterr().out
     assert "four.flac" in shown
@@ -157,7 +167,7 @@ def test_the_command_writes_what_python_gives(checkpoint, recognizer, folder, tm
 
 
 def test_bad_files_are_listed_and_the_exit_code_says_so(checkpoint, folder, bad, tmp_path, capsys):
-    words = ["predict", str(folder), str(bad), "--checkpoint", str(checkpoint)]
+    words = ["predict", str(folder), str(bad), "--no-gate", "--checkpoint", str(checkpoint)]
     assert main([*words, "--output", str(tmp_path / "a.csv")]) == 3
     assert len(pd.read_csv(tmp_path / "a.csv")) == 5
     assert "5 of 10 could not be read" in capsys.readouterr().out
@@ -229,3 +239,135 @@ def test_the_view_shows_emotion_and_progress(recognizer):
     text = console.export_text()
     assert "0.0 of 1 s" in text
     assert stream.latest.label.upper() in text
+
+
+def test_recordings_without_speech_get_no_emotion(checkpoint, recognizer, folder, tmp_path, capsys):
+    click = np.zeros(32000, np.float32)
+    click[16000] = 0.9
+    write(folder / "speaker0" / "silent.wav", np.zeros(32000, np.float32))
+    write(folder / "speaker0" / "click.wav", click)
+    left = voice(2.0).numpy()
+    write(folder / "speaker0" / "cancelled.wav", np.stack((left, -left), axis=1))
+    output = tmp_path / "a.csv"
+    words = ["predict", str(folder), "--checkpoint", str(checkpoint), "--output", str(output)]
+    assert main(words) == 0
+    table = pd.read_csv(output).set_index(pd.read_csv(output)["file"].str.extract(r"(\w+)\.\w+$")[0])
+    silent = ["silent", "click", "cancelled"]
+    assert set(table.loc[silent, "predicted"]) == {"no speech"}
+    assert table.loc[silent, "speech_seconds"].max() < 0.1
+    assert table.loc[silent, [*P, "confidence"]].isna().all(axis=None)
+    assert "no speech" in capsys.readouterr().out
+    assert main([*words, "--no-gate"]) == 0
+    assert "no speech" not in set(pd.read_csv(output)["predicted"])
+
+
+def gate_of(samples):
+    """A gate that takes what is loud for speech."""
+    return float((samples.abs() > 0.01).sum()) / 16000
+
+
+def test_windows_without_speech_do_not_count(recognizer, tmp_path):
+    loud = voice(62.0, 3).clamp(-1, 1)
+    path = write(tmp_path / "half.wav", torch.cat((torch.zeros(62 * 16000), loud)))
+    table = timeline(recognizer, path, 10.0, 5.0, gate=gate_of)
+    first = table[table["end"] <= 60]
+    assert set(first["predicted"]) == {"no speech"} and (first["speech_seconds"] == 0).all()
+    spoken = table[table["start"] >= 60]
+    assert "no speech" not in set(spoken["predicted"])
+    whole = predict_long(recognizer, path, gate=gate_of)
+    heard = table[table["predicted"] != "no speech"]
+    assert list(whole.probabilities.values()) == pytest.approx(heard[P].to_numpy().mean(axis=0), abs=1e-6)
+    silence = write(tmp_path / "silence.wav", np.zeros(61 * 16000, np.float32))
+    assert predict_files(recognizer, [silence], gate=gate_of).table["predicted"].tolist() == ["no speech"]
+
+
+def test_file_names_that_are_not_utf_8_are_recognised(checkpoint, tmp_path, capsys):
+    folder = tmp_path / "audio"
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav"))
+    path = write(folder / "plain.wav", voice(1.2))
+    odd.write_bytes(path.read_bytes())
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.wav")).write_text("no sound")
+    for extra in ([], ["--window", "1"]):
+        output = tmp_path / "table.csv"
+        assert main(["predict", str(folder), "--checkpoint", str(checkpoint), "--output", str(output), *extra]) == 3
+        assert pd.read_csv(output)["file"].str.endswith("caf\\xe9.wav").any()
+        assert "bad\\xff.wav" in " ".join(capsys.readouterr().out.split())
+    assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(odd), "--window", "1"]) == 0
+
+
+def test_a_wav_whose_header_says_it_is_empty_is_read_to_its_end(checkpoint, recognizer, tmp_path, capsys):
+    whole = write(tmp_path / "whole.wav", voice(1.3), subtype="PCM_16")
+    content = bytearray(whole.read_bytes())
+    content[4:8] = content[40:44] = bytes(4)
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(content)
+    assert predict_file(recognizer, broken).probabilities == predict_file(recognizer, whole).probabilities
+    assert broken.read_bytes() == content
+    assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(broken), "--window", "1"]) == 0
+    assert "1.3 s heard" in capsys.readouterr().out
+
+
+def test_a_stream_without_length_is_read_in_bounded_memory(recognizer, tmp_path, monkeypatch):
+    from ser.inference import sources
+
+    plain = write(tmp_path / "plain.flac", voice(70.0).clamp(-1, 1), subtype="PCM_16")
+    content = bytearray(plain.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)  # total samples: unknown
+    stream = tmp_path / "stream.flac"
+    stream.write_bytes(content)
+    read, blocks = sources.read_block, []
+    monkeypatch.setattr(sources, "read_block", lambda file, count: (blocks.append(count), read(file, count))[1])
+    pd.testing.assert_frame_equal(timeline(recognizer, stream, 5.0, 2.5), timeline(recognizer, plain, 5.0, 2.5))
+    assert set(blocks) == {16000}
+    assert predict_file(recognizer, stream).probabilities == predict_file(recognizer, plain).probabilities
+
+
+@pytest.mark.parametrize("words", [["--window", "1", "--hop", "2"], ["--window", "1", "--hop", "1e-9"]])
+def test_hops_that_skip_audio_or_never_end_are_refused(checkpoint, tmp_path, words, capsys):
+    path = write(tmp_path / "a.wav", voice(3.0))
+    assert main(["predict", str(path), "--checkpoint", str(checkpoint), *words]) == 1
+    assert main(["listen", "--input", str(path), "--checkpoint", str(checkpoint), *words]) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("error: a window of 1 s with a hop of") == 2
+
+
+def test_listen_prints_a_line_of_json_per_window(checkpoint, tmp_path, capsys):
+    path = write(tmp_path / "a.wav", torch.cat((voice(2.0), torch.zeros(32000))))
+    words = ["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--window", "1", "--hop", "0.5", "--json"]
+    assert main([*words, "--no-gate"]) == 0
+    shown = capsys.readouterr()
+    lines = [json.loads(line) for line in shown.out.splitlines()]
+    assert [line["index"] for line in lines] == list(range(7))
+    assert all(line["emotion"] in EMOTIONS and line["end"] == line["start"] + 1 for line in lines)
+    assert "4.0 s heard, 7 windows answered" in shown.err
+    assert main(words) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["emotion"], last["confidence"], last["p_sad"]) == ("no speech", None, None)
+
+
+@contextlib.contextmanager
+def monkey_console(console):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ser.inference.screen.get_console", lambda: console)
+        yield
+
+
+def test_tables_fit_80_columns_and_cut_nothing(recognizer, tmp_path):
+    from rich.console import Console
+
+    path = write(tmp_path / ("a very long name of a recording " * 4 + ".wav"), voice(3.0))
+    table = timeline(recognizer, path, 2.0, 1.0).assign(start=1234.5, end=1236.5)
+    table.insert(0, "file", path.name)
+    for names in (EMOTIONS, [*EMOTIONS, "surprised", "disgusted", "fearful", "contemptuous"]):
+        for name in names:
+            table[f"p_{name}"] = 0.123
+        model = SimpleNamespace(emotions=names, config=recognizer.config)
+        for width in (80, 200):
+            console = Console(width=width, file=io.StringIO())
+            with monkey_console(console):
+                show_predictions(table, model)
+            shown = console.file.getvalue()
+            assert "1234.5-1236.5" in shown and "…" not in shown
+            assert max(map(len, shown.splitlines())) <= width
+            assert all(name in shown for name in names if name != table["predicted"][0])

@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from ser.data.corpus import Utterance
 from ser.data.normalization import FrameStatistics, RunningStatistics
 from ser.encoders import LogMel
 from ser.errors import SerError
+from ser.inference.files import predict_file
 from ser.inference.recognizer import Recognizer
 from ser.models.build import build_network, construct
 
@@ -115,10 +118,9 @@ def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds, a
 def test_files_are_read_like_waveforms(recognizer, tmp_path):
     soundfile.write(tmp_path / "a.flac", voice(2.0).numpy(), 16000, subtype="PCM_24")
     soundfile.write(tmp_path / "b.wav", voice(1.0, 1).numpy(), 16000, subtype="FLOAT")
-    first, second = recognizer.predict_files([tmp_path / "a.flac", tmp_path / "b.wav"])
+    first, second = (predict_file(recognizer, tmp_path / name) for name in ("a.flac", "b.wav"))
     assert values(first) == pytest.approx(values(recognizer(voice(2.0), 16000)), abs=1e-3)
     assert values(second) == pytest.approx(values(recognizer(voice(1.0, 1), 16000)), abs=1e-6)
-    assert values(recognizer.predict_file(tmp_path / "b.wav")) == pytest.approx(values(second), abs=1e-6)
 
 
 def test_speaker_models_say_whose_statistics_they_used(tmp_path):
@@ -151,7 +153,9 @@ def test_running_statistics_go_from_the_training_ones_to_the_speaker():
         (np.zeros(0, np.float32), 16000, "0 samples"),
         (np.zeros(1, np.float32), 16000, "1 samples"),
         (np.full(16000, np.nan, np.float32), 16000, "NaN"),
-        (np.zeros(16000, np.int16), 16000, "floating point"),
+        (np.zeros(16000, np.complex64), 16000, "complex64"),
+        (np.array(["loud"] * 16000), 16000, "shape"),
+        (np.zeros(16000, np.float32), "fast", "fast"),
         (np.zeros(16000, np.float32), 0, "sample rate"),
         (np.zeros((2, 2, 2), np.float32), 16000, "shape"),
         (np.zeros(61 * 16000, np.float32), 16000, "at most"),
@@ -161,6 +165,120 @@ def test_bad_waveforms_get_one_sentence(recognizer, waveform, rate, words):
     with pytest.raises(SerError, match=words) as error:
         recognizer(waveform, rate)
     assert "\n" not in str(error.value)
+
+
+def test_arrays_of_every_kind_are_copied_and_recognised(recognizer):
+    wave = voice(1.5).numpy().clip(-1, 1)
+    expected = values(recognizer(wave, 16000))
+    readonly = wave.copy()
+    readonly.flags.writeable = False
+    same = {
+        "reversed view": (wave[::-1].copy()[::-1], 16000),
+        "big-endian": (wave.astype(">f4"), 16000),
+        "read-only": (readonly, np.int64(16000)),
+        "channels first": (np.stack((wave, wave)), "16000"),
+        "channels last": (np.stack((wave, wave), axis=1), 16000.0),
+        "double": (wave.astype(np.float64), np.float32(16000)),
+        "tensor": (torch.from_numpy(wave.copy()), 16000),
+        "list": (wave.tolist(), 16000),
+    }
+    for what, recording in same.items():
+        assert values(recognizer(*recording)) == pytest.approx(expected, abs=1e-6), what
+    for kind, largest in ((np.int16, 32768), (np.int32, 2**31), (np.uint8, 128)):
+        scaled = np.round(wave.astype(np.float64) * (largest - 1))
+        integers = (scaled + (128 if kind is np.uint8 else 0)).astype(kind)
+        coarse = scaled / largest
+        assert values(recognizer(integers, 16000)) == pytest.approx(values(recognizer(coarse, 16000)), abs=1e-6)
+
+
+@pytest.fixture
+def refused(run_folder, tmp_path):
+    """Loads the model with something changed and gives back the one line of the refusal."""
+
+    def attempt(change, save=torch.save):
+        content = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
+        change(content)
+        save(content, tmp_path / "changed.ckpt")
+        with pytest.raises(SerError) as error:
+            Recognizer.from_checkpoint(tmp_path / "changed.ckpt")
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return attempt
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(refused, value):
+    def change(content):
+        next(weight for name, weight in content["state_dict"].items() if name.startswith("network.")).flatten()[0] = (
+            value
+        )
+
+    assert "NaN or infinite" in refused(change)
+
+
+def test_impossible_descriptions_are_refused(refused):
+    def std(content, value):
+        content["config"]["normalization"]["std"][0] = value
+
+    def name(content):
+        content["config"]["emotions"][1] = content["config"]["emotions"][0]
+
+    assert "std of 1e-38" in refused(lambda content: std(content, 1e-38))
+    assert "finite" in refused(lambda content: std(content, float("nan")))
+    assert "occurs twice" in refused(name)
+    for value in (-1, 0, float("nan"), float("inf")):
+        assert "max_seconds" in refused(lambda content, value=value: content["config"].update(max_seconds=value))
+
+
+def test_descriptions_that_would_exhaust_memory_or_time_are_refused(refused, tmp_path):
+    assert "layers=1000000" in refused(lambda content: content["config"]["network"].update(layers=1_000_000))
+    assert "do not fit" in refused(lambda content: content["config"]["network"].update(hidden_size=60_000))
+    whole = {name: torch.zeros(()).expand(10**9) for name in ("network.a", "network.b")}
+    assert "larger than the file" in refused(lambda content: content["state_dict"].update(whole))
+
+    def squeezed(content, path):
+        torch.save({**content, "padding": torch.zeros(10**7)}, tmp_path / "plain.ckpt")
+        with zipfile.ZipFile(tmp_path / "plain.ckpt") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+
+    assert "compressed" in refused(lambda content: None, squeezed)
+
+
+def test_another_encoder_than_that_of_the_training_is_refused(tmp_path):
+    folder, other = save_tiny_hubert(tmp_path / "encoder"), save_tiny_hubert(tmp_path / "other", seed=1)
+    settings = {"_target_": "ser.encoders.SpeechEncoder", "checkpoint": str(folder), "layer": 2}
+    path = save_checkpoint(tmp_path / "best.ckpt", encoder=settings, width=16)
+    content = torch.load(path, weights_only=True)
+    content["config"]["encoder_identity"] = construct(settings, "ser.encoders").description()
+    torch.save(content, path)
+    expected = values(Recognizer.from_checkpoint(path)(voice(1.0), 16000))
+    assert values(Recognizer.from_checkpoint(path, folder)(voice(1.0), 16000)) == pytest.approx(expected)
+    with pytest.raises(SerError, match=r"its weights is .* expected"):
+        Recognizer.from_checkpoint(path, other)
+    shutil.rmtree(folder)
+    shutil.move(other, folder)
+    with pytest.raises(SerError, match=r"its weights is .* expected"):
+        Recognizer.from_checkpoint(path)
+
+
+def test_an_encoder_is_fetched_from_the_hub_only_when_allowed(tmp_path, monkeypatch):
+    settings = {"_target_": "ser.encoders.SpeechEncoder", "checkpoint": "nobody/nowhere", "layer": 2}
+    path = save_checkpoint(tmp_path / "best.ckpt", encoder=settings, width=16)
+    asked = []
+
+    def download(name, **options):
+        asked.append(name)
+        raise OSError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(SerError, match=r"needs the encoder nobody/nowhere.*--allow-download"):
+        Recognizer.from_checkpoint(path)
+    assert not asked
+    with pytest.raises(SerError, match="offline"):
+        Recognizer.from_checkpoint(path, allow_download=True)
+    assert "nobody/nowhere" in asked
 
 
 def test_inference_does_not_import_lightning(run_folder):

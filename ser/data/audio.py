@@ -1,6 +1,8 @@
 """Audio files and arrays to what every encoder takes: float32, 16 kHz, mono."""
 
+import contextlib
 import math
+import mmap
 import os
 import re
 from functools import lru_cache
@@ -25,6 +27,7 @@ _LARGEST_KERNEL = 4_000_000
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND) ?: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
 _UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
+_LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
 
 
 def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -> Tensor:
@@ -48,7 +51,7 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
     if path.stat().st_size == 0:
         raise SerError(f"{path} is empty (0 bytes), expected audio; copy the file again or leave it out.")
     try:
-        with soundfile.SoundFile(path) as file:
+        with open_audio(path) as file:
             samples, rate = _read_stretch(path, file, start, end), file.samplerate
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless format such as .raw
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
@@ -71,13 +74,46 @@ def printable(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def open_audio(path: str | Path) -> soundfile.SoundFile:
+    """An audio file open for reading, whatever the bytes of its name.
+
+    A WAV whose header says that it holds no samples, as recorders leave it that lose power, is read to its end.
+
+    Raises:
+        soundfile.SoundFileError: it cannot be decoded.
+        OSError: it cannot be read.
+    """
+    name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
+    file = soundfile.SoundFile(name)
+    if file.frames or file.format not in ("WAV", "WAVEX"):
+        return file
+    file.close()
+    with Path(path).open("rb") as content:
+        patched = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
+    size_field = patched.find(b"data\0\0\0\0", 12, _LONGEST_HEADER) + 4
+    if size_field >= 16:
+        patched[size_field : size_field + 4] = min(len(patched) - size_field - 4, 2**32 - 1).to_bytes(4, "little")
+        patched[4:8] = min(len(patched) - 8, 2**32 - 1).to_bytes(4, "little")
+    return soundfile.SoundFile(patched)
+
+
+def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
+    """The next ``count`` samples (N, channels) of an open file; fewer only at its end, none beyond it."""
+    if file.frames < _UNKNOWN_FRAMES:
+        return file.read(count, dtype="float32", always_2d=True)
+    samples = np.full((count, file.channels), np.nan, np.float32)
+    with contextlib.suppress(soundfile.LibsndfileError):  # at the end of such a stream, after the samples were read
+        return file.read(out=samples)
+    return samples[np.isfinite(samples[:, 0])]
+
+
 def duration(path: str | Path) -> float:
-    """Length in seconds by the file's header; 0.0 where it is missing or unreadable."""
+    """Length in seconds by the file's header; 0.0 where it is missing, unreadable or does not say."""
     try:
-        header = soundfile.info(str(path))
-    except (soundfile.SoundFileError, TypeError, OSError):
+        with open_audio(path) as file:
+            return file.frames / file.samplerate if file.frames < _UNKNOWN_FRAMES else 0.0
+    except (soundfile.SoundFileError, TypeError, ValueError, OSError):
         return 0.0
-    return header.frames / header.samplerate if header.frames < _UNKNOWN_FRAMES else 0.0
 
 
 def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> Tensor:
@@ -136,7 +172,15 @@ def _read_stretch(path: Path, file: soundfile.SoundFile, start: float, end: floa
         )
     if first:
         file.seek(first)
-    samples = file.read(-1 if end is None else last - first, dtype="float32", always_2d=True)  # (N, channels)
+    if file.frames >= _UNKNOWN_FRAMES:
+        blocks: list[NDArray[np.float32]] = [np.zeros((0, file.channels), np.float32)]
+        missing = last - first
+        while missing > 0 and len(block := read_block(file, min(missing, 1 << 20))):
+            blocks.append(block)
+            missing -= len(block)
+        samples = np.concatenate(blocks)
+    else:
+        samples = file.read(-1 if end is None else last - first, dtype="float32", always_2d=True)  # (N, channels)
     if file.frames < _UNKNOWN_FRAMES and len(samples) < last - first:
         raise _truncated(path, f"{first + len(samples)} of {file.frames} frames")
     return samples

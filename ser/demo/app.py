@@ -13,7 +13,7 @@ from ser.demo.recognition import Limits, ModelShelf, analyse, check_upload, reco
 from ser.demo.state import Session, Sessions
 from ser.demo.texts import LANGUAGES, text
 from ser.errors import SerError
-from ser.inference.speech_gate import SpeechGate
+from ser.inference.vad import SpeechGate
 
 HEAD = '<link rel="stylesheet" href="/ser/asset/page.css"><script src="/ser/asset/capture.js" defer></script>'
 _SETTINGS = {"window": (1.0, 10.0, 0.5), "hop": (0.25, 5.0, 0.25), "smoothing": (0.0, 0.9, 0.1)}  # least, most, step

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ser.demo.recognition import HIGHEST_RATE, Model
 from ser.errors import SerError
-from ser.inference.speech_gate import SpeechGate
 from ser.inference.streaming import RingBuffer, StreamEvent, StreamingRecognizer
+from ser.inference.vad import SpeechGate
 from ser.io import atomic_path
 
 SHOWN_SECONDS = 30.0  # of waveform and timeline, and kept for playback

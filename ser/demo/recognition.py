@@ -19,10 +19,10 @@ from ser.errors import SerError
 from ser.evaluation.runs import Run, load_run
 from ser.evaluation.significance import Interval, bootstrap_interval
 from ser.inference.checkpoint import find_model
-from ser.inference.files import SUFFIXES, predict_long, timeline
-from ser.inference.recognizer import Prediction, Recognizer
-from ser.inference.speech_gate import SpeechGate
-from ser.inference.waveforms import LONGEST_SECONDS, prepare
+from ser.inference.files import SUFFIXES
+from ser.inference.recognizer import LONGEST_SECONDS, Prediction, Recognizer, prepare
+from ser.inference.timeline import predict_long, timeline
+from ser.inference.vad import SpeechGate
 
 TIMELINE_FROM = 7.5  # seconds: a shorter recording has no timeline
 _WINDOW, _MOST_WINDOWS = 5.0, 100  # seconds and number of the timeline's windows

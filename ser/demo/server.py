@@ -32,8 +32,8 @@ from ser.demo.recognition import Limits, ModelShelf
 from ser.demo.state import Session, Sessions, to_csv, to_json
 from ser.demo.texts import text
 from ser.errors import SerError
-from ser.inference.speech_gate import SpeechGate, best_gate
-from ser.inference.waveforms import LONGEST_SECONDS
+from ser.inference.recognizer import LONGEST_SECONDS
+from ser.inference.vad import SpeechGate, best_gate
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 

@@ -19,7 +19,7 @@ from ser.demo.live import LiveSettings, LiveSound
 from ser.demo.recognition import Analysis, Model
 from ser.demo.texts import text
 from ser.errors import SerError
-from ser.inference.speech_gate import SpeechGate
+from ser.inference.vad import SpeechGate
 
 log = logging.getLogger(__name__)
 

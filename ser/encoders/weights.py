@@ -49,6 +49,16 @@ def checkpoint_folder(checkpoint: str) -> Path:
     ) from error
 
 
+def on_this_machine(checkpoint: str) -> bool:
+    """Whether a checkpoint needs no download; a missing local folder is reported when it is opened."""
+    no_hub_id = checkpoint.startswith((".", "~", "/")) or checkpoint.count("/") > 1
+    if not checkpoint or Path(checkpoint).expanduser().exists() or no_hub_id:
+        return True
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    return isinstance(try_to_load_from_cache(checkpoint, "config.json"), str)
+
+
 def remedy(checkpoint: str) -> str:
     """What to do for want of ``checkpoint``, as the end of a sentence."""
     plain = checkpoint.count("/") == 1 and not checkpoint.startswith((".", "~", "/"))

@@ -1,6 +1,7 @@
-"""What a checkpoint, an exported folder or an ONNX file says about itself, checked before anything is built of it."""
+"""Descriptions and weights of trained models, checked before anything is built from them."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from ser.errors import SerError
 
 FORMAT = 2
 _SOURCES = {"none": "none", "global": "global", "speaker": "training"}  # kind in training -> name in a Prediction
+_SMALLEST_STD = 1e-6  # training replaces a smaller std than 1e-5 by 1
+_LARGEST_DESCRIPTION = 10_000_000  # bytes of config.json
+_MOST_LAYERS, _LARGEST_SIZE = 256, 1_000_000  # of a network; more would exhaust time or memory before it fails
 _EXPECTED = (
     "expected a run folder, a .ckpt that train.py wrote, a folder of `ser export --format hub` or an .onnx "
     "file of `ser export --format onnx`"
@@ -27,8 +31,8 @@ class ModelConfig:
     """The plain description that every form of a model carries.
 
     Attributes:
-        plain: all of it in JSON's types: network, encoder, emotions, speakers, normalization, corpus, protocol, fold.
-        statistics: of the training part's frames.
+        plain: all of it in JSON's types: network, encoder, emotions, normalization, corpus, protocol, fold.
+        statistics: of the frames of the training part.
     """
 
     plain: dict[str, Any]
@@ -39,7 +43,7 @@ class ModelConfig:
         """Check a description.
 
         Raises:
-            SerError: it lacks something, or belongs to another format.
+            SerError: an entry is missing or impossible, or the description has another format.
         """
         try:
             if config["format"] != FORMAT or config["sample_rate"] != SAMPLE_RATE:
@@ -48,21 +52,15 @@ class ModelConfig:
                     f"{FORMAT} and {SAMPLE_RATE}; use the version of ser that wrote it."
                 )
             plain = {**config, "normalization": dict(config["normalization"])}
-            kind, width = plain["normalization"]["kind"], int(plain["network"]["input_size"])
-            mean = _vector(plain["normalization"], "mean", torch.zeros(width))
-            std = _vector(plain["normalization"], "std", torch.ones(width))
-            if len(mean) != width or len(std) != width or not bool((std > 0).all()):
-                raise ValueError(f"statistics of {len(mean)} and {len(std)} positive values for frames of {width}")
-            names = plain["emotions"]
-            if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-                raise ValueError("no emotions")
-            if plain["network"]["emotions"] != len(names):
-                raise ValueError(f"{len(names)} emotions for a network of {plain['network']['emotions']}")
+            plain["max_seconds"] = None if plain["max_seconds"] is None else float(plain["max_seconds"])
+            _check_emotions(plain["emotions"], plain["network"]["emotions"])
+            _check_sizes(plain["network"])
             if not isinstance(plain["encoder"], Mapping):
                 raise ValueError("no encoder")
-            plain["max_seconds"] = None if plain["max_seconds"] is None else float(plain["max_seconds"])
-            return cls(plain, FrameStatistics(mean, std, _SOURCES[kind]))
-        except (KeyError, TypeError, ValueError) as error:
+            if plain["max_seconds"] is not None and not 0 < plain["max_seconds"] < math.inf:
+                raise ValueError(f"max_seconds={plain['max_seconds']:g}, expected a number above zero")
+            return cls(plain, _statistics(plain["normalization"], int(plain["network"]["input_size"])))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise SerError(
                 f"{source} holds no usable description of a model ({type(error).__name__}: {error}), {_EXPECTED}."
             ) from error
@@ -84,7 +82,7 @@ class ModelConfig:
 
     @property
     def input_size(self) -> int:
-        """Values a frame (D)."""
+        """Values per frame (D)."""
         return int(self.plain["network"]["input_size"])
 
     @property
@@ -107,11 +105,9 @@ def read_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if not isinstance(content.get("state_dict"), dict) or "config" not in content:
         raise SerError(f"{path} is a checkpoint of another kind (it lacks state_dict or config), {_EXPECTED}.")
     prefix = "network."
-    weights = {
-        str(name).removeprefix(prefix): value
-        for name, value in content["state_dict"].items()
-        if str(name).startswith(prefix)
-    }
+    state = {str(name): value for name, value in content["state_dict"].items()}
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    _check_weights(weights, path)
     return ModelConfig.of(content["config"], path), weights
 
 
@@ -125,10 +121,13 @@ def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     from safetensors.torch import load_file  # noqa: PLC0415
 
     try:
+        if (folder / "config.json").stat().st_size > _LARGEST_DESCRIPTION:
+            raise ValueError(f"config.json is larger than {_LARGEST_DESCRIPTION / 1e6:.0f} MB")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise SerError(f"{folder} cannot be read as an exported model ({error}), {_EXPECTED}.") from error
+    _check_weights(weights, folder)
     return ModelConfig.of(config, folder), weights
 
 
@@ -136,26 +135,42 @@ def find_model(path: str | Path) -> Path:
     """The file or exported folder that ``path`` means: itself, or a run folder's best checkpoint.
 
     Raises:
-        SerError: there is nothing of the kind.
+        SerError: there is no model at ``path``.
     """
     path = Path(path).expanduser()
     if path.is_file():
         return path
-    candidates = [path / "checkpoints" / "best.ckpt", path / "best.ckpt", *sorted(path.glob("[!.]*.onnx"))]
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         return path
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    nested = sorted(path.glob("**/checkpoints/best.ckpt"))[:1] if path.is_dir() else []
-    hint = f" (there is one in {nested[0].parent.parent})" if nested else ""
+    candidates = [path / "checkpoints" / "best.ckpt", path / "best.ckpt", *sorted(path.glob("[!.]*.onnx"))]
+    if found := next(filter(Path.is_file, candidates), None):
+        return found
+    nested = next(path.glob("**/checkpoints/best.ckpt"), None) if path.is_dir() else None
+    hint = f" (there is one in {nested.parent.parent})" if nested else ""
     what = "holds no model" if path.is_dir() else "does not exist"
     raise SerError(f"{path} {what}{hint}, {_EXPECTED}.")
 
 
-def _vector(normalization: Mapping[str, Any], key: str, default: Tensor) -> Tensor:
-    value = normalization.get(key)
-    return default if value is None else torch.as_tensor(value, dtype=torch.float32).flatten()
+def from_hub(name: str) -> Path:
+    """The local copy of a model on the Hugging Face Hub, downloaded where it is not cached.
+
+    Raises:
+        SerError: the Hub does not know it or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+
+    wanted = ["config.json", "model.safetensors"]
+    error: Exception | None = None
+    for local in (True, False):
+        try:
+            return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local))
+        except Exception as failure:  # connection, name and permission errors have no common base
+            error = failure
+    reason = (str(error).strip().splitlines() or ["?"])[0][:200]
+    raise SerError(
+        f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); check the "
+        "name, or copy the folder here."
+    ) from error
 
 
 def to_plain(value: Any) -> Any:
@@ -165,3 +180,50 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     return [to_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _check_emotions(names: Any, count: Any) -> None:
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise ValueError("no emotions")
+    if len(set(names)) < len(names):
+        raise ValueError(f"an emotion occurs twice among {', '.join(names)}")
+    if count != len(names):
+        raise ValueError(f"{len(names)} emotions for a network of {count}")
+
+
+def _check_sizes(description: Any) -> None:
+    """Refuse numbers that would exhaust memory or time while the network is built."""
+    items = description.items() if isinstance(description, Mapping) else enumerate(description)
+    for key, value in items:
+        if isinstance(value, Mapping | list | tuple):
+            _check_sizes(value)
+        elif isinstance(value, int | float):
+            largest = _MOST_LAYERS if "layers" in str(key) else _LARGEST_SIZE
+            if not abs(value) <= largest:
+                raise ValueError(f"{key}={value}, expected at most {largest}")
+
+
+def _statistics(normalization: Mapping[str, Any], width: int) -> FrameStatistics:
+    """Mean and std (D,) of the training part, zeros and ones where it was not normalised."""
+    found = []
+    for key, default in (("mean", torch.zeros(width)), ("std", torch.ones(width))):
+        given = normalization.get(key)
+        values = default if given is None else torch.as_tensor(given, dtype=torch.float32).flatten()
+        if len(values) != width or not bool(torch.isfinite(values).all()):
+            raise ValueError(f"a {key} of {len(values)} values, expected {width} finite ones")
+        found.append(values)
+    mean, std = found
+    if not bool((std >= _SMALLEST_STD).all()):
+        raise ValueError(f"a std of {float(std.min()):.1g}, expected at least {_SMALLEST_STD:g}")
+    return FrameStatistics(mean, std, _SOURCES[normalization["kind"]])
+
+
+def _check_weights(weights: Mapping[str, Any], source: Path) -> None:
+    """Refuse NaN and infinite weights, and tensors that claim more values than the file holds."""
+    for name, weight in weights.items():
+        if not isinstance(weight, Tensor) or weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+            raise SerError(f"the weights {name} in {source} are larger than the file, {_EXPECTED}.")
+        if not bool(torch.isfinite(weight).all()):
+            raise SerError(
+                f"the weights {name} in {source} hold NaN or infinite values; train or copy the model again."
+            )

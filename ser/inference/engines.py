@@ -1,7 +1,7 @@
-"""Ways of turning waveforms into probabilities: encoder and network in PyTorch, encoder and ONNX, or ONNX alone."""
+"""What computes: the encoder, and the network in PyTorch or ONNX, or both in one ONNX file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,8 +13,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.batching import average_frames
 from ser.data.normalization import FrameStatistics
+from ser.encoders import Encoder
+from ser.encoders.weights import on_this_machine
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig
+from ser.models import build as models
+from ser.models.build import construct
 
 METADATA_KEY = "ser_config"  # in an ONNX file's metadata_props
 WAVEFORM, FRAMES = "waveform", "frames"  # name of an ONNX graph's first input, which says what it takes
@@ -102,6 +106,100 @@ class OnnxWaveformModel:
     def __call__(self, waveforms: Sequence[Tensor]) -> Scores:
         """Classify 16 kHz mono waveforms (N,)."""
         return _run(self.session, WAVEFORM, waveforms)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        SerError: this machine has none.
+    """
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise SerError(
+            f"device {name!r} is not usable here ({str(error).splitlines()[0]}); use --device cpu."
+        ) from error
+    return place
+
+
+def build_network(config: ModelConfig, weights: Mapping[str, Tensor], source: Path) -> nn.Module:
+    """The trained network.
+
+    Raises:
+        SerError: the description names another class than those of ser.models, or the weights do not fit it.
+    """
+    with torch.device("meta"):  # takes no memory, however large the description says the network is
+        described = models.build_network(config.plain["network"]).state_dict()
+    wanted, given = ({name: value.shape for name, value in part.items()} for part in (described, weights))
+    differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if differing:
+        raise SerError(
+            f"the weights in {source} do not fit the network it describes ({differing[0]}); train or copy it again."
+        )
+    network = models.build_network(config.plain["network"])
+    network.load_state_dict(dict(weights))
+    return network
+
+
+def build_encoder(
+    config: ModelConfig,
+    checkpoint: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    allow_download: bool = False,
+) -> Encoder:
+    """The encoder that a model was trained with.
+
+    Args:
+        config: the model's description.
+        checkpoint: local folder or Hub id that takes the place of the one in training; its download is then allowed.
+        device: where it computes.
+        allow_download: fetch the encoder that the model names from the Hub where it is not on this machine.
+
+    Raises:
+        SerError: it cannot be built or fetched, or its frames are not those of the training.
+    """
+    description = dict(config.plain["encoder"])
+    if checkpoint is not None:
+        if "checkpoint" not in description:
+            raise SerError(
+                f"the model's encoder is {description.get('_target_')}, which reads no checkpoint; leave out --encoder."
+            )
+        description["checkpoint"] = str(checkpoint)
+    elif not allow_download and not on_this_machine(str(description.get("checkpoint") or "")):
+        raise SerError(
+            f"the model needs the encoder {description['checkpoint']}, which is not on this machine; fetch it from the "
+            "Hugging Face Hub with --allow-download, or name a local copy with --encoder FOLDER."
+        )
+    encoder: Encoder = construct(description, "ser.encoders")
+    if not all(hasattr(encoder, name) for name in ("dim", "frame_rate", "description", "to")):
+        raise SerError(f"{description.get('_target_')} is no encoder; use a checkpoint that train.py wrote.")
+    check_encoder(config, encoder)
+    return encoder.to(device)
+
+
+def check_encoder(config: ModelConfig, encoder: Encoder) -> None:
+    """Refuse an encoder whose frames are not those that the model was trained on.
+
+    Raises:
+        SerError: naming the first difference.
+    """
+    if encoder.dim != config.input_size:
+        raise SerError(
+            f"the encoder gives frames of {encoder.dim} values, the network expects {config.input_size}; "
+            "name the encoder it was trained with (--encoder FOLDER)."
+        )
+    trained = config.plain.get("encoder_identity")
+    if trained is None:
+        return
+    found = json.loads(json.dumps(encoder.description()))  # tuples become lists, as in the checkpoint
+    for key in sorted(trained.keys() | found.keys()):
+        if trained.get(key) != found.get(key):
+            raise SerError(
+                f"the encoder is not the one of the training: its {key} is {found.get(key)}, expected "
+                f"{trained.get(key)}; name the encoder it was trained with (--encoder FOLDER)."
+            )
 
 
 def open_onnx(path: Path, device: str = "cpu") -> tuple[ModelConfig, Any]:

@@ -20,8 +20,7 @@ from ser.inference.checkpoint import to_plain
 from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM
 from ser.inference.graphs import FrameGraph, WaveformGraph
 from ser.inference.onnx_gru import translations
-from ser.inference.recognizer import Prediction, Recognizer
-from ser.inference.waveforms import SHORTEST_SAMPLES
+from ser.inference.recognizer import SHORTEST_SAMPLES, Prediction, Recognizer
 from ser.io import atomic_path
 
 TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX in single precision

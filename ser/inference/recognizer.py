@@ -1,7 +1,7 @@
-"""One call behind file, folder, microphone, page and exported model: a waveform in, a Prediction out."""
+"""One call for every way of running a model: a waveform in, a Prediction out."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE
+from ser.data.audio import SAMPLE_RATE, resample_mono
 from ser.data.batching import length_batches
 from ser.data.normalization import FrameStatistics
 from ser.encoders import Encoder
 from ser.errors import SerError
-from ser.inference.checkpoint import ModelConfig, find_model, read_checkpoint, read_folder
+from ser.inference.checkpoint import ModelConfig, find_model, from_hub, read_checkpoint, read_folder
 from ser.inference.engines import (
     FrameModel,
     OnnxNetwork,
     OnnxWaveformModel,
     Scores,
     TorchNetwork,
+    build_encoder,
+    build_network,
+    check_encoder,
     open_onnx,
     takes_waveforms,
+    usable_device,
 )
-from ser.inference.loading import build_encoder, from_hub, usable_device
-from ser.inference.waveforms import Recording, Waveform, prepare
-from ser.models.build import build_network
+from ser.inference.vad import NO_SPEECH
+
+LONGEST_SECONDS = 60.0  # attention is quadratic; longer recordings are predicted window by window
+SHORTEST_SAMPLES = 400  # 25 ms at 16 kHz: one frame of every encoder
+
+Waveform = NDArray[Any] | Tensor
+Recording = tuple[Waveform, Any]  # samples (N,), (N, channels) or (channels, N), and their rate in Hz
 
 
 @dataclass(frozen=True)
@@ -36,15 +44,16 @@ class Prediction:
     """The answer for one recording.
 
     Attributes:
-        label: the most probable emotion.
-        confidence: its probability.
-        probabilities: of every emotion, in class order.
+        label: the most probable emotion, or ``no speech``.
+        confidence: its probability; NaN without speech.
+        probabilities: of every emotion, in class order; NaN without speech.
         seconds: length of the recording.
-        normalization: whose statistics normalised the frames: none, global, training, speaker or stream (see
+        normalization: whose statistics normalised the frames: none, global, training, speaker or stream (as in
             FrameStatistics).
         windows: windows whose probabilities were averaged; 1 for a recording taken whole.
-        attention: (L,) share of attention on each frame (evenly over ``seconds``), mean over queries; None unless
-            asked for and there.
+        attention: (L,) fraction of the attention on each frame (evenly spaced over ``seconds``), mean over queries;
+            None without attention or where it was not asked for.
+        speech_seconds: how much speech was found; None without a speech gate.
     """
 
     label: str
@@ -54,6 +63,7 @@ class Prediction:
     normalization: str
     windows: int = 1
     attention: NDArray[np.float32] | None = None
+    speech_seconds: float | None = None
 
     @classmethod
     def of(cls, emotions: Sequence[str], probabilities: Sequence[float], **facts: Any) -> "Prediction":
@@ -62,15 +72,21 @@ class Prediction:
         label = max(table, key=table.__getitem__)
         return cls(label, table[label], table, **facts)
 
+    @classmethod
+    def without_speech(cls, emotions: Sequence[str], **facts: Any) -> "Prediction":
+        """For a recording in which a speech gate found nothing."""
+        return cls(NO_SPEECH, np.nan, dict.fromkeys(emotions, np.nan), **facts)
+
 
 class Recognizer:
     """Recognises emotions with a trained model; safe to call from several threads, which take turns.
 
-    Frames go through half precision as they do in the feature cache, are cut to ``max_seconds`` and normalised as in
-    training, so a training file gets the run's own prediction. Probabilities do not depend on batch mates (1e-5).
+    Frames are rounded to half precision as in the feature cache, cut to ``max_seconds`` and normalised as in
+    training, so a training file gets the prediction of the run itself. Probabilities do not depend on the other
+    recordings of a batch (1e-5).
 
     Args:
-        config: what the model says about itself.
+        config: the model's description.
         model: classifies the encoder's frames, or waveforms where the encoder is inside.
         encoder: waveforms to frames; None where it is inside ``model``.
     """
@@ -80,11 +96,11 @@ class Recognizer:
     ) -> None:
         self.config, self.model, self.encoder = config, model, encoder
         self.emotions = config.emotions
-        self._turn = threading.Lock()  # encoders hook into their models while they compute
+        self._lock = threading.Lock()
 
     @property
     def longest_frames(self) -> int | None:
-        """Encoder frames that training kept of an utterance; None: all of them, or the model itself cuts."""
+        """Frames of the encoder that training kept of an utterance; None: all, or the model itself cuts them."""
         if self.config.max_seconds is None or self.encoder is None:
             return None
         return max(1, round(self.config.max_seconds * self.encoder.frame_rate))
@@ -100,6 +116,7 @@ class Recognizer:
         encoder_checkpoint: str | Path | None = None,
         device: str = "cpu",
         encoder: Encoder | None = None,
+        allow_download: bool = False,
     ) -> "Recognizer":
         """Load a run folder (its best epoch), a ``.ckpt``, an exported folder or an ``.onnx`` file.
 
@@ -107,51 +124,53 @@ class Recognizer:
 
         Args:
             path: the model.
-            encoder_checkpoint: local folder or Hub id of the pretrained encoder, if not where training had it.
+            encoder_checkpoint: local folder or Hub id of the pretrained encoder, if it has moved since training.
             device: cpu, cuda or cuda:1.
             encoder: one that is loaded already, to share it between models.
+            allow_download: fetch the encoder that the model names from the Hugging Face Hub if it is not here.
 
         Raises:
             SerError: the model or its encoder is missing, damaged, of another kind or refused.
         """
         place = usable_device(device)
         found = find_model(path)
+        model: FrameModel | OnnxWaveformModel
         if found.suffix == ".onnx":
             config, session = open_onnx(found, device)
             if takes_waveforms(session):
                 return cls(config, OnnxWaveformModel(session))
-            encoder = encoder or build_encoder(config, encoder_checkpoint, place)
-            return cls(config, OnnxNetwork(session, config.statistics), encoder)
-        config, weights = read_folder(found) if found.is_dir() else read_checkpoint(found)
-        network = build_network(config.plain["network"])
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise SerError(
-                f"the weights in {found} do not fit the network it describes "
-                f"({str(error).splitlines()[0]}); train or copy it again."
-            ) from error
-        encoder = encoder or build_encoder(config, encoder_checkpoint, place)
-        return cls(config, TorchNetwork(network, place, config.average), encoder)
+            model = OnnxNetwork(session, config.statistics)
+        else:
+            config, weights = read_folder(found) if found.is_dir() else read_checkpoint(found)
+            model = TorchNetwork(build_network(config, weights, found), place, config.average)
+        if encoder is None:
+            encoder = build_encoder(config, encoder_checkpoint, place, allow_download)
+        else:
+            check_encoder(config, encoder)
+        return cls(config, model, encoder)
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_hub_id: str | Path, encoder_checkpoint: str | Path | None = None, device: str = "cpu"
+        cls,
+        folder_or_hub_id: str | Path,
+        encoder_checkpoint: str | Path | None = None,
+        device: str = "cpu",
+        allow_download: bool = False,
     ) -> "Recognizer":
         """Load what ``ser export --format hub`` wrote, from a local folder or the Hugging Face Hub.
 
         Raises:
-            SerError: as from_checkpoint; or the Hub neither knows nor can give it.
+            SerError: as from_checkpoint; or the Hub does not know the model or cannot be reached.
         """
         folder = Path(folder_or_hub_id).expanduser()
         if not folder.exists():
             folder = from_hub(str(folder_or_hub_id))
-        return cls.from_checkpoint(folder, encoder_checkpoint, device)
+        return cls.from_checkpoint(folder, encoder_checkpoint, device, allow_download=allow_download)
 
     def __call__(
         self,
         waveform: Waveform,
-        sample_rate: int,
+        sample_rate: Any,
         *,
         statistics: FrameStatistics | None = None,
         attention: bool = False,
@@ -159,10 +178,10 @@ class Recognizer:
         """Recognise one recording.
 
         Args:
-            waveform: samples (N,) or (N, channels) in [-1, 1].
+            waveform: samples (N,), (N, channels) or (channels, N): floating point in [-1, 1], or integers.
             sample_rate: Hz.
-            statistics: whose mean and deviation normalise the frames; None: the training part's.
-            attention: whether to return the share of attention on each frame.
+            statistics: mean and std that normalise the frames; None: those of the training part.
+            attention: whether to return the fraction of the attention on each frame.
 
         Raises:
             SerError: the recording is too short or too long, or holds NaN.
@@ -177,7 +196,7 @@ class Recognizer:
         attention: bool = False,
         batch_seconds: float = 60.0,
     ) -> list[Prediction]:
-        """Recognise several recordings, in batches of similar length, in the order given.
+        """Recognise several recordings, in batches of similar length; predictions in the order given.
 
         Args:
             recordings: pairs of samples and rate in Hz.
@@ -198,47 +217,28 @@ class Recognizer:
     def predict_batch(
         self, waveforms: Sequence[Tensor], statistics: FrameStatistics | None = None, attention: bool = False
     ) -> list[Prediction]:
-        """Recognise prepared waveforms (16 kHz mono) as one batch."""
-        if isinstance(self.model, OnnxWaveformModel):
-            if statistics is not None:
-                raise SerError(
-                    "this exported model holds its encoder and normalises by the training statistics; for a "
-                    "speaker's own, export without --with-encoder."
-                )
-            with self._turn:
-                scores = self.model(waveforms)
-            return self._predictions(scores, [len(w) / SAMPLE_RATE for w in waveforms], self.config.statistics)
-        return self.classify(self.frames(waveforms), [len(w) / SAMPLE_RATE for w in waveforms], statistics, attention)
-
-    def predict_file(self, path: str | Path, *, statistics: FrameStatistics | None = None) -> Prediction:
-        """Recognise one file of any length; longer than 60 s it is averaged over windows (ser.inference.files).
-
-        Raises:
-            SerError: the file cannot be read.
-        """
-        return self.predict_files([path], statistics=statistics)[0]
-
-    def predict_files(
-        self, paths: Sequence[str | Path], *, statistics: FrameStatistics | None = None
-    ) -> list[Prediction]:
-        """Recognise files in the order given; for folders and bad files see ser.inference.files.
-
-        Raises:
-            SerError: a file cannot be read.
-        """
-        from ser.inference.files import predict_in_order  # noqa: PLC0415
-
-        return predict_in_order(self, [Path(path) for path in paths], statistics)
+        """Recognise waveforms (N,) from prepare() as one batch."""
+        seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
+        if not isinstance(self.model, OnnxWaveformModel):
+            return self.classify(self.frames(waveforms), seconds, statistics, attention)
+        if statistics is not None:
+            raise SerError(
+                "this exported model holds its encoder and normalises by the training statistics; for a "
+                "speaker's own, export without --with-encoder."
+            )
+        with self._lock:
+            scores = self.model(waveforms)
+        return self._predictions(scores, seconds, self.config.statistics)
 
     def frames(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Frames (L, D) of prepared waveforms, rounded to half precision as the feature cache does.
+        """Frames (L, D) of waveforms (N,) from prepare(), rounded to half precision as in the feature cache.
 
         Raises:
             SerError: a waveform is shorter than one frame, or the encoder is inside the model.
         """
         if self.encoder is None:
             raise SerError("this exported model holds its encoder and gives no frames; load the checkpoint instead.")
-        with self._turn:
+        with self._lock:
             frames = [found.half().float() for found in self.encoder(waveforms)]
         if not all(bool(torch.isfinite(found).all()) for found in frames):
             raise SerError(
@@ -258,12 +258,12 @@ class Recognizer:
         if isinstance(self.model, OnnxWaveformModel):
             raise SerError("this exported model holds its encoder and takes no frames; load the checkpoint instead.")
         statistics = statistics or self.config.statistics
-        with self._turn:
+        with self._lock:
             scores = self.model([utterance[: self.longest_frames] for utterance in frames], statistics, attention)
         return self._predictions(scores, seconds, statistics)
 
-    def speaker_statistics(self, recordings: Sequence[Recording]) -> FrameStatistics:
-        """Statistics of one speaker's recordings, for models trained with ``normalization=speaker``."""
+    def speaker_statistics(self, recordings: Iterable[Recording]) -> FrameStatistics:
+        """Statistics of the recordings of one speaker, for models trained with ``normalization=speaker``."""
         return FrameStatistics.of_frames(self.frames([prepare(*recording)])[0] for recording in recordings)
 
     def _predictions(self, scores: Scores, seconds: Sequence[float], statistics: FrameStatistics) -> list[Prediction]:
@@ -272,3 +272,44 @@ class Recognizer:
             Prediction.of(self.emotions, row, seconds=length, normalization=statistics.source, attention=weights)
             for row, length, weights in zip(scores.probabilities, seconds, attention, strict=True)
         ]
+
+
+def prepare(waveform: Waveform, sample_rate: Any) -> Tensor:
+    """A copy of samples of any rate and number type, mono, (N,) float32 at 16 kHz.
+
+    Args:
+        waveform: (N,), (N, channels) or (channels, N); the longer axis is time. Integers fill the range of their type.
+        sample_rate: Hz, a number or its text.
+
+    Raises:
+        SerError: too short, too long, NaN or infinite samples, another shape, an impossible rate.
+    """
+    try:
+        samples = np.asarray(waveform.detach().cpu() if isinstance(waveform, Tensor) else waveform)
+        rate = int(sample_rate) if float(sample_rate) == int(float(sample_rate)) else sample_rate
+        if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
+            raise ValueError(f"samples of type {samples.dtype} and shape {samples.shape}")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SerError(
+            f"got {str(error).strip().splitlines()[0]} at {sample_rate!r} Hz, expected numbers of shape (N,) or "
+            "(N, channels) and a rate in Hz; pass one recording at a time."
+        ) from error
+    if samples.dtype.kind in "iu":
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = samples.astype(np.float64) / half - (samples.dtype.kind == "u")
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        samples = samples.T  # (channels, N) -> (N, channels)
+    if not np.isfinite(samples).all():
+        raise SerError("the recording holds NaN or infinite samples, expected finite ones; record or export it again.")
+    prepared = resample_mono(torch.from_numpy(np.array(samples, np.float32)), rate)
+    if len(prepared) < SHORTEST_SAMPLES:
+        raise SerError(
+            f"the recording has {len(prepared)} samples at {SAMPLE_RATE} Hz, expected at least "
+            f"{SHORTEST_SAMPLES} ({1000 * SHORTEST_SAMPLES / SAMPLE_RATE:.0f} ms); leave it out."
+        )
+    if len(prepared) > LONGEST_SECONDS * SAMPLE_RATE:
+        raise SerError(
+            f"the recording lasts {len(prepared) / SAMPLE_RATE:.1f} s, expected at most "
+            f"{LONGEST_SECONDS:.0f} s at once; save it as a file and use a timeline (--window 5)."
+        )
+    return prepared

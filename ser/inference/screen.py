@@ -19,19 +19,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.data.audio import SAMPLE_RATE, printable, read_audio
 from ser.errors import SerError
-from ser.inference.files import collect_files, predict_files, statistics_by_folder, timeline
-from ser.inference.recognizer import Recognizer
+from ser.inference.files import collect_files, predict_files, statistics_by_folder
+from ser.inference.recognizer import LONGEST_SECONDS, Recognizer, prepare
 from ser.inference.sources import Source
-from ser.inference.speech_gate import SpeechGate
 from ser.inference.streaming import StreamEvent, StreamingRecognizer
-from ser.inference.waveforms import LONGEST_SECONDS, prepare
+from ser.inference.timeline import timeline
+from ser.inference.vad import NO_SPEECH, SpeechGate
 from ser.io import atomic_path, write_text
 
 log = logging.getLogger(__name__)
 
-NO_SPEECH = "no speech"
 KEPT_EVENTS = 100_000  # 14 hours at two per second
 _SHOWN_ROWS = 200
 _HISTORY_LINES = 8
@@ -64,6 +63,7 @@ def recognise(
     batch_seconds: float,
     workers: int,
     speaker_per_folder: bool,
+    gate: SpeechGate | None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Table of the predictions of files, or of their windows, and the reason per file that could not be read."""
     statistics_of = statistics_by_folder(recognizer, files) if speaker_per_folder else lambda path: None
@@ -72,18 +72,18 @@ def recognise(
         task = progress.add_task("", total=len(files))
         if window is None:
             found = predict_files(
-                recognizer, files, batch_seconds, workers, statistics_of, lambda path: progress.advance(task)
+                recognizer, files, batch_seconds, workers, statistics_of, lambda path: progress.advance(task), gate
             )
             return found.table, found.failures
         tables: list[pd.DataFrame] = []
         failures: dict[str, str] = {}
         for path in files:
             try:
-                rows = timeline(recognizer, path, window, hop, statistics_of(path))
-                rows.insert(0, "file", str(path))
+                rows = timeline(recognizer, path, window, hop, statistics_of(path), gate)
+                rows.insert(0, "file", printable(path))
                 tables.append(rows)
             except SerError as error:
-                failures[str(path)] = str(error)
+                failures[printable(path)] = str(error).replace(str(path), printable(path))
             progress.advance(task)
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), failures
 
@@ -154,13 +154,11 @@ def _short_names(paths: Sequence[str]) -> list[str]:
     return [str(path.relative_to(shared)) for path in whole]
 
 
-def show_failures(failures: Mapping[str, str], total: int, what: str = "file") -> None:
-    """Print what was left out and why."""
-    table = Table(Column(what, overflow="fold"), Column("reason", overflow="fold"), box=SIMPLE_HEAD)
-    table.title = f"{len(failures)} of {total} could not be read"
-    for name, reason in failures.items():
-        table.add_row(Text(name), Text(reason))
-    get_console().print(table)
+def show_failures(failures: Mapping[str, str], total: int) -> None:
+    """Print what was left out and why, a line each."""
+    lines = [f"{len(failures)} of {total} could not be read:"]
+    lines += [reason if reason.startswith(name) else f"{name}: {reason}" for name, reason in failures.items()]
+    get_console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
 def export_and_compare(

@@ -1,4 +1,4 @@
-"""Where a stream's samples come from: a file, as fast as it plays or at once, or the microphone."""
+"""Where the samples of a stream come from: a file, at the pace it plays or at full speed, or a microphone."""
 
 import queue
 import time
@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.data.audio import open_audio, printable, read_block
 from ser.errors import SerError
 
 Block = NDArray[np.float32]
@@ -24,7 +25,7 @@ class Source:
     Attributes:
         name: shown to the user.
         sample_rate: Hz.
-        realtime: whether blocks come at the pace of a clock, so that a slow listener has to drop some.
+        realtime: whether blocks come at the pace of a clock, so that a slow listener has to drop windows.
         blocks: the samples (N, channels), block by block; read it once.
     """
 
@@ -45,7 +46,7 @@ def file_source(
 
     Args:
         path: any format libsndfile reads.
-        realtime: give each block when it would have been recorded; else as fast as they are taken.
+        realtime: give each block when it would have been recorded; else as soon as it is asked for.
         block: seconds of each block.
         clock: seconds that only go forward.
         sleep: waits for so many seconds.
@@ -54,19 +55,29 @@ def file_source(
         SerError: the file is missing or cannot be decoded.
     """
     try:
-        rate = int(soundfile.info(str(path)).samplerate)
-    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        file = open_audio(path)
+    except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
         raise _unreadable(path, error) from error
-    return Source(Path(path).name, rate, realtime, _file_blocks(path, realtime, block, clock, sleep))
+    return Source(
+        printable(Path(path).name),
+        int(file.samplerate),
+        realtime,
+        _file_blocks(path, file, realtime, block, clock, sleep),
+    )
 
 
 def _file_blocks(
-    path: str | Path, realtime: bool, block: float, clock: Callable[[], float], sleep: Callable[[float], None]
+    path: str | Path,
+    file: soundfile.SoundFile,
+    realtime: bool,
+    block: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
 ) -> Iterator[Block]:
+    begun, given = clock(), 0
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            begun, given = clock(), 0
-            for samples in file.blocks(max(1, round(block * file.samplerate)), dtype="float32", always_2d=True):
+        with file:
+            while len(samples := read_block(file, max(1, round(block * file.samplerate)))):
                 given += len(samples)
                 if realtime:
                     sleep(max(0.0, begun + given / file.samplerate - clock()))

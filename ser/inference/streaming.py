@@ -15,9 +15,9 @@ from torch import Tensor
 from ser.data.audio import SAMPLE_RATE
 from ser.data.normalization import RunningStatistics
 from ser.errors import SerError
-from ser.inference.recognizer import Prediction, Recognizer
-from ser.inference.speech_gate import SpeechGate, level
-from ser.inference.waveforms import LONGEST_SECONDS, SHORTEST_SAMPLES, prepare
+from ser.inference.recognizer import Prediction, Recognizer, prepare
+from ser.inference.timeline import check_windows
+from ser.inference.vad import SpeechGate, enough_speech, level
 
 
 class RingBuffer:
@@ -119,7 +119,7 @@ class StreamingRecognizer:
         hop: seconds from one window to the next.
         smoothing: weight of the past in the exponential smoothing of probabilities, 0 (none) to below 1.
         gate: finds speech; None takes everything for speech.
-        minimum_speech: least share of speech in a window that is recognised.
+        minimum_speech: least fraction of speech in a window that is recognised (or 0.25 s of it).
         on_event: called in the stream's thread with every event.
         history: events kept.
         clock: seconds that only go forward.
@@ -141,12 +141,9 @@ class StreamingRecognizer:
     ) -> None:
         self.recognizer, self.sample_rate, self.gate = recognizer, sample_rate, gate
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
-        if not (SHORTEST_SAMPLES / SAMPLE_RATE <= window <= LONGEST_SECONDS and self.hop > 0 and 0 <= smoothing < 1):
-            raise SerError(
-                f"window {window:g} s, hop {hop:g} s and smoothing {smoothing:g} were given, expected a "
-                f"window of at most {LONGEST_SECONDS:.0f} s, a positive hop and a smoothing from 0 to "
-                "below 1."
-            )
+        check_windows(window, hop)
+        if not 0 <= smoothing < 1:
+            raise SerError(f"a smoothing of {smoothing:g} was given, expected 0 to below 1; correct --smoothing.")
         self.smoothing, self.minimum_speech = smoothing, minimum_speech
         self.buffer = RingBuffer(self.window)
         self.processed = self.dropped = 0  # windows
@@ -277,7 +274,7 @@ class StreamingRecognizer:
     def _predict(self, window: _Window) -> Prediction | None:
         waveform = prepare(window.samples, self.sample_rate)
         seconds = len(waveform) / SAMPLE_RATE
-        if self.gate is not None and self.gate(waveform) < self.minimum_speech * seconds:
+        if self.gate is not None and not enough_speech(self.gate(waveform), seconds, self.minimum_speech):
             return None
         if self._running is None:
             return self.recognizer.predict_batch([waveform])[0]

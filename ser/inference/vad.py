@@ -1,4 +1,4 @@
-"""Whether a window holds speech at all; silence has no emotion."""
+"""Whether a recording holds speech at all; silence and noise have no emotion."""
 
 import threading
 from typing import Protocol
@@ -8,11 +8,13 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
 
+NO_SPEECH = "no speech"  # in place of an emotion
+_LEAST_FRACTION, _LEAST_SECONDS = 0.1, 0.25  # of a recording: with less speech than the smaller one it has none
 _ENERGY_FRAME = 480  # samples: 30 ms
 
 
 class SpeechGate(Protocol):
-    """Tells how much speech a waveform holds.
+    """Measures how much speech a waveform holds.
 
     Attributes:
         name: shown to the user.
@@ -24,8 +26,13 @@ class SpeechGate(Protocol):
         """Seconds of speech in (N,) samples at 16 kHz."""
 
 
+def enough_speech(speech_seconds: float, seconds: float, least_fraction: float = _LEAST_FRACTION) -> bool:
+    """Whether a recording of ``seconds`` with so much speech is worth an answer: a tenth of it, or 0.25 s."""
+    return speech_seconds >= min(least_fraction * seconds, _LEAST_SECONDS)
+
+
 class SileroGate:
-    """The Silero voice activity detector (snakers4/silero-vad, MIT), whose model lies in its wheel.
+    """The Silero voice activity detector (snakers4/silero-vad, MIT); its model is part of the package.
 
     Args:
         threshold: least probability of speech.
@@ -41,18 +48,18 @@ class SileroGate:
 
         self.threshold = threshold
         self._find, self._model = get_speech_timestamps, load_silero_vad(onnx=True)
-        self._turn = threading.Lock()  # the model carries its state from chunk to chunk
+        self._lock = threading.Lock()  # the model keeps its state from chunk to chunk
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor) -> float:
-        """See SpeechGate."""
-        with self._turn:
+        """Seconds of speech in (N,) samples at 16 kHz."""
+        with self._lock:
             stretches = self._find(waveform, self._model, threshold=self.threshold, sampling_rate=SAMPLE_RATE)
         return float(sum(stretch["end"] - stretch["start"] for stretch in stretches)) / SAMPLE_RATE
 
 
 class EnergyGate:
-    """Counts stretches of 30 ms louder than a threshold: tells sound from silence, but not speech from noise.
+    """Counts frames of 30 ms above a threshold: separates sound from silence, but not speech from noise.
 
     Args:
         threshold: dB relative to full scale.
@@ -64,10 +71,10 @@ class EnergyGate:
         self.threshold = threshold
 
     def __call__(self, waveform: Tensor) -> float:
-        """See SpeechGate."""
+        """Seconds of sound in (N,) samples at 16 kHz."""
         whole = len(waveform) // _ENERGY_FRAME * _ENERGY_FRAME
-        loud = [level(frame) > self.threshold for frame in waveform[:whole].reshape(-1, _ENERGY_FRAME)]
-        return sum(loud) * _ENERGY_FRAME / SAMPLE_RATE
+        power = waveform[:whole].reshape(-1, _ENERGY_FRAME).float().square().mean(1)  # (N / 480,)
+        return float((power > 10 ** (self.threshold / 10)).sum()) * _ENERGY_FRAME / SAMPLE_RATE
 
 
 def best_gate() -> SpeechGate:
@@ -79,7 +86,7 @@ def best_gate() -> SpeechGate:
 
 
 def level(waveform: Tensor) -> float:
-    """Root mean square in dB relative to full scale, -100 at least."""
+    """Root mean square in dB relative to full scale, at least -100."""
     if not len(waveform):
         return -100.0
     return max(-100.0, float(10 * torch.log10(waveform.float().square().mean() + 1e-12)))
