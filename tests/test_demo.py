@@ -7,6 +7,7 @@ import string
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fastapi
 import numpy as np
@@ -421,8 +422,8 @@ def test_card_shows_results_with_an_interval_and_labels_what_flatters(tmp_path):
     shelf = ModelShelf([folder])
     model = shelf.open(shelf.names[0])
     card = plots.card_panel(model, "en", GATE.name)
-    assert f"{model.results.uar.estimate:.1%}" in card
-    assert model.results.uar.low <= model.results.uar.estimate <= model.results.uar.high
+    assert f"{model.uar.estimate:.1%}" in card
+    assert model.uar.low <= model.uar.estimate <= model.uar.high
     assert "Speaker overlap" in card
     assert "Transductive" in card
     assert f"{sum(weight.numel() for weight in model.recognizer.parameters()):,}" in card
@@ -432,9 +433,12 @@ def test_every_text_says_the_same_in_both_languages():
     def fields(message):
         return {name for _, name, _, _ in string.Formatter().parse(message) if name}
 
-    for key, (english, chinese) in texts._TEXTS.items():
-        assert fields(english) == fields(chinese), key
-        assert re.search("[\u4e00-\u9fff]", chinese), key
+    source = "".join(path.read_text() for path in Path(texts.__file__).parent.glob("*.py"))
+    for key, shown in texts._TEXTS.items():
+        assert list(shown) == list(texts.LANGUAGES), key
+        assert fields(shown["en"]) == fields(shown["zh"]), key
+        assert re.search("[\u4e00-\u9fff]", shown["zh"]), key
+        assert key in source or key.startswith(("kind_", "card_", "column_", "setting_", "download_")), key
 
 
 def test_language_switch_keeps_what_was_recognised(page, uploads):

@@ -129,9 +129,8 @@ class Page:
         hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
         shown: Any = {"show_progress": "minimal", "api_visibility": "private"}
         folder, history = [self.folder, self.folder_table], [self.history, self.history_table, self.player]
-        panels = [self.title, self.notice, self.live, self.file, *folder, *history, self.card]
-        # A component that has both a value and a label is listed once.
-        everything = list(dict.fromkeys([*panels, *(component for component, _, _ in self._labels)]))
+        self.panels = [self.title, self.notice, self.live, self.file, *folder, *history, self.card]
+        everything = [*self.panels, *(component for component, _, _ in self._labels)]
         self.blocks.load(self.on_load, None, everything, **hidden)
         self.blocks.unload(self.on_unload)
         self.language.input(self.on_language, self.language, everything, **hidden)
@@ -223,13 +222,13 @@ class Page:
         """A row of the history was chosen: a player for it."""
         session, row = self._session(request), event.row_value
         number = int(row[0]) if row and str(row[0]).isdigit() else 0
-        entry = session.history.find(number)
-        if entry is None or entry.clip is None:
+        found = session.history.find(number)
+        if found is None:
             return plots.panel(plots.note(text(session.language, "no_clip")))
-        label = escape(f"{text(session.language, 'play')} {entry.name}", quote=True)
+        label = escape(f"{text(session.language, 'play')} {found[0]}", quote=True)
         source = f"/ser/{session.token}/clip/{number}"
         player = f'<audio controls preload="none" aria-label="{label}" src="{source}"></audio>'
-        return plots.panel(f'<p class="ser-facts">{number}: {escape(entry.name)}</p>{player}')
+        return plots.panel(f'<p class="ser-facts">{number}: {escape(found[0])}</p>{player}')
 
     def on_clear(self, request: gr.Request) -> list[Any]:
         """Forget what was recognised."""
@@ -253,12 +252,8 @@ class Page:
         notice, card = self._model_panels(session)
         panels = [f"<h1>{text(language, 'title')}</h1>", notice, self._live(session), self._file(session)]
         panels += [*self._folder(session), *self._history(session), card]
-        components = [self.title, self.notice, self.live, self.file, self.folder, self.folder_table]
-        components += [self.history, self.history_table, self.player, self.card]
-        updates |= dict(zip(components, panels, strict=True))
-        updates[self.model] = gr.update(label=text(language, "model"), value=session.model)
-        updates[self.language] = gr.update(label=text(language, "language"), value=language)
-        return updates
+        updates[self.model]["value"], updates[self.language]["value"] = session.model, language
+        return updates | dict(zip(self.panels, panels, strict=True))
 
     def _model_panels(self, session: Session) -> list[Any]:
         """Notice above the tabs, and the card of the chosen model, or why it cannot be used."""

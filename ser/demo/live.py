@@ -1,7 +1,6 @@
 """A browser's microphone: blocks in order into the streaming recognizer, and what the page shows of it."""
 
 import threading
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +72,6 @@ class LiveSound:
         self.lost = 0  # samples that never arrived
         self.ended = False
         self._expected: int | None = None  # number of the next sample by the browser's count
-        self._peaks: deque[tuple[float, float]] = deque(maxlen=round(SHOWN_SECONDS / _PEAK_SECONDS))
-        self._unpeaked = np.zeros(0, np.float32)
         self._sum: dict[str, float] = dict.fromkeys(model.recognizer.emotions, 0.0)
         self._answers = 0
         self._turn = threading.Lock()  # a browser that repeats a request must not mix two blocks
@@ -97,13 +94,7 @@ class LiveSound:
                 return
             self._expected = end
             self.stream.write(samples)
-            finite = np.nan_to_num(samples)
-            self.recent.write(finite)
-            step = round(_PEAK_SECONDS * self.sample_rate)
-            finite = np.concatenate((self._unpeaked, finite))
-            parts = finite[: len(finite) // step * step].reshape(-1, step)  # (N,) -> (peaks, step)
-            self._peaks.extend(zip(parts.min(axis=1).tolist(), parts.max(axis=1).tolist(), strict=True))
-            self._unpeaked = finite[parts.size :]
+            self.recent.write(np.nan_to_num(samples))
 
     def stop(self) -> None:
         """End the stream; its last window is still answered."""
@@ -129,11 +120,12 @@ class LiveSound:
         return end - SHOWN_SECONDS, end
 
     def envelope(self) -> NDArray[np.float32]:
-        """Peaks (N, 2) of the shown span; what is still to come is flat."""
-        with self._turn:
-            peaks = list(self._peaks)
-        flat = [(0.0, 0.0)] * (round(SHOWN_SECONDS / _PEAK_SECONDS) - len(peaks))
-        return np.array([*peaks, *flat], np.float32)
+        """Peaks (N, 2), lowest and highest, of the shown span; what is still to come is flat."""
+        step = round(_PEAK_SECONDS * self.sample_rate)
+        samples, clock = self.recent.latest(), self.recent.clock
+        samples = np.roll(samples, min(0, clock - len(samples)))[(clock % step if clock > len(samples) else 0) :]
+        parts = samples[: len(samples) // step * step].reshape(-1, step)  # (N,) -> (peaks, step)
+        return np.stack((parts.min(axis=1), parts.max(axis=1)), axis=1)
 
     def events(self) -> list[StreamEvent]:
         """Those inside the shown span, oldest first."""

@@ -93,40 +93,36 @@ def result_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
     """A table of recognised files or of the history, as Gradio's Dataframe shows it: numbers stay numbers."""
     shown: dict[str, Any] = {}
     for column in table.columns:
-        values = table[column]
-        if column.startswith("p_"):
-            shown[f"{emotion_name(language, column[2:])} (%)"] = (100 * values.astype(float)).round(0)
-        elif column == "confidence":
-            shown[f"{text(language, 'column_confidence')} (%)"] = (100 * values.astype(float)).round(0)
-        elif column == "predicted":
-            shown[text(language, "column_predicted")] = [
-                "" if pd.isna(seconds) else _emotion_or_none(language, value)
-                for value, seconds in zip(values, table["seconds"], strict=True)
-            ]
+        values, name = table[column], f"{emotion_name(language, column[2:])} (%)"
+        if not column.startswith("p_"):
+            name = text(language, f"column_{column}")
+        if column == "confidence" or column.startswith("p_"):
+            values = (100 * values.astype(float)).round(0)
         elif column == "seconds":
-            shown[text(language, "column_seconds")] = values.astype(float).round(1)
+            values = values.astype(float).round(1)
+        elif column == "predicted":  # a file that failed has neither emotion nor length
+            spoken = values.map(lambda emotion: _emotion_or_none(language, emotion))
+            values = spoken.where(table["seconds"].notna(), "")
         elif column == "source":
-            shown[text(language, "column_source")] = [text(language, f"kind_{kind}") for kind in values]
+            values = values.map(lambda source: text(language, f"kind_{source}"))
         elif column == "time":
-            shown[text(language, "column_time")] = [str(value)[11:19] for value in values]
-        else:
-            shown[text(language, f"column_{column}")] = values
+            values = values.str[11:19]
+        shown[name] = values
     return pd.DataFrame(shown)
 
 
 def card_panel(model: Model, language: str, gate: str) -> str:
     """The model card: what it was trained on, how well it does, and what limits that."""
-    plain, results = model.recognizer.config.plain, model.results
+    plain, run, uar = model.recognizer.config.plain, model.run, model.uar
     warnings = ["card_limits"] + ["card_synthetic"] * is_synthetic(model)
     facts: list[tuple[str, Any]] = [(f"card_{key}", plain.get(key, "–")) for key in ("corpus", "protocol", "fold")]
-    if results is None:
+    if run is None or uar is None:
         warnings.append("card_no_results")
     else:
-        uar = results.uar
         interval = f"{uar.estimate:.1%} ({text(language, 'card_interval')} {uar.low:.1%} – {uar.high:.1%})"
-        count = text(language, "card_test_value", n=len(results.run.predictions), speakers=results.speakers)
-        facts += [("card_uar", interval), ("card_wa", f"{results.wa:.1%}"), ("card_test", count)]
-        warnings += ["card_overlap"] * results.run.speaker_overlap + ["card_transductive"] * results.run.transductive
+        count = text(language, "card_test_value", n=len(run.predictions), speakers=run.predictions["speaker"].nunique())
+        facts += [("card_uar", interval), ("card_wa", f"{run.test['wa']:.1%}"), ("card_test", count)]
+        warnings += ["card_overlap"] * run.speaker_overlap + ["card_transductive"] * run.transductive
     if model.recognizer.config.kind == "speaker":
         warnings.append("card_speaker")
     weights = model.recognizer.parameters()

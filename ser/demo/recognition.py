@@ -32,23 +32,6 @@ _MOST_SAMPLES = 64_000_000  # frames x channels, 256 MB when decoded: ten minute
 
 
 @dataclass(frozen=True)
-class Results:
-    """What a finished run says of its model.
-
-    Attributes:
-        run: the run folder.
-        uar: unweighted average recall of the test part with its interval over speakers.
-        wa: accuracy of the test part.
-        speakers: number of speakers in the test part.
-    """
-
-    run: Run
-    uar: Interval
-    wa: float
-    speakers: int
-
-
-@dataclass(frozen=True)
 class Model:
     """A loaded model.
 
@@ -57,14 +40,16 @@ class Model:
         path: the file or folder it came from.
         recognizer: answers.
         looks: how each emotion is drawn, its colour dark enough for a white page.
-        results: of its run; None for a model without a run folder.
+        run: the finished run it comes from; None for a model without one.
+        uar: unweighted average recall of the run's test part with its interval over speakers.
     """
 
     name: str
     path: Path
     recognizer: Recognizer
     looks: dict[str, Emotion]
-    results: Results | None
+    run: Run | None
+    uar: Interval | None
 
 
 class ModelShelf:
@@ -103,21 +88,20 @@ class ModelShelf:
                 recognizer = Recognizer.from_checkpoint(path, self._encoder, self._device)
                 found = looks(recognizer.emotions)
                 dark = {key: emotion._replace(color=darkened(emotion.color)) for key, emotion in found.items()}
-                self._loaded[name] = Model(name, path, recognizer, dark, _results(path))
+                self._loaded[name] = Model(name, path, recognizer, dark, *_results(path))
             return self._loaded[name]
 
 
-def _results(path: Path) -> Results | None:
-    """Results in the run folder around a checkpoint; None where there is none or it is damaged."""
+def _results(path: Path) -> tuple[Run | None, Interval | None]:
+    """Run folder around a checkpoint and its UAR; None where there is none or it is damaged."""
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    if not (folder / "metrics.json").is_file():
-        return None
     try:
-        run = load_run(folder)
-        speakers = int(run.predictions["speaker"].nunique())
-        return Results(run, bootstrap_interval(run.predictions), float(run.test["wa"]), speakers)
-    except (SerError, KeyError):
-        return None
+        if (folder / "metrics.json").is_file():
+            run = load_run(folder)
+            return run, bootstrap_interval(run.predictions)
+    except SerError:
+        pass
+    return None, None
 
 
 def _names(paths: Sequence[str | Path]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import secrets
 import shutil
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,31 +26,6 @@ log = logging.getLogger(__name__)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One answer of the history.
-
-    Attributes:
-        number: from 1, in the order of the answers.
-        time: local time.
-        source: live, file or folder.
-        name: of the file or stretch of listening.
-        seconds: its length.
-        probabilities: of every emotion, in class order; empty where there was no speech.
-        model: name of the model.
-        clip: what can be played back; None without.
-    """
-
-    number: int
-    time: datetime
-    source: str
-    name: str
-    seconds: float
-    probabilities: dict[str, float]
-    model: str
-    clip: Path | None
-
-
 class History:
     """The newest answers; an older one goes together with its clip.
 
@@ -61,12 +36,12 @@ class History:
 
     def __init__(self, most: int = 200, most_bytes: float = 300e6) -> None:
         self.most, self.most_bytes = most, most_bytes
-        self._entries: deque[tuple[Entry, int]] = deque()
+        self._rows: deque[tuple[dict[str, Any], Path | None, int]] = deque()  # row of the table, clip, its bytes
         self._count = 0
         self._turn = threading.RLock()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._rows)
 
     def add(
         self,
@@ -77,25 +52,39 @@ class History:
         model: str,
         clip: Path | None = None,
     ) -> None:
-        """Append an answer of now, whose clip from here on belongs to the history."""
+        """Append an answer of now, whose clip from here on belongs to the history.
+
+        Args:
+            source: live, file or folder.
+            name: of the file or stretch of listening.
+            seconds: its length.
+            probabilities: of every emotion; empty where there was no speech.
+            model: name of the model.
+            clip: what can be played back.
+        """
         with self._turn:
             self._count += 1
-            size = clip.stat().st_size if clip else 0
-            now = datetime.now().astimezone()
-            self._entries.append((Entry(self._count, now, source, name, seconds, probabilities, model, clip), size))
-            while len(self) > self.most or (len(self) > 1 and sum(size for _, size in self._entries) > self.most_bytes):
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            row = {"number": self._count, "time": now, "source": source, "name": name}
+            row |= {"predicted": max(probabilities, key=probabilities.__getitem__) if probabilities else None}
+            row |= {"confidence": max(probabilities.values(), default=None), "seconds": seconds, "model": model}
+            row |= {f"p_{emotion}": value for emotion, value in probabilities.items()}
+            self._rows.append((row, clip, clip.stat().st_size if clip else 0))
+            while len(self) > self.most or (len(self) > 1 and sum(row[2] for row in self._rows) > self.most_bytes):
                 self._drop()
 
     def clear(self) -> None:
         """Forget everything and delete the clips."""
         with self._turn:
-            while self._entries:
+            while self._rows:
                 self._drop()
 
-    def find(self, number: int) -> Entry | None:
-        """The answer of that number, if it is still kept."""
+    def find(self, number: int) -> tuple[str, Path] | None:
+        """Name and clip of the answer of that number, if they are still kept."""
         with self._turn:
-            return next((entry for entry, _ in self._entries if entry.number == number), None)
+            return next(
+                (((row["name"], clip)) for row, clip, _ in self._rows if clip and row["number"] == number), None
+            )
 
     def table(self) -> pd.DataFrame:
         """One row per answer, newest first: number, time, source, name, predicted, confidence, seconds, model, p_*.
@@ -103,26 +92,12 @@ class History:
         Classes that an answer's model does not have stay empty.
         """
         with self._turn:
-            entries = [entry for entry, _ in reversed(self._entries)]
-        columns = ["number", "time", "source", "name", "predicted", "confidence", "seconds", "model"]
-        rows = [
-            {
-                **{key: getattr(entry, key) for key in ("number", "source", "name", "seconds", "model")},
-                "time": entry.time.isoformat(timespec="seconds"),
-                "predicted": max(found, key=found.__getitem__) if found else None,
-                "confidence": max(found.values()) if found else None,
-                **{f"p_{name}": value for name, value in found.items()},
-            }
-            for entry in entries
-            for found in [entry.probabilities]
-        ]
-        classes = dict.fromkeys(f"p_{name}" for entry in entries for name in entry.probabilities)
-        return pd.DataFrame(rows, columns=[*columns, *classes])
+            return pd.DataFrame([row for row, _, _ in reversed(self._rows)])
 
     def _drop(self) -> None:
-        entry, _ = self._entries.popleft()
-        if entry.clip is not None:
-            entry.clip.unlink(missing_ok=True)
+        _, clip, _ = self._rows.popleft()
+        if clip is not None:
+            clip.unlink(missing_ok=True)
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -195,15 +170,13 @@ class Session:
                 self.history.add("live", started, live.stream.seconds, live.mean(), live.model.name, clip)
 
     def keep(self, path: Path) -> Path | None:
-        """The session's own copy of an uploaded file (without using disk, where links are possible)."""
+        """The session's own copy of an uploaded file; None where the disk is full: no playback, all else works."""
         own = self.folder / f"{secrets.token_hex(8)}{path.suffix}"
         try:
-            os.link(path, own)
+            shutil.copyfile(path, own)
         except OSError:
-            try:
-                shutil.copyfile(path, own)
-            except OSError:
-                return None  # the disk is full: no playback, all else works
+            own.unlink(missing_ok=True)
+            return None
         return own
 
     def close(self) -> None:
