@@ -87,7 +87,7 @@ class Page:
             )
             languages = [(name, key) for key, name in LANGUAGES.items()]
             self.language = gr.Radio(languages, value="en", scale=1, elem_id="ser-language")
-        self.notice = gr.HTML()
+        self.notice = gr.HTML(elem_id="ser-notice")
         with gr.Tabs():
             with say(gr.Tab(id="live", render_children=True), "tab_live"):
                 self.live = gr.HTML()
@@ -307,7 +307,7 @@ class Page:
         )
 
 
-_WIDTHS = {"number": 60, "time": 90, "seconds": 100, "model": 260, "reason": 360, "name": 180, "file": 180}  # pixels
+_WIDTHS = {"number": 50, "time": 85, "name": 170, "file": 180, "seconds": 100, "model": 210, "reason": 330}  # pixels
 
 
 def _table(name: str) -> gr.Dataframe:
@@ -324,7 +324,7 @@ def _table(name: str) -> gr.Dataframe:
 
 def _filled(table: Any, language: str) -> Any:
     shown = [column for column in table.columns if not column.startswith("p_") or table[column].notna().any()]
-    widths = [f"{_WIDTHS.get(column, 130)}px" for column in shown]
+    widths = [f"{_WIDTHS.get(column, 115)}px" for column in shown]
     return gr.update(value=plots.result_table(table[shown], language), column_widths=widths, visible=True)
 
 

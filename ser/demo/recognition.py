@@ -237,7 +237,7 @@ def recognise_files(
     language: str,
     done: Callable[[float, Path | None, float, dict[str, float]], None],
 ) -> pd.DataFrame:
-    """One row per file in the order given: file, seconds, predicted, confidence, p_<emotion>, reason.
+    """One row per file in the order given: file, seconds, predicted, confidence, reason, p_<emotion>.
 
     A file that cannot be recognised, and one that is not audio by its name, has only a reason; predicted is empty
     where there is no speech.
@@ -279,7 +279,7 @@ def recognise_files(
     ignored = [Path(path).name for path in paths if path not in audio]
     rows += [{"file": name, "reason": text(language, "ignored")} for name in ignored]
     classes = [f"p_{name}" for name in model.recognizer.emotions]
-    return pd.DataFrame(rows, columns=["file", "seconds", "predicted", "confidence", *classes, "reason"])
+    return pd.DataFrame(rows, columns=["file", "seconds", "predicted", "confidence", "reason", *classes])
 
 
 def _answer(
