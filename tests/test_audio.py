@@ -1,11 +1,14 @@
 """Whatever libsndfile reads becomes 16 kHz mono; whatever is broken is named."""
 
+import logging
+import os
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from ser.data.audio import SAMPLE_RATE, duration, read_audio, resample_mono
+from ser.data.audio import SAMPLE_RATE, duration, printable, read_audio, resample_mono
 from ser.errors import SerError
 
 
@@ -49,7 +52,7 @@ def test_every_format_rate_and_channel_count_gives_the_same_wave(tmp_path, suffi
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_a_stretch_is_that_part_of_the_whole(tmp_path, suffix):
+def test_a_segment_is_that_part_of_the_whole(tmp_path, suffix):
     path = tmp_path / f"noise.{suffix}"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
     whole = read_audio(path)
@@ -107,7 +110,7 @@ def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason
 
 
 @pytest.mark.parametrize("start, end", [(0.5, None), (7.0, 8.0), (-1.0, None), (0.3, 0.2), (0.2, 0.2)])
-def test_impossible_stretches_are_refused(tmp_path, start, end):
+def test_impossible_segments_are_refused(tmp_path, start, end):
     broken_files(tmp_path)
     with pytest.raises(SerError, match=r"good\.wav"):
         read_audio(tmp_path / "good.wav", start, end)
@@ -121,6 +124,38 @@ def test_a_wav_that_a_pipe_wrote_without_knowing_its_size_is_read(tmp_path):
     content[4:8] = content[data + 4 : data + 8] = b"\xff\xff\xff\xff"
     path.write_bytes(content)
     assert len(read_audio(path)) == 8000
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_behind_a_header_that_says_0_bytes_are_read_to_the_end(tmp_path, channels, caplog):
+    """A recorder that lost power."""
+    path = tmp_path / "lost_power.wav"
+    soundfile.write(path, np.stack([tone(16000)] * channels, axis=1), 16000)
+    content = bytearray(path.read_bytes())
+    data = content.index(b"data")
+    content[4:8] = content[data + 4 : data + 8] = bytes(4)
+    whole = read_audio(path)
+    path.write_bytes(content)
+    assert duration(path) == 0.5
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(read_audio(path), whole)
+    assert "0 bytes" in caplog.text
+    assert torch.equal(read_audio(path, 0.25), whole[4000:])
+    path.write_bytes(content[: data + 8] + b"LIST\4\0\0\0INFO")  # really empty, with a chunk of remarks
+    with pytest.raises(SerError, match="empty"):
+        read_audio(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX systems only")
+def test_names_that_are_not_utf8_are_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "plain.wav", tone(16000), 16000)
+    (tmp_path / "plain.wav").rename(path)
+    assert len(read_audio(path)) == 8000 and duration(path) == 0.5
+    path.write_bytes(b"")
+    with pytest.raises(SerError, match="empty") as caught:
+        read_audio(path)
+    assert printable(path).encode() and str(caught.value).encode()
 
 
 @pytest.mark.parametrize("rate", [0, -16000, 10, 10**7])

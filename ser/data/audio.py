@@ -1,6 +1,7 @@
 """Audio files and arrays to what every encoder takes: float32, 16 kHz, mono."""
 
 import contextlib
+import logging
 import math
 import mmap
 import os
@@ -18,6 +19,8 @@ from torchaudio.transforms import Resample
 
 from ser.errors import SerError
 
+log = logging.getLogger(__name__)
+
 SAMPLE_RATE = 16000  # Hz
 
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz: outside lies no recording of speech but a broken header
@@ -31,9 +34,9 @@ _LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
 
 
 def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -> Tensor:
-    """Decode a file, or the stretch from ``start`` to ``end`` of it, to (N,) float32 samples at 16 kHz.
+    """Decode a file, or the segment from ``start`` to ``end`` of it, to (N,) float32 samples at 16 kHz.
 
-    Only the stretch is read. Channels are averaged. An ``end`` past the end of the file means its end, since label
+    Only the segment is read. Channels are averaged. An ``end`` past the end of the file means its end, since label
     files round up.
 
     Args:
@@ -43,30 +46,30 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
 
     Raises:
         SerError: the file is not there, is no audio, is empty, truncated or holds NaN or infinite samples, or the
-            stretch is empty or starts beyond its end.
+            segment is empty or starts beyond its end.
     """
-    path = Path(path)
+    path, name = Path(path), printable(path)
     if not path.is_file():
-        raise SerError(f"{path}: no such audio file; check the path and the corpus root.")
+        raise SerError(f"{name}: no such audio file; check the path and the corpus root.")
     if path.stat().st_size == 0:
-        raise SerError(f"{path} is empty (0 bytes), expected audio; copy the file again or leave it out.")
+        raise SerError(f"{name} is empty (0 bytes), expected audio; copy the file again or leave it out.")
     try:
         with open_audio(path) as file:
-            samples, rate = _read_stretch(path, file, start, end), file.samplerate
+            samples, rate = _read_segment(name, file, start, end), file.samplerate
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless format such as .raw
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise SerError(
-            f"{path} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
+            f"{name} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
             "so copy it again or leave it out."
         ) from error
     if not np.isfinite(samples).all():
         raise SerError(
-            f"{path} holds NaN or infinite samples, expected finite ones; export the file again or leave it out."
+            f"{name} holds NaN or infinite samples, expected finite ones; export the file again or leave it out."
         )
     try:
         return resample_mono(samples, rate)
     except SerError as error:
-        raise SerError(f"{path}: {error}") from error
+        raise SerError(f"{name}: {error}") from error
 
 
 def printable(path: str | Path) -> str:
@@ -77,7 +80,8 @@ def printable(path: str | Path) -> str:
 def open_audio(path: str | Path) -> soundfile.SoundFile:
     """An audio file open for reading, whatever the bytes of its name.
 
-    A WAV whose header says that it holds no samples, as recorders leave it that lose power, is read to its end.
+    A WAV whose header says 0 bytes of samples although samples follow (a recorder that lost power) is read to its
+    end, with a warning.
 
     Raises:
         soundfile.SoundFileError: it cannot be decoded.
@@ -91,7 +95,9 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
     with Path(path).open("rb") as content:
         patched = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
     size_field = patched.find(b"data\0\0\0\0", 12, _LONGEST_HEADER) + 4
-    if size_field >= 16:
+    following = bytes(patched[size_field + 4 : size_field + 8])
+    if size_field >= 16 and len(following) == 4 and not (following.isascii() and following.decode().isprintable()):
+        log.warning("%s: its header says 0 bytes of samples, but some follow; read to its end", printable(path))
         patched[size_field : size_field + 4] = min(len(patched) - size_field - 4, 2**32 - 1).to_bytes(4, "little")
         patched[4:8] = min(len(patched) - 8, 2**32 - 1).to_bytes(4, "little")
     return soundfile.SoundFile(patched)
@@ -117,7 +123,7 @@ def duration(path: str | Path) -> float:
 
 
 def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> Tensor:
-    """Average the channels of (N,) or (N, channels) samples and resample them to (N',) float32 at 16 kHz.
+    """Samples (N',) float32 at 16 kHz from samples (N,) or (N, channels) of any rate; channels are averaged.
 
     Raises:
         SerError: the array has another shape, or the rate lies outside 1 to 768 kHz.
@@ -146,11 +152,11 @@ def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> T
 
 @lru_cache(maxsize=16)
 def _resampler(original: int, wanted: int) -> Resample:
-    """The filter of one rate, computed once a process."""
+    """The filter for one rate, computed once per process."""
     return Resample(original, wanted)
 
 
-def _read_stretch(path: Path, file: soundfile.SoundFile, start: float, end: float | None) -> NDArray[np.float32]:
+def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float | None) -> NDArray[np.float32]:
     """The samples (N, channels) between two times, after checking that the file holds what it promises."""
     promised = _SHORT_CHUNK.search(file.extra_info)
     if promised and int(promised[2]) < int(promised[1]) < _UNKNOWN_SIZE:
@@ -163,12 +169,12 @@ def _read_stretch(path: Path, file: soundfile.SoundFile, start: float, end: floa
     last = file.frames if end is None else min(file.frames, round(end * file.samplerate))
     if start < 0 or first >= file.frames:
         raise SerError(
-            f"{path} is {file.frames / file.samplerate:.3f} s long, so no stretch can start at {start:g} s; "
+            f"{path} is {file.frames / file.samplerate:.3f} s long, so no segment can start at {start:g} s; "
             "correct the start."
         )
     if last <= first:
         raise SerError(
-            f"{path}: the stretch from {start:g} s to {end:g} s is empty, expected start < end; correct the two."
+            f"{path}: the segment from {start:g} s to {end:g} s is empty, expected start < end; correct the two."
         )
     if first:
         file.seek(first)
@@ -186,5 +192,5 @@ def _read_stretch(path: Path, file: soundfile.SoundFile, start: float, end: floa
     return samples
 
 
-def _truncated(path: Path, found: str) -> SerError:
+def _truncated(path: str, found: str) -> SerError:
     return SerError(f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out.")
