@@ -155,7 +155,7 @@ WORDS = [
     ("model=enhanced_gru model.hidden_size=7", "8 attention heads cannot share 28 channels"),
     ("optimizer.lr=abc", "expected a number"),
     ("optimizer.lr=-1", "at least 0"),
-    ("protocol=superb protocol.validation_share=2", "between 0 and 1"),
+    ("protocol=superb protocol.validation_fraction=2", "between 0 and 1"),
     ("adversarial_weight=abc", "expected a number"),
     ("extraction.device=foo", "not available"),
     ("callbacks.early_stopping.patience=abc", "expected a whole number"),

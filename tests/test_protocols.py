@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser.data.corpus import Corpus, Utterance
-from ser.data.protocols import RandomProtocol, SessionProtocol, SpeakerProtocol, SuperbProtocol, split_record
+from ser.data.protocols import (
+    RandomProtocol,
+    SessionProtocol,
+    SpeakerProtocol,
+    SuperbProtocol,
+    refuse_shared_recordings,
+    split_record,
+)
 from ser.errors import SerError
 
 EMOTIONS = ("neutral", "happy", "angry")
@@ -142,10 +149,23 @@ def test_a_repeated_id_and_an_empty_part_are_refused():
         SuperbProtocol().split(make_corpus(sessions=2, speakers=1, repeats=1), 1, 0)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.2, 20])
-def test_shares_outside_zero_and_one_are_refused(share):
-    with pytest.raises(SerError, match="share"):
-        SuperbProtocol(validation_share=share)
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2, 20])
+def test_fractions_outside_zero_and_one_are_refused(fraction):
+    with pytest.raises(SerError, match="validation_fraction"):
+        SuperbProtocol(validation_fraction=fraction)
+
+
+def test_the_same_recording_in_two_parts_is_refused_unless_allowed(caplog):
+    corpus = make_corpus()
+    split = SessionProtocol().split(corpus, 1, 0)
+    recordings = {utterance.id: utterance.id for utterance in corpus.utterances}
+    recordings[split.train[1].id] = recordings[split.train[0].id]  # within one part it does no harm
+    refuse_shared_recordings(split, recordings)
+    recordings[split.test[3].id] = recordings[split.train[0].id]
+    with pytest.raises(SerError, match=f"speaker {split.train[0].speaker}.*speaker {split.test[3].speaker}.*allow_dup"):
+        refuse_shared_recordings(split, recordings)
+    refuse_shared_recordings(split, recordings, allowed=True)
+    assert "1 recording(s) in two parts" in caplog.text
 
 
 def test_the_record_of_a_split_counts_and_identifies_it():

@@ -197,6 +197,11 @@ class FeatureCache:
         shards = [Shard(Path(path)) for path in paths]
         return cls({name: (shard, name) for shard in shards for name in shard.records})
 
+    def fingerprint(self) -> str:
+        """Hash of the audio content and segment of every utterance; part of a run's identity."""
+        rows = sorted((name, *recording) for name, recording in self.recordings.items())
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
     def read(self, identifier: str) -> Frames:
         """Frames (L, D) in half precision, writable, checked against their checksum.
 
