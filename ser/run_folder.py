@@ -19,9 +19,9 @@ from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.protocols import Split, split_record
 from ser.errors import SerError
+from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import write_embeddings, write_predictions
 from ser.evaluation.scores import cross_speaker, scores
-from ser.evaluation.speaker_probe import write_leakage
 from ser.io import remove_leftovers, write_json
 
 log = logging.getLogger(__name__)

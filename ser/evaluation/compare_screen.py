@@ -10,9 +10,9 @@ from rich.table import Table
 
 from ser.console import OVERLAP, TRANSDUCTIVE
 from ser.evaluation.comparison import compare
-from ser.evaluation.leakage_summary import compare_over_runs, matched
+from ser.evaluation.leakage import compare_over_runs, matched
 from ser.evaluation.runs import find_runs
-from ser.evaluation.summary_tables import PROBE_TITLES, TITLES, decimal, p_text, percent
+from ser.evaluation.summary_tables import TITLES, decimal, p_text, percent
 from ser.io import write_json
 
 KEY = (
@@ -96,17 +96,10 @@ def _scores(result: Mapping[str, Any]) -> Table:
 
 def _leakage(leakage: Mapping[str, Any]) -> Table:
     caption = (
-        f"Percent of held-out utterances whose speaker the probe names, mean over {leakage['runs']} pairs of "
-        "runs of the same fold and seed; p of a permutation test paired by utterance."
+        "Percent of held-out utterances whose training speaker the strongest probe names, over "
+        f"{leakage['runs']} pairs of runs of the same fold and seed; p of a permutation test paired by speaker."
     )
-    table = Table("speaker probe", "A", "B", "B - A", "p", box=SIMPLE_HEAD, caption=caption, caption_justify="left")
-    for probe, title in PROBE_TITLES.items():
-        found = leakage[probe]
-        table.add_row(
-            title,
-            percent(found["before"]),
-            percent(found["after"]),
-            percent(found["difference"], signed=True),
-            p_text(found["p"]),
-        )
+    table = Table("speaker leakage", "A", "B", "B - A", "p", box=SIMPLE_HEAD, caption=caption, caption_justify="left")
+    sides = (percent(leakage[side]) for side in ("before", "after"))
+    table.add_row("speaker named", *sides, percent(leakage["difference"], signed=True), p_text(leakage["p"]))
     return table

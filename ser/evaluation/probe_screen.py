@@ -1,28 +1,30 @@
 """What ``ser probe`` shows: the speaker leakage of finished runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pandas as pd
 from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from ser.errors import SerError
+from ser.evaluation.leakage import COLUMNS, figures, write_leakage
 from ser.evaluation.runs import Run, find_runs
-from ser.evaluation.speaker_probe import write_leakage
 from ser.evaluation.summary_tables import percent
 
-KEY = (
-    "Percent of held-out utterances whose (training) speaker the probe names, beside chance and beside what the "
-    "adversary reached in training; gender: balanced accuracy on test speakers, chance 50."
+CLOSED, UNSEEN = ("speaker", "speaker_control", "chance"), ("eer", "gender", "gender_control", "adversary")
+PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  # figures with an interval, in leakage.json
+BELOW = (
+    "A figure BELOW its control is a fault of the instrument (too few utterances, say), not a sign that the speaker is "
+    "hidden: do not quote it."
 )
-COLUMNS = ("chance", "linear", "MLP", "adversary", "gender, linear", "gender, MLP")
 
 
 def probe_and_show(path: str) -> None:
-    """Probe each run at or below ``path``, write its ``leakage.json``, and print all of them.
+    """Measure each run at or below ``path``, write its ``leakage.json``, and print all of them.
 
     Raises:
         SerError: there is no run.
@@ -32,45 +34,41 @@ def probe_and_show(path: str) -> None:
             f"{path} is a table, but the probe needs a run folder with train_predictions.csv, "
             "train_embeddings.npy, predictions.csv and embeddings.npy; give such a folder."
         )
-    variants: dict[str, list[Run]] = {}
+    variants: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for entry in find_runs(path):
-        variants.setdefault(entry.variant, []).append(entry)
-    table = Table(
-        "run",
-        *COLUMNS,
-        title="Speaker leakage",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        caption=KEY,
-        caption_justify="left",
-    )
+        leakage = write_leakage(entry.folder, entry.metrics.get("best_epoch"))
+        variants.setdefault(entry.variant, []).append((entry, leakage))
+    console = get_console()
+    console.print(_table("Training speakers, held-out utterances", CLOSED, "strongest probe", variants))
+    console.print(_table("Unseen speakers, and the speaker head", UNSEEN, "", variants))
+    console.print("Percent, with 95% intervals that resample speakers.", highlight=False)
+    for title, explanation in COLUMNS.values():
+        console.print(Text.assemble("  ", (title, "bold"), f": {explanation}"))
+    if any(leakage["speakers"]["verdict"] == "below" for runs in variants.values() for _, leakage in runs):
+        console.print(Text(BELOW, "bold"))
+
+
+def _table(title: str, keys: Sequence[str], extra: str, variants: Mapping[str, Any]) -> Table:
+    columns = [COLUMNS[key][0] for key in keys] + [extra] * bool(extra)
+    table = Table("run", *columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for variant, runs in variants.items():
         table.add_section()
         table.add_row(Text(variant))
-        figures = [_figures(entry) for entry in runs]
-        for entry, values in zip(runs, figures, strict=True):
-            table.add_row(f"fold {entry.fold}, seed {entry.seed}", *map(percent, values))
+        for entry, leakage in runs:
+            cells = [_cell(key, leakage) for key in keys] + [leakage["speakers"]["probe"]] * bool(extra)
+            table.add_row(f"fold {entry.fold}, seed {entry.seed}", *cells)
         if len(runs) > 1:
-            means = map(_mean, zip(*figures, strict=True))
-            table.add_row(f"mean of {len(runs)} runs", *map(percent, means), style="bold")
-    get_console().print(table)
+            means = pd.DataFrame([figures(leakage) for _, leakage in runs], dtype=float).mean()
+            table.add_row(f"mean of {len(runs)} runs", *(percent(means[key]) for key in keys), style="bold")
+    return table
 
 
-def _figures(entry: Run) -> list[float | None]:
-    leakage = write_leakage(entry.folder, entry.metrics.get("best_epoch"))
-    speakers, gender = leakage["speakers"], leakage["gender"]
-    told = [gender[probe]["balanced_accuracy"] if gender else None for probe in ("linear", "mlp")]
-    return [
-        speakers["chance"],
-        speakers["linear"]["accuracy"],
-        speakers["mlp"]["accuracy"],
-        leakage["adversary_accuracy"],
-        *told,
-    ]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def _cell(key: str, leakage: Mapping[str, Any]) -> str:
+    """The figure, its interval where it has one, and a mark where it is below its control."""
+    value = percent(figures(leakage)[key])
+    part = leakage[PARTS[key]] if key in PARTS else None
+    if part and part["low"] is not None:
+        value += f" [{percent(part['low'])}, {percent(part['high'])}]"
+    return value + (" BELOW" if part and part.get("verdict") == "below" else "")

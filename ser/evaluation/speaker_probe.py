@@ -1,248 +1,296 @@
-"""How much of the speaker is left in the pooled features: probes trained on frozen features, judged on held-out ones.
+"""How much of the speaker is left in the pooled features of a trained network.
 
-A probe that names the training speakers better than chance means the network has kept who speaks, whatever the
-adversary inside the training says: an adversary at chance does not show that the information is gone (Elazar & Goldberg
-2018). A probe at chance says that these two kinds of probe find nothing.
+Two attacks on frozen features: name the training speakers on held-out utterances (closed set), and tell the gender of
+unseen speakers. ``ser.evaluation.speaker_verification`` holds the third, the open set. An adversary at chance during
+training does not show that the information is gone (Elazar & Goldberg 2018), and no single probe sees every kind of
+leak: speakers may differ in directions of small variance, or in their variances only. Therefore several kinds of
+classifier are tried, mostly on whitened features, and the strongest one counts.
 """
 
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.base import ClassifierMixin
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from ser.errors import SerError
-from ser.evaluation.bootstrap import bootstrap_bounds
-from ser.evaluation.predictions import read_embeddings, read_history, read_predictions
-from ser.io import write_json
+from ser.evaluation.bootstrap import Bounds, bootstrap_bounds
 
 SPLITS = 5
+MOST_SPEAKERS, MOST_ROWS, MOST_COMPONENTS = 40, 1000, 128  # bound the time, whatever the size of the corpus
+TINY_VARIANCE = 1e-9  # relative to the largest: below is the rounding error of float32 features
+
+Probe = tuple[str, bool, Callable[[], ClassifierMixin]]  # name, whether on whitened features, constructor
 
 
-def linear_probe(seed: int) -> ClassifierMixin:
-    """Logistic regression on standardised features: what one linear layer could read."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=300, random_state=seed))
+def _probes(seed: int) -> list[Probe]:
+    """Every kind of probe, one entry per setting. The split that a probe is judged on never chooses its setting."""
+
+    def lda() -> ClassifierMixin:
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+
+    def logistic(strength: float) -> Callable[[], ClassifierMixin]:
+        return lambda: LogisticRegression(C=strength, tol=1e-2, max_iter=100)
+
+    def qda(shrinkage: float | str) -> Callable[[], ClassifierMixin]:
+        return lambda: QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage)
+
+    def mlp() -> ClassifierMixin:
+        return MLPClassifier((64,), alpha=1.0, max_iter=60, learning_rate_init=5e-3, batch_size=64, random_state=seed)
+
+    return [
+        ("LDA", False, lda),
+        ("LDA", True, lda),
+        *(("logistic", False, logistic(strength)) for strength in (0.1, 100.0)),
+        *(("logistic", True, logistic(strength)) for strength in (0.01, 0.1, 1.0)),
+        *(("RBF-SVM", True, lambda strength=strength: SVC(C=strength)) for strength in (1.0, 10.0)),
+        *(("QDA", True, qda(shrinkage)) for shrinkage in ("auto", 0.1, 0.3)),
+        ("MLP", True, mlp),
+    ]
 
 
-def mlp_probe(seed: int) -> ClassifierMixin:
-    """One hidden layer of 64 on standardised features, stopped early on a tenth of its own training part."""
-    network = MLPClassifier(
-        (64,),
-        early_stopping=True,
-        n_iter_no_change=8,
-        max_iter=100,
-        alpha=1e-3,
-        learning_rate_init=3e-3,
-        random_state=seed,
-    )
-    return make_pipeline(StandardScaler(), network)
+KINDS = tuple(dict.fromkeys(kind for kind, _, _ in _probes(0)))
 
 
-PROBES: dict[str, Callable[[int], ClassifierMixin]] = {"linear": linear_probe, "mlp": mlp_probe}
+def name_speakers(features: np.ndarray, table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+    """Closed set: how often the strongest probe names the training speaker of an utterance it was not trained on.
 
-
-def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """Probe the pooled features of a run for speakers and gender, and write ``leakage.json``.
-
-    ``adversary_accuracy`` is the accuracy of the speaker head in training, at the epoch whose weights were kept.
-    """
-    train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
-    train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
-    test_features = read_embeddings(folder / "embeddings.npy", len(test))
-    leakage: dict[str, Any] = {"speakers": probe_speakers(train_features, train, seed), "adversary_accuracy": None}
-    history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else None
-    if history is not None and "train/speaker_accuracy" in history:
-        chosen = history[history["epoch"] == best_epoch]
-        if len(chosen):
-            leakage["adversary_accuracy"] = float(chosen["train/speaker_accuracy"].iloc[0])
-    leakage["gender"] = probe_gender(train_features, train, test_features, test, seed)
-    write_json(folder / "leakage.json", leakage)
-    return leakage
-
-
-def probe_speakers(train_embeddings: np.ndarray, train_table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """Name the training speakers from the pooled features of utterances the probe was not trained on.
-
-    Five splits, each with a fifth of every speaker's utterances held out, so that every utterance is judged once.
+    Five splits, each with a fifth of every speaker's utterances held out, so that every utterance is judged once. The
+    probe that judges a split is the one with the best accuracy on the four other splits: the figure is not the luckiest
+    of many. ``control`` is the same procedure on speakers permuted within each emotion: what the emotion
+    alone tells about the speaker. Corpora of many utterances or speakers are subsampled.
 
     Args:
-        train_embeddings: pooled features of the training part in evaluation mode, (n, P).
-        train_table: its prediction table, same rows.
-        seed: of the splits and probes.
+        features: pooled features of the training part in evaluation mode, (n, P).
+        table: its prediction table, same rows.
+        seed: of the splits, probes and permutation.
 
     Returns:
-        Ready for JSON: for ``linear`` and ``mlp`` the ``accuracy`` with ``low, high`` (95%, Wilson),
-        ``balanced_accuracy``, ``accuracy_std_over_splits`` and ``p_above_chance`` (binomial, against the larger of the
-        two chances); ``chance`` (1/S), ``majority`` (share of the most frequent speaker), ``speakers``, ``n``,
-        ``splits``, ``left_out`` (speakers with fewer than five utterances); and ``held_out``, the ids with each probe's
-        right (1) or wrong (0), for ``compare_probes``.
+        Ready for JSON: ``accuracy`` of the strongest probe with ``low, high`` (95%, resampling speakers), ``probe``
+        (the kind that judged most splits), ``kinds`` (accuracy of each kind), ``control`` (accuracy, low, high),
+        ``verdict``, ``chance`` (1/S), ``speakers``, ``n``, ``left_out`` (speakers with fewer than five utterances or
+        beyond the limit) and ``held_out``: id, speaker and whether right (1) or wrong (0), for ``compare_over_runs``.
 
     Raises:
         SerError: rows do not match, or fewer than two speakers have five utterances.
     """
-    _check_rows(train_embeddings, train_table)
-    counts = train_table["speaker"].value_counts()
-    kept = sorted(counts.index[counts >= SPLITS])
-    if len(kept) < 2:
+    check_rows(features, table)
+    rows = subsample(table, SPLITS)
+    truth = rows["speaker"].to_numpy(dtype=object)
+    speakers = int(rows["speaker"].nunique())
+    if speakers < 2:
         raise SerError(
             f"the speaker probe needs two speakers with at least {SPLITS} utterances and the training table "
-            f"has {len(kept)}; train on more speakers."
+            f"has {speakers}; train on more speakers."
         )
-    # Sorted by id, so that two runs on the same utterances hold out the same ones whatever their row order.
-    rows = train_table.reset_index(drop=True)
-    rows = rows[rows["speaker"].isin(kept)].sort_values("id")
-    features, truth = train_embeddings[rows.index.to_numpy()], rows["speaker"].to_numpy(dtype=object)
-    chance, majority = 1 / len(kept), float(counts[kept].max() / len(rows))
+    features = features[rows.index.to_numpy()]
     result: dict[str, Any] = {
-        "speakers": len(kept),
+        "chance": 1 / speakers,
+        "speakers": speakers,
         "n": len(rows),
-        "splits": SPLITS,
-        "chance": chance,
-        "majority": majority,
-        "left_out": sorted(set(counts.index) - set(kept)),
-        "held_out": {"id": rows["id"].tolist()},
+        "left_out": sorted(set(table["speaker"]) - set(truth)),
     }
-    folds = list(StratifiedKFold(SPLITS, shuffle=True, random_state=seed).split(features, truth))
-    for name, make in PROBES.items():
-        named = np.empty(len(rows), dtype=object)
-        for train, held_out in folds:
-            named[held_out] = _fit(make(seed), features[train], truth[train]).predict(features[held_out])
-        right = named == truth
-        result[name] = _share(right, max(chance, majority)) | {
-            "balanced_accuracy": float(balanced_accuracy_score(truth.tolist(), named.tolist())),
-            "accuracy_std_over_splits": float(np.std([right[held_out].mean() for _, held_out in folds], ddof=1)),
-        }
-        result["held_out"][name] = right.astype(int).tolist()
+    permuted = _permute_within(truth, rows["emotion"].to_numpy(), seed)
+    for labels in (permuted, truth):
+        folds = _stratified(labels, rows["emotion"].to_numpy(), seed)
+        right = _predict(features, labels, folds, seed) == labels  # (probes, n)
+        chosen, judged = _choose_across(right, folds, KINDS)
+        bounds = bootstrap_bounds(
+            np.stack([judged, np.ones(len(rows))], axis=1), labels, lambda sums: _ratio(sums.sum(axis=1)), seed=seed
+        )
+        figure = _figure(bounds)
+        if labels is permuted:
+            result["control"] = figure
+    result |= figure | {
+        "probe": max(KINDS, key=chosen.count),
+        "kinds": {kind: float(_choose_across(right, folds, (kind,))[1].mean()) for kind in KINDS},
+        "verdict": _verdict(figure, result["control"]),
+    }
+    result["held_out"] = {"id": rows["id"].tolist(), "speaker": truth.tolist(), "right": judged.astype(int).tolist()}
     return result
 
 
-def probe_gender(
-    train_embeddings: np.ndarray,
+def tell_gender(
+    train_features: np.ndarray,
     train_table: pd.DataFrame,
-    test_embeddings: np.ndarray,
+    test_features: np.ndarray,
     test_table: pd.DataFrame,
     seed: int = 0,
 ) -> dict[str, Any] | None:
-    """Tell the gender of the test speakers with probes trained on the training speakers' gender.
+    """How well the gender of the test speakers is told by the probe that was best between the training speakers.
 
-    Gender is a property of few speakers: the interval resamples test speakers, and with one or two a gender it is wide.
+    The probe is chosen by cross-validation over training speakers. Gender is a property of few speakers: the interval
+    resamples test speakers and is wide where there are few. ``control``: genders permuted within each emotion.
 
     Returns:
-        For ``linear`` and ``mlp`` the ``accuracy, balanced_accuracy, low, high`` (95% interval of the balanced
-        accuracy), with ``chance`` (of the balanced accuracy), ``majority``, ``speakers``, ``n`` and ``held_out``; None
-        where the gender is unknown or only one occurs in either part.
+        Balanced ``accuracy`` with ``low, high`` (95%), ``probe``, ``control``, ``verdict``, ``chance``, ``speakers``,
+        ``n``; None where the gender is unknown, only one occurs in a part, or one has a single training speaker.
 
     Raises:
         SerError: rows do not match.
     """
-    _check_rows(train_embeddings, train_table)
-    _check_rows(test_embeddings, test_table)
-    known = [(table["gender"] != "").to_numpy() for table in (train_table, test_table)]
-    train, test = train_table[known[0]], test_table[known[1]]
+    check_rows(train_features, train_table)
+    check_rows(test_features, test_table)
+    train, test = (subsample(table[table["gender"] != ""], 1) for table in (train_table, test_table))
     genders = sorted(train["gender"].unique())
     if len(genders) < 2 or sorted(test["gender"].unique()) != genders:
         return None
-    truth = test["gender"].to_numpy(dtype=object)
+    counts = train.groupby("gender")["speaker"].nunique()
+    if counts.min() < 2:
+        return None
+    features = np.concatenate([train_features[train.index.to_numpy()], test_features[test.index.to_numpy()]])
+    rows = pd.concat([train, test], ignore_index=True)
+    truth, n = rows["gender"].to_numpy(dtype=object), len(train)
+    splitter = StratifiedGroupKFold(int(min(3, counts.min())), shuffle=True, random_state=seed)
+    folds = [*splitter.split(features[:n], truth[:n], train["speaker"]), (np.arange(n), np.arange(n, len(rows)))]
+    names = [kind for kind, _, _ in _probes(seed)]
     result: dict[str, Any] = {
-        "n": len(test),
-        "speakers": int(test["speaker"].nunique()),
         "chance": 1 / len(genders),
-        "majority": float(test["gender"].value_counts(normalize=True).max()),
-        "held_out": {"id": test["id"].tolist()},
+        "speakers": int(test["speaker"].nunique()),
+        "n": len(test),
     }
-    for name, make in PROBES.items():
-        probe = _fit(make(seed), train_embeddings[known[0]], train["gender"].to_numpy(dtype=object))
-        named = probe.predict(test_embeddings[known[1]])
-        low, high = _speaker_interval(truth, named, test["speaker"].to_numpy(), genders, seed)
-        result[name] = {
-            "accuracy": float(np.mean(named == truth)),
-            "low": low,
-            "high": high,
-            "balanced_accuracy": float(balanced_accuracy_score(truth.tolist(), named.tolist())),
-        }
-        result["held_out"][name] = (named == truth).astype(int).tolist()
-    return result
+    for labels in (_permute_within(truth, rows["emotion"].to_numpy(), seed), truth):
+        right = _predict(features, labels, folds, seed) == labels  # (probes, n)
+        inside = [np.mean([row[:n][labels[:n] == gender].mean() for gender in genders]) for row in right]
+        best = int(np.argmax(inside))
+        figure = _balanced_figure(right[best, n:], labels[n:], test["speaker"].to_numpy(), genders, seed)
+        if labels is not truth:
+            result["control"] = figure
+    return result | figure | {"probe": names[best], "verdict": _verdict(figure, result["control"])}
 
 
-def compare_probes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Whether probes read less after a change (adversarial training, say), on the utterances that both judged.
+def _predict(features: np.ndarray, labels: np.ndarray, folds: Sequence[Any], seed: int) -> np.ndarray:
+    """Labels (probes, n) that each probe gives to the held-out rows of ``folds``, None elsewhere."""
+    probes = _probes(seed)
+    named = np.full((len(probes), len(labels)), None, dtype=object)
+    for train, held_out in folds:
+        views = [whiten(features[train], features[held_out], standardise_only) for standardise_only in (True, False)]
+        for row, (_, whitened, make) in enumerate(probes):
+            inner, outer = views[whitened]
+            with warnings.catch_warnings():  # a probe that has not converged is still a lower bound on the leak
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                named[row, held_out] = make().fit(inner, labels[train]).predict(outer)
+    return named
 
-    Exact McNemar test (1947) a probe: of the utterances that only one of the two named rightly, each is as likely to be
-    right under either when nothing changed.
 
-    Returns:
-        ``n`` and for ``linear`` and ``mlp``: ``before, after, difference`` (accuracy), ``only_before``, ``only_after``
-        and ``p``.
+def whiten(train: np.ndarray, other: np.ndarray, standardise_only: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Both standardised and, unless ``standardise_only``, decorrelated with unit variance by ``train``'s statistics.
 
-    Raises:
-        SerError: the probes share no utterance.
+    At most ``MOST_COMPONENTS``, and half as many components as rows, are kept: with more, whitening turns noise into
+    the loudest directions.
     """
-    tables = [pd.DataFrame(probe["held_out"]).set_index("id") for probe in (before, after)]
-    shared = tables[0].index.intersection(tables[1].index)
-    if shared.empty:
-        raise SerError("the two speaker probes share no utterance; compare probes of runs of the same fold.")
-    result: dict[str, Any] = {"n": len(shared)}
-    for name in PROBES:
-        first, second = (table.loc[shared, name].to_numpy() for table in tables)
-        only_before, only_after = int((first > second).sum()), int((second > first).sum())
-        differing = only_before + only_after
-        result[name] = {
-            "before": float(first.mean()),
-            "after": float(second.mean()),
-            "difference": float(second.mean() - first.mean()),
-            "only_before": only_before,
-            "only_after": only_after,
-            "p": float(stats.binomtest(only_before, differing).pvalue) if differing else 1.0,
-        }
-    return result
+    scaler = StandardScaler().fit(train.astype(float))
+    train, other = scaler.transform(train.astype(float)), scaler.transform(other.astype(float))
+    if standardise_only:
+        return train, other
+    pca = PCA(svd_solver="full").fit(train)
+    variance = pca.explained_variance_[: max(1, min(len(train) // 2, MOST_COMPONENTS))]
+    kept = max(1, int((variance > TINY_VARIANCE * variance[0]).sum()))
+    scale = np.sqrt(np.maximum(variance[:kept], np.finfo(float).tiny))
+    return pca.transform(train)[:, :kept] / scale, pca.transform(other)[:, :kept] / scale
 
 
-def _fit(probe: ClassifierMixin, features: np.ndarray, labels: np.ndarray) -> Any:
-    """Fit quietly: a probe that has not fully converged is still a lower bound on what can be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return probe.fit(features.astype(np.float32), labels)
+def _stratified(speakers: np.ndarray, emotions: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and held-out rows of each split; every speaker's utterances of each emotion are spread over the splits.
+
+    Splits that ignore the emotion push the probes below chance: a held-out utterance's emotion is by that one utterance
+    rarer among its speaker's training rows.
+    """
+    rows = pd.DataFrame({"speaker": speakers, "emotion": emotions}).sample(frac=1, random_state=seed)
+    split = rows.sort_values(["speaker", "emotion"], kind="stable").groupby("speaker").cumcount().sort_index() % SPLITS
+    return [(np.flatnonzero(split != number), np.flatnonzero(split == number)) for number in range(SPLITS)]
 
 
-def _share(right: np.ndarray, chance: float) -> dict[str, float]:
-    tested = stats.binomtest(int(right.sum()), len(right), chance, alternative="greater")
-    low, high = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return {
-        "accuracy": float(right.mean()),
-        "low": float(low),
-        "high": float(high),
-        "p_above_chance": float(tested.pvalue),
-    }
+def _choose_across(right: np.ndarray, folds: Sequence[Any], kinds: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Chosen kind per split, and right or wrong (n,): each split judged by the probe that was best on the others."""
+    names = [kind for kind, _, _ in _probes(0)]
+    entries = [row for row, name in enumerate(names) if name in kinds]
+    judged, chosen = np.empty(right.shape[1]), []
+    for _, held_out in folds:
+        others = np.ones(right.shape[1], dtype=bool)
+        others[held_out] = False
+        best = entries[int(np.argmax(right[entries][:, others].mean(axis=1)))]
+        chosen.append(names[best])
+        judged[held_out] = right[best, held_out]
+    return chosen, judged
 
 
-def _speaker_interval(
-    truth: np.ndarray, named: np.ndarray, speakers: np.ndarray, genders: list[str], seed: int
-) -> tuple[float, float]:
-    """95% interval of the balanced accuracy; speakers are redrawn inside their gender, so that none vanishes."""
+def subsample(table: pd.DataFrame, fewest: int) -> pd.DataFrame:
+    """Rows to probe, sorted by id, with their positions as index; the same utterances for the same ids.
+
+    Speakers with fewer than ``fewest`` utterances are left out, then those with the fewest until at most
+    ``MOST_SPEAKERS`` are left, each with its part of ``MOST_ROWS`` utterances.
+    """
+    rows = table.reset_index(drop=True).sort_values("id")
+    counts = rows["speaker"].value_counts()
+    kept = sorted(counts.index[counts >= fewest], key=lambda name: (-counts[name], name))[:MOST_SPEAKERS]
+    rows = rows[rows["speaker"].isin(kept)].sample(frac=1, random_state=0)
+    most = MOST_ROWS // max(1, len(kept))
+    return rows[rows.groupby("speaker").cumcount() < most].sort_values("id")
+
+
+def _permute_within(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """``labels`` permuted between rows of the same group."""
+    generator, permuted = np.random.default_rng(seed), labels.copy()
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        permuted[rows] = labels[generator.permutation(rows)]
+    return permuted
+
+
+def _balanced_figure(
+    right: np.ndarray, labels: np.ndarray, speakers: np.ndarray, genders: list[str], seed: int
+) -> dict[str, float | None]:
+    """Balanced accuracy with its interval; speakers are drawn within their gender, so that neither vanishes."""
     counts = np.concatenate(
-        [(truth == gender)[:, None] * np.stack([named == truth, named != truth], axis=1) for gender in genders], axis=1
-    ).astype(float)  # (n, 2*G)
+        [(labels == gender)[:, None] * np.stack([right, np.ones(len(right))], axis=1) for gender in genders], axis=1
+    ).astype(float)  # (n, 2 G)
 
     def balanced(sums: np.ndarray) -> np.ndarray:
         totals = sums.sum(axis=1).reshape(len(sums), len(genders), 2)
-        return (totals[..., 0] / totals.sum(axis=-1)).mean(axis=-1)
+        return np.asarray(_ratio(totals).mean(axis=-1))
 
-    bounds = bootstrap_bounds(counts, speakers, balanced, seed=seed, strata=truth)
-    return float(bounds.low[0]), float(bounds.high[0])
+    strata = pd.Series(labels).groupby(speakers).transform(lambda own: own.mode()[0]).to_numpy()
+    bounds = bootstrap_bounds(counts, speakers, balanced, seed=seed, strata=strata)
+    return _figure(bounds)
 
 
-def _check_rows(embeddings: np.ndarray, table: pd.DataFrame) -> None:
+def _ratio(counts: np.ndarray) -> np.ndarray:
+    """Right / all from the last axis (right, all)."""
+    return np.asarray(counts[..., 0] / counts[..., 1])
+
+
+def _figure(bounds: Bounds) -> dict[str, float | None]:
+    """Ready for JSON; no interval (None) where there are too few speakers for one."""
+    values = {"accuracy": bounds.estimate[0], "low": bounds.low[0], "high": bounds.high[0]}
+    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def _verdict(figure: dict[str, Any], control: dict[str, Any]) -> str | None:
+    """Above or below where the two 95% intervals do not overlap; below can only be a fault of the instrument."""
+    if figure["low"] is None or control["low"] is None:
+        return None
+    if figure["low"] > control["high"]:
+        return "above"
+    return "below" if figure["high"] < control["low"] else "level"
+
+
+def check_rows(embeddings: np.ndarray, table: pd.DataFrame) -> None:
+    """Refuse features and a table of different lengths.
+
+    Raises:
+        SerError: they differ.
+    """
     if len(embeddings) != len(table):
         raise SerError(
             f"the features have {len(embeddings)} rows and their table has {len(table)}; give the two files "

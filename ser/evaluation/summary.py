@@ -15,7 +15,7 @@ import pandas as pd
 
 from ser.errors import SerError
 from ser.evaluation.comparison import paired_comparison, split_differences
-from ser.evaluation.leakage_summary import leakage_table
+from ser.evaluation.leakage import leakage_table
 from ser.evaluation.runs import Run, by_fold, find_runs, load_run, pooled
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_interval, holm

@@ -11,7 +11,6 @@ from ser.evaluation.summary import Summary
 from ser.evaluation.summary_tables import (
     COMPARISON_KEY,
     LEAKAGE_KEY,
-    PROBE_TITLES,
     TITLES,
     bounds,
     decimal,
@@ -102,18 +101,11 @@ def _recall(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], emotion
 
 
 def _leakage(summary: Summary, names: Mapping[str, str]) -> list[Table]:
-    cells = leakage_cells(summary)
-    columns = ("chance", *PROBE_TITLES.values(), "adversary")
-    named = [{"": names[row["variant"]], **{column: row[column] for column in columns}} for row in cells]
-    told = [
-        {
-            "": names[row["variant"]],
-            **{f"gender, {title}": row[f"gender, {title}"].partition(" ")[0] for title in PROBE_TITLES.values()},
-            **{f"{title} change": row[f"{title} change"] for title in PROBE_TITLES.values()},
-        }
-        for row in cells
-    ]
-    return [_screen("Speaker leakage", "", named), _screen("", LEAKAGE_KEY, told)]
+    rows = [{"": names[row.pop("variant")], **row} for row in leakage_cells(summary)]
+    first = ("", "speaker named", "control", "chance", "change")
+    closed = [{title: row[title] for title in first} for row in rows]
+    others = [{title: cell for title, cell in row.items() if title == "" or title not in first} for row in rows]
+    return [_screen("Speaker leakage", "", closed), _screen("", LEAKAGE_KEY, others)]
 
 
 def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:

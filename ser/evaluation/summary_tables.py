@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.summary import Summary
 from ser.io import atomic_path, write_json, write_text
 
 TITLES = {"wa": "WA", "uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
-PROBE_TITLES = {"linear": "linear", "mlp": "MLP"}
 KEY = (
     "Percent. 'runs': mean ± standard deviation over runs (folds x seeds). 'pooled': computed once over all test "
     "utterances, with a 95% bootstrap interval that resamples speakers."
@@ -20,10 +20,10 @@ COMPARISON_KEY = (
     "training sets; all p after Holm's correction over variants. d_z and Cliff's delta are over folds."
 )
 LEAKAGE_KEY = (
-    "Probes on the frozen pooled features: percent of held-out utterances whose (training) speaker they "
-    "name, and balanced accuracy in telling the test speakers' gender; mean over runs. Near chance they "
-    "find nothing. The adversary's accuracy is its own, in training. Change from the baseline in points, p "
-    "of a permutation test paired by utterance, after Holm's correction over variants."
+    "Percent, mean over runs. "
+    + " ".join(f"{title}: {text}." for title, text in COLUMNS.values())
+    + " Intervals: over runs (folds x seeds). Change of the speakers named from the baseline in points, p of a "
+    "permutation test paired by speaker, after Holm's correction."
 )
 
 
@@ -108,22 +108,20 @@ def comparison_cells(summary: Summary) -> list[dict[str, str]]:
 
 
 def leakage_cells(summary: Summary) -> list[dict[str, str]]:
-    """A row a variant whose features were probed."""
+    """One row per variant whose leakage was measured."""
     rows = []
     for row in summary.leakage.to_dict("records"):
-        cells = {"variant": str(row["variant"]), "chance": percent(row["chance"])}
-        for probe, title in PROBE_TITLES.items():
-            cells[title] = spread(row, probe, f"{probe}_std")
-        cells["adversary"] = percent(row["adversary"])
-        for probe, title in PROBE_TITLES.items():
-            cells[f"gender, {title}"] = f"{percent(row[f'gender_{probe}'])} (chance {percent(row['gender_chance'])})"
-        for probe, title in PROBE_TITLES.items():
-            if row["variant"] == summary.baseline or pd.isna(row.get(f"{probe}_p")):
-                cells[f"{title} change"] = "-"
-            else:
-                change = percent(row[f"{probe}_difference"], signed=True)
-                cells[f"{title} change"] = f"{change} (p {p_text(row[f'{probe}_p_holm'])})"
-        rows.append(cells)
+        cells = {"variant": str(row["variant"])}
+        for key, (title, _) in COLUMNS.items():
+            interval = pd.notna(row.get(f"{key}_low"))
+            cells[title] = bounds(row, key) if interval else percent(row[key])
+        if row["faults"]:
+            cells["speaker named"] += " BELOW ITS CONTROL: a fault of the instrument"
+        changed = pd.notna(row.get("speaker_p_holm"))
+        change = (
+            f"{percent(row['speaker_difference'], signed=True)} (p {p_text(row['speaker_p_holm'])})" if changed else "-"
+        )
+        rows.append(cells | {"change": change})
     return rows
 
 

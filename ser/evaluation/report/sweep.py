@@ -5,10 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.report.page import Block, Section, Table, Text, interval, listed, number, p_value
 from ser.evaluation.report.sections import METRIC_NAMES
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.summary import Summary
+from ser.evaluation.summary_tables import LEAKAGE_KEY, leakage_cells
 from ser.metrics import METRICS
 
 _SHORT = {"wa": "WA", "uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
@@ -183,41 +185,9 @@ def probes_section(summary: Summary) -> Section | None:
     """Whether the features of the variants tell less about the speaker than the baseline's; None if nobody asked."""
     if summary.leakage.empty:
         return None
-    rows = []
-    for row in summary.leakage.to_dict("records"):
-        cells = [
-            str(row["variant"]),
-            number(row["runs"]),
-            number(row["chance"]),
-            number(row["linear"]),
-            number(row["mlp"]),
-            number(row["adversary"]),
-            number(row["gender_linear"]),
-            number(row["gender_mlp"]),
-        ]
-        for probe in ("linear", "mlp"):
-            change = row.get(f"{probe}_difference")
-            cells += ["–" if pd.isna(change) else f"{change:+.3f}", p_value(row.get(f"{probe}_p_holm"))]
-        rows.append(cells)
-    columns = [
-        "variant",
-        "runs",
-        "chance",
-        "speaker, linear",
-        "speaker, MLP",
-        "adversary in training",
-        "gender, linear",
-        "gender, MLP",
-        "linear change",
-        "p, Holm",
-        "MLP change",
-        "p, Holm",
-    ]
-    caption = (
-        f"Accuracy of the probes, mean over runs (gender: balanced accuracy). Change from {summary.baseline} "
-        "over the runs that agree in fold and seed; permutation test paired by utterance."
-    )
-    return Section("Speaker leakage, compared", [Table(columns, rows, caption)])
+    rows = [list(cells.values()) for cells in leakage_cells(summary)]
+    columns = ["variant", *(title for title, _ in COLUMNS.values()), "change"]
+    return Section("Speaker leakage, compared", [Table(columns, rows, LEAKAGE_KEY)])
 
 
 def runs_section(runs: Sequence[Run]) -> Section:

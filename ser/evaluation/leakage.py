@@ -1,0 +1,193 @@
+"""The speaker leakage of runs: ``leakage.json`` of one, the table of several variants, and the test between two."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ser.errors import SerError
+from ser.evaluation.predictions import read_embeddings, read_history, read_predictions
+from ser.evaluation.runs import Run
+from ser.evaluation.significance import holm
+from ser.evaluation.speaker_probe import name_speakers, tell_gender
+from ser.evaluation.speaker_verification import verify_speakers
+from ser.io import write_json
+
+FORMAT = 2
+COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, explanation
+    "speaker": (
+        "speaker named",
+        "held-out utterances whose training speaker is named by the strongest probe",
+    ),
+    "speaker_control": (
+        "control",
+        "the same with speakers permuted within each emotion: what the emotion alone tells",
+    ),
+    "chance": ("chance", "one of the training speakers at random"),
+    "eer": ("EER", "equal error rate: same or different unseen speaker, two utterances of one emotion; 50 = no leak"),
+    "gender": ("gender", "balanced accuracy of the strongest probe on the gender of unseen speakers; chance 50"),
+    "gender_control": ("gender control", "the same on genders permuted within each emotion"),
+    "adversary": ("adversary", "accuracy of the speaker head during training; a low value does not show removal"),
+}
+
+
+def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Measure the speaker leakage of a run from its tables and features, and write ``leakage.json``.
+
+    Returns:
+        What was written: ``format``, ``speakers`` (``name_speakers``), ``open_set`` (``verify_speakers``), ``gender``
+        (``tell_gender``) and ``adversary_accuracy``: of the speaker head in training, at the epoch whose weights were
+        kept.
+
+    Raises:
+        SerError: a table or the features are missing or damaged, or there are too few speakers.
+    """
+    train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
+    train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
+    test_features = read_embeddings(folder / "embeddings.npy", len(test))
+    adversary = None
+    history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else None
+    if history is not None and "train/speaker_accuracy" in history:
+        chosen = history.loc[history["epoch"] == best_epoch, "train/speaker_accuracy"].dropna()
+        adversary = float(chosen.iloc[0]) if len(chosen) else None
+    leakage = {
+        "format": FORMAT,
+        "speakers": name_speakers(train_features, train, seed),
+        "open_set": verify_speakers(train_features, train, test_features, test),
+        "gender": tell_gender(train_features, train, test_features, test, seed),
+        "adversary_accuracy": adversary,
+    }
+    write_json(folder / "leakage.json", leakage)
+    return leakage
+
+
+def leakage_of(run: Run) -> dict[str, Any] | None:
+    """The content of a run's ``leakage.json``; None where it was not measured.
+
+    Raises:
+        SerError: the file is damaged or of another format.
+    """
+    leakage = run.leakage
+    if leakage is not None and leakage.get("format") != FORMAT:
+        raise SerError(
+            f"{run.folder / 'leakage.json'} has format {leakage.get('format', 1)}, expected {FORMAT}; "
+            f"measure again with ser probe {run.folder}."
+        )
+    return leakage
+
+
+def figures(leakage: Mapping[str, Any]) -> dict[str, float | None]:
+    """The value of each entry of ``COLUMNS`` for one run, as fractions; None where it was not measured."""
+    speakers, open_set, gender = leakage["speakers"], leakage["open_set"] or {}, leakage["gender"] or {}
+    return {
+        "speaker": speakers["accuracy"],
+        "speaker_control": speakers["control"]["accuracy"],
+        "chance": speakers["chance"],
+        "eer": open_set.get("eer"),
+        "gender": gender.get("accuracy"),
+        "gender_control": gender["control"]["accuracy"] if gender else None,
+        "adversary": leakage["adversary_accuracy"],
+    }
+
+
+def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.DataFrame:
+    """Leakage of each variant, averaged over runs, and the paired test against the baseline.
+
+    Args:
+        groups: the runs of each variant.
+        baseline: the variant that the others are compared with.
+
+    Returns:
+        One row per variant with measured runs: ``variant, runs``, the entries of ``COLUMNS`` (mean over runs),
+        ``speaker_low, speaker_high, eer_low, eer_high`` (95%: Student's t over runs, that is folds and seeds; of one
+        run, its own interval), ``faults`` (runs whose closed-set figure is below its control) and, for variants other
+        than the baseline, ``speaker_difference, speaker_p, speaker_p_holm``; empty where nothing was measured.
+
+    Raises:
+        SerError: a ``leakage.json`` is damaged or of another format.
+    """
+    measured = {name: _measured(runs) for name, runs in groups.items()}
+    rows = []
+    for name, contents in measured.items():
+        if not contents:
+            continue
+        found = list(contents.values())
+        row: dict[str, Any] = {"variant": name, "runs": len(found)}
+        each = pd.DataFrame([figures(one) for one in found], dtype=float)
+        row |= {str(key): value for key, value in each.mean().items()}
+        for key, part in (("speaker", "speakers"), ("eer", "open_set")):
+            row[f"{key}_low"], row[f"{key}_high"] = _interval(each[key], [one[part] or {} for one in found])
+        row["faults"] = sum(one["speakers"]["verdict"] == "below" for one in found)
+        shared = [key for key in measured.get(baseline, {}) if key in contents and name != baseline]
+        if shared:
+            before, after = ([side[key]["speakers"] for key in shared] for side in (measured[baseline], contents))
+            compared = compare_over_runs(before, after)
+            row |= {"speaker_difference": compared["difference"], "speaker_p": compared["p"]}
+        rows.append(row)
+    tested = [row for row in rows if "speaker_p" in row]
+    for row, p in zip(tested, holm([row["speaker_p"] for row in tested]), strict=True):
+        row["speaker_p_holm"] = p
+    return pd.DataFrame(rows)
+
+
+def matched(before: Sequence[Run], after: Sequence[Run]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Closed-set results of the runs that agree in fold and seed, in the same order."""
+    theirs, ours = _measured(before), _measured(after)
+    shared = [key for key in theirs if key in ours]
+    return [theirs[key]["speakers"] for key in shared], [ours[key]["speakers"] for key in shared]
+
+
+def compare_over_runs(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whether fewer utterances are named after a change (adversarial training, say), paired by speaker over all runs.
+
+    The test flips the sign of whole speakers' mean change: utterances of one speaker, and one utterance in several
+    folds and seeds, are alike. Six speakers are needed to reach p < .05.
+
+    Args:
+        before: results of ``name_speakers``, one per run.
+        after: those of the runs with the same folds and seeds, in the same order.
+
+    Returns:
+        ``runs, speakers, before, after, difference`` (accuracy on the utterances that both judged) and ``p``.
+
+    Raises:
+        SerError: a pair shares no utterance.
+    """
+    pairs = []
+    for pair in zip(before, after, strict=True):
+        first, second = (pd.DataFrame(one["held_out"]).set_index("id") for one in pair)
+        both = first.join(second["right"], how="inner", rsuffix="_after")
+        if both.empty:
+            raise SerError("the two speaker probes share no utterance; compare probes of runs of the same fold.")
+        pairs.append(both)
+    rows = pd.concat(pairs)
+    changes = (rows["right_after"] - rows["right"]).groupby(rows["speaker"]).mean()
+    means = rows[["right", "right_after"]].mean()
+    test = stats.permutation_test((changes.to_numpy(),), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
+    return {
+        "runs": len(pairs),
+        "speakers": len(changes),
+        "before": float(means["right"]),
+        "after": float(means["right_after"]),
+        "difference": float(means["right_after"] - means["right"]),
+        "p": float(test.pvalue),
+    }
+
+
+def _measured(runs: Sequence[Run]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Leakage by fold and seed, of the runs where it was measured."""
+    return {(run.fold, run.seed): found for run in runs if (found := leakage_of(run)) is not None}
+
+
+def _interval(values: pd.Series, parts: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """95% interval of the mean of ``values`` over runs, or the own interval of a single run."""
+    if len(values) == 1:
+        return parts[0].get("low"), parts[0].get("high")
+    known = values.dropna()
+    if len(known) < 2:
+        return None, None
+    reach = float(stats.t.ppf(0.975, len(known) - 1) * known.std() / np.sqrt(len(known)))
+    return max(0.0, float(known.mean()) - reach), min(1.0, float(known.mean()) + reach)
