@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ser.adversary import Adversary
@@ -82,10 +82,9 @@ class EmotionModule(lightning.LightningModule):
         self.train_metrics = emotion_metrics(len(emotions), "train/")
         self.val_metrics = emotion_metrics(len(emotions), "val/")
         self.test_metrics = emotion_metrics(len(emotions), "test/")  # recorded per epoch; nothing is chosen by them
-        self.speaker_accuracy = MeanMetric()
 
     def forward(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> NetworkOutput:
-        """Run the network on normalised frames (B, L, D)."""
+        """Run the network on normalised frames (B, L, D) of ``lengths`` (B,)."""
         output: NetworkOutput = self.network(frames, lengths, return_attention)
         return output
 
@@ -95,7 +94,7 @@ class EmotionModule(lightning.LightningModule):
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step: augment, forward, add up the losses."""
+        """Augment, classify, and return the total loss."""
         frames, lengths = self.augmentation(batch.frames, batch.lengths)
         target = batch.emotion
         if self.augmentation.mixup is not None:
@@ -108,7 +107,7 @@ class EmotionModule(lightning.LightningModule):
             parts["speaker_loss"], speaker_logits = self.adversary(output.pooled, batch.speaker, batch.emotion)
             loss = loss + self.adversary.weight * parts["speaker_loss"]
             if speaker_logits is not None:
-                self._log_speaker_accuracy(speaker_logits, batch.speaker)
+                parts["speaker_accuracy"] = (speaker_logits.argmax(-1) == batch.speaker).float().mean()
         if self.l2_reg > 0:
             parts["l2"] = self.l2_reg * l2_norms(self)
             loss = loss + parts["l2"]
@@ -123,7 +122,7 @@ class EmotionModule(lightning.LightningModule):
         self._log_step("val", losses, metrics, logits, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
+        """Return ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
         output = self(batch.frames, batch.lengths)
         return {
             "ids": batch.ids,
@@ -162,11 +161,6 @@ class EmotionModule(lightning.LightningModule):
         for name, metric in metrics.items(keep_base=False):
             bar = str(name) in ("train/uar", "val/uar")
             self.log(str(name), metric, prog_bar=bar, batch_size=size, **common)
-
-    def _log_speaker_accuracy(self, logits: Tensor, speaker: Tensor) -> None:
-        right = (logits.detach().argmax(-1) == speaker).float()
-        self.speaker_accuracy.update(right)
-        self.log("train/speaker_accuracy", self.speaker_accuracy, on_step=False, on_epoch=True)
 
 
 def parameter_groups(module: nn.Module) -> list[tuple[list[nn.Parameter], float]]:

@@ -211,12 +211,8 @@ class CosineRate(DecayingRate):
 class CosineRestarts(DecayingRate):
     """Cosine annealing with warm restarts (Loshchilov & Hutter 2017) down to ``min_lr``.
 
-    Args:
-        warmup_steps: as in LearningRateSchedule, as is ``warmup_fraction``.
-        warmup_fraction: largest fraction of the run.
-        min_lr: learning rate at the end of each cycle.
-        first_cycle_fraction: length of the first cycle as a fraction of the run's steps.
-        cycle_growth: each cycle is this many times as long as the one before; a whole number.
+    The first cycle takes ``first_cycle_fraction`` of the run's steps, each further one ``cycle_growth`` (a whole
+    number) times as many as the one before.
     """
 
     def __init__(
@@ -260,14 +256,7 @@ class LinearRate(DecayingRate):
 class PlateauRate(ConstantRate):
     """Multiplies the learning rate by ``factor`` when ``monitor`` has not improved for ``patience`` epochs.
 
-    Args:
-        monitor: name of a logged metric.
-        mode: max when larger is better, min otherwise.
-        patience: epochs without improvement.
-        factor: between 0 and 1.
-        min_lr: smallest learning rate.
-        warmup_steps: as in LearningRateSchedule, as is ``warmup_fraction``.
-        warmup_fraction: largest fraction of the run.
+    ``mode`` is max where larger is better, min otherwise; the learning rate does not fall below ``min_lr``.
     """
 
     def __init__(

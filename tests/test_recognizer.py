@@ -323,7 +323,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, form):
         "ser.io.write_text",
         "ser.models..build_network",
         "ser.models.gru.GRU.__init__",
-        "ser.models.build._find",
+        "ser.models.build.classes",
         7,
         None,
     ],
@@ -375,9 +375,10 @@ def test_checkpoints_of_another_kind_get_one_sentence(tmp_path, run_folder):
         ("emotions", [], "no usable description"),
         ("emotions", ["happy", "sad"], "2 emotions for a network of 4"),
         ("encoder", {"_target_": "ser.encoders.LogMel", "mels": 13}, "13 values"),
-        ("encoder", {"_target_": "ser.encoders.pretrained.json"}, "does not define"),
+        ("encoder", {"_target_": "ser.encoders.pretrained.json"}, "expected a class of ser.encoders"),
         ("network", {**whole["config"]["network"], "hidden_size": 4}, "do not fit"),
         ("network", {**whole["config"]["network"], "colour": 4}, "cannot be built"),
+        ("network", {**whole["config"]["network"], "erase": 10**9}, "expected a whole number from 1 to"),
     ]:
         torch.save({**whole, "config": {**whole["config"], key: value}}, tmp_path / "changed.ckpt")
         refused(tmp_path / "changed.ckpt", words)

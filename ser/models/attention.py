@@ -15,11 +15,11 @@ from ser.errors import SerError, check_number
 
 
 class MatchingAttention(nn.Module, ABC):
-    """Contexts from the scores of all pairs of frames; subclasses give the scores."""
+    """Base of the matching attentions: contexts from the scores of all pairs of frames, which subclasses compute."""
 
     @abstractmethod
     def scores(self, states: Tensor) -> Tensor:
-        """Scores (B, L, L) of every query frame (dim 1) with every key frame (dim 2) of ``states`` (B, L, E)."""
+        """Return the scores (B, L, L) of every query frame (dim 1) and key frame (dim 2) of ``states`` (B, L, E)."""
 
     def forward(self, states: Tensor, mask: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the contexts (B, L, E) and, when asked for, the weights (B, L, L).
@@ -42,11 +42,11 @@ class GeneralAttention(MatchingAttention):
         self.query: nn.Module = nn.Linear(size, size, bias=False)
 
     def scores(self, states: Tensor) -> Tensor:
-        """Products of the projected queries with the keys, not scaled."""
+        """Return the products of the projected queries with the keys, not scaled."""
         return self.query(states) @ states.transpose(1, 2)
 
     def forward(self, states: Tensor, mask: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """As in the parent; without weights to return, the (B, L, L) scores are never held in memory."""
+        """Return contexts (B, L, E) and, when asked for, weights (B, L, L); else no scores are stored."""
         if return_weights:
             return super().forward(states, mask, return_weights)
         keys = states.unsqueeze(1)  # (B, 1, L, E), one head
@@ -57,7 +57,7 @@ class GeneralAttention(MatchingAttention):
 
 
 class DotAttention(GeneralAttention):
-    """score(h_t, h_s) = h_t . h_s; has no parameters, ``size`` is taken so that all variants are built alike."""
+    """score(h_t, h_s) = h_t . h_s; it has no parameters and ignores ``size``."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -72,15 +72,15 @@ class TanhGeneralAttention(MatchingAttention):
         self.query = nn.Linear(size, size)
 
     def scores(self, states: Tensor) -> Tensor:
-        """Tanh of the products of the projected queries with the keys."""
+        """Return tanh of the products of the projected queries with the keys."""
         return torch.tanh(self.query(states) @ states.transpose(1, 2))
 
 
 class ConcatAttention(MatchingAttention):
     """score(h_t, h_s) = v . tanh(W [h_s; h_t]).
 
-    W [h_s; h_t] is the sum of a key part and a query part, each computed once a frame. Their sum over all pairs would
-    be (B, L, L, size); it is taken ``channels`` at a time and recomputed in the backward pass.
+    W [h_s; h_t] is the sum of a key part and a query part, each computed once per frame. Their sum over all pairs would
+    be (B, L, L, size); it is computed for ``channels`` at a time, and again in the backward pass.
     """
 
     channels = 32
@@ -91,7 +91,7 @@ class ConcatAttention(MatchingAttention):
         self.vector = nn.Linear(size, 1, bias=False)
 
     def scores(self, states: Tensor) -> Tensor:
-        """Sum over slices of channels of v . tanh(key part + query part)."""
+        """Return the sum over slices of channels of v . tanh(key part + query part)."""
         key_weight, query_weight = self.pair.weight.chunk(2, dim=1)  # (size, size) each
         slices = zip(
             F.linear(states, query_weight).split(self.channels, dim=-1),
@@ -110,7 +110,7 @@ class ConcatAttention(MatchingAttention):
 
 
 def _concat_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
-    """Scores (B, L, L) of one slice of channels: query and key (B, L, c), vector (c,)."""
+    """Return the scores (B, L, L) of one slice of channels: query and key (B, L, c), vector (c,)."""
     pairs = torch.tanh(query.unsqueeze(2) + key.unsqueeze(1))  # (B, L, L, c)
     return pairs @ vector.to(pairs.dtype)
 

@@ -9,18 +9,18 @@ _SMALLEST_VARIANCE = 1e-5  # keeps the gradient of the square root finite for an
 
 
 def valid_frames(lengths: Tensor, max_length: int) -> Tensor:
-    """Mark the real frames: (B,) lengths -> (B, ``max_length``) bool, True before the end of each utterance."""
+    """Return a mask (B, ``max_length``), True at the frames before the end of each utterance of ``lengths`` (B,)."""
     return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the valid frames: (B, L, D), (B, L) -> (B, D)."""
+    """Return the mean over the valid frames: (B, L, D), (B, L) -> (B, D)."""
     total = frames.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)  # (B, D)
     return total / mask.sum(dim=1, keepdim=True)
 
 
 def masked_max(frames: Tensor, mask: Tensor) -> Tensor:
-    """Maximum over the valid frames, whose gradient goes to the first of equals: (B, L, D), (B, L) -> (B, D)."""
+    """Return the maximum over the valid frames: (B, L, D), (B, L) -> (B, D)."""
     highest = frames.detach().masked_fill(~mask.unsqueeze(-1), -torch.inf).argmax(dim=1, keepdim=True)  # (B, 1, D)
     return frames.gather(1, highest).squeeze(1)  # on CPU a quarter of the time of amax and its derivative
 
