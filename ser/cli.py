@@ -38,19 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for noisy in ("httpx", "matplotlib", "fontTools", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = [found.callback.__name__ for found in app.registered_commands if found.callback]
+    command = "".join(f"{word} " for word in words[:1] if word in commands)
     try:
-        return int(app(argv if argv is None else list(argv), prog_name="ser", standalone_mode=False) or 0)
+        return int(app(words, prog_name="ser", standalone_mode=False) or 0)
     except SerError as error:
         message, code = str(error), 1
     except typer.TyperException as error:
         message, code = error.format_message(), error.exit_code
-    if message:  # none where the help was shown for want of a command
-        _error(message)
-    return code
-
-
-def _error(message: str) -> None:
+        if not message:  # the help was shown, since there was no command
+            return code
+        message = f"{message.rstrip('.')}; `ser {command}--help` shows what is expected."
     Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    return code
 
 
 def _command(panel: str, *examples: str) -> Callable[[Command], Command]:

@@ -198,8 +198,8 @@ def _outcomes(
 
 def _named(path: Path, error: SerError) -> str:
     """The error message with the file's name, printable."""
-    message = str(error).replace(str(path), printable(path))
-    return message if message.startswith(printable(path)) else f"{printable(path)}: {message}"
+    name = printable(path)
+    return str(error) if str(error).startswith(name) else f"{name}: {error}"
 
 
 def _portions(seconds: Mapping[Path, float], most: float) -> Iterator[list[Path]]:

@@ -83,7 +83,7 @@ def recognise(
                 rows.insert(0, "file", printable(path))
                 tables.append(rows)
             except SerError as error:
-                failures[printable(path)] = str(error).replace(str(path), printable(path))
+                failures[printable(path)] = str(error)
             progress.advance(task)
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), failures
 
@@ -94,7 +94,7 @@ def show_predictions(table: pd.DataFrame, recognizer: Recognizer, speaker_per_fo
         return
     console, emotions = get_console(), recognizer.emotions
     longest = max(map(len, [*emotions, NO_SPEECH]))
-    fixed = 24 + 14 + longest + 6  # file, time, emotion, confidence with their gaps
+    fixed = 24 + 14 + longest + 1  # file, time, emotion with their gaps
     bars = next((width for width in (10, 4) if fixed + len(emotions) * (width + 6) <= console.width), 0)
     separate = bool(bars) or fixed + sum(max(4, len(name)) + 1 for name in emotions) <= console.width
     heads = [Column(name, no_wrap=True, justify="left" if bars else "right") for name in emotions]
@@ -102,8 +102,7 @@ def show_predictions(table: pd.DataFrame, recognizer: Recognizer, speaker_per_fo
         Column("file", overflow="fold", ratio=1),  # gives way to the figures
         Column("seconds", justify="right", no_wrap=True),
         Column("emotion", no_wrap=True),
-        Column("prob.", justify="right", no_wrap=True),
-        *(heads if separate else [Column("other emotions", ratio=1)]),
+        *(heads if separate else [Column("prob.", no_wrap=True), Column("other emotions", ratio=1)]),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -115,7 +114,6 @@ def show_predictions(table: pd.DataFrame, recognizer: Recognizer, speaker_per_fo
             Text(name),
             when,
             Text(row["predicted"], style="bold"),
-            _figure(row["confidence"]),
             *_probabilities(row, emotions, bars, separate),
         )
     if len(table) > _SHOWN_ROWS:
@@ -129,12 +127,12 @@ def show_predictions(table: pd.DataFrame, recognizer: Recognizer, speaker_per_fo
 
 
 def _probabilities(row: Mapping[Any, Any], emotions: Sequence[str], bars: int, separate: bool) -> list[Text]:
-    """One cell per emotion, or one cell with all but the predicted emotion where the screen is too narrow."""
+    """One cell per emotion; where the screen is too narrow, one for the predicted emotion and one for all others."""
     values = {name: row[f"p_{name}"] for name in emotions}
     if separate:
         return [Text(f"{_figure(value)} {bar(value, bars)}".rstrip()) for value in values.values()]
     others = sorted((name for name in emotions if name != row["predicted"]), key=lambda name: -values[name])
-    return [Text("  ".join(f"{name}\xa0{_figure(values[name])}" for name in others))]
+    return [Text(_figure(row["confidence"])), Text("  ".join(f"{name}\xa0{_figure(values[name])}" for name in others))]
 
 
 def _figure(value: float) -> str:
