@@ -29,7 +29,7 @@ from fastapi.testclient import TestClient
 
 from ser.demo import plots, recognition, server, texts
 from ser.demo.app import Page
-from ser.demo.live import LiveSettings, LiveSound
+from ser.demo.live import LiveSettings, LiveSound, live_panel
 from ser.demo.recognition import Limits, ModelShelf, contrast_with_white
 from ser.demo.state import History, Sessions, to_csv, to_json
 
@@ -129,7 +129,7 @@ def test_silence_is_no_speech_and_what_is_kept_is_bounded(model):
     assert live.envelope().shape == (600, 2)
     assert len(live.recent) == 30 * 8000
     assert len(live.stream.history()) <= 60
-    state = plots.live_panel(live, "zh")
+    state = live_panel(live, "zh")
     assert state["said"] == "无语音"
     assert 'data-emotion=""' in state["html"]
 
@@ -250,18 +250,18 @@ def test_an_answer_whose_window_has_passed_is_shown_paler(model):
     until = time.monotonic() + 60
     while not live.stream.history() and time.monotonic() < until:
         time.sleep(0.01)
-    assert "ser-passed" not in plots.live_panel(live, "en")["html"]
+    assert "ser-passed" not in live_panel(live, "en")["html"]
     live.stop()
-    assert "ser-passed" in plots.live_panel(live, "en")["html"]
+    assert "ser-passed" in live_panel(live, "en")["html"]
 
 
 def test_dropped_windows_bring_advice(model):
     live = LiveSound(model, GATE, 16000)
     live.write(0, np.zeros(16000 * 6, np.float32))
     live.stop()
-    assert "too slow" not in plots.live_panel(live, "en")["html"]
+    assert "too slow" not in live_panel(live, "en")["html"]
     live.stream.dropped = 3
-    assert "too slow" in plots.live_panel(live, "en")["html"]
+    assert "too slow" in live_panel(live, "en")["html"]
 
 
 # Files

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ser.demo import plots
-from ser.demo.live import LiveSettings
+from ser.demo.live import LiveSettings, live_tab
 from ser.demo.recognition import Limits, ModelShelf, analyse, check_upload, recognise_files
 from ser.demo.state import Session, Sessions
 from ser.demo.texts import LANGUAGES, text
@@ -16,9 +16,8 @@ from ser.errors import SerError
 from ser.inference.vad import SpeechGate
 
 HEAD = '<link rel="stylesheet" href="/ser/asset/page.css"><script src="/ser/asset/capture.js" defer></script>'
+_PROGRESS = gr.Progress()
 _SETTINGS = {"window": (1.0, 10.0, 0.5), "hop": (0.25, 5.0, 0.25), "smoothing": (0.0, 0.9, 0.1)}  # least, most, step
-# What capture.js says by itself.
-_SCRIPT_TEXTS = "start stop asking denied no_microphone insecure unplugged unreachable clipping default_microphone"
 _FONTS = ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei")
 
 
@@ -41,7 +40,7 @@ def page_theme() -> gr.themes.Base:
 
 
 class Page:
-    """The page over models and sessions.
+    """The page over models and sessions; ``blocks`` is what Gradio serves.
 
     Args:
         shelf: of the models.
@@ -49,10 +48,7 @@ class Page:
         gate: finds speech.
         limits: of uploads.
         uploads: where Gradio keeps them.
-        open_to_network: whether other computers can reach the page, which it then says.
-
-    Attributes:
-        blocks: the page as Gradio serves it.
+        is_open: whether other computers can reach the page, which it then says.
     """
 
     def __init__(
@@ -62,10 +58,10 @@ class Page:
         gate: SpeechGate,
         limits: Limits,
         uploads: Path,
-        open_to_network: bool = False,
+        is_open: bool = False,
     ) -> None:
         self.shelf, self.sessions, self.gate, self.limits, self.uploads = shelf, sessions, gate, limits, uploads
-        self.open = open_to_network
+        self.is_open = is_open
         self._labels: list[tuple[Any, str, str]] = []  # component, its property, key of the text
         title = "Speech emotion recognition"
         with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
@@ -79,34 +75,29 @@ class Page:
 
     def _lay_out(self) -> None:
         say = self._label
+        names, languages = self.shelf.names, [(name, key) for key, name in LANGUAGES.items()]
         self.title = gr.HTML()
         with gr.Row(equal_height=True):
-            names = self.shelf.names
-            self.model = gr.Dropdown(
-                names, value=names[0], filterable=False, scale=3, min_width=300, elem_id="ser-model"
-            )
-            languages = [(name, key) for key, name in LANGUAGES.items()]
-            self.language = gr.Radio(languages, value="en", scale=1, elem_id="ser-language")
+            box = gr.Dropdown(names, value=names[0], filterable=False, scale=3, min_width=300, elem_id="ser-model")
+            self.model = say(box, "model")
+            self.language = say(gr.Radio(languages, value="en", scale=1, elem_id="ser-language"), "language")
         self.notice = gr.HTML(elem_id="ser-notice")
         with gr.Tabs():
             with say(gr.Tab(id="live", render_children=True), "tab_live"):
                 self.live = gr.HTML()
                 with say(gr.Accordion(open=False, elem_id="ser-settings"), "live_settings"), gr.Row():
                     self.settings = [
-                        say(
-                            gr.Slider(*bounds[:2], getattr(LiveSettings(), key), step=bounds[2], elem_id=f"ser-{key}"),
-                            f"setting_{key}",
-                        )
-                        for key, bounds in _SETTINGS.items()
+                        say(gr.Slider(least, most, getattr(LiveSettings(), key), step=step), f"setting_{key}")
+                        for key, (least, most, step) in _SETTINGS.items()
                     ]
             with say(gr.Tab(id="file"), "tab_file"):
-                sources: Any = ["upload", "microphone"]
-                self.audio = gr.Audio(sources=sources, type="filepath", elem_id="ser-audio", buttons=[], editable=False)
+                player = gr.Audio(type="filepath", elem_id="ser-audio", buttons=[], editable=False)
+                self.audio = say(player, "file_input")
                 self.recognise = say(gr.Button(variant="primary", elem_id="ser-recognise"), "file_button", "value")
                 self.file = gr.HTML(elem_id="ser-file")
             with say(gr.Tab(id="folder"), "tab_folder"):
-                self.files = gr.File(file_count="multiple", elem_id="ser-files", height=160)
-                self.directory = gr.UploadButton(file_count="directory", elem_id="ser-directory")
+                self.files = say(gr.File(file_count="multiple", elem_id="ser-files", height=160), "folder_files")
+                self.directory = say(gr.UploadButton(file_count="directory"), "folder_choose")
                 self.folder = gr.HTML(elem_id="ser-folder")
                 self.folder_table = _table("ser-folder-table")
             with say(gr.Tab(id="history"), "tab_history") as self.tab_history:
@@ -116,14 +107,6 @@ class Page:
                 self.clear = say(gr.Button(elem_id="ser-clear"), "clear_history", "value")
             with say(gr.Tab(id="card"), "tab_card"):
                 self.card = gr.HTML(elem_id="ser-card")
-        for component, key in (
-            (self.model, "model"),
-            (self.language, "language"),
-            (self.audio, "file_input"),
-            (self.files, "folder_files"),
-            (self.directory, "folder_choose"),
-        ):
-            say(component, key)
 
     def _connect(self) -> None:
         hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
@@ -166,7 +149,7 @@ class Page:
             return [gr.skip()] * 3
         session.model = name
         session.stop()
-        return [*self._model_panels(session), self._live(session)]
+        return [*self._model_panels(session), live_tab(session.listened, session.token, session.language, self.is_open)]
 
     def on_settings(self, window: float, hop: float, smoothing: float, request: gr.Request) -> None:
         """Window, hop or smoothing were moved; an open microphone begins anew."""
@@ -191,10 +174,7 @@ class Page:
         return self._file(session)
 
     def on_files(
-        self,
-        paths: Sequence[str] | None,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, paths: Sequence[str] | None, request: gr.Request, progress: gr.Progress = _PROGRESS
     ) -> list[Any]:
         """Files or a folder were chosen."""
         session = self._session(request)
@@ -250,7 +230,12 @@ class Page:
             component: gr.update(**{name: text(language, key)}) for component, name, key in self._labels
         }
         notice, card = self._model_panels(session)
-        panels = [f"<h1>{text(language, 'title')}</h1>", notice, self._live(session), self._file(session)]
+        panels = [
+            f"<h1>{text(language, 'title')}</h1>",
+            notice,
+            live_tab(session.listened, session.token, session.language, self.is_open),
+            self._file(session),
+        ]
         panels += [*self._folder(session), *self._history(session), card]
         updates[self.model]["value"], updates[self.language]["value"] = session.model, language
         return updates | dict(zip(self.panels, panels, strict=True))
@@ -258,7 +243,7 @@ class Page:
     def _model_panels(self, session: Session) -> list[Any]:
         """Notice above the tabs, and the card of the chosen model, or why it cannot be used."""
         language = session.language
-        notes = plots.note(text(language, "open_to_network"), "warning") if self.open else ""
+        notes = plots.note(text(language, "open_to_network"), "warning") if self.is_open else ""
         try:
             model = self.shelf.open(session.model)
             card = plots.card_panel(model, language, self.gate.name)
@@ -288,23 +273,6 @@ class Page:
             return [plots.panel(plots.note(text(language, "history_empty"))), gr.update(visible=False), ""]
         kept = text(language, "history_kept", total=len(history), most=history.most)
         return [plots.panel(_facts(kept, session, "history")), _filled(history.table(), language), ""]
-
-    def _live(self, session: Session) -> str:
-        """The live tab; capture.js fills it and reads its texts."""
-        language = session.language
-        say = {key: escape(text(language, key), quote=True) for key in _SCRIPT_TEXTS.split()}
-        data = " ".join(f'data-{key.replace("_", "")}="{value}"' for key, value in say.items())
-        idle = text(language, "live_idle_open" if self.open else "live_idle")
-        shown = plots.live_panel(session.listened, language)["html"] if session.listened else plots.note(idle)
-        return plots.panel(
-            f'<div id="ser-live" data-token="{session.token}" data-language="{language}" {data}>'
-            f'<div class="ser-controls"><button id="ser-mic" type="button" aria-pressed="false">{say["start"]}</button>'
-            f'<label>{text(language, "microphone")} <select id="ser-device"></select></label>'
-            f'<label>{text(language, "level")} <meter id="ser-meter" min="0" max="1" high="0.97" value="0"></meter>'
-            '</label><span id="ser-clip" role="status"></span></div>'
-            '<p id="ser-live-message" role="alert"></p><div id="ser-live-said" class="ser-hidden" aria-live="polite">'
-            f'</div><div id="ser-live-panel">{shown}</div></div>'
-        )
 
 
 _WIDTHS = {"number": 50, "time": 85, "name": 170, "file": 180, "seconds": 100, "model": 210, "reason": 330}  # pixels

@@ -2,13 +2,16 @@
 
 import threading
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.demo.plots import answer, bars, columns, headline, note, panel, timeline, waveform
 from ser.demo.recognition import HIGHEST_RATE, Model
+from ser.demo.texts import emotion_name, text
 from ser.errors import SerError
 from ser.inference.streaming import RingBuffer, StreamEvent, StreamingRecognizer
 from ser.inference.vad import SpeechGate
@@ -17,21 +20,20 @@ from ser.io import atomic_path
 SHOWN_SECONDS = 30.0  # of waveform and timeline, and kept for playback
 _PEAK_SECONDS = 0.05  # for each pair of peaks
 _LOWEST_RATE = 8000  # Hz
+# What capture.js says by itself.
+_SCRIPT_TEXTS = (
+    *("start", "stop", "asking", "denied", "no_microphone", "insecure", "unplugged", "unreachable"),
+    *("clipping", "default_microphone"),
+)
 
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """How a microphone is recognised, as for StreamingRecognizer.
+    """How a microphone is recognised, as for StreamingRecognizer."""
 
-    Attributes:
-        window: seconds of each window.
-        hop: seconds from one window to the next.
-        smoothing: weight of the past, 0 to below 1.
-    """
-
-    window: float = 5.0
-    hop: float = 0.5
-    smoothing: float = 0.0
+    window: float = 5.0  # seconds
+    hop: float = 0.5  # seconds from one window to the next
+    smoothing: float = 0.0  # weight of the past, 0 to below 1
 
 
 class LiveSound:
@@ -148,3 +150,64 @@ class LiveSound:
             self._answers += 1
             for name, value in event.probabilities.items():
                 self._sum[name] += value
+
+
+def live_panel(live: LiveSound, language: str) -> dict[str, str]:
+    """The state of a microphone: ``html``, and ``said``, which a screen reader reads when it changes."""
+    event, names = live.stream.latest, live.model.looks
+    said = ""
+    if event is None:
+        window, heard = live.settings.window, min(live.stream.seconds, live.settings.window)
+        head = headline(text(language, "listening", heard=heard, window=window), state="listening")
+    elif event.error is not None:
+        said = event.error
+        head = note(text(language, "error", reason=event.error), "error")
+    elif event.label is None or event.probabilities is None:
+        said = text(language, "no_speech")
+        head = headline(said, state="no-speech", passed=live.passed)
+    else:
+        said = emotion_name(language, event.label)
+        head = answer(names, language, event.label, event.probabilities[event.label], live.passed)
+    facts = [("heard", text(language, "seconds", value=live.stream.seconds))]
+    if event is not None:
+        age = text(language, "seconds", value=live.stream.seconds - event.end)
+        facts += [("answer_age", age)] if live.passed else []
+        facts.append(("level", text(language, "decibels", value=event.level)))
+        facts.append(("latency", text(language, "milliseconds", value=1000 * event.latency)))
+    facts.append(("dropped", str(live.stream.dropped)))
+    if live.lost:
+        facts.append(("lost", text(language, "seconds", value=live.lost / live.sample_rate)))
+    items = "".join(f"<div><dt>{text(language, key)}</dt><dd>{value}</dd></div>" for key, value in facts)
+    head += f'<dl class="ser-live-facts">{items}</dl>'
+    if live.too_slow:
+        head += note(text(language, "too_slow"), "warning")
+    span, events = live.span, live.events()
+    times = [(max(span[0], past.end - live.settings.hop), past.end) for past in events]
+    html = columns(head, bars(names, language, event.probabilities if event else None))
+    html += waveform(language, live.envelope(), span)
+    html += timeline(names, language, times, [past.probabilities for past in events], span)
+    return {"html": html, "said": said}
+
+
+def live_tab(listened: LiveSound | None, token: str, language: str, is_open: bool) -> str:
+    """The live tab, which capture.js fills and whose data it reads.
+
+    Args:
+        listened: what the microphone heard before; None: nothing yet.
+        token: of the session.
+        language: of the text.
+        is_open: whether other computers can reach the page.
+    """
+    say = {key: escape(text(language, key), quote=True) for key in _SCRIPT_TEXTS}
+    data = " ".join(f'data-{key.replace("_", "")}="{value}"' for key, value in say.items())
+    idle = note(text(language, "live_idle_open" if is_open else "live_idle"))
+    shown = live_panel(listened, language)["html"] if listened else idle
+    return panel(
+        f'<div id="ser-live" data-token="{token}" data-language="{language}" {data}>'
+        f'<div class="ser-controls"><button id="ser-mic" type="button" aria-pressed="false">{say["start"]}</button>'
+        f'<label>{text(language, "microphone")} <select id="ser-device"></select></label>'
+        f'<label>{text(language, "level")} <meter id="ser-meter" min="0" max="1" high="0.97" value="0"></meter></label>'
+        '<span id="ser-clip" role="status"></span></div><p id="ser-live-message" role="alert"></p>'
+        '<div id="ser-live-said" class="ser-hidden" aria-live="polite"></div>'
+        f'<div id="ser-live-panel">{shown}</div></div>'
+    )

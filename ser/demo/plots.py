@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ser.demo.live import LiveSound
 from ser.demo.recognition import Analysis, Model
 from ser.demo.texts import emotion_name, text
 from ser.emotions import Emotion
 
 Looks = Mapping[str, Emotion]
 Row = Mapping[str, float]  # probabilities
+Span = tuple[float, float]  # begin and end in seconds
+Times = Sequence[Span]
 
 
 def panel(html: str) -> str:
@@ -33,60 +34,21 @@ def note(message: str, kind: str = "note") -> str:
     return f'<p class="ser-{kind}"{role}>{sign}{escape(message)}</p>'
 
 
-def live_panel(live: LiveSound, language: str) -> dict[str, str]:
-    """The state of a microphone: ``html``, and ``said``, which a screen reader reads when it changes."""
-    event, names = live.stream.latest, live.model.looks
-    said = ""
-    if event is None:
-        window, heard = live.settings.window, min(live.stream.seconds, live.settings.window)
-        head = _headline(text(language, "listening", heard=heard, window=window), state="listening")
-    elif event.error is not None:
-        said = event.error
-        head = note(text(language, "error", reason=event.error), "error")
-    elif event.label is None or event.probabilities is None:
-        said = text(language, "no_speech")
-        head = _headline(said, state="no-speech", passed=live.passed)
-    else:
-        said = emotion_name(language, event.label)
-        head = _answer(names, language, event.label, event.probabilities[event.label], live.passed)
-    facts = [("heard", text(language, "seconds", value=live.stream.seconds))]
-    if event is not None:
-        age = text(language, "seconds", value=live.stream.seconds - event.end)
-        facts += [("answer_age", age)] if live.passed else []
-        facts.append(("level", text(language, "decibels", value=event.level)))
-        facts.append(("latency", text(language, "milliseconds", value=1000 * event.latency)))
-    facts.append(("dropped", str(live.stream.dropped)))
-    if live.lost:
-        facts.append(("lost", text(language, "seconds", value=live.lost / live.sample_rate)))
-    items = "".join(f"<div><dt>{text(language, key)}</dt><dd>{value}</dd></div>" for key, value in facts)
-    head += f'<dl class="ser-live-facts">{items}</dl>'
-    if live.too_slow:
-        head += note(text(language, "too_slow"), "warning")
-    times = [(max(live.span[0], past.end - live.settings.hop), past.end) for past in live.events()]
-    rows = [past.probabilities for past in live.events()]
-    parts = [
-        _columns(head, _bars(names, language, event.probabilities if event else None)),
-        _waveform(language, live.envelope(), live.span),
-        _timeline(names, language, times, rows[: len(times)], live.span),
-    ]
-    return {"html": "".join(parts), "said": said}
-
-
 def file_panel(analysis: Analysis | None, names: Looks, language: str) -> str:
     """The answer for one file; an invitation before the first one."""
     if analysis is None:
         return note(text(language, "file_idle"))
     prediction, span = analysis.prediction, (0.0, analysis.seconds)
     if prediction is None:
-        head = _headline(text(language, "no_speech"), state="no-speech") + note(text(language, "quiet_note"))
+        head = headline(text(language, "no_speech"), state="no-speech") + note(text(language, "quiet_note"))
     else:
-        head = _answer(names, language, prediction.label, prediction.confidence)
+        head = answer(names, language, prediction.label, prediction.confidence)
         if prediction.windows > 1:
             head += note(text(language, "long_note", windows=prediction.windows))
     head += f'<p class="ser-facts">{escape(analysis.name)} · {text(language, "seconds", value=analysis.seconds)}</p>'
-    html = _columns(head, _bars(names, language, prediction.probabilities if prediction else None))
-    html += _waveform(language, analysis.envelope, span, prediction.attention if prediction else None)
-    return html + (_timeline(names, language, analysis.times, analysis.rows, span) if analysis.rows else "")
+    html = columns(head, bars(names, language, prediction.probabilities if prediction else None))
+    html += waveform(language, analysis.envelope, span, prediction.attention if prediction else None)
+    return html + (timeline(names, language, analysis.times, analysis.rows, span) if analysis.rows else "")
 
 
 def result_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
@@ -150,11 +112,12 @@ def _settings(description: Mapping[str, Any]) -> str:
     return f"{name} ({rest})" if rest else name
 
 
-def _columns(left: str, right: str) -> str:
+def columns(left: str, right: str) -> str:
+    """Two boxes beside each other, on a phone below each other."""
     return f'<div class="ser-columns"><div>{left}</div>{right}</div>'
 
 
-def _headline(shown: str, emotion: str = "", state: str = "", passed: bool = False, mark: str = "") -> str:
+def headline(shown: str, emotion: str = "", state: str = "", passed: bool = False, mark: str = "") -> str:
     """A large line; paler where its window has passed."""
     old = " ser-passed" if passed else ""
     return (
@@ -163,9 +126,9 @@ def _headline(shown: str, emotion: str = "", state: str = "", passed: bool = Fal
     )
 
 
-def _answer(names: Looks, language: str, emotion: str, confidence: float, passed: bool = False) -> str:
+def answer(names: Looks, language: str, emotion: str, confidence: float, passed: bool = False) -> str:
     """The emotion in large letters with its sign and confidence."""
-    head = _headline(emotion_name(language, emotion), emotion, passed=passed, mark=_sign(names[emotion]) + " ")
+    head = headline(emotion_name(language, emotion), emotion, passed=passed, mark=_sign(names[emotion]) + " ")
     return f'{head}<p class="ser-confidence">{text(language, "confidence")} {confidence:.0%}</p>'
 
 
@@ -178,7 +141,7 @@ def _emotion_or_none(language: str, emotion: str | None) -> str:
     return text(language, "no_speech") if emotion is None or pd.isna(emotion) else emotion_name(language, emotion)
 
 
-def _bars(names: Looks, language: str, probabilities: Row | None) -> str:
+def bars(names: Looks, language: str, probabilities: Row | None) -> str:
     """One hatched bar per emotion, with its value in digits."""
     rows = []
     for emotion, look in names.items():
@@ -201,17 +164,12 @@ def _figure(title: str, body: str) -> str:
 
 def _drawing(style: str, title: str, body: str) -> str:
     """An SVG of 1000 by 100 units, stretched to the width of the page."""
-    return (
-        f'<svg class="{style}" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title}">'
-        f"{body}</svg>"
-    )
+    shape = f'viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{title}"'
+    return f'<svg class="{style}" {shape}>{body}</svg>'
 
 
-def _waveform(
-    language: str,
-    envelope: NDArray[np.float32],
-    seconds: tuple[float, float],
-    attention: NDArray[np.float32] | None = None,
+def waveform(
+    language: str, envelope: NDArray[np.float32], seconds: Span, attention: NDArray[np.float32] | None = None
 ) -> str:
     """Peaks (N, 2) of a recording between two times; attention (L,) as shade behind it."""
     title, shade, path = text(language, "waveform" if attention is None else "attention"), "", ""
@@ -234,13 +192,7 @@ def _waveform(
     return _figure(title, _drawing("ser-wave", title, shade + line) + _axis(language, seconds))
 
 
-def _timeline(
-    names: Looks,
-    language: str,
-    times: Sequence[tuple[float, float]],
-    rows: Sequence[Row | None],
-    seconds: tuple[float, float],
-) -> str:
+def timeline(names: Looks, language: str, times: Times, rows: Sequence[Row | None], seconds: Span) -> str:
     """Probabilities over time: a line per emotion, and a strip that names the most probable one.
 
     Args:
@@ -272,13 +224,7 @@ def _timeline(
     return _figure(title, f'{plot}{strip}{_axis(language, seconds)}<ul class="ser-legend">{"".join(legend)}</ul>')
 
 
-def _strip(
-    names: Looks,
-    language: str,
-    times: Sequence[tuple[float, float]],
-    rows: Sequence[Row | None],
-    seconds: tuple[float, float],
-) -> str:
+def _strip(names: Looks, language: str, times: Times, rows: Sequence[Row | None], seconds: Span) -> str:
     """The most probable emotion over time; a stretch shows its name where there is room."""
     begin, length = seconds[0], max(seconds[1] - seconds[0], 1e-6)
     stretches: list[tuple[float, float, str | None]] = []
@@ -304,7 +250,7 @@ def _strip(
     )
 
 
-def _axis(language: str, seconds: tuple[float, float]) -> str:
+def _axis(language: str, seconds: Span) -> str:
     key = "whole_seconds" if seconds[1] - seconds[0] >= 10 else "seconds"
     marks = "".join(f"<span>{text(language, key, value=mark)}</span>" for mark in np.linspace(*seconds, 5))
     return f'<div class="ser-axis" aria-hidden="true">{marks}</div>'

@@ -22,34 +22,24 @@ from ser.inference.checkpoint import find_model
 from ser.inference.files import SUFFIXES
 from ser.inference.recognizer import LONGEST_SECONDS, Prediction, Recognizer, prepare
 from ser.inference.timeline import predict_long, timeline
-from ser.inference.vad import SpeechGate
+from ser.inference.vad import NO_SPEECH, SpeechGate, enough_speech
 
 TIMELINE_FROM = 7.5  # seconds: a shorter recording has no timeline
 _WINDOW, _MOST_WINDOWS = 5.0, 100  # seconds and number of the timeline's windows
-_MINIMUM_SPEECH = 0.1  # fraction of a recording, as for the microphone
 HIGHEST_RATE = 192_000  # Hz
 _MOST_SAMPLES = 64_000_000  # frames x channels, 256 MB when decoded: ten minutes of 48 kHz stereo
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model.
+    """A loaded model, with the finished run it comes from and the UAR of that run's test part, if there is one."""
 
-    Attributes:
-        name: as the page lists it.
-        path: the file or folder it came from.
-        recognizer: answers.
-        looks: how each emotion is drawn, its colour dark enough for a white page.
-        run: the finished run it comes from; None for a model without one.
-        uar: unweighted average recall of the run's test part with its interval over speakers.
-    """
-
-    name: str
+    name: str  # as the page lists it
     path: Path
     recognizer: Recognizer
-    looks: dict[str, Emotion]
+    looks: dict[str, Emotion]  # how each emotion is drawn, its colour dark enough for a white page
     run: Run | None
-    uar: Interval | None
+    uar: Interval | None  # with its interval over speakers
 
 
 class ModelShelf:
@@ -133,40 +123,24 @@ def contrast_with_white(channels: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may upload.
+    """What one visitor may upload."""
 
-    Attributes:
-        megabytes: of one file.
-        seconds: of one file.
-        files: at once.
-    """
-
-    megabytes: float = 50.0
-    seconds: float = 600.0
-    files: int = 500
+    megabytes: float = 50.0  # of one file
+    seconds: float = 600.0  # of one file
+    files: int = 500  # at once
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """The answer for one recording, and what is drawn of it.
+    """The answer for one recording, and what is drawn of it."""
 
-    Attributes:
-        name: of the file, as the visitor calls it.
-        model: name of the model that answered.
-        seconds: length of the recording.
-        prediction: of the whole; None where there is no speech.
-        envelope: peaks (N, 2), lowest and highest.
-        times: start and end of each stretch of the timeline; empty for short recordings.
-        rows: probabilities of each stretch; None where there is no speech.
-    """
-
-    name: str
-    model: str
+    name: str  # of the file
+    model: str  # name of the model that answered
     seconds: float
-    prediction: Prediction | None
-    envelope: NDArray[np.float32]
-    times: Sequence[tuple[float, float]]
-    rows: Sequence[dict[str, float] | None]
+    prediction: Prediction | None  # of the whole; None where there is no speech
+    envelope: NDArray[np.float32]  # peaks (N, 2), lowest and highest
+    times: Sequence[tuple[float, float]]  # of each stretch of the timeline; empty for short recordings
+    rows: Sequence[dict[str, float] | None]  # probabilities of each stretch; None where there is no speech
 
 
 def check_upload(path: str | Path, uploads: Path, limits: Limits, language: str) -> Path:
@@ -212,19 +186,15 @@ def analyse(model: Model, path: Path, gate: SpeechGate, limits: Limits, language
     times: list[tuple[float, float]] = []
     rows: list[dict[str, float] | None] = []
     if prediction is not None and seconds >= TIMELINE_FROM:
-        table = timeline(model.recognizer, path, _WINDOW, max(1.0, (seconds - _WINDOW) / _MOST_WINDOWS))
+        hop = max(1.0, (seconds - _WINDOW) / _MOST_WINDOWS)
+        table = timeline(model.recognizer, path, _WINDOW, hop, gate=gate)
         middles = ((table["start"] + table["end"]) / 2).to_numpy()
         edges = np.concatenate(([0.0], (middles[1:] + middles[:-1]) / 2, [seconds]))
         times = [(float(start), float(end)) for start, end in pairwise(edges)]
-        spoken = [
-            gate(waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]) >= _MINIMUM_SPEECH * (end - start)
-            for start, end in times
-        ]
-        values = table[[f"p_{name}" for name in model.recognizer.emotions]].to_numpy()
-        rows = [
-            dict(zip(model.recognizer.emotions, map(float, row), strict=True)) if heard else None
-            for row, heard in zip(values, spoken, strict=True)
-        ]
+        probabilities = table[[f"p_{name}" for name in model.recognizer.emotions]].to_numpy()
+        for row in probabilities:
+            found = dict(zip(model.recognizer.emotions, map(float, row), strict=True))
+            rows.append(None if np.isnan(row).any() else found)
     return Analysis(path.name, model.name, seconds, prediction, envelope_of(waveform.numpy()), times, rows)
 
 
@@ -293,11 +263,12 @@ def _answer(
             raise SerError(text(language, "too_long", name=path.name, seconds=seconds, most=limits.seconds))
         if seconds <= LONGEST_SECONDS:
             waveform = prepare(waveform, SAMPLE_RATE)
-        if gate(waveform) < _MINIMUM_SPEECH * seconds:
+        if not enough_speech(gate(waveform), seconds):
             return waveform, None
         if seconds <= LONGEST_SECONDS:
             return waveform, model.recognizer(waveform, SAMPLE_RATE, attention=attention)
-        return waveform, predict_long(model.recognizer, path)
+        prediction = predict_long(model.recognizer, path, gate=gate)
+        return waveform, None if prediction.label == NO_SPEECH else prediction
     except SerError as error:  # the server's folders are not the visitor's business
         raise SerError(str(error).replace(str(path), path.name)) from error
 

@@ -26,8 +26,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from ser.data.audio import SAMPLE_RATE, read_audio
-from ser.demo.live import LiveSound
-from ser.demo.plots import live_panel
+from ser.demo.live import live_panel
 from ser.demo.recognition import Limits, ModelShelf
 from ser.demo.state import Session, Sessions, to_csv, to_json
 from ser.demo.texts import text
@@ -58,27 +57,16 @@ _QUOTA_SECONDS = 3600.0  # as long as Gradio keeps an upload
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``ser demo`` is told.
+    """The options of ``ser demo``."""
 
-    Attributes:
-        checkpoints: models to choose from.
-        encoder: folder of the pretrained encoder, if not where training had it.
-        device: where they compute.
-        host: address to serve on.
-        port: to serve on.
-        megabytes: of the largest file.
-        seconds: of the longest file.
-        allowed_hosts: names besides this computer's own under which browsers may call an open page.
-    """
-
-    checkpoints: Sequence[str | Path]
-    encoder: str | Path | None = None
+    checkpoints: Sequence[str | Path]  # models to choose from
+    encoder: str | Path | None = None  # folder of the pretrained encoder, if not where training had it
     device: str = "cpu"
     host: str = "127.0.0.1"
     port: int = 7860
-    megabytes: float = 50.0
-    seconds: float = 600.0
-    allowed_hosts: Sequence[str] = ()
+    megabytes: float = 50.0  # of the largest file
+    seconds: float = 600.0  # of the longest file
+    allowed_hosts: Sequence[str] = ()  # besides this computer's own, for a page that is open to the network
 
     @property
     def open(self) -> bool:
@@ -153,29 +141,22 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except (OSError, OverflowError) as error:
-        raise SerError(
-            f"{host}:{port} cannot be served on ({getattr(error, 'strerror', None) or error}); choose "
-            "another --port, or end the program that has it."
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise SerError(f"cannot serve on {host}:{port} ({reason}); choose another --port or --host.") from error
 
 
 class Guard:
     """HTTP middleware: refuses requests of other sites, for files elsewhere and beyond the quota of uploads.
 
     Gradio copies every file that a request names to its cache, from where it can be fetched; by itself it trusts the
-    names of a mounted page. So each one has to lie among the uploads.
-
-    Args:
-        uploads: folder of uploaded files.
-        settings: address and limits of the page.
+    names of a mounted page. So each one has to lie in ``uploads``.
     """
 
     def __init__(self, uploads: Path, settings: Settings) -> None:
         self.uploads, self.open = uploads.resolve(), settings.open
         own = socket.gethostname().lower()
-        self.hosts = {*_THIS_COMPUTER}
-        if settings.open:
-            self.hosts |= {settings.host, own, f"{own}.local", *map(str.lower, settings.allowed_hosts)}
+        others = {settings.host, own, f"{own}.local", *map(str.lower, settings.allowed_hosts)}
+        self.hosts = {*_THIS_COMPUTER} | (others if settings.open else set())
         self.quota = 40 * settings.megabytes * 1e6  # bytes per client and hour; four times as many of all
         self._received: deque[tuple[float, str, int]] = deque()  # time, client, bytes
 
@@ -275,8 +256,7 @@ def _microphone_routes(sessions: Sessions, shelf: ModelShelf, gate: SpeechGate) 
     def stop(token: str) -> Response:
         session = _session(sessions, token)
         session.stop()
-        heard: LiveSound | None = session.listened
-        return JSONResponse(live_panel(heard, session.language) if heard else {})
+        return JSONResponse(live_panel(session.listened, session.language) if session.listened else {})
 
     return router
 
@@ -308,9 +288,8 @@ def _file_routes(sessions: Sessions) -> APIRouter:
         table = session.history.table() if what == "history" else session.table if what == "folder" else None
         if table is None or kind not in ("csv", "json"):
             raise HTTPException(404, "there is nothing to download")
-        content = to_csv(table) if kind == "csv" else to_json(table)
+        content, media = (to_csv(table), "text/csv") if kind == "csv" else (to_json(table), "application/json")
         headers = {"Content-Disposition": f'attachment; filename="{what}.{kind}"'}
-        media = "text/csv" if kind == "csv" else "application/json"
         return Response(content, media_type=f"{media}; charset=utf-8", headers=headers)
 
     return router

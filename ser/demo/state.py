@@ -115,35 +115,20 @@ def to_json(table: pd.DataFrame) -> str:
 
 @dataclass
 class Session:
-    """One browser window.
+    """One browser window."""
 
-    Attributes:
-        folder: its clips; removed when it closes.
-        model: name of the chosen model.
-        client: address of its computer.
-        language: key of ser.demo.texts.LANGUAGES.
-        token: what its browser shows to be served; cannot be guessed.
-        history: its answers.
-        settings: of its microphone.
-        live: its microphone; None while it is closed.
-        listened: the stretch of listening that is shown, also after its end.
-        analysis: of the file tab.
-        table: of the folder tab, with a column of reasons.
-        used: clock of its last request.
-    """
-
-    folder: Path
-    model: str
-    client: str
-    language: str = "en"
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    folder: Path  # its clips; removed when it closes
+    model: str  # name of the chosen model
+    client: str  # address of its computer
+    language: str = "en"  # key of ser.demo.texts.LANGUAGES
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))  # its browser shows it to be served
     history: History = field(default_factory=History)
     settings: LiveSettings = field(default_factory=LiveSettings)
-    live: LiveSound | None = None
-    listened: LiveSound | None = None
-    analysis: Analysis | None = None
-    table: pd.DataFrame | None = None
-    used: float = 0.0
+    live: LiveSound | None = None  # its microphone; None while it is closed
+    listened: LiveSound | None = None  # what is shown of the microphone, also after its end
+    analysis: Analysis | None = None  # of the file tab
+    table: pd.DataFrame | None = None  # of the folder tab
+    used: float = 0.0  # clock of its last request
     turn: threading.RLock = field(default_factory=threading.RLock)
 
     def hear(self, model: Model, gate: SpeechGate, sample_rate: int) -> LiveSound:
