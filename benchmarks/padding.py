@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.data.batching import LengthBatches
-from ser.data.corpora.synthetic_features import frames_of
-from ser.data.corpora.synthetic_labels import EMOTIONS, IEMOCAP_SIZE, draw_utterances
+from ser.data.corpora.synthetic_frames import EMOTIONS, IEMOCAP_SIZE, draw_utterances, frames_of
 from ser.data.corpus import Corpus, Utterance
 from ser.data.protocols import SessionProtocol
 

@@ -15,8 +15,7 @@ from torchaudio.transforms import MelSpectrogram
 from ser.data.corpora.iemocap import iemocap
 from ser.data.corpora.manifest import manifest
 from ser.data.corpora.synthetic import synthetic
-from ser.data.corpora.synthetic_features import frames_of, synthetic_features
-from ser.data.corpora.synthetic_labels import EMOTIONS, draw_utterances
+from ser.data.corpora.synthetic_frames import EMOTIONS, draw_utterances, frames_of, synthetic_features
 from ser.data.corpora.voice import speak
 from ser.errors import SerError
 

@@ -32,7 +32,7 @@ class Utterance:
     speaker: str
     session: int
     gender: str
-    seconds: float
+    seconds: float = 0.0
     start: float = 0.0
     end: float | None = None
 

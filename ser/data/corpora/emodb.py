@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser.data.corpora.parsing import asked_emotions, assemble, durations, existing_root, find_layout, is_audio
+from ser.data.corpora.parsing import assemble, existing_root, find_layout, named_files, validate_emotions
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
@@ -32,36 +32,21 @@ def emodb(
             has no recording.
     """
     folder = existing_root(root, "EMO-DB", _REMEDY)
-    wanted = asked_emotions(emotions, tuple(_EMOTIONS.values()), "EMO-DB")
+    wanted = validate_emotions(emotions, tuple(_EMOTIONS.values()), "EMO-DB")
     layout = find_layout(folder, f"wav/{_FILES}") or find_layout(folder, _FILES)
     if layout is None:
         raise SerError(
             f"{folder} holds no recording named like 03a01Fa.wav, expected the folder wav of EMO-DB; {_REMEDY}."
         )
     layout = layout / "wav" if (layout / "wav").is_dir() else layout
-    found = {}  # by name: of a recording in both formats the .wav, which sorts last, stays
-    for path in sorted(layout.iterdir()):
-        name = _NAME.fullmatch(path.stem)
-        if name is None or not is_audio(path):
-            continue
-        if name["speaker"] not in _SESSIONS:
+    utterances = []
+    for path, name in named_files(layout.iterdir(), _NAME):
+        speaker, emotion = name["speaker"], _EMOTIONS[name["emotion"]]
+        if speaker not in _SESSIONS:
             raise SerError(
-                f"{path} is named after speaker {name['speaker']}, expected one of {', '.join(_SESSIONS)}; "
+                f"{path} is named after speaker {speaker}, expected one of {', '.join(_SESSIONS)}; "
                 "remove the file or use data=manifest for another corpus."
             )
-        if _EMOTIONS[name["emotion"]] in wanted:
-            found[path.stem] = (path, _EMOTIONS[name["emotion"]], name["speaker"])
-    seconds = durations([path for path, _, _ in found.values()])
-    utterances = (
-        Utterance(
-            path.stem,
-            path,
-            emotion,
-            speaker=speaker,
-            session=_SESSIONS[speaker],
-            gender="M" if speaker in _MEN else "F",
-            seconds=length,
-        )
-        for (path, emotion, speaker), length in zip(found.values(), seconds, strict=True)
-    )
-    return assemble("emodb", wanted, utterances, layout)
+        gender = "M" if speaker in _MEN else "F"
+        utterances.append(Utterance(path.stem, path, emotion, speaker, _SESSIONS[speaker], gender))
+    return assemble("emodb", wanted, (u for u in utterances if u.emotion in wanted), layout)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ser.data.corpora.parsing import asked_emotions, assemble, audio_file, durations, existing_root, find_layout
+from ser.data.corpora.parsing import assemble, audio_file, existing_root, find_layout, validate_emotions
 from ser.data.corpus import Corpus, Utterance
 from ser.emotions import find_emotion
 from ser.errors import SerError
@@ -43,31 +43,25 @@ def iemocap(
     """
     folder = existing_root(root, "IEMOCAP", _REMEDY)
     labels = _LABELS | {"exc": "happy"} if merge_excited else _LABELS
-    wanted = asked_emotions(emotions, tuple(dict.fromkeys(labels.values())), "IEMOCAP")
+    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "IEMOCAP")
     release = find_layout(folder, "Session[0-9]/dialog/EmoEvaluation")
     if release is None:
         raise SerError(
             f"{folder} holds no Session1/dialog/EmoEvaluation, expected the IEMOCAP release with Session1 "
             f"to Session5; {_REMEDY}."
         )
-    rows = [
-        (line, labels[line["label"]], session)
-        for session in sorted(release.glob("Session[0-9]"))
-        for line in _labelled_lines(session)
-        if labels.get(line["label"]) in wanted
-    ]
-    paths = [audio_file(session / "sentences" / "wav" / _dialog(line["id"]), line["id"]) for line, _, session in rows]
     utterances = (
         Utterance(
             line["id"],
-            path,
-            emotion,
+            audio_file(session / "sentences" / "wav" / line["id"].rpartition("_")[0], line["id"]),
+            labels[line["label"]],
             speaker=f"Ses{line['session']}{line['gender']}",
             session=int(line["session"]),
             gender=line["gender"],
-            seconds=seconds,
         )
-        for (line, emotion, _), path, seconds in zip(rows, paths, durations(paths), strict=True)
+        for session in sorted(release.glob("Session[0-9]"))
+        for line in _labelled_lines(session)
+        if labels.get(line["label"]) in wanted
     )
     return assemble("iemocap", wanted, utterances, release)
 
@@ -77,8 +71,3 @@ def _labelled_lines(session: Path) -> Iterator[re.Match[str]]:
     for file in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
         if not file.name.startswith("."):  # the ._ twins of macOS
             yield from _UTTERANCE_LINE.finditer(file.read_text(encoding="latin-1"))
-
-
-def _dialog(utterance_id: str) -> str:
-    """``Ses05M_script01_1b_M000`` belongs to ``Ses05M_script01_1b``."""
-    return utterance_id.rpartition("_")[0]

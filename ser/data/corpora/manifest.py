@@ -1,4 +1,4 @@
-"""Any other corpus: a CSV table with one row an utterance."""
+"""Any other corpus: a CSV table with one row per utterance."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ser.data.corpora.parsing import asked_emotions, assemble, durations, existing_root
+from ser.data.corpora.parsing import assemble, existing_root, validate_emotions
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
@@ -27,7 +27,7 @@ def manifest(
     """Read a CSV with the columns ``path, emotion, speaker[, session, gender, start, end, id]``; others are ignored.
 
     Emotion names are lower-cased. Whole numbers in the session column are kept, other names become 1, 2, ... in
-    natural order. Without that column the speakers are dealt into at most five groups, balanced by gender and number
+    natural order. Without that column the speakers form at most five groups, balanced by gender and number
     of utterances. Without an id column the id is the file name without suffix (the whole path where names repeat),
     followed by the start where there is one.
 
@@ -37,8 +37,8 @@ def manifest(
         emotions: the classes in their order, rows of others being left out; None means all that occur, sorted.
 
     Raises:
-        SerError: the table or a column is not there, a value is missing or no such thing, an id occurs twice, a
-            speaker has two genders, or an asked emotion does not occur.
+        SerError: the table or a column is not there, a value is missing or invalid, an id occurs twice, a
+            speaker has two genders, or an emotion of ``emotions`` does not occur.
     """
     if not manifest:
         raise SerError(f"no manifest was given; {_REMEDY}.")
@@ -50,28 +50,22 @@ def manifest(
         else source.parent
     )
     possible = sorted(set(table["emotion"]))
-    wanted = asked_emotions(possible if emotions is None else emotions, possible, str(source))
+    wanted = validate_emotions(possible if emotions is None else emotions, possible, str(source))
     table = table[table["emotion"].isin(wanted)]
-    sessions = _numbered(table["session"], source) if "session" in table else _dealt(table)
-    files = dict.fromkeys(base / path for path in table["path"])
-    lengths = dict(zip(files, durations(list(files)), strict=True))
-    utterances = []
-    for row, session, id_ in zip(table.to_dict("records"), sessions, _ids(table), strict=True):
-        path, end = base / row["path"], None if pd.isna(row["end"]) else float(row["end"])
-        stop = min(lengths[path], lengths[path] if end is None else end)
-        utterances.append(
-            Utterance(
-                id_,
-                path,
-                row["emotion"],
-                row["speaker"],
-                session,
-                row["gender"],
-                seconds=max(0.0, stop - row["start"]),
-                start=float(row["start"]),
-                end=end,
-            )
+    sessions = _numbered(table["session"], source) if "session" in table else _grouped(table)
+    utterances = (
+        Utterance(
+            identifier,
+            base / row["path"],
+            row["emotion"],
+            row["speaker"],
+            session,
+            row["gender"],
+            start=float(row["start"]),
+            end=None if pd.isna(row["end"]) else float(row["end"]),
         )
+        for row, session, identifier in zip(table.to_dict("records"), sessions, _ids(table), strict=True)
+    )
     return assemble("manifest", wanted, utterances, source)
 
 
@@ -92,7 +86,7 @@ def _table(source: Path) -> pd.DataFrame:
             f"{', '.join(missing)}; add what is missing."
         )
     if table.empty:
-        raise SerError(f"the manifest {source} has no rows below its header, expected one an utterance; {_REMEDY}.")
+        raise SerError(f"the manifest {source} has no rows below its header, expected one per utterance; {_REMEDY}.")
     table = table[[column for column in (*_REQUIRED, *_OPTIONAL) if column in table]].fillna("")
     table = table.apply(lambda text: text.str.strip())
     for column in table.columns.intersection(["path", "emotion", "speaker", "session", "id"]):
@@ -123,7 +117,7 @@ def _refuse(source: Path, bad: "pd.Series[bool]", values: pd.Series, given: str,
     """Name the first bad row as an editor counts it: the header is line 1."""
     if bad.any():
         position = int(bad.to_numpy().argmax())
-        line = int(bad.index.to_numpy()[position]) + 2  # rows of unasked emotions are gone, so the index counts
+        line = int(bad.index.to_numpy()[position]) + 2  # rows of other emotions are gone, so the index counts
         raise SerError(
             f"{source}, line {line}, has {given} ('{values.iloc[position]}'), expected {expected}; correct the table."
         )
@@ -157,8 +151,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _dealt(table: pd.DataFrame) -> list[int]:
-    """Speaker groups in place of sessions: the largest speaker first, to the group that lacks this gender most."""
+def _grouped(table: pd.DataFrame) -> list[int]:
+    """Speaker groups in place of sessions: largest speakers first, each to the group with the fewest of that gender."""
     speakers = table.groupby("speaker").agg(gender=("gender", "first"), count=("path", "size")).reset_index()
     speakers = speakers.sort_values(["gender", "count", "speaker"], ascending=[True, False, True])
     groups = range(1, min(_MOST_GROUPS, len(speakers)) + 1)

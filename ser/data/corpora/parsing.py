@@ -1,9 +1,11 @@
-"""What the corpus parsers share: the root folder, the asked emotions, audio files and the checks of the result."""
+"""What the corpus parsers share: the root folder, the emotions, audio files and the checks of the result."""
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,10 +13,10 @@ from ser.data.audio import duration
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".WAV", ".FLAC")
-_READERS = 8  # threads: on a network disk opening a file is waiting
+_READERS = 8  # threads: on a network disk, opening a file is mostly waiting
 
 
 def existing_root(root: str | Path | None, corpus: str, remedy: str) -> Path:
@@ -33,10 +35,9 @@ def existing_root(root: str | Path | None, corpus: str, remedy: str) -> Path:
 
 
 def find_layout(root: Path, pattern: str) -> Path | None:
-    """The folder that holds ``pattern``: ``root``, one of its subfolders, or the one that ``root`` is a part of.
+    """The folder in which ``pattern`` matches: ``root``, one of its subfolders or one of its parents; None if none.
 
     So a root that is one level too high, or too low (``Session1`` instead of its parent), is found all the same.
-    None where nothing matches.
     """
     resolved = root.resolve()
     first = pattern.partition("/")[0]
@@ -45,23 +46,23 @@ def find_layout(root: Path, pattern: str) -> Path | None:
     for folder in (root, *children, *above):
         if any(not match.name.startswith(".") for match in folder.glob(pattern)):
             if folder != root:
-                _log.info("%s: the corpus lies in %s", root, folder)
+                log.info("%s: the corpus lies in %s", root, folder)
             return folder
     return None
 
 
-def asked_emotions(asked: Iterable[str], possible: Sequence[str], corpus: str) -> tuple[str, ...]:
-    """The asked class names, in the asked order.
+def validate_emotions(emotions: Iterable[str], possible: Sequence[str], corpus: str) -> tuple[str, ...]:
+    """The class names in the given order.
 
     Raises:
-        SerError: one of them is not among ``possible``, is asked twice, or fewer than two are asked.
+        SerError: one of them is not among ``possible`` or is named twice, or there are fewer than two.
     """
-    if isinstance(asked, str):
+    if isinstance(emotions, str):
         raise SerError(
-            f"emotions {asked!r} were asked of {corpus}, expected a list of at least two; write "
+            f"emotions {emotions!r} were given for {corpus}, expected a list of at least two; write "
             f"data.emotions=[{','.join(possible)}] or some of these."
         )
-    names = tuple(str(name) for name in asked)
+    names = tuple(str(name) for name in emotions)
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise SerError(
@@ -69,15 +70,21 @@ def asked_emotions(asked: Iterable[str], possible: Sequence[str], corpus: str) -
         )
     if len(names) < 2 or len(set(names)) < len(names):
         raise SerError(
-            f"emotions [{', '.join(names)}] were asked of {corpus}, expected at least two different ones; "
+            f"emotions [{', '.join(names)}] were given for {corpus}, expected at least two different ones; "
             f"choose data.emotions among {', '.join(possible)}."
         )
     return names
 
 
-def is_audio(path: Path) -> bool:
-    """Whether the name is that of an audio file, and not of its macOS ``._`` twin."""
-    return path.suffix in AUDIO_SUFFIXES and not path.name.startswith(".")
+def named_files(paths: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Audio files whose name without suffix matches; one per name, the .wav where a recording is there in both formats.
+
+    macOS's ``._`` twins are left out.
+    """
+    by_name = {path.stem: path for path in sorted(paths) if path.suffix in AUDIO_SUFFIXES}  # .wav sorts last
+    for stem, path in by_name.items():
+        if (match := pattern.fullmatch(stem)) is not None:
+            yield path, match
 
 
 def audio_file(folder: Path, stem: str) -> Path:
@@ -86,25 +93,28 @@ def audio_file(folder: Path, stem: str) -> Path:
     return next((path for path in candidates if path.is_file()), folder / f"{stem}.wav")
 
 
-def durations(paths: Sequence[Path]) -> list[float]:
-    """Length of each file in seconds by its header, 0.0 where it is missing or unreadable."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(duration, paths))
-
-
 def assemble(name: str, emotions: tuple[str, ...], utterances: Iterable[Utterance], source: Path) -> Corpus:
-    """The corpus of these utterances, sorted by session and id.
+    """The corpus of these utterances, sorted by session and id, with their lengths read from the files' headers.
+
+    The length is 0.0 where a file is missing or unreadable, so that the extraction reports it.
 
     Raises:
         SerError: there are none, an id occurs twice, or an emotion has no utterance.
     """
-    ordered = tuple(sorted(utterances, key=lambda utterance: (utterance.session, utterance.id)))
+    found = list(utterances)
+    files = list(dict.fromkeys(utterance.path for utterance in found))
+    with ThreadPoolExecutor(_READERS) as pool:
+        length = dict(zip(files, pool.map(duration, files), strict=True))
+    ordered = tuple(
+        replace(u, seconds=max(0.0, min(length[u.path], length[u.path] if u.end is None else u.end) - u.start))
+        for u in sorted(found, key=lambda utterance: (utterance.session, utterance.id))
+    )
     if not ordered:
         raise SerError(
             f"no {name} utterance labelled {', '.join(emotions)} was found in {source}; check that the "
             "corpus is complete there."
         )
-    repeated = [id_ for id_, count in Counter(utterance.id for utterance in ordered).items() if count > 1]
+    repeated = [identifier for identifier, count in Counter(u.id for u in ordered).items() if count > 1]
     if repeated:
         raise SerError(
             f"{len(repeated)} utterance ids occur more than once in {source}, the first is {repeated[0]}; "

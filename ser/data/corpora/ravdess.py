@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser.data.corpora.parsing import asked_emotions, assemble, durations, existing_root, find_layout, is_audio
+from ser.data.corpora.parsing import assemble, existing_root, find_layout, named_files, validate_emotions
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
@@ -26,26 +26,20 @@ def ravdess(root: str | Path | None, emotions: Sequence[str] = ("neutral", "happ
         SerError: the folder or its layout is not there, or an emotion is unknown or has no recording.
     """
     folder = existing_root(root, "RAVDESS", _REMEDY)
-    wanted = asked_emotions(emotions, _EMOTIONS, "RAVDESS")
+    wanted = validate_emotions(emotions, _EMOTIONS, "RAVDESS")
     layout = find_layout(folder, "Actor_[0-9][0-9]")
     if layout is None:
         raise SerError(f"{folder} holds no Actor_01 folder, expected the unpacked speech recordings; {_REMEDY}.")
-    found = {}  # by name: of a recording in both formats the .wav, which sorts last, stays
-    for path in sorted(layout.glob("Actor_[0-9][0-9]/*")):
-        name = _NAME.fullmatch(path.stem)
-        if name and is_audio(path) and _EMOTIONS[int(name["emotion"]) - 1] in wanted:
-            found[path.stem] = (path, _EMOTIONS[int(name["emotion"]) - 1], int(name["actor"]))
-    seconds = durations([path for path, _, _ in found.values()])
     utterances = (
         Utterance(
             path.stem,
             path,
-            emotion,
-            speaker=f"Actor_{actor:02d}",
-            session=(actor - 1) // _ACTORS_PER_GROUP + 1,
-            gender="M" if actor % 2 else "F",
-            seconds=length,
+            _EMOTIONS[int(name["emotion"]) - 1],
+            speaker=f"Actor_{name['actor']}",
+            session=(int(name["actor"]) - 1) // _ACTORS_PER_GROUP + 1,
+            gender="M" if int(name["actor"]) % 2 else "F",
         )
-        for (path, emotion, actor), length in zip(found.values(), seconds, strict=True)
+        for path, name in named_files(layout.glob("Actor_[0-9][0-9]/*"), _NAME)
+        if _EMOTIONS[int(name["emotion"]) - 1] in wanted
     )
     return assemble("ravdess", wanted, utterances, layout)

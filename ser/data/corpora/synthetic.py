@@ -1,7 +1,7 @@
 """The built-in corpus: real wav files of a synthetic voice, laid out and labelled as IEMOCAP is.
 
-It makes every part of the program run on a fresh clone, and it is hard in the way real corpora are: speakers differ
-from each other by more than their emotions do, and each has an emotion of their own that they show oftener.
+With it every part of the program runs on a fresh clone. It is hard in the way real corpora are: speakers differ from
+each other by more than their emotions do, and each shows one emotion more often than the others.
 """
 
 import csv
@@ -16,7 +16,8 @@ import soundfile
 from rich.progress import track
 from scipy.signal import lfilter, oaconvolve
 
-from ser.data.corpora.synthetic_labels import EMOTIONS, GENDERS, SAMPLE_RATE, SESSIONS, dialog_of, draw_utterances
+from ser.data.audio import SAMPLE_RATE
+from ser.data.corpora.synthetic_frames import EMOTIONS, GENDERS, SESSIONS, dialog_of, draw_utterances
 from ser.data.corpora.voice import Delivery, Signal, speak
 from ser.data.corpus import Corpus, Utterance
 from ser.io import atomic_path, write_text
@@ -58,7 +59,7 @@ _EMOTION_SHIFTS: Mapping[str, Shift] = {
     "angry": Shift(0.16, 0.40, 0.20, 6.5, 1.0, -0.4, 0.7),
     "sad": Shift(-0.10, -0.60, -0.32, -4.0, -0.8, 0.7, 0.0),
 }
-# Deviation of the same quantities from utterance to utterance, whatever the emotion.
+# Std of the same quantities between utterances, whatever the emotion.
 _UTTERANCE_SPREAD = Shift(0.05, 0.2, 0.06, 1.2, 0.15, 0.2, 0.2)
 
 
@@ -72,11 +73,11 @@ class _Room:
 
 
 def synthetic(root: str | Path, utterances: int = 300, seed: int = 0) -> Corpus:
-    """Write the synthetic corpus below ``root`` where it is not there yet, and return it.
+    """The synthetic corpus, written below ``root`` where it is not there yet.
 
-    5 sessions, 10 speakers, IEMOCAP's class shares and length distribution. Each number and seed has its own folder;
-    files are written whole or not at all and those already there are kept, so an interrupted call is simply repeated.
-    Beside the wav files stand IEMOCAP's label files and ``manifest.csv``, so other tools read the folder as either.
+    5 sessions, 10 speakers, IEMOCAP's class frequencies and lengths. Each number and seed has its own folder; files
+    are written whole or not at all and those already there are kept, so an interrupted call can be repeated.
+    Beside the wav files lie IEMOCAP's label files and ``manifest.csv``, so other tools can read the folder as either.
 
     Args:
         root: folder for synthetic corpora; created.
@@ -107,12 +108,12 @@ def _wav_path(folder: Path, utterance: Utterance) -> Path:
 
 
 def _is_whole(utterance: Utterance) -> bool:
-    expected = _WAV_HEADER + 2 * round(utterance.seconds * SAMPLE_RATE)  # 16 bits a sample
+    expected = _WAV_HEADER + 2 * round(utterance.seconds * SAMPLE_RATE)  # 16 bits per sample
     return utterance.path.is_file() and utterance.path.stat().st_size == expected
 
 
 def _draw_voices(seed: int) -> dict[str, Delivery]:
-    """Each speaker's neutral delivery; within a gender every quantity is spread evenly and dealt at random."""
+    """Each speaker's neutral delivery; within a gender every quantity is spread evenly and assigned at random."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
     voices = {}
     for gender in GENDERS:

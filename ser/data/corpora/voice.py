@@ -1,7 +1,7 @@
 """A small source-filter voice: glottal pulses and noise through formant resonators (Fant 1960; Klatt 1980).
 
-It says nothing, but it has what an emotion recogniser listens to: pitch and its contour, syllables and pauses, vowels
-with gliding formants, loudness, brightness, roughness and breath.
+It speaks no words, but has what an emotion recogniser uses: pitch and its contour, syllables and pauses, vowels with
+gliding formants, loudness, brightness, roughness and breath.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, lfilter, sosfilt
 
-from ser.data.corpora.synthetic_labels import SAMPLE_RATE
+from ser.data.audio import SAMPLE_RATE
 
 Signal = NDArray[np.float64]
 
 _STEP = 80  # samples between two values of a control track (5 ms)
-_BLOCK = 2  # control steps for which the formants stand still (10 ms)
+_BLOCK = 2  # control steps with constant formants (10 ms)
 # Formants of an adult man in Hz (after Peterson & Barney 1952): i, e, ae, a, o, u and the neutral vowel.
 _VOWELS = np.array([[270, 2290, 3010], [460, 1990, 2590], [660, 1720, 2410], [730, 1090, 2440], [570, 840, 2410],
                     [300, 870, 2240], [500, 1500, 2500]], dtype=float)  # fmt: skip
@@ -32,7 +32,7 @@ class Delivery:
     Attributes:
         pitch: mean fundamental frequency in Hz.
         pitch_range: standard deviation of the accents, in natural logarithms of frequency.
-        syllable_rate: syllables a second.
+        syllable_rate: syllables per second.
         level: root mean square in decibels relative to full scale.
         cutoff: where the source's spectrum begins to fall, in Hz; higher is brighter.
         formant_scale: formant frequencies relative to an adult man's.
@@ -74,11 +74,11 @@ def speak(delivery: Delivery, samples: int, rng: np.random.Generator) -> Signal:
 
 @dataclass(frozen=True)
 class _Score:
-    """Syllables one after another; every array has one value a syllable."""
+    """Syllables one after another; every array has one value per syllable."""
 
     starts: Signal  # seconds
     durations: Signal  # seconds
-    onsets: Signal  # share of the syllable taken by its consonant
+    onsets: Signal  # fraction of the syllable taken by its consonant
     consonants: NDArray[np.int64]
     vowels: NDArray[np.int64]
     stresses: Signal  # relative amplitude of the vowel
