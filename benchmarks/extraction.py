@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract, utterance_batches
-from ser.encoders import Encoder, LogMel, SpeechEncoder
+from ser.encoders import Encoder, LogMel, SpeechEncoder, encode
 
 
 def main() -> None:
@@ -56,9 +56,9 @@ def compare(name: str, encoder: Encoder, corpus: Corpus, folder: Path, batch_sec
     extract(few, encoder, folder / "warm" / name, device, 2, batch_seconds, False)  # loads weights, imports the rest
     batches = [[read_audio(u.path) for u in batch] for batch in utterance_batches(corpus.utterances, batch_seconds)]
     singles = [[waveform] for batch in batches for waveform in batch]
-    frames = sum(len(row) for batch in batches for row in encoder(batch))
-    bare = timed(lambda: [encoder(batch) for batch in batches])
-    bare_single = timed(lambda: [encoder(single) for single in singles])
+    frames = sum(len(row) for batch in batches for row in encode(encoder, batch))
+    bare = timed(lambda: [encode(encoder, batch) for batch in batches])
+    bare_single = timed(lambda: [encode(encoder, single) for single in singles])
     whole = timed(lambda: extract(corpus, encoder, folder / "batched" / name, device, 2, batch_seconds, False))
     single = timed(lambda: extract(corpus, encoder, folder / "single" / name, device, 2, 0.0, False))
     print(

@@ -29,10 +29,11 @@ from rich import get_console
 from rich.table import Table
 
 from ser.data.audio import SAMPLE_RATE
+from ser.encoders import encode
 from ser.inference.checkpoint import FORMAT, ModelConfig
 from ser.inference.engines import TorchNetwork, build_encoder
-from ser.inference.export import export_onnx, test_sounds
 from ser.inference.files import predict_file, predict_files
+from ser.inference.onnx import export_onnx, test_sounds
 from ser.inference.recognizer import Recognizer
 from ser.models.build import build_network
 
@@ -127,7 +128,7 @@ def bare_call(recognizer: Recognizer, sound: torch.Tensor) -> Callable[[], objec
 
     @torch.inference_mode()
     def call() -> object:
-        frames = encoder([sound])[0][None]  # (1, L, D)
+        frames = encode(encoder, [sound])[0][None]  # (1, L, D)
         return model.network(frames, torch.tensor([frames.shape[1]])).emotion_logits.softmax(-1)
 
     return call

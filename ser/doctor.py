@@ -29,6 +29,7 @@ from ser.config import compose_config
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
 from ser.data.cache import FeatureCache
 from ser.data.inventory import CacheFolder
+from ser.encoders import encode
 from ser.encoders.weights import on_this_machine, remedy
 from ser.errors import SerError
 from ser.sentences import instantiate, sentence
@@ -328,7 +329,7 @@ class Experiment:
         if checkpoint and own is None:
             text += f", layers {described.get('layers')}, weights {described.get('weights')} in {encoder.folder}"
         if own is None and (self.deep or not checkpoint):
-            (frames,) = encoder([torch.zeros(SAMPLE_RATE)])  # (L, D)
+            (frames,) = encode(encoder, [torch.zeros(SAMPLE_RATE)])  # (L, D)
             text += f"; a second of silence gives {len(frames)} frames"
         self.encoder = encoder
         yield Finding("encoder", "ok", text)

@@ -24,9 +24,10 @@ from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import extract
 from ser.data.protocols import refuse_shared_recordings
 from ser.encoders import Encoder
+from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
-from ser.finetuning import check_finetuning, make_network
 from ser.inference.checkpoint import FORMAT
+from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder
@@ -158,12 +159,15 @@ def build_module(
     loss = instantiate(cfg.loss)
     if hasattr(loss, "fit_class_counts"):
         loss.fit_class_counts(datamodule.emotion_counts())
+    described: dict[str, Any] = OmegaConf.to_container(cfg.features, resolve=True)  # type: ignore[assignment]
+    if isinstance(encoder, PretrainedEncoder):
+        described["checkpoint"] = encoder.checkpoint  # absolute, if it is a folder
     config = {
         **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
         "format": FORMAT,
         "network": description,
         "adversary": OmegaConf.to_container(cfg.adversarial, resolve=True),
-        "encoder": OmegaConf.to_container(cfg.features, resolve=True),
+        "encoder": described,
         "emotions": datamodule.emotions,
         "speakers": datamodule.speakers,
         "sample_rate": 16_000,

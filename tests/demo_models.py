@@ -4,7 +4,7 @@ import torch
 from checkpoints import ENCODER, GRU, make_config
 from torch.nn.functional import cross_entropy
 
-from ser.encoders import LogMel
+from ser.encoders import LogMel, encode
 from ser.models.build import build_network
 
 SAD, HAPPY = 3, 1  # places in checkpoints.EMOTIONS
@@ -27,7 +27,7 @@ def save_pitch_checkpoint(path):
     network = build_network(config["network"])
     pitches = [LOW * factor for factor in (0.9, 1.0, 1.1)] + [HIGH * factor for factor in (0.9, 1.0, 1.1)]
     sounds = [tone(pitch, 1.0, loudness=loudness) for pitch in pitches for loudness in (0.05, 0.3)]
-    frames = (torch.stack(encoder(sounds)) + 6.0) / 3.0  # (B, L, D)
+    frames = (torch.stack(encode(encoder, sounds)) + 6.0) / 3.0  # (B, L, D)
     labels = torch.tensor([SAD] * 6 + [HAPPY] * 6)
     lengths = torch.full((len(sounds),), frames.shape[1])
     optimizer = torch.optim.Adam(network.parameters(), 0.02)

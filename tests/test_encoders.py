@@ -1,11 +1,20 @@
+import json
 import shutil
+import zipfile
 
 import pytest
 import torch
 from tiny_encoders import save_tiny_hubert, save_tiny_wav2vec2, save_tiny_wavlm, save_tiny_whisper
-from transformers import AutoFeatureExtractor, AutoModel, WhisperModel
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    HubertForSequenceClassification,
+    WhisperFeatureExtractor,
+    WhisperForAudioClassification,
+    WhisperModel,
+)
 
-from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder
+from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder, encode
 from ser.errors import SerError
 
 LENGTHS = (400, 719, 720, 9000, 16000, 16000, 30011)
@@ -34,12 +43,12 @@ def encoder_of(folders, case, **settings):
 def test_frames_do_not_depend_on_batch_mates(folders, case):
     encoder = LogMel() if case == "logmel" else encoder_of(folders, case)
     speech = waveforms()
-    together = encoder(speech)
+    together = encode(encoder, speech)
     for waveform, frames in zip(speech, together, strict=True):
-        alone = encoder([waveform])[0]
+        alone = encode(encoder, [waveform])[0]
         assert frames.shape == alone.shape and frames.dtype == torch.float32
         torch.testing.assert_close(frames, alone, atol=1e-4, rtol=0)
-    reverse = encoder(speech[::-1])[::-1]
+    reverse = encode(encoder, speech[::-1], batch_seconds=1.3)[::-1]
     for frames, other in zip(together, reverse, strict=True):
         torch.testing.assert_close(frames, other, atol=1e-4, rtol=0)
 
@@ -59,7 +68,7 @@ def test_equals_transformers_own_forward(folders, case, layer):
     states = [*output.hidden_states[:-1], output.last_hidden_state]
     wanted = [3] if layer is None else [layer] if isinstance(layer, int) else layer
     expected = torch.stack([states[k] for k in wanted]).mean(0)[0]
-    torch.testing.assert_close(encoder([waveform])[0], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(encode(encoder, [waveform])[0], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("encoder_only", [True, False])
@@ -77,35 +86,53 @@ def test_whisper_equals_transformers_own_forward(tmp_path, encoder_only, layer):
         )
     wanted = [3] if layer is None else [layer] if isinstance(layer, int) else layer
     expected = torch.stack([output.hidden_states[k] for k in wanted]).mean(0)[0, : round(20000 / 320)]
-    torch.testing.assert_close(WhisperEncoder(str(folder), layer=layer)([waveform])[0], expected, atol=1e-4, rtol=0)
+    encoder = WhisperEncoder(str(folder), layer=layer, window="30s")
+    torch.testing.assert_close(encode(encoder, [waveform])[0], expected, atol=1e-4, rtol=0)
 
 
-def test_whisper_encodes_long_clips_in_windows(tmp_path):
-    encoder = WhisperEncoder(str(save_tiny_whisper(tmp_path, window=50)))  # windows of one second
+@pytest.mark.parametrize("window", ["clip", "30s"])
+def test_whisper_encodes_long_clips_in_windows(tmp_path, window):
+    encoder = WhisperEncoder(str(save_tiny_whisper(tmp_path, window=50)), window=window)  # windows of one second
     long = waveforms((40000,))[0]
-    frames = encoder([long])[0]
-    assert len(frames) == 125
-    torch.testing.assert_close(frames[:50], encoder([long[:16000]])[0], atol=1e-4, rtol=0)
-    torch.testing.assert_close(frames[100:], encoder([long[32000:]])[0], atol=1e-4, rtol=0)
+    frames, short = encode(encoder, [long, long[:7000]])
+    assert len(frames) == 125 and len(short) == 22
+    for start, end in ((0, 16000), (16000, 32000), (32000, 40000)):
+        piece = encode(encoder, [long[start:end]])[0]
+        torch.testing.assert_close(frames[start // 320 : end // 320], piece, atol=1e-4, rtol=0)
+    torch.testing.assert_close(short, encode(encoder, [long[:7000]])[0], atol=1e-4, rtol=0)
+
+
+def test_whisper_clip_window_differs_from_30_s_only_by_the_silence_behind_the_clip(folders):
+    """A clip as long as the window has no silence behind it, so both settings agree up to the last frame's edge."""
+    clip, whole = (WhisperEncoder(str(folders["whisper"]), window=window) for window in ("clip", "30s"))
+    waveform = waveforms((480000,))[0]
+    one, other = encode(clip, [waveform])[0], encode(whole, [waveform])[0]
+    assert one.shape == other.shape == (1500, 16)
+    assert (one - other)[:1400].abs().max() < 0.01
+    assert clip.description() != whole.description()
+    assert clip.computed_samples(16001) == 16001 and whole.computed_samples(16001) == 480000
+    with pytest.raises(SerError, match=r"expected clip or 30s; set features\.window"):
+        WhisperEncoder(str(folders["whisper"]), window="5s")
 
 
 @pytest.mark.parametrize("case", [("hubert", False), "logmel"], ids=str)
 def test_number_of_frames(folders, case):
     encoder = LogMel() if case == "logmel" else encoder_of(folders, case)
-    for length, frames in zip(LENGTHS, encoder(waveforms()), strict=True):
+    for length, frames in zip(LENGTHS, encode(encoder, waveforms()), strict=True):
         assert frames.shape == ((length - 400) // 320 + 1, encoder.dim)
 
 
 @pytest.mark.parametrize("case", [("hubert", False), "whisper", "logmel"], ids=str)
-def test_averaging_is_left_to_the_readers_so_that_one_cache_serves_all(folders, case):
+def test_averaging_is_left_to_the_readers_of_the_frames(folders, case):
     def make(**settings):
         return LogMel(**settings) if case == "logmel" else encoder_of(folders, case, **settings)
 
     plain, averaged = make(), make(average=4)
-    assert averaged.average == 4 and averaged.frame_rate == plain.frame_rate
+    assert averaged.average == 4 and averaged.frame_rate == plain.frame_rate == 50
     assert averaged.description() == plain.description()
-    for frames, same in zip(plain(waveforms()), averaged(waveforms()), strict=True):
-        assert torch.equal(frames, same)
+    assert torch.equal(encode(averaged, waveforms())[-1], encode(plain, waveforms())[-1])
+    with pytest.raises(SerError, match="average=0"):
+        make(average=0)
 
 
 @pytest.mark.parametrize("case", [("hubert", False), "whisper"], ids=str)
@@ -116,20 +143,17 @@ def test_concatenated_layers_lie_side_by_side_and_their_caches_stay_apart(folder
     assert both.description() != mean.description()
     single = encoder_of(folders, case, layer=1, join="concatenate")
     assert (single.dim, single.description()) == (one.dim, one.description())
-    for frames, first, second in zip(both(waveforms()), one(waveforms()), two(waveforms()), strict=True):
+    for frames, first, second in zip(*(encode(encoder, waveforms()) for encoder in (both, one, two)), strict=True):
         torch.testing.assert_close(frames, torch.cat((first, second), dim=-1), atol=1e-5, rtol=1e-5)
     with pytest.raises(SerError, match="expected mean or concatenate"):
         encoder_of(folders, case, join="sum")
 
 
-def test_padded_seconds_stay_within_the_limit(folders, monkeypatch):
-    encoder = encoder_of(folders, ("hubert", False), max_batch_seconds=2)
+def test_padded_seconds_stay_within_the_limit(folders):
+    encoder = encoder_of(folders, ("hubert", False))
     sizes = []
-    encode = encoder._encode
-    monkeypatch.setattr(
-        encoder, "_encode", lambda batch: sizes.append(len(batch) * max(map(len, batch))) or encode(batch)
-    )
-    assert len(encoder(waveforms((16000,) * 5 + (8000,) * 3))) == 8
+    encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].numel()))
+    assert len(encode(encoder, waveforms((16000,) * 5 + (8000,) * 3), batch_seconds=2)) == 8
     assert len(sizes) > 1 and max(sizes) <= 32000
 
 
@@ -137,14 +161,14 @@ def test_padded_seconds_stay_within_the_limit(folders, monkeypatch):
 def test_a_waveform_shorter_than_a_frame_is_refused_before_weights_load(folders, case):
     encoder = LogMel() if case == "logmel" else encoder_of(folders, case)
     with pytest.raises(SerError, match="at least one frame"):
-        encoder([torch.zeros(100)])
-    assert "model" not in vars(encoder)
+        encode(encoder, [torch.zeros(100)])
+    assert getattr(encoder, "model", None) is None
 
 
 def test_description_needs_no_weights_and_follows_contents_not_place(folders, tmp_path):
     encoder = encoder_of(folders, ("hubert", False))
     described = encoder.description()
-    assert encoder.dim == 16 and "model" not in vars(encoder)
+    assert encoder.dim == 16 and encoder.model is None
     moved = shutil.copytree(folders["hubert", False], tmp_path / "moved")
     assert SpeechEncoder(str(moved)).description() == described
     assert encoder_of(folders, ("hubert", False), layer=1).description() != described
@@ -155,15 +179,106 @@ def test_description_needs_no_weights_and_follows_contents_not_place(folders, tm
 
 
 def test_later_layers_are_dropped(folders):
-    assert len(encoder_of(folders, ("hubert", True), layer=1).model.encoder.layers) == 1
-    assert len(encoder_of(folders, "whisper", layer=2).model.layers) == 2
+    hubert, whisper = encoder_of(folders, ("hubert", True), layer=1), encoder_of(folders, "whisper", layer=2)
+    for encoder, layers in ((hubert, 1), (whisper, 2)):
+        before = sum(value.numel() for value in encoder.parameters())
+        encoder.load()
+        assert before == 0 and len([name for name in encoder.state_dict() if name.endswith("q_proj.weight")]) == layers
 
 
-@pytest.mark.parametrize("checkpoint", ["./no/such/folder", "no-such-owner/no-such-model"])
-def test_a_checkpoint_that_cannot_be_had_says_what_to_do(checkpoint, monkeypatch):
+def test_weights_move_with_the_encoder(folders):
+    encoder = encoder_of(folders, "whisper").to("meta")
+    encoder.load()
+    assert {value.device.type for value in (*encoder.parameters(), *encoder.buffers())} == {"meta"}
+
+
+def test_a_checkpoint_that_is_missing_says_what_to_do(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(SerError, match=r"hf download .*features\.checkpoint="):
-        SpeechEncoder(checkpoint).description()
+    with pytest.raises(SerError, match=r"there is no folder .*features\.checkpoint=FOLDER .*--encoder FOLDER"):
+        SpeechEncoder("./no/such/folder").description()
+    with pytest.raises(SerError, match=r"hf download no-such-owner/no-such-model .*--encoder FOLDER"):
+        SpeechEncoder("no-such-owner/no-such-model").description()
+
+
+def test_a_strangers_model_downloads_nothing(monkeypatch):
+    asked = []
+
+    def snapshot_download(name, local_files_only, **settings):
+        asked.append(local_files_only)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    encoder = SpeechEncoder("owner/model")
+    encoder.allow_download = False
+    with pytest.raises(SerError, match=r"owner/model .*--encoder FOLDER, or add --allow-download"):
+        encoder.description()
+    assert asked == [True]
+
+
+def test_a_relative_folder_is_found_from_any_working_directory(folders, monkeypatch, tmp_path):
+    monkeypatch.chdir(folders["whisper"].parent)
+    encoder = WhisperEncoder("whisper")
+    monkeypatch.chdir(tmp_path)
+    assert encoder.checkpoint == str(folders["whisper"]) and encoder.dim == 16
+
+
+@pytest.mark.parametrize("changed", [
+    {"num_hidden_layers": 1_000_000}, {"hidden_size": 100_000}, {"conv_dim": [900_000] * 7}, {"vocab_size": 10**12},
+    {"hidden_size": "wide"}, {"num_hidden_layers": None},
+], ids=str)  # fmt: skip
+def test_a_configuration_beyond_its_weights_is_refused_before_anything_is_built(folders, tmp_path, changed):
+    folder = shutil.copytree(folders["hubert", False], tmp_path / "large")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(SerError, match=r"weight files hold|lacks a usable") as error:
+        SpeechEncoder(str(folder)).load()
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_inflate_are_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["hubert", False], tmp_path / "bomb")
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(50_000_000))
+    with pytest.raises(SerError, match="would become 50,000,000"):
+        SpeechEncoder(str(folder)).load()
+
+
+@pytest.mark.parametrize("case", [("hubert", True), "whisper"], ids=str)
+def test_settings_saved_by_transformers_5_are_read(folders, tmp_path, case):
+    folder = shutil.copytree(folders[case], tmp_path / "new")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": settings}))
+    (one,), (other,) = (encode(type(encoder_of(folders, case))(str(place)), waveforms((9000,)))
+                        for place in (folders[case], folder))  # fmt: skip
+    assert torch.equal(one, other)
+    (folder / "processor_config.json").write_text("{}")
+    with pytest.raises(SerError, match=r"preprocessor_config\.json cannot be read"):
+        encoder_of({case: folder}, case).load()
+
+
+def test_other_mel_bands_than_the_models_are_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["whisper"], tmp_path / "mels")
+    WhisperFeatureExtractor(feature_size=128).save_pretrained(folder)
+    with pytest.raises(SerError, match="128 mel bands, but the model expects 80") as error:
+        encode(WhisperEncoder(str(folder)), waveforms((9000,)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [HubertForSequenceClassification, WhisperForAudioClassification])
+def test_the_encoder_of_a_classifier_is_used(folders, tmp_path, kind):
+    case = "whisper" if kind is WhisperForAudioClassification else ("hubert", False)
+    base = save_tiny_whisper(tmp_path / "base", encoder_only=False) if case == "whisper" else folders[case]
+    model = kind.from_pretrained(base)
+    source = model.encoder if case == "whisper" else model.hubert
+    shutil.copytree(base, tmp_path / "classifier")
+    model.save_pretrained(tmp_path / "classifier")
+    shutil.copytree(folders[case], tmp_path / "plain")
+    source.save_pretrained(tmp_path / "plain")
+    found, expected = (encode(encoder_of({case: tmp_path / name}, case), waveforms((9000,)))[0]
+                       for name in ("classifier", "plain"))  # fmt: skip
+    assert torch.equal(found, expected)
 
 
 def test_unfit_checkpoints_are_refused(folders, tmp_path):
@@ -174,9 +289,9 @@ def test_unfit_checkpoints_are_refused(folders, tmp_path):
     with pytest.raises(SerError, match="no transformers checkpoint"):
         SpeechEncoder(str(tmp_path)).description()
     broken = shutil.copytree(folders["hubert", False], tmp_path / "broken")
-    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:5000])
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-5000])
     with pytest.raises(SerError, match="cannot be read"):
-        SpeechEncoder(str(broken))(waveforms((16000,)))
+        encode(SpeechEncoder(str(broken)), waveforms((16000,)))
     (broken / "preprocessor_config.json").unlink()
     with pytest.raises(SerError, match=r"preprocessor_config\.json"):
         SpeechEncoder(str(broken)).description()
@@ -190,4 +305,4 @@ def test_a_checkpoint_without_some_weights_is_refused(folders, tmp_path):
     del weights["encoder.layers.1.attention.k_proj.weight"]
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SerError, match="lack 1 tensors"):
-        SpeechEncoder(str(partial))(waveforms((16000,)))
+        encode(SpeechEncoder(str(partial)), waveforms((16000,)))

@@ -15,8 +15,8 @@ from tiny_encoders import save_tiny_hubert, save_tiny_wav2vec2, save_tiny_wavlm,
 from ser.cli import main
 from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
-from ser.inference.export import agreement, export_onnx, test_sounds
 from ser.inference.hub import export_hub
+from ser.inference.onnx import agreement, export_onnx, test_sounds
 from ser.inference.recognizer import Recognizer
 
 SMALL = {**GRU, "layers": 1}

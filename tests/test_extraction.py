@@ -20,7 +20,7 @@ from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract
 from ser.data.inventory import AudioHashes
-from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder
+from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder, encode
 from ser.errors import SerError
 
 SECONDS = (0.9, 0.3, 1.4, 0.5, 0.7, 1.1)
@@ -51,12 +51,12 @@ class Counting(LogMel):
     poison = None
     pause = 0.0
 
-    def __call__(self, waveforms):
+    def forward(self, waveforms, lengths):
         time.sleep(self.pause)
         if self.poison is not None and self.encoded >= self.poison:
             raise KeyboardInterrupt
         self.encoded += len(waveforms)
-        return super().__call__(waveforms)
+        return super().forward(waveforms, lengths)
 
 
 def run(corpus, root, encoder=None, **settings):
@@ -82,7 +82,7 @@ def test_cached_frames_equal_recomputed_ones(corpus, tmp_path):
     assert result.extracted == 12 and not result.failures and result.cache.dim == 16
     for utterance in corpus.utterances:
         waveform = torch.from_numpy(soundfile.read(utterance.path, dtype="float32")[0])
-        expected = encoder([waveform])[0]
+        expected = encode(encoder, [waveform])[0]
         found = torch.from_numpy(result.cache.read(utterance.id)).float()
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)  # half precision
 
@@ -99,7 +99,7 @@ def test_a_complete_cache_is_reused_without_loading_weights(corpus, tmp_path, ca
     with caplog.at_level(logging.INFO):
         result = run(corpus, tmp_path / "cache", encoder)
     assert (result.extracted, result.reused) == (0, 12) and "reusing cache" in caplog.text
-    assert "model" not in vars(encoder) and contents(tmp_path / "cache") == before
+    assert encoder.model is None and contents(tmp_path / "cache") == before
     assert sorted((tmp_path / "cache").rglob("*")) == files
 
 
@@ -208,8 +208,9 @@ def test_a_corpus_without_any_good_file_is_an_error(corpus, tmp_path):
 
 def test_frames_beyond_half_precision_are_a_failure(corpus, tmp_path):
     class Loud(LogMel):
-        def __call__(self, waveforms):
-            return [frames * (1e6 if len(frames) < 20 else 1) for frames in super().__call__(waveforms)]
+        def forward(self, waveforms, lengths):
+            frames, counts = super().forward(waveforms, lengths)
+            return frames * torch.where(counts < 20, 1e6, 1.0)[:, None, None], counts
 
     result = run(corpus, tmp_path / "cache", Loud())
     assert set(result.failures) == {"s1_1", "s2_1"} and "half precision" in result.failures["s1_1"]

@@ -14,11 +14,11 @@ from transformers import AutoModel
 from ser import training
 from ser.data.audio import read_audio
 from ser.data.augmentation import Augmentation
-from ser.encoders import SpeechEncoder
+from ser.encoders import SpeechEncoder, encode
 from ser.errors import SerError
-from ser.finetuning import check_finetuning, make_network
-from ser.inference.export import export_onnx
+from ser.inference.onnx import export_onnx
 from ser.inference.recognizer import Recognizer
+from ser.models.finetuned import check_finetuning, make_network
 from ser.models.gru import GRU
 from ser.sentences import sentence as told
 
@@ -52,7 +52,7 @@ def state_behind(encoder, network, speech):
     """The frames that the network proper would get, without the LayerNorm ahead of it."""
     kept = []
     network.norm.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-    frames = encoder(speech)
+    frames = encode(encoder, speech)
     lengths = torch.tensor([len(row) for row in frames])
     logits = network(torch.nn.utils.rnn.pad_sequence(frames, batch_first=True), lengths).emotion_logits
     return [row[:length] for row, length in zip(kept[-1], lengths, strict=True)], logits
@@ -61,7 +61,7 @@ def state_behind(encoder, network, speech):
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("finetune", [1, 2, 3])
 def test_untrained_layers_go_on_where_the_frozen_ones_end(folders, case, finetune):
-    frozen = SpeechEncoder(str(folders[case]))(waveforms())
+    frozen = encode(SpeechEncoder(str(folders[case])), waveforms())
     encoder = SpeechEncoder(str(folders[case]), finetune=finetune)
     network, _ = tuned_network(encoder)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_the_whole_model_takes_waveforms(folders, case):
     speech = waveforms((719, 9039, 15999))
     # Of what is left over behind the last row nothing is kept; the last window has zeros there.
     cut = [torch.cat((waveform[: (len(waveform) - 80) // 320 * 320], torch.zeros(80))) for waveform in speech]
-    frozen = SpeechEncoder(str(folders[case]))(cut)
+    frozen = encode(SpeechEncoder(str(folders[case])), cut)
     with torch.no_grad():
         found, together = state_behind(encoder, network, speech)
         for one, other, waveform, logits in zip(found, frozen, speech, together, strict=True):
@@ -179,7 +179,7 @@ def test_bad_values_get_one_sentence(configure, folders, words, sentence):
 
 def test_a_corpus_of_frames_is_refused(folders):
     encoder = SpeechEncoder(str(folders["hubert", False]), finetune=1)
-    with pytest.raises(SerError, match="brings its own frames"):
+    with pytest.raises(SerError, match="has its own frames"):
         check_finetuning(encoder, "none", Augmentation([]), own_frames=True)
 
 

@@ -18,7 +18,7 @@ from torchaudio.functional import resample
 from ser.data.cache import FeatureCache, Recording, write_shard
 from ser.data.corpus import Utterance
 from ser.data.normalization import FrameStatistics, RunningStatistics
-from ser.encoders import LogMel
+from ser.encoders import LogMel, encode
 from ser.errors import SerError
 from ser.inference.files import predict_file
 from ser.inference.recognizer import Recognizer
@@ -75,7 +75,7 @@ def test_pretrained_encoders_alone_and_in_a_batch(tmp_path, save, target):
     recognizer = Recognizer.from_checkpoint(path, encoder_checkpoint=folder)
     recordings = [(voice(seconds, seed), 16000) for seed, seconds in enumerate([1.0, 2.0, 0.5])]
     for one, other in zip(recognizer.predict_many(recordings), recordings, strict=True):
-        assert values(one) == pytest.approx(values(recognizer(*other)), abs=1e-5)
+        assert values(one) == pytest.approx(values(recognizer(*other)), abs=1e-4)
 
 
 def test_a_44100_hz_stereo_copy_agrees(recognizer):
@@ -101,7 +101,7 @@ def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds, a
         )
         for name in waveforms
     ]
-    frames = {name: encoder([waveform])[0].half().numpy() for name, waveform in waveforms.items()}
+    frames = {name: encode(encoder, [waveform])[0].half().numpy() for name, waveform in waveforms.items()}
     write_shard(
         tmp_path / "session1-0001.safetensors", frames, {u.id: Recording(u.id, 0.0, None) for u in utterances}, "x"
     )
@@ -268,8 +268,9 @@ def test_an_encoder_is_fetched_from_the_hub_only_when_allowed(tmp_path, monkeypa
     path = save_checkpoint(tmp_path / "best.ckpt", encoder=settings, width=16)
     asked = []
 
-    def download(name, **options):
-        asked.append(name)
+    def download(name, local_files_only, **options):
+        if not local_files_only:
+            asked.append(name)
         raise OSError("offline")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)

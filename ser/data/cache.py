@@ -26,7 +26,7 @@ from ser.errors import SerError
 from ser.io import atomic_path
 
 FORMAT = 2  # of the shards
-FRAME_CODE = 1  # raise it when the same audio and encoder settings begin to give other frames
+FRAME_CODE = 2  # raise it when the same audio and encoder settings begin to give other frames
 _SUMS = ("__sum__", "__square__")
 _CONTENT = "ser"  # metadata key: checksum and JSON
 _PACKAGES = ("ser", "torch", "torchaudio", "transformers", "soundfile")

@@ -22,7 +22,7 @@ from ser.data.batching import length_batches
 from ser.data.cache import FeatureCache, Frames, library_versions, write_shard
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.data.inventory import CacheFolder
-from ser.encoders import Encoder, UnfitWaveform
+from ser.encoders import Encoder, UnfitWaveform, encode
 from ser.errors import SerError
 from ser.io import write_text
 
@@ -192,7 +192,7 @@ class _Filling:
         log.info("session %d: %d of %d utterances to extract", session, len(wanted), len(utterances))
         made = (
             self._encode([batch for batch in batches if batch], self.maker)
-            if callable(self.maker)
+            if isinstance(self.maker, Encoder)
             else self.maker.frames(wanted)
         )
         with _progress_bar(self.show_progress) as bar:
@@ -242,7 +242,7 @@ class _Filling:
         if not decoded:
             return []
         try:
-            return list(encoder([waveform for _, waveform in decoded]))
+            return list(encode(encoder, [waveform for _, waveform in decoded]))
         except (UnfitWaveform, torch.OutOfMemoryError) as error:
             if len(decoded) > 1:
                 return [frames for single in decoded for frames in self._attempt([single], encoder)]

@@ -1,58 +1,119 @@
-"""What an encoder is, and which waveforms it refuses."""
+"""What every encoder offers, and how a list of waveforms goes through one."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
+from ser.data.batching import length_batches
 from ser.errors import SerError
 
-FRAME_SAMPLES, HOP_SAMPLES = 400, 320  # 25 ms every 20 ms, in samples at 16 kHz
+FRAME_SAMPLES, HOP_SAMPLES = 400, 320  # 25 ms every 20 ms at 16 kHz
 
 
-class UnfitWaveform(SerError):  # noqa: N818 - says what is wrong with the one waveform and nothing else
-    """A waveform that no frame can be made of; others may be fine."""
+class UnfitWaveform(SerError):  # noqa: N818 - says what is wrong with one waveform; others may be fine
+    """A waveform that no frame can be made of."""
 
 
-class Encoder(Protocol):
-    """Turns 16 kHz mono waveforms into frames, each waveform independent of its batch mates.
+class Encoder(nn.Module, ABC):
+    """Turns padded 16 kHz mono waveforms into frames; batch mates change no frame (1e-4 in float32).
+
+    Extraction, prediction, streaming, fine-tuning and the exported graph all call this one ``forward``.
+
+    Args:
+        average: number of consecutive frames that the readers of the frames average into one; 1 keeps every frame.
+            ``forward``, ``frame_rate`` and ``description`` are those before averaging.
 
     Attributes:
-        average: consecutive frames that readers of the frames average into one (ser.data.batching.average_frames);
-            the encoder itself gives every frame.
+        dim: values per frame (D).
+        frame_rate: frames per second.
+        shortest: samples that a waveform must have at least.
     """
 
-    average: int
+    frame_rate: float = SAMPLE_RATE / HOP_SAMPLES
+    shortest: int = FRAME_SAMPLES
+    _place: Tensor
+
+    def __init__(self, average: int = 1) -> None:
+        super().__init__()
+        if average < 1:
+            raise SerError(
+                f"features.average={average} was given, expected a whole number from 1; 1 keeps every frame."
+            )
+        self.average = average
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # says where weights are loaded to
+        self.eval()
 
     @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return self._place.device
+
+    @property
+    @abstractmethod
     def dim(self) -> int:
-        """Values a frame (D)."""
+        """Values per frame (D)."""
 
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-
+    @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Plain settings and weight hash that determine the frames; they make the cache fingerprint."""
+        """Plain settings and weight hash that determine the frames: the key of the feature cache."""
 
-    def to(self, device: str | torch.device) -> Self:
-        """Compute on ``device`` from now on."""
+    @abstractmethod
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (B, L, D) in float32 and their lengths (B,), not averaged.
 
-    def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Waveforms (N,) to float32 frames (L, D) on the encoder's device.
-
-        Raises:
-            UnfitWaveform: a waveform is shorter than one frame.
+        Args:
+            waveforms: (B, N), zero beyond each utterance's end.
+            lengths: (B,) samples, at least ``shortest``.
         """
 
+    def load(self) -> None:
+        """Load what the first waveform would load."""
 
-def refuse_short(waveforms: Sequence[Tensor], samples: int) -> None:
-    """Raise UnfitWaveform for the first waveform (N,) of fewer than ``samples`` samples."""
+    def computed_samples(self, samples: int) -> int:
+        """Samples that a waveform of ``samples`` costs in a batch."""
+        return samples
+
+
+@torch.inference_mode()
+def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float = 120.0) -> list[Tensor]:
+    """Frames (L, D) of each waveform (N,) in float32, not averaged, on the encoder's device.
+
+    Args:
+        encoder: makes the frames.
+        waveforms: 16 kHz mono, of any lengths and in any order.
+        batch_seconds: padded audio that one forward pass may hold.
+
+    Raises:
+        UnfitWaveform: a waveform is shorter than one frame.
+        SerError: the encoder's checkpoint cannot be read.
+    """
     for waveform in waveforms:
-        if len(waveform) < samples:
+        if len(waveform) < encoder.shortest:
             given, wanted = (
-                f"{count} samples ({1000 * count / SAMPLE_RATE:.1f} ms)" for count in (len(waveform), samples)
+                f"{count} samples ({1000 * count / SAMPLE_RATE:.1f} ms)" for count in (len(waveform), encoder.shortest)
             )
             raise UnfitWaveform(f"the waveform has {given}, expected at least one frame of {wanted}; leave it out.")
+    found: dict[int, Tensor] = {}
+    sizes = [encoder.computed_samples(len(waveform)) for waveform in waveforms]
+    for rows in length_batches(sizes, batch_seconds * SAMPLE_RATE):
+        batch = [waveforms[row].to(encoder.device, torch.float32) for row in rows]
+        lengths = torch.tensor([len(waveform) for waveform in batch], device=encoder.device)
+        frames, counts = encoder(pad_sequence(batch, batch_first=True), lengths)
+        for row, padded, count in zip(rows, frames, counts.tolist(), strict=True):
+            found[row] = padded[:count].clone()  # a view would keep the padded batch alive
+    return [found[row] for row in range(len(waveforms))]
+
+
+def valid(lengths: Tensor, longest: int) -> Tensor:
+    """Mask (B, ``longest``) that is True before the end of each utterance of ``lengths`` (B,)."""
+    return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def all_full(lengths: Tensor, longest: int) -> bool:
+    """Whether no utterance of the batch is padded, so that masks can be left out; never in an exported graph."""
+    return not torch.compiler.is_exporting() and bool((lengths == longest).all())

@@ -1,20 +1,21 @@
 """Log-mel energies."""
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchaudio.transforms import MelSpectrogram
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import FRAME_SAMPLES, refuse_short
+from ser.encoders.base import FRAME_SAMPLES, Encoder
+from ser.errors import SerError
+
+_TRANSFORM_SAMPLES = 512
 
 
-class LogMel:
+class LogMel(Encoder):
     """Natural log-mel energies, the encoder that needs no download.
 
-    25 ms windows, one frame per 320 samples and as many frames as HuBERT gives: floor((N - 400) / 320) + 1. The scale
+    Windows of 25 ms; with the default hop as many frames as HuBERT gives: floor((N - 400) / 320) + 1. The scale
     ``(ln(max(energy, 1e-10)) + 12) / 4`` is fixed, so that a frame depends on its own window alone.
 
     Args:
@@ -22,7 +23,10 @@ class LogMel:
         hop_seconds: distance of two frames.
         f_min: lower edge of the lowest band in Hz.
         f_max: upper edge of the highest band in Hz.
-        average: consecutive frames that readers average into one; the encoder gives every frame.
+        average: as for Encoder.
+
+    Raises:
+        SerError: a setting is out of range.
     """
 
     def __init__(
@@ -33,60 +37,44 @@ class LogMel:
         f_max: float = 8000.0,
         average: int = 1,
     ) -> None:
-        self.dim = mels
+        super().__init__(average)
+        if not 1 <= mels <= _TRANSFORM_SAMPLES // 2:
+            raise SerError(f"features.mels={mels} was given, expected 1 to {_TRANSFORM_SAMPLES // 2}; 80 is usual.")
+        if not 0.001 <= hop_seconds <= 1:
+            raise SerError(f"features.hop_seconds={hop_seconds} was given, expected 0.001 to 1 second; 0.02 is usual.")
+        if not 0 <= f_min < f_max <= SAMPLE_RATE / 2:
+            raise SerError(
+                f"features.f_min={f_min} and f_max={f_max} were given, expected 0 <= f_min < f_max <= "
+                f"{SAMPLE_RATE // 2} Hz; 20 and 8000 are usual."
+            )
         self.hop = round(hop_seconds * SAMPLE_RATE)
-        self.average = average
         self.frame_rate = SAMPLE_RATE / self.hop
-        self.f_min, self.f_max = f_min, f_max
-        self.device = torch.device("cpu")
-
-    def description(self) -> dict[str, Any]:
-        """Settings that determine the frames."""
-        return {
-            "encoder": "logmel",
-            "mels": self.dim,
-            "hop_samples": self.hop,
-            "f_min": self.f_min,
-            "f_max": self.f_max,
-            "scale": "(ln(max(x,1e-10))+12)/4",
-        }
-
-    def to(self, device: str | torch.device) -> Self:
-        """Compute on ``device`` from now on."""
-        self.device = torch.device(device)
-        self._mel.to(self.device)
-        return self
-
-    @cached_property
-    def _mel(self) -> nn.Module:
-        from torchaudio.transforms import MelSpectrogram  # noqa: PLC0415
-
+        self._settings = {"mels": mels, "hop_samples": self.hop, "f_min": f_min, "f_max": f_max}
         # torch centres the 400-sample window in the 512-sample transform; 56 zeros on either side undo that shift.
-        return MelSpectrogram(
+        self.spectrogram = MelSpectrogram(
             SAMPLE_RATE,
-            n_fft=512,
+            n_fft=_TRANSFORM_SAMPLES,
             win_length=FRAME_SAMPLES,
             hop_length=self.hop,
-            f_min=self.f_min,
-            f_max=self.f_max,
-            pad=56,
-            n_mels=self.dim,
+            f_min=f_min,
+            f_max=f_max,
+            pad=(_TRANSFORM_SAMPLES - FRAME_SAMPLES) // 2,
+            n_mels=mels,
             center=False,
             norm="slaney",
             mel_scale="slaney",
-        ).to(self.device)
+        )
 
-    @torch.inference_mode()
-    def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Waveforms (N,) to frames (L, D).
+    @property
+    def dim(self) -> int:
+        """Mel bands."""
+        return int(self._settings["mels"])
 
-        Raises:
-            UnfitWaveform: a waveform is shorter than one frame.
-        """
-        refuse_short(waveforms, FRAME_SAMPLES)
-        # One by one: padding a batch would cost more than its fewer calls save, and nothing can depend on batch mates.
-        return [self._frames(waveform.to(self.device, torch.float32)) for waveform in waveforms]
+    def description(self) -> dict[str, Any]:
+        """Settings that determine the frames."""
+        return {"encoder": "logmel", **self._settings, "scale": "(ln(max(x,1e-10))+12)/4"}
 
-    def _frames(self, waveform: Tensor) -> Tensor:
-        energy = self._mel(waveform).transpose(0, 1)  # (L, D)
-        return (energy.clamp(min=1e-10).log() + 12) / 4
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel frames (B, L, D) and lengths (B,) of waveforms (B, N) of ``lengths`` (B,) samples."""
+        energy = self.spectrogram(waveforms).transpose(1, 2)  # (B, L, D)
+        return (energy.clamp(min=1e-10).log() + 12) / 4, (lengths - FRAME_SAMPLES) // self.hop + 1

@@ -1,88 +1,161 @@
-"""What all frozen transformers encoders share: checkpoint, layers, hash."""
+"""What all pretrained transformers encoders share: checkpoint, wanted layers, and the loop over the layers."""
 
 import hashlib
+import itertools
 import json
-from abc import ABC, abstractmethod
+import logging
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import HOP_SAMPLES
-from ser.encoders.weights import checkpoint_folder, first_line, read_json, remedy, weights_hash
+from ser.encoders.base import Encoder
+from ser.encoders.weights import (
+    check_size,
+    checkpoint_folder,
+    first_line,
+    read_json,
+    read_preprocessor,
+    remedy,
+    weights_hash,
+)
 from ser.errors import SerError
+
+log = logging.getLogger(__name__)
 
 # Keys of config.json that say who wrote it and not what it computes.
 _CONFIG_NOISE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-Layer = int | Sequence[int] | None
 JOINS = ("mean", "concatenate")
 
+Layer = int | Sequence[int] | None
 
-class PretrainedEncoder(ABC):
-    """A frozen transformers encoder: where it lies, what it is, which layers are wanted.
+
+class Layers(nn.Module):
+    """Consecutive transformer layers, with the model's own final norm where it has one.
+
+    The loop is ours because transformers' models cannot start in the middle (fine-tuning), run at another length than
+    30 s or under a mask (Whisper), or be exported with batch and time left open.
+
+    Args:
+        layers: of HuBERT, WavLM, wav2vec 2.0 or Whisper; of WavLM, the first must hold the relative positions.
+        norm: applied to the last state; None leaves it out.
+    """
+
+    def __init__(self, layers: nn.ModuleList, norm: nn.Module | None) -> None:
+        super().__init__()
+        self.layers, self.norm = layers, norm
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """States (B, L, D) before the first layer and after each.
+
+        Args:
+            hidden: (B, L, D).
+            mask: (B, L), True at valid frames; None: all are valid.
+        """
+        states, positions, key_mask = [hidden], None, None
+        if mask is not None:
+            lowest = torch.finfo(hidden.dtype).min  # not -inf: the row of an empty window would become NaN
+            key_mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)[:, None, None, :]
+        for layer in self.layers:
+            if hasattr(getattr(layer, "attention", None), "gru_rel_pos_linear"):  # WavLM
+                hidden, positions = layer(hidden, attention_mask=mask, position_bias=positions)
+            else:
+                hidden = layer(hidden, attention_mask=key_mask)
+            states.append(hidden)
+        if self.norm is not None:
+            states[-1] = self.norm(states[-1])
+        return states
+
+
+class PretrainedEncoder(Encoder):
+    """A frozen transformers encoder: where its checkpoint is, and which layers are wanted.
 
     Layers count as in transformers' ``hidden_states``: 0 is the input of the first layer, k the output of layer k, and
-    the last one the model's own output (with its final norm, where it has one).
+    the last one the model's own output (with its final norm, where it has one). Later layers are not computed.
 
     Args:
         checkpoint: folder, or id on the Hugging Face Hub.
         layer: None for the last, a number, or several numbers.
         dtype: precision of the computation; "bfloat16" and "float16" are for GPUs.
-        max_batch_seconds: padded audio that one forward pass may hold.
-        average: consecutive frames that readers average into one; the encoder gives every frame.
-        join: what becomes of several layers: their "mean", or "concatenate" for a network that weighs them itself (the
-            frames get as many times wider).
+        average: as for Encoder.
+        join: what becomes of several layers: their "mean", or "concatenate" for a network that weighs them itself
+            (D grows by their number).
+
+    Attributes:
+        allow_download: whether a Hub id may be fetched; set it to False for names from a stranger's model.
+
+    Raises:
+        SerError: a setting is not known.
     """
 
     model_types: tuple[str, ...] = ()
+    size_keys = ("hidden_size", "num_hidden_layers", "intermediate_size")  # width, depth, feed-forward in config.json
 
     def __init__(
         self,
         checkpoint: str,
         layer: Layer = None,
         dtype: str = "float32",
-        max_batch_seconds: float = 120.0,
         average: int = 1,
         join: str = "mean",
     ) -> None:
+        super().__init__(average)
         if join not in JOINS:
             raise SerError(f"join {join!r} is not known, expected {' or '.join(JOINS)}; set features.join.")
         if dtype not in DTYPES:
             raise SerError(f"dtype {dtype!r} is not known, expected one of {', '.join(DTYPES)}; set features.dtype.")
-        self.checkpoint = str(checkpoint)
+        folder = Path(checkpoint).expanduser()
+        # Absolute, so that a checkpoint of the network finds its encoder from any working directory.
+        self.checkpoint = str(folder.absolute()) if folder.is_dir() else str(checkpoint)
         self.layer: int | list[int] | None = layer if layer is None or isinstance(layer, int) else list(layer)
-        self.dtype = dtype
-        self.max_batch_seconds = max_batch_seconds
-        self.average, self.join = average, join
-        self.frame_rate = SAMPLE_RATE / HOP_SAMPLES
-        self.device = torch.device("cpu")
+        self.dtype, self.join = dtype, join
+        self.allow_download = True
+        self.model: nn.Module | None = None
 
     @cached_property
     def folder(self) -> Path:
         """The local folder with configuration and weights; fetches them from the Hub where necessary."""
-        return checkpoint_folder(self.checkpoint)
+        return checkpoint_folder(self.checkpoint, self.allow_download)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The checkpoint's config.json."""
+        """The checkpoint's config.json, checked against the size of its weight files.
+
+        Raises:
+            SerError: it is missing, of another kind of model, or describes more weights than there are.
+        """
         config = read_json(self.folder / "config.json")
         if config.get("model_type") not in self.model_types:
             raise SerError(
                 f"{self.checkpoint} is a {config.get('model_type', 'nameless')!r} model, expected "
                 f"{' or '.join(self.model_types)}; choose the matching features group."
             )
+        try:
+            width, depth, inner = (int(config[key]) for key in self.size_keys)
+            fronts = [1, *(int(channels) for channels in config.get("conv_dim", ()))]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SerError(
+                f"{self.folder / 'config.json'} lacks a usable {error}, expected the sizes of a "
+                f"{config['model_type']} model; copy the checkpoint again, all its files."
+            ) from error
+        convolutions = sum(before * after for before, after in itertools.pairwise(fronts))
+        check_size(self.folder, config, depth * width * (4 * width + 2 * inner) + convolutions)
         return config
 
     @cached_property
     def preprocessor(self) -> dict[str, Any]:
-        """The checkpoint's feature-extractor settings."""
-        settings = read_json(self.folder / "preprocessor_config.json")
+        """The checkpoint's feature-extractor settings.
+
+        Raises:
+            SerError: they are missing, or for another sample rate.
+        """
+        settings = read_preprocessor(self.folder)
         if settings.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise SerError(
                 f"{self.checkpoint} was trained at {settings['sampling_rate']} Hz, expected {SAMPLE_RATE}; "
@@ -92,36 +165,35 @@ class PretrainedEncoder(ABC):
 
     @property
     def dim(self) -> int:
-        """Values a frame."""
+        """Values per frame (D)."""
         return self.width * (len(self.layers) if self.join == "concatenate" else 1)
 
     @property
     def width(self) -> int:
-        """Values a frame behind each layer."""
-        return int(self.config[self._keys[0]])
-
-    @property
-    def _keys(self) -> tuple[str, str]:
-        """Names of width and depth in config.json."""
-        return "hidden_size", "num_hidden_layers"
-
-    @property
-    def plain_config(self) -> dict[str, Any]:
-        """What of the checkpoint's config.json says what it computes."""
-        return {key: value for key, value in self.config.items() if key not in _CONFIG_NOISE}
+        """Values per frame behind each layer."""
+        return int(self.config[self.size_keys[0]])
 
     @property
     def depth(self) -> int:
         """Layers of the whole checkpoint."""
-        return int(self.config[self._keys[1]])
+        return int(self.config[self.size_keys[1]])
+
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        """The part of config.json that says what the model computes."""
+        return {key: value for key, value in self.config.items() if key not in _CONFIG_NOISE}
 
     @cached_property
     def layers(self) -> list[int]:
-        """The layers that the frames are made of."""
-        return self._wanted_layers()
+        """Numbers of the layers that the frames are made of."""
+        return self.wanted_layers()
 
-    def _wanted_layers(self) -> list[int]:
-        """What ``layer`` means, checked against the depth of the checkpoint."""
+    def wanted_layers(self) -> list[int]:
+        """What the setting ``layer`` means for this checkpoint.
+
+        Raises:
+            SerError: the checkpoint has no such layer.
+        """
         wanted = [self.depth] if self.layer is None else [self.layer] if isinstance(self.layer, int) else self.layer
         if not wanted or not all(0 <= layer <= self.depth for layer in wanted):
             raise SerError(
@@ -131,7 +203,7 @@ class PretrainedEncoder(ABC):
         return sorted(set(wanted))
 
     def description(self) -> dict[str, Any]:
-        """Settings and hashes that determine the frames; the place of the checkpoint does not."""
+        """Settings and hashes that determine the frames; the place of the checkpoint is not among them."""
         return {
             "encoder": self.config["model_type"],
             "layers": self.layers,
@@ -142,47 +214,38 @@ class PretrainedEncoder(ABC):
             **({"join": self.join} if self.join != "mean" and len(self.layers) > 1 else {}),
         }
 
-    def to(self, device: str | torch.device) -> Self:
-        """Compute on ``device`` from now on."""
-        self.device = torch.device(device)
-        if "model" in self.__dict__:
-            self.model.to(self.device)
-        return self
-
-    @cached_property
-    def model(self) -> Any:
-        """The frozen model, cut after the last wanted layer."""
-        model = self._load(self._model_class())
-        trunk = self._trunk(model)
-        trunk.layers = trunk.layers[: max(1, *self.layers)]
-        return model.eval().requires_grad_(False).to(self.device)
+    def load(self) -> None:
+        """Load the weights, if they are not loaded yet."""
+        if self.model is None:
+            log.debug("reading the encoder in %s", self.folder)
+            self.model = self._build().eval().requires_grad_(False).to(self.device)
 
     @abstractmethod
-    def _model_class(self) -> Any:
-        """The transformers class that reads the weights."""
+    def _build(self) -> nn.Module:
+        """The model with its weights, cut after the last wanted layer."""
 
-    @abstractmethod
-    def _trunk(self, model: Any) -> Any:
-        """The part of ``model`` that holds ``layers``."""
+    def _read(self, model_class: Any, attention: str = "sdpa") -> Any:
+        """A transformers model from the checkpoint, which must hold all of its weights."""
+        from transformers.utils import logging as shown  # noqa: PLC0415
 
-    def _load(self, model_class: Any) -> Any:
-        """Read the weights; every one the model needs must be in the checkpoint."""
-        from transformers.utils import logging  # noqa: PLC0415
-
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # its bar would cut through the extraction's own
+        bar = shown.is_progress_bar_enabled()
+        shown.disable_progress_bar()  # its bar would cut through the extraction's own
         try:
             model, found = model_class.from_pretrained(
-                self.folder, dtype=DTYPES[self.dtype], local_files_only=True, output_loading_info=True
+                self.folder,
+                dtype=DTYPES[self.dtype],
+                attn_implementation=attention,  # config.json may name code on the Hub
+                local_files_only=True,
+                output_loading_info=True,
             )
         except Exception as error:  # transformers passes on whatever its readers raise
             raise SerError(
-                f"the weights in {self.folder} cannot be read ({first_line(error)}), expected an intact "
-                f"checkpoint; {remedy(self.checkpoint)}."
+                f"the weights in {self.folder} cannot be read ({first_line(error)}), expected an intact checkpoint; "
+                f"{remedy(self.checkpoint)}."
             ) from error
         finally:
-            if shown:
-                logging.enable_progress_bar()
+            if bar:
+                shown.enable_progress_bar()
         missing = [name for name in found["missing_keys"] if "masked_spec_embed" not in name]
         if missing:
             raise SerError(
@@ -192,29 +255,5 @@ class PretrainedEncoder(ABC):
         return model
 
     def join_states(self, states: Sequence[Tensor]) -> Tensor:
-        """Wanted layers (B, L, width) each to frames (B, L, D)."""
+        """Frames (B, L, D) of the wanted layers' states, (B, L, width) each."""
         return torch.cat(list(states), dim=-1) if self.join == "concatenate" else torch.stack(list(states)).mean(dim=0)
-
-    def _joined_layers(self, trunk: Any, *arguments: Any, **keywords: Any) -> Tensor:
-        """Run ``trunk`` and join the wanted hidden states, (B, L, D) in float32."""
-        states: dict[int, Tensor] = {}
-
-        def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            states[0] = inputs[0]
-
-        def keep_output(index: int, output: Any) -> None:
-            states[index] = output[0] if isinstance(output, tuple) else output
-
-        hooks = [trunk.layers[0].register_forward_pre_hook(keep_input)]
-        for number in set(self.layers) - {0}:
-            hooks.append(
-                trunk.layers[number - 1].register_forward_hook(
-                    lambda module, inputs, output, number=number: keep_output(number, output)
-                )
-            )
-        try:
-            states[self.depth] = trunk(*arguments, **keywords).last_hidden_state
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return self.join_states([states[number].float() for number in self.layers])

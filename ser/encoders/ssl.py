@@ -5,38 +5,82 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor, nn
 
-from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import FRAME_SAMPLES, refuse_short
-from ser.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
-from ser.encoders.waveform import Waveform
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, all_full, valid
+from ser.encoders.pretrained import Layer, Layers, PretrainedEncoder
 from ser.errors import SerError
 
 FULL = "full"  # the whole model is trained
 
 
+class SpeechModel(nn.Module):
+    """Padded waveforms to the states of the wanted layers, exact for every utterance.
+
+    Unlike transformers' own forward, padding changes nothing even where the first convolution is normalised over time
+    (base checkpoints), and no layer is dropped at random.
+
+    Args:
+        model: of transformers (HubertModel, WavLMModel, Wav2Vec2Model), perhaps without its last layers.
+        wanted: numbers of the states to return; 0 is the input of the first layer.
+        depth: layers of the whole model, after which its final norm comes.
+        normalize: bring every waveform to mean 0 and variance 1 first.
+    """
+
+    def __init__(self, model: nn.Module, wanted: Sequence[int], depth: int, normalize: bool) -> None:
+        super().__init__()
+        parts: Any = model
+        trunk = parts.encoder
+        self.convolutions, self.projection = parts.feature_extractor.conv_layers, parts.feature_projection
+        self.positions, self.dropout = trunk.pos_conv_embed, trunk.dropout
+        norm_last = bool(parts.config.do_stable_layer_norm)
+        self.norm = None if norm_last else trunk.layer_norm
+        self.stack = Layers(trunk.layers, trunk.layer_norm if norm_last and len(trunk.layers) == depth else None)
+        self.wanted, self.normalize = list(wanted), normalize
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Wanted states (B, L, D) each, and their lengths (B,).
+
+        Args:
+            waveforms: (B, N).
+            lengths: (B,) samples, at least 400.
+        """
+        full = all_full(lengths, waveforms.shape[1])
+        if self.normalize:
+            waveforms = _unit_variance(waveforms, lengths)
+        hidden = waveforms.to(self.projection.projection.weight.dtype).unsqueeze(1)  # (B, 1, N)
+        for layer in self.convolutions:
+            (width,), (stride,) = layer.conv.kernel_size, layer.conv.stride
+            lengths = (lengths - width) // stride + 1
+            grouped = isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm)
+            hidden = _normalised_convolution(layer, hidden, lengths) if grouped and not full else layer(hidden)
+        projected = self.projection(hidden.transpose(1, 2))
+        hidden = projected[0] if isinstance(projected, tuple) else projected  # (B, L, D)
+        mask = None if full else valid(lengths, hidden.shape[1])
+        if mask is not None:
+            hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)  # the positions are a convolution and look around
+        hidden = hidden + self.positions(hidden)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        states = self.stack(self.dropout(hidden), mask)
+        return [states[number] for number in self.wanted], lengths
+
+
 class SpeechEncoder(PretrainedEncoder):
     """HuBERT, WavLM or wav2vec 2.0: one frame per 320 samples, floor((N - 400) / 320) + 1 in all.
 
-    Base checkpoints normalise their first convolution over time, so padding a waveform would change all its frames.
-    Hence the convolutional front runs waveform by waveform; the transformer, where nearly all time goes, runs on the
-    padded batch under a mask. The counting of layers: ``PretrainedEncoder``.
-
-    Layers that are trained with the network belong to it, and the frames are their input: the output of the last
-    frozen layer, or the waveform itself (``Waveform``) where all of the model is trained.
+    Layers that are trained with the network belong to the network, and the frames are their input: the output of the
+    last frozen layer or, where the whole model is trained, the waveform itself in rows of 320 samples.
 
     Args:
-        checkpoint: as for PretrainedEncoder, like ``layer, dtype, max_batch_seconds, average`` and ``join``.
-        layer: a single one or the last where layers are trained.
-        dtype: of the frozen part.
-        max_batch_seconds: padded audio that one forward pass may hold.
-        finetune: None or "none": nothing is trained; a number: so many layers up to ``layer``; "full": the whole model.
+        checkpoint: as for PretrainedEncoder, like ``dtype``, ``average`` and ``join``.
+        layer: as for PretrainedEncoder; a single one or the last where layers are trained.
+        finetune: None or "none": nothing is trained; a number: that many layers up to ``layer``; "full": the whole
+            model.
         finetune_lr_factor: learning rate of the trained layers relative to the network's.
 
     Raises:
-        SerError: ``finetune`` is nothing of the kind, or does not go with ``layer``.
+        SerError: a setting is unknown, or does not go with ``finetune``.
     """
 
     model_types = ("hubert", "wavlm", "wav2vec2")
@@ -46,13 +90,12 @@ class SpeechEncoder(PretrainedEncoder):
         checkpoint: str,
         layer: Layer = None,
         dtype: str = "float32",
-        max_batch_seconds: float = 120.0,
         finetune: int | str | None = None,
         finetune_lr_factor: float = 0.1,
         average: int = 1,
         join: str = "mean",
     ) -> None:
-        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average, join)
+        super().__init__(checkpoint, layer, dtype, average, join)
         number = isinstance(finetune, int) and not isinstance(finetune, bool) and finetune > 0
         if not (number or finetune in (None, "none", FULL)):
             raise SerError(
@@ -62,118 +105,103 @@ class SpeechEncoder(PretrainedEncoder):
         self.finetune = None if finetune == "none" else finetune
         if self.finetune is not None and isinstance(self.layer, list):
             raise SerError(
-                f"features.finetune={finetune} was given with layers {self.layer}, expected a single "
-                "one; set features.layer to a number or null."
+                f"features.finetune={finetune} was given with layers {self.layer}, expected a single one; set "
+                "features.layer to a number or null."
             )
         if self.finetune is not None and average != 1:
             raise SerError(
                 f"features.finetune={finetune} was given with features.average={average}, but the trained layers "
                 "expect every frame; set features.average=1."
             )
+        if finetune_lr_factor < 0:
+            raise SerError(
+                f"features.finetune_lr_factor={finetune_lr_factor} was given, expected at least 0; 0.1 is usual."
+            )
         self.finetune_lr_factor = finetune_lr_factor
-        self._waveform = Waveform() if self.finetune == FULL else None
 
     @property
     def dim(self) -> int:
-        """Values a frame."""
-        return super().dim if self._waveform is None else self._waveform.dim
+        """Values per frame (D)."""
+        return HOP_SAMPLES if self.finetune == FULL else super().dim
 
     @cached_property
     def layers(self) -> list[int]:
-        """The layers that the frames are made of: the last frozen one where others are trained."""
-        wanted = self._wanted_layers()
+        """Numbers of the layers that the frames are made of: the last frozen one where others are trained."""
+        last = self.wanted_layers()
         if not isinstance(self.finetune, int):
-            return wanted
-        if self.finetune > wanted[0]:
+            return last
+        if self.finetune > last[0]:
             raise SerError(
-                f"features.finetune={self.finetune} was given, but {self.checkpoint} has {wanted[0]} layers up to the "
+                f"features.finetune={self.finetune} was given, but {self.checkpoint} has {last[0]} layers up to the "
                 "wanted one; give at most that many, or full."
             )
-        return [wanted[0] - self.finetune]
+        return [last[0] - self.finetune]
 
     def tuned(self) -> dict[str, Any]:
-        """What rebuilds the trained part of the model, as ser.models.finetuned.FineTuned takes it."""
-        first = self.layers[0] if isinstance(self.finetune, int) else None
+        """What rebuilds the trained part of the model, as arguments of ser.models.finetuned.FineTuned."""
         return {
             "config": self.plain_config,
-            "first": first,
-            "last": self._wanted_layers()[0],
+            "first": self.layers[0] if isinstance(self.finetune, int) else None,
+            "last": self.wanted_layers()[0],
             "normalize": self.normalizes,
         }
 
-    def whole_model(self) -> Any:
-        """The model with all its layers, of which the trained ones take their first weights."""
-        return self._load(self._model_class())
+    @property
+    def normalizes(self) -> bool:
+        """Whether the checkpoint wants waveforms of mean 0 and variance 1 (transformers' default: yes)."""
+        return bool(self.preprocessor.get("do_normalize", True))
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames."""
-        if self._waveform is not None:
-            return self._waveform.description()
+        if self.finetune == FULL:
+            return {"encoder": "waveform", "row_samples": HOP_SAMPLES}
         return super().description() | {"do_normalize": self.normalizes}
 
-    @torch.inference_mode()
-    def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Waveforms (N,) to float32 frames (L, D).
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (B, L, D) in float32 and lengths (B,) of waveforms (B, N) of ``lengths`` (B,) samples."""
+        if self.finetune == FULL:  # the cache keeps rows in half precision, whose steps are 1/2000 of each sample
+            rows = (waveforms.shape[1] - FRAME_SAMPLES) // HOP_SAMPLES + 1
+            frames = waveforms[:, : rows * HOP_SAMPLES].reshape(-1, rows, HOP_SAMPLES)
+            return frames, (lengths - FRAME_SAMPLES) // HOP_SAMPLES + 1
+        self.load()
+        states, counts = self.model(waveforms, lengths)  # type: ignore[misc]
+        return self.join_states([state.float() for state in states]), counts
 
-        Raises:
-            UnfitWaveform: a waveform is shorter than one frame.
-            SerError: the checkpoint cannot be had.
-        """
-        if self._waveform is not None:
-            return self._waveform.to(self.device)(waveforms)
-        refuse_short(waveforms, FRAME_SAMPLES)
-        frames: dict[int, Tensor] = {}
-        for batch in _batches([len(waveform) for waveform in waveforms], self.max_batch_seconds):
-            frames.update(zip(batch, self._encode([waveforms[index] for index in batch]), strict=True))
-        return [frames[index] for index in range(len(waveforms))]
-
-    def _encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """One padded batch through the transformer."""
-        fronts = [self._front(waveform) for waveform in waveforms]
-        lengths = [len(front) for front in fronts]
-        padded = pad_sequence(fronts, batch_first=True)  # (B, L, D)
-        mask = None
-        if min(lengths) < max(lengths):
-            steps = torch.arange(max(lengths), device=self.device)
-            mask = steps < torch.tensor(lengths, device=self.device)[:, None]  # (B, L)
-        hidden = self._joined_layers(self.model.encoder, padded, attention_mask=mask)
-        return [row[:length].clone() for row, length in zip(hidden, lengths, strict=True)]
-
-    @property
-    def normalizes(self) -> bool:
-        """Whether the checkpoint wants waveforms of zero mean and unit variance (transformers' default: yes)."""
-        return bool(self.preprocessor.get("do_normalize", True))
-
-    def _front(self, waveform: Tensor) -> Tensor:
-        """Normalised waveform (N,) through convolutions and projection, (L, D)."""
-        waveform = waveform.to(self.device, torch.float32)
-        if self.normalizes:
-            waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)
-        convolved = self.model.feature_extractor(waveform[None].to(DTYPES[self.dtype]))  # (1, C, L)
-        projected = self.model.feature_projection(convolved.transpose(1, 2))
-        return (projected[0] if isinstance(projected, tuple) else projected)[0]
-
-    def _model_class(self) -> Any:
+    def whole_model(self) -> Any:
+        """The transformers model with all its layers, from which the trained ones take their first weights."""
         from transformers import AutoModel  # noqa: PLC0415
 
         if self.config.get("add_adapter") or self.config.get("conv_pos_batch_norm"):
             raise SerError(
-                f"{self.checkpoint} has an adapter or a batch-normalised position layer, expected a plain "
-                "HuBERT, WavLM or wav2vec 2.0; choose another checkpoint."
+                f"{self.checkpoint} has an adapter or a batch-normalised position layer, expected a plain HuBERT, "
+                "WavLM or wav2vec 2.0; choose another checkpoint."
             )
-        return AutoModel
+        return self._read(AutoModel, "eager" if self.config["model_type"] == "wavlm" else "sdpa")
 
-    def _trunk(self, model: Any) -> Any:
-        return model.encoder
+    def _build(self) -> nn.Module:
+        model = self.whole_model()
+        model.encoder.layers = model.encoder.layers[: max(1, *self.layers)]
+        # The positional convolution is trained as a product of two tensors; frozen, it is one.
+        nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
+        return SpeechModel(model, self.layers, self.depth, self.normalizes)
 
 
-def _batches(lengths: Sequence[int], max_seconds: float) -> list[list[int]]:
-    """Indices in batches of similar length whose padded size stays within ``max_seconds``, one at least."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        # The first of a batch is its longest.
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= max_seconds * SAMPLE_RATE:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+def _unit_variance(waveforms: Tensor, lengths: Tensor) -> Tensor:
+    """Each waveform of (B, N) at mean 0 and variance 1, padding at 0."""
+    mask = valid(lengths, waveforms.shape[1])  # (B, N)
+    count = lengths.unsqueeze(1)
+    centred = (waveforms - (waveforms * mask).sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred / torch.sqrt(variance + 1e-7)
+
+
+def _normalised_convolution(layer: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+    """A convolution whose channels (B, C, L) are normalised over the ``lengths`` (B,) valid frames only."""
+    states, norm = layer.conv(hidden), layer.layer_norm  # a group per channel
+    weights = valid(lengths, states.shape[2]).float().unsqueeze(2) / lengths[:, None, None]  # (B, L, 1)
+    mean = states.float() @ weights  # (B, C, 1)
+    variance = (states.float() - mean).square() @ weights
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight[:, None]
+    shift = norm.bias[:, None] - mean * scale
+    activated: Tensor = layer.activation(torch.addcmul(shift.to(states.dtype), states, scale.to(states.dtype)))
+    return activated

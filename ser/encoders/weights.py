@@ -1,37 +1,46 @@
-"""Where a pretrained checkpoint lies, what its configuration says and which weights it holds."""
+"""Finds a pretrained checkpoint, reads its settings, hashes its weights and bounds its size."""
 
 import hashlib
 import json
+import zipfile
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ser.errors import SerError
 
-_CONFIG_FILES = ["config.json", "preprocessor_config.json"]
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # transformers 4 and 5
+_CONFIG_FILES = ["config.json", PREPROCESSOR, PROCESSOR]
+_LONGEST_JSON = 10_000_000  # bytes
+_LARGEST_SIZE = 1_000_000  # of any number in config.json
 
 
-def checkpoint_folder(checkpoint: str) -> Path:
+def checkpoint_folder(checkpoint: str, allow_download: bool = True) -> Path:
     """The local folder of a checkpoint, downloaded first where it is a Hub id that is not cached.
 
+    Args:
+        checkpoint: folder, or id on the Hugging Face Hub.
+        allow_download: False for names that a stranger's model brings along: only local files are used.
+
     Raises:
-        SerError: there is no such folder, and the Hub neither knows nor can give it.
+        SerError: there is no such folder, and the Hub does not have it or may not be asked.
     """
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file() or not _weight_files(folder):
             raise SerError(
-                f"{checkpoint} is no transformers checkpoint: expected config.json and *.safetensors in "
-                f"it; {remedy(checkpoint)}."
+                f"{checkpoint} is no transformers checkpoint: expected config.json and *.safetensors in it; "
+                f"{remedy(checkpoint)}."
             )
         return folder
-    if folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") > 1:
+    if not _is_hub_id(checkpoint):
         raise SerError(f"there is no folder {checkpoint}, expected a transformers checkpoint; {remedy(checkpoint)}.")
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     error: Exception | None = None
-    for local in (True, False):
-        # The weights come as safetensors, or in older repositories as a pickle that only tensors are read from.
+    for local in (True, False) if allow_download else (True,):
+        # Weights are in safetensors files or, in older repositories, in a pickle of which only tensors are read.
         for weights in ("model*.safetensors*", "pytorch_model*.bin*"):
             try:
                 found = Path(
@@ -42,35 +51,44 @@ def checkpoint_folder(checkpoint: str) -> Path:
                 break
             if (found / "config.json").is_file() and _weight_files(found):
                 return found
+    if not allow_download:
+        raise SerError(
+            f"the model needs the encoder {checkpoint} of the Hugging Face Hub, which is not on this machine; name its "
+            "local folder with --encoder FOLDER, or add --allow-download to fetch it."
+        )
     reason = first_line(error) if error else "no weights in it"
     raise SerError(
-        f"{checkpoint} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); "
+        f"{checkpoint} is neither a local folder nor available from the Hugging Face Hub ({reason}); "
         f"{remedy(checkpoint)}."
     ) from error
 
 
+def remedy(checkpoint: str) -> str:
+    """What to do where ``checkpoint`` is missing, as the end of an error message."""
+    place = "features.checkpoint=FOLDER for train.py, --encoder FOLDER for ser"
+    if not _is_hub_id(checkpoint):
+        return f"name the folder where it is now ({place})"
+    return (
+        f"on a machine with internet run `hf download {checkpoint} --local-dir {checkpoint.rpartition('/')[2]}`, then "
+        f"name that folder ({place})"
+    )
+
+
 def on_this_machine(checkpoint: str) -> bool:
     """Whether a checkpoint needs no download; a missing local folder is reported when it is opened."""
-    no_hub_id = checkpoint.startswith((".", "~", "/")) or checkpoint.count("/") > 1
-    if not checkpoint or Path(checkpoint).expanduser().exists() or no_hub_id:
+    if not _is_hub_id(checkpoint) or Path(checkpoint).expanduser().exists():
         return True
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
 
     return isinstance(try_to_load_from_cache(checkpoint, "config.json"), str)
 
 
-def remedy(checkpoint: str) -> str:
-    """What to do for want of ``checkpoint``, as the end of a sentence."""
-    plain = checkpoint.count("/") == 1 and not checkpoint.startswith((".", "~", "/"))
-    name = checkpoint if plain else "facebook/hubert-base-ls960"
-    return (
-        f"on a machine with internet run `hf download {name} --local-dir {name.rpartition('/')[2]}`, then set "
-        f"features.checkpoint=<that folder>"
-    )
+def _is_hub_id(checkpoint: str) -> bool:
+    return bool(checkpoint) and not checkpoint.startswith((".", "~", "/")) and checkpoint.count("/") <= 1
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, short enough to stand inside a sentence."""
+    """The first line of an exception's message, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".")[:200]
 
 
@@ -79,14 +97,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def weights_hash(folder: Path) -> str:
-    """Hash of the weight files' contents, computed once a process."""
+    """SHA-256 of the weight files' contents (first 16 digits), computed once per process."""
     files = _weight_files(folder)
     return _hash_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=16)
 def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """SHA-256 over the contents; size and time are there to notice a file that was replaced."""
+    """The hash; sizes and times are arguments so that a replaced file is hashed again."""
     digest = hashlib.sha256()
     for file, _, _ in files:
         with file.open("rb") as content:
@@ -95,18 +113,64 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one of the checkpoint's JSON files.
+    """The object in one of the checkpoint's JSON files.
 
     Raises:
-        SerError: it is missing or holds no JSON object.
+        SerError: the file is missing, too large, or holds no JSON object.
     """
     try:
+        if path.stat().st_size > _LONGEST_JSON:
+            raise ValueError(f"{path.stat().st_size:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SerError(
-            f"{path} cannot be read ({first_line(error)}), expected the checkpoint's own settings; copy "
-            "the checkpoint again, all files of it."
+            f"{path} cannot be read ({first_line(error)}), expected the checkpoint's own settings; copy the "
+            "checkpoint again, all its files."
         ) from error
     return content
+
+
+def read_preprocessor(folder: Path) -> dict[str, Any]:
+    """The checkpoint's feature-extractor settings; transformers 5 keeps them inside ``processor_config.json``.
+
+    Raises:
+        SerError: neither file holds them.
+    """
+    if not (folder / PREPROCESSOR).is_file() and (folder / PROCESSOR).is_file():
+        settings = read_json(folder / PROCESSOR).get("feature_extractor")
+        if isinstance(settings, dict):
+            return settings
+    return read_json(folder / PREPROCESSOR)
+
+
+def check_size(folder: Path, config: Mapping[str, Any], parameters: int) -> None:
+    """Refuse a checkpoint that would grow far beyond its files when it is built.
+
+    Args:
+        folder: where it is.
+        config: its config.json.
+        parameters: number of weights that ``config`` implies at least.
+
+    Raises:
+        SerError: a number in ``config`` or the number of weights is too large for the files.
+    """
+    numbers = [item for value in config.values() for item in (value if isinstance(value, list) else [value])]
+    largest = max((item for item in numbers if isinstance(item, int)), default=0)
+    files = _weight_files(folder)
+    size = sum(file.stat().st_size for file in files)
+    if largest > _LARGEST_SIZE or parameters > size:  # a weight takes at least one byte
+        raise SerError(
+            f"{folder / 'config.json'} describes a model of at least {parameters:,} weights (largest setting "
+            f"{largest:,}), but its weight files hold {size:,} bytes; copy the checkpoint again, all its files."
+        )
+    for file in files:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                content = sum(entry.file_size for entry in archive.infolist())
+            if content > 2 * file.stat().st_size:
+                raise SerError(
+                    f"{file} holds {file.stat().st_size:,} bytes that would become {content:,}, expected an "
+                    "uncompressed checkpoint; use one that is saved as safetensors."
+                )

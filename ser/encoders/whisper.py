@@ -1,105 +1,154 @@
 """The encoder half of Whisper."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import HOP_SAMPLES, refuse_short
-from ser.encoders.pretrained import DTYPES, Layer, PretrainedEncoder
+from ser.encoders.base import HOP_SAMPLES, all_full, valid
+from ser.encoders.pretrained import DTYPES, Layer, Layers, PretrainedEncoder
 from ser.errors import SerError
+
+WINDOWS = ("clip", "30s")
+_HALF = HOP_SAMPLES // 2 - 1  # a last piece of more than half a frame is a frame
 
 
 class WhisperEncoder(PretrainedEncoder):
-    """The encoder half of Whisper: 50 frames a second, cut to the clip's own length.
+    """The encoder half of Whisper: 50 frames per second, as many as the clip is long.
 
-    Whisper hears 30 seconds at a time, zero-padded; longer clips are encoded in consecutive windows. Every window costs
-    the same, so batching matters little and the mask question does not arise. Arguments and the counting of layers:
-    ``PretrainedEncoder``; ``finetune`` has to be None or "none".
+    Whisper was trained on 30 seconds at a time, zero-padded, and a window of that size costs the same for every clip.
+    With ``window="clip"`` the positions are cut to the clip's own length and padding is masked: a 2-second clip costs
+    a fifteenth, and the frames, which differ in numbers, serve emotion as well. Longer clips are encoded in consecutive
+    windows of 30 seconds either way.
+
+    Args:
+        checkpoint: as for PretrainedEncoder, like ``layer``, ``dtype``, ``average`` and ``join``.
+        finetune: None or "none"; Whisper stays frozen.
+        window: "clip", or "30s" for frames exactly as Whisper itself makes them.
 
     Raises:
-        SerError: layers are to be trained.
+        SerError: a setting is unknown, or layers are to be trained.
     """
 
     model_types = ("whisper",)
+    size_keys = ("d_model", "encoder_layers", "encoder_ffn_dim")
+    shortest = HOP_SAMPLES
+    filters: Tensor
+    hann: Tensor
 
     def __init__(
         self,
         checkpoint: str,
         layer: Layer = None,
         dtype: str = "float32",
-        max_batch_seconds: float = 120.0,
         finetune: str | int | None = None,
         average: int = 1,
         join: str = "mean",
+        window: str = "clip",
     ) -> None:
-        super().__init__(checkpoint, layer, dtype, max_batch_seconds, average, join)
+        super().__init__(checkpoint, layer, dtype, average, join)
         if finetune not in (None, "none"):
             raise SerError(
                 f"features.finetune={finetune} was given for a Whisper encoder, expected a HuBERT, WavLM or "
-                "wav2vec 2.0: Whisper's layers look at all 30 seconds of a window, of which the cache keeps the clip's "
-                "own frames only; set features.finetune=null."
+                "wav2vec 2.0; set features.finetune=null."
             )
+        if window not in WINDOWS:
+            raise SerError(f"window {window!r} is not known, expected {' or '.join(WINDOWS)}; set features.window.")
+        self.window = window
+
+    @property
+    def window_frames(self) -> int:
+        """Frames of a whole window: 1500, which is 30 seconds."""
+        return int(self.config["max_source_positions"])
+
+    def computed_samples(self, samples: int) -> int:
+        """Samples that a waveform of ``samples`` costs in a batch: whole windows with ``window="30s"``."""
+        whole = self.window_frames * HOP_SAMPLES
+        return samples if self.window == "clip" else -(-samples // whole) * whole
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames."""
         keys = ("feature_size", "hop_length", "n_fft", "chunk_length")
-        return super().description() | {key: self.preprocessor.get(key) for key in keys}
+        return super().description() | {key: self.preprocessor.get(key) for key in keys} | {"window": self.window}
 
-    @torch.inference_mode()
-    def __call__(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Waveforms (N,) to float32 frames (round(N / 320), D).
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (B, L, D) in float32 and lengths (B,) of waveforms (B, N) of ``lengths`` (B,) samples."""
+        self.load()
+        whole = self.window_frames * HOP_SAMPLES
+        clip = self.window == "clip"
+        # Samples of a window; a symbol in an exported graph, where min() would fix the length.
+        size: Any = torch.sym_min(waveforms.shape[1], whole) if clip else whole
+        count = (waveforms.shape[1] + size - 1) // size  # windows of the longest
+        pieces = F.pad(waveforms, (0, count * size - waveforms.shape[1])).reshape(-1, size)  # (B * count, size)
+        steps = (size + _HALF) // HOP_SAMPLES  # frames of a window
+        start = size * torch.arange(count, device=lengths.device)
+        frames = ((lengths[:, None] - start).clamp(0, whole) + _HALF) // HOP_SAMPLES  # (B, count)
+        mask = None
+        if clip and not all_full(frames, steps):
+            mask = valid(frames.flatten(), steps)  # (B * count, steps)
+        hidden = self._encode(self._mels(pieces, steps, mask), mask)  # (B * count, steps, D)
+        return hidden.reshape(waveforms.shape[0], -1, hidden.shape[-1]), frames.sum(1)
 
-        Raises:
-            UnfitWaveform: a waveform is shorter than one frame.
-            SerError: the checkpoint cannot be had.
-        """
-        refuse_short(waveforms, HOP_SAMPLES)
-        window = int(self.config["max_source_positions"])  # frames
-        pieces = [
-            (index, piece)
-            for index, waveform in enumerate(waveforms)
-            for piece in waveform.split(window * HOP_SAMPLES)
-            if round(len(piece) / HOP_SAMPLES) > 0
-        ]
-        found: list[list[Tensor]] = [[] for _ in waveforms]
-        at_once = max(1, int(self.max_batch_seconds * SAMPLE_RATE / HOP_SAMPLES / window))
-        for start in range(0, len(pieces), at_once):
-            batch = pieces[start : start + at_once]
-            hidden = self._windows([piece for _, piece in batch])  # (B, window, D)
-            for (index, piece), row in zip(batch, hidden, strict=True):
-                found[index].append(row[: round(len(piece) / HOP_SAMPLES)])
-        return [torch.cat(rows) for rows in found]
+    def _mels(self, pieces: Tensor, steps: int, mask: Tensor | None) -> Tensor:
+        """Log-mel energies (W, mels, 2 * steps) of windows (W, N), zero where ``mask`` (W, steps) is False."""
+        size, hop = int(self._extractor.n_fft), int(self._extractor.hop_length)
+        if self.window == "clip":
+            pieces = F.pad(pieces, (0, size))  # silence behind each clip, whatever its batch mates' lengths
+        around = F.pad(pieces.unsqueeze(1), (size // 2, size // 2), mode="reflect").squeeze(1)
+        spectrum = torch.view_as_real(
+            torch.stft(around, size, hop, window=self.hann, center=False, return_complex=True)
+        )
+        energy = spectrum.square().sum(-1).transpose(1, 2)[:, : 2 * steps]  # (W, 2 * steps, bins)
+        log = (energy @ self.filters).clamp(min=1e-10).log10()  # (W, 2 * steps, mels)
+        outside = None if mask is None else ~mask.repeat_interleave(2, dim=1).unsqueeze(-1)
+        heard = log if outside is None else log.masked_fill(outside, -10.0)  # the smallest value there is
+        log = (torch.maximum(log, heard.amax(dim=(1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
+        return (log if outside is None else log.masked_fill(outside, 0.0)).transpose(1, 2)
 
-    def _windows(self, waveforms: Sequence[Tensor]) -> Tensor:
-        """Encode clips of at most one window, (B, window, D)."""
-        mels = self._extractor(
-            [waveform.float().cpu().numpy() for waveform in waveforms], sampling_rate=SAMPLE_RATE, return_tensors="pt"
-        ).input_features  # (B, mels, 2 * window)
-        return self._joined_layers(self.model, mels.to(self.device, DTYPES[self.dtype]))
+    def _encode(self, mels: Tensor, mask: Tensor | None) -> Tensor:
+        """Frames (W, steps, D) in float32 of log-mel energies (W, mels, 2 * steps)."""
+        model: Any = self.model
+        hidden = F.gelu(model.conv1(mels.to(DTYPES[self.dtype])))
+        if mask is not None:  # the second convolution looks around, too
+            hidden = hidden.masked_fill(~mask.repeat_interleave(2, dim=1).unsqueeze(1), 0.0)
+        hidden = F.gelu(model.conv2(hidden)).transpose(1, 2)
+        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        states = model.layers(hidden, mask)
+        return self.join_states([states[number].float() for number in self.layers])
 
     @cached_property
     def _extractor(self) -> Any:
+        """Whisper's own log-mel settings and filters.
+
+        Raises:
+            SerError: they are for another number of mel bands than the model.
+        """
         from transformers import WhisperFeatureExtractor  # noqa: PLC0415
 
+        given, expected = self.preprocessor.get("feature_size", 80), self.config.get("num_mel_bins", 80)
+        if given != expected:
+            raise SerError(
+                f"the preprocessor settings in {self.folder} give {given} mel bands, but the model expects {expected}; "
+                "copy preprocessor_config.json from the same checkpoint."
+            )
         return WhisperFeatureExtractor.from_dict(self.preprocessor)
 
-    @property
-    def _keys(self) -> tuple[str, str]:
-        return "d_model", "encoder_layers"
-
-    def _model_class(self) -> Any:
-        from transformers import WhisperModel  # noqa: PLC0415
+    def _build(self) -> nn.Module:
+        import transformers  # noqa: PLC0415
         from transformers.models.whisper.modeling_whisper import WhisperEncoder as Half  # noqa: PLC0415
 
-        return Half if self.config.get("architectures") == ["WhisperEncoder"] else WhisperModel
-
-    def _load(self, model_class: Any) -> Any:
-        model = super()._load(model_class)
-        return getattr(model, "encoder", model)  # of a whole Whisper only the encoder is kept
-
-    def _trunk(self, model: Any) -> Any:
+        name = (self.config.get("architectures") or [None])[0]
+        filters = torch.as_tensor(self._extractor.mel_filters, dtype=torch.float32)  # (bins, mels)
+        self.register_buffer("filters", filters.to(self.device), persistent=False)
+        self.register_buffer("hann", torch.hann_window(self._extractor.n_fft, device=self.device), persistent=False)
+        if name == "WhisperEncoder":
+            model = self._read(Half)
+        elif name == "WhisperForAudioClassification":
+            model = self._read(transformers.WhisperForAudioClassification).encoder
+        else:  # of a whole Whisper only the encoder is kept
+            model = self._read(transformers.WhisperModel).encoder
+        model.layers = model.layers[: max(1, *self.layers)]
+        model.layers = Layers(model.layers, model.layer_norm if len(model.layers) == self.depth else None)
         return model

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ser.data.batching import average_frames
 from ser.data.normalization import FrameStatistics
 from ser.encoders import Encoder
-from ser.encoders.weights import on_this_machine
+from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig
 from ser.models import build as models
@@ -167,14 +167,11 @@ def build_encoder(
                 f"the model's encoder is {description.get('_target_')}, which reads no checkpoint; leave out --encoder."
             )
         description["checkpoint"] = str(checkpoint)
-    elif not allow_download and not on_this_machine(str(description.get("checkpoint") or "")):
-        raise SerError(
-            f"the model needs the encoder {description['checkpoint']}, which is not on this machine; fetch it from the "
-            "Hugging Face Hub with --allow-download, or name a local copy with --encoder FOLDER."
-        )
     encoder: Encoder = construct(description, "ser.encoders")
-    if not all(hasattr(encoder, name) for name in ("dim", "frame_rate", "description", "to")):
+    if not isinstance(encoder, Encoder):
         raise SerError(f"{description.get('_target_')} is no encoder; use a checkpoint that train.py wrote.")
+    if isinstance(encoder, PretrainedEncoder):
+        encoder.allow_download = allow_download or checkpoint is not None
     check_encoder(config, encoder)
     return encoder.to(device)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ser.data.audio import SAMPLE_RATE, resample_mono
 from ser.data.batching import length_batches
 from ser.data.normalization import FrameStatistics
-from ser.encoders import Encoder
+from ser.encoders import Encoder, encode
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig, find_model, from_hub, read_checkpoint, read_folder
 from ser.inference.engines import (
@@ -239,7 +239,7 @@ class Recognizer:
         if self.encoder is None:
             raise SerError("this exported model holds its encoder and gives no frames; load the checkpoint instead.")
         with self._lock:
-            frames = [found.half().float() for found in self.encoder(waveforms)]
+            frames = [found.half().float() for found in encode(self.encoder, waveforms)]
         if not all(bool(torch.isfinite(found).all()) for found in frames):
             raise SerError(
                 "the encoder gave values beyond half precision, as training would not accept them; check "

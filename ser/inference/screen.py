@@ -167,7 +167,7 @@ def export_and_compare(
     Raises:
         SerError: the file is not called .onnx, cannot be written, or disagrees with PyTorch.
     """
-    from ser.inference.export import agreement, export_onnx  # noqa: PLC0415  the packages are an extra
+    from ser.inference.onnx import agreement, export_onnx  # noqa: PLC0415  the packages are an extra
 
     if output.suffix != ".onnx":
         raise SerError(f"--output {output} ends in {output.suffix or 'nothing'!r}, expected .onnx; rename it.")
@@ -184,7 +184,7 @@ def export_and_compare(
         table.add_row(name, str(row.recordings), seconds, difference, f"{100 * row.same_label:.1f}%")
     get_console().print(table)
     parameters = list(recognizer.parameters())
-    if with_encoder and (encoder := vars(recognizer.encoder).get("model")) is not None:  # loaded by now
+    if with_encoder and (encoder := recognizer.encoder) is not None:
         parameters += encoder.parameters()
     weights, size = sum(value.numel() * value.element_size() for value in parameters), output.stat().st_size
     relation = f"{size / weights:.2f} times as large as"

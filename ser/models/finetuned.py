@@ -1,41 +1,48 @@
-"""A network with the part of a pretrained encoder that is trained together with it.
+"""Fine-tuning: a network together with the layers of a pretrained encoder that are trained with it.
 
-The second place that imports transformers, late, beside ser.encoders: those encoders are frozen and outside the
-network, while these layers are part of it, have their weights in its checkpoint and must be rebuilt from that alone.
+These layers belong to the network: a checkpoint holds their weights and must be enough to rebuild them.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ser.encoders.speech_model import LayerStack, SpeechModel
+from ser.data.augmentation import Augmentation
+from ser.encoders import FULL, Encoder, SpeechEncoder
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, valid
+from ser.encoders.pretrained import Layers
+from ser.encoders.ssl import SpeechModel
 from ser.errors import SerError
-from ser.models.layers import valid_frames
 from ser.models.network import Network
 
-_CLASSES = {"hubert": "Hubert", "wavlm": "WavLM", "wav2vec2": "Wav2Vec2"}
-ROW, TAIL = 320, 80  # samples: a frame's distance to the next, and what the last window has beyond it
+log = logging.getLogger(__name__)
+
+_CONFIGS = {"hubert": "HubertConfig", "wavlm": "WavLMConfig", "wav2vec2": "Wav2Vec2Config"}
+_TAIL = FRAME_SAMPLES - HOP_SAMPLES  # samples of the last window beyond the last row
+# Far above every published model; a checkpoint from a stranger must not fill the memory.
+_LARGEST = {"num_hidden_layers": 200, "hidden_size": 8192, "intermediate_size": 32768, "conv_dim": 4096}
 
 
 class FineTuned(Network):
     """Transformer layers, or a whole speech model, then LayerNorm, then the network proper.
 
     Args:
-        input_size: D, values a frame: the layers' width, or 320 samples for a whole model.
+        input_size: D, values per frame: the layers' width, or 320 samples for a whole model.
         emotions: C, number of classes.
         config: the checkpoint's config.json, of a HuBERT, WavLM or wav2vec 2.0.
         first: layers ahead of the tuned ones, whose output the frames are; None: frames are the waveform in rows of
             320 samples, and the whole model is here.
         last: number of the last layer.
-        normalize: the checkpoint wants waveforms of mean 0 and variance 1; of a whole model only.
+        normalize: whether the model wants waveforms of mean 0 and variance 1; used by a whole model only.
         lr_factor: learning rate of the encoder's part relative to the network's.
         network: classifies the frames of the tuned layers.
 
     Raises:
-        SerError: the configuration is of another kind of model.
+        SerError: the configuration is of another kind of model, or too large.
+        ValueError: ``input_size`` does not fit it.
     """
 
     def __init__(
@@ -52,58 +59,129 @@ class FineTuned(Network):
     ) -> None:
         super().__init__()
         depth, width = int(config["num_hidden_layers"]), int(config["hidden_size"])
-        if input_size != (ROW if first is None else width):
+        if input_size != (HOP_SAMPLES if first is None else width):
             raise ValueError(f"frames of {input_size} values for layers of width {width}")
         self.first, self.last, self.depth, self.normalize = first, last, depth, normalize
         self.encoder = self._part(_random_model(config, last - (first or 0)), 0)
-        self.encoder.lr_factor = lr_factor  # type: ignore[assignment]  # read by ser.module
+        self.encoder.lr_factor = lr_factor  # type: ignore[assignment]  # read where the optimizer is made
         self.norm = nn.LayerNorm(width)  # in place of the normalisation of frozen frames
         self.network = network
         self.pooled_size = network.pooled_size
 
     @property
-    def head(self) -> nn.Module:  # type: ignore[override]  # it stays the inner network's, with its place in checkpoints
+    def head(self) -> nn.Module:  # type: ignore[override]  # stays at the inner network's place in checkpoints
         """The inner network's head."""
         return self.network.head
 
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Run the tuned layers, then the inner network's body, on frames as the encoder made them."""
+        """Pooled features (B, P) and attention (B, L, L) or None, of frames (B, L, D) as the encoder made them."""
+        mask = valid(lengths, frames.shape[1])  # (B, L)
         if self.first is None:
-            frames = frames.masked_fill(~valid_frames(lengths, frames.shape[1]).unsqueeze(-1), 0.0)
-            waveforms = F.pad(frames.flatten(1), (0, TAIL))  # (B, 320 L + 80): as many frames as rows
-            hidden, _ = self.encoder(waveforms, lengths * ROW + TAIL)
+            rows = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+            waveforms = F.pad(rows.flatten(1), (0, _TAIL))  # (B, 320 L + 80): as many frames as rows
+            states, _ = self.encoder(waveforms, lengths * HOP_SAMPLES + _TAIL)
         else:
-            hidden = self.encoder(frames, valid_frames(lengths, frames.shape[1]))[-1]  # (B, L, D)
-        return self.network.body(self.norm(hidden), lengths, return_attention)
+            states = self.encoder(frames, mask)
+        return self.network.body(self.norm(states[-1]), lengths, return_attention)
 
     def load_pretrained(self, model: nn.Module) -> None:
-        """Take the weights of the whole ``model`` of transformers, which is left cut."""
+        """Take the weights of a whole transformers ``model``, whose layers are cut."""
         self.encoder.load_state_dict(self._part(model, self.first or 0).state_dict())
 
     def _part(self, model: Any, begin: int) -> nn.Module:
-        """What is tuned of ``model``, whose layer number ``begin`` (from 0) comes first."""
+        """The tuned part of ``model``, whose layer number ``begin`` (from 0) comes first."""
         trunk = model.encoder
         layers = trunk.layers[begin : begin + self.last - (self.first or 0)]
         if self.first is None:
             trunk.layers = layers
             return SpeechModel(model, [self.last], self.depth, self.normalize)
         positions = getattr(trunk.layers[0].attention, "rel_attn_embed", None)
-        if positions is not None:  # WavLM's first layer keeps these for all of them; the tuned ones leave them alone
+        if positions is not None:  # WavLM's first layer keeps these for all layers; the tuned ones leave them frozen
             layers[0].attention.rel_attn_embed = positions.requires_grad_(False)
         ends = model.config.do_stable_layer_norm and self.last == self.depth
-        return LayerStack(layers, trunk.layer_norm if ends else None)
+        return Layers(layers, trunk.layer_norm if ends else None)
 
 
 def _random_model(config: Mapping[str, Any], layers: int) -> Any:
-    """A model of transformers as ``config`` has it, with ``layers`` layers of random weights."""
+    """A transformers model of ``config`` with ``layers`` layers of random weights."""
     import transformers  # noqa: PLC0415
 
     kind = str(config.get("model_type"))
-    if kind not in _CLASSES:
-        raise SerError(f"the checkpoint tunes a {kind!r} model, expected {', '.join(_CLASSES)}; train it again.")
+    if kind not in _CONFIGS:
+        raise SerError(f"the checkpoint tunes a {kind!r} model, expected {', '.join(_CONFIGS)}; train it again.")
     plain = {str(key): value for key, value in config.items() if not str(key).startswith("_")}
-    # No layer is dropped at random: a resumed run and a batch's mates would not be independent of it.
+    # No layer is dropped at random: a resumed run and a batch's mates would depend on it.
     plain |= {"num_hidden_layers": layers, "layerdrop": 0.0, "apply_spec_augment": False}
-    settings = getattr(transformers, f"{_CLASSES[kind]}Config")(**plain)
-    model = getattr(transformers, f"{_CLASSES[kind]}Model")(settings)
-    return model.to(torch.float32)
+    for name, largest in _LARGEST.items():
+        value = plain.get(name, 0)
+        if max(value if isinstance(value, list | tuple) else [value], default=0) > largest:
+            raise SerError(
+                f"the checkpoint tunes a model with {name}={value}, expected at most {largest}; use a checkpoint from "
+                "a source you trust."
+            )
+    settings = getattr(transformers, _CONFIGS[kind])(**plain)
+    attention = {"attn_implementation": "eager" if kind == "wavlm" else "sdpa"}
+    return transformers.AutoModel.from_config(settings, **attention).float()
+
+
+def check_finetuning(encoder: Encoder, normalization: str, augmentation: Augmentation, own_frames: bool) -> None:
+    """Refuse settings that the tuned layers cannot work with; a frozen encoder accepts all.
+
+    Args:
+        encoder: makes the frames.
+        normalization: kind of frame normalisation.
+        augmentation: changes training frames.
+        own_frames: whether the corpus has frames of its own, so that the encoder is not used.
+
+    Raises:
+        SerError: naming the setting to change.
+    """
+    finetune = getattr(encoder, "finetune", None)
+    if finetune is None:
+        return
+    if own_frames:
+        raise SerError(
+            f"features.finetune={finetune} was given for a corpus that has its own frames, expected audio; choose "
+            "another data, or features.finetune=null."
+        )
+    if normalization != "none":
+        raise SerError(
+            f"features.finetune={finetune} was given with normalization={normalization}, but pretrained layers expect "
+            "their input as it is; add normalization=none (a LayerNorm behind the layers takes its place)."
+        )
+    if finetune == FULL and augmentation.transforms:
+        raise SerError(
+            "features.finetune=full was given with augmentation of frames, but its frames are the waveform itself; "
+            "add augmentation=none."
+        )
+
+
+def make_network(
+    make: Callable[..., Network], description: Mapping[str, Any], sizes: Mapping[str, int], encoder: Encoder | None
+) -> tuple[Network, dict[str, Any]]:
+    """The network, inside the encoder's tuned layers if it has some, and the plain description that rebuilds it.
+
+    Args:
+        make: builds the network from its sizes.
+        description: plain form of ``make``.
+        sizes: input_size, emotions.
+        encoder: may ask for fine-tuning; None does not.
+    """
+    if not isinstance(encoder, SpeechEncoder) or encoder.finetune is None:
+        return make(**sizes), {**description, **sizes}
+    inner = {**sizes, "input_size": encoder.width}
+    settings: dict[str, Any] = {**sizes, **encoder.tuned(), "lr_factor": encoder.finetune_lr_factor}
+    network = FineTuned(**settings, network=make(**inner))
+    network.load_pretrained(encoder.whole_model())
+    nested = {key: value for key, value in {**description, **inner}.items() if key != "_partial_"}
+    tuned = sum(weight.numel() for weight in network.encoder.parameters() if weight.requires_grad)
+    own = sum(weight.numel() for weight in network.parameters() if weight.requires_grad) - tuned
+    log.info(
+        "fine-tuning %s of %s: %s parameters of the encoder at %g times the learning rate, %s of the network",
+        "all" if encoder.finetune == FULL else f"layers {settings['first'] + 1} to {settings['last']}",
+        encoder.checkpoint,
+        f"{tuned:,}",
+        encoder.finetune_lr_factor,
+        f"{own:,}",
+    )
+    return network, {"_target_": f"{FineTuned.__module__}.{FineTuned.__name__}", **settings, "network": nested}
