@@ -71,11 +71,7 @@ def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
         overrides: as for train.py.
         deep: decode every file, run the encoder and verify every checksum of the cache.
     """
-    checks: list[tuple[str, Check]] = [
-        ("Python", check_python),
-        ("packages", check_packages),
-        ("audio", check_audio),
-    ]
+    checks: list[tuple[str, Check]] = [("packages", check_packages), ("audio", check_audio)]
     try:
         cfg = compose_config(overrides)
     except SerError as error:
@@ -113,19 +109,20 @@ def show(findings: Sequence[Finding]) -> int:
     return int(counts["problem"] > 0)
 
 
-def check_python() -> Iterator[Finding]:
-    """The interpreter against the package's own bound."""
-    wanted, found = SpecifierSet(metadata("ser")["Requires-Python"] or ""), platform.python_version()
-    fit = wanted.contains(found, prereleases=True)
-    yield Finding("Python", "ok" if fit else "problem", f"{found} (needs {wanted}), {platform.system()} "
-                  f"{platform.machine()}", "" if fit else "make a new environment with a fitting Python")  # fmt: skip
-
-
 def check_packages() -> Iterator[Finding]:
-    """Installed versions against the bounds of pyproject.toml, and whether the binaries load."""
+    """Python and packages against the bounds of pyproject.toml, and whether the binaries load."""
     needed = [found for found in map(Requirement, requires("ser") or []) if found.marker is None]
-    wrong = [reason for reason in map(_misfit, needed) if reason]
-    loaded = []
+    python, wanted = platform.python_version(), metadata("ser")["Requires-Python"] or ""
+    wrong = [] if SpecifierSet(wanted).contains(python, prereleases=True) else [f"Python {python}, {wanted} needed"]
+    for requirement in needed:
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is not installed")
+        else:
+            if not requirement.specifier.contains(found, prereleases=True):
+                wrong.append(f"{requirement.name} {found} is installed, {requirement.specifier} needed")
+    loaded = [f"Python {python} on {platform.system()} {platform.machine()}"]
     for name in _IMPORTED:
         try:
             loaded.append(f"{name} {getattr(importlib.import_module(name), '__version__', '')}".strip())
@@ -135,17 +132,6 @@ def check_packages() -> Iterator[Finding]:
         yield Finding("packages", "problem", "; ".join(wrong), _INSTALL)
     else:
         yield Finding("packages", "ok", f"all {len(needed)} within their bounds: {', '.join(loaded)}")
-
-
-def _misfit(requirement: Requirement) -> str:
-    """Why a requirement is not met; empty where it is."""
-    try:
-        found = version(requirement.name)
-    except PackageNotFoundError:
-        return f"{requirement.name} is not installed"
-    if requirement.specifier.contains(found, prereleases=True):
-        return ""
-    return f"{requirement.name} {found} is installed, {requirement.specifier} needed"
 
 
 def check_audio() -> Iterator[Finding]:
@@ -194,16 +180,13 @@ def check_folder(key: str, folder: Path) -> Iterator[Finding]:
     elsewhere = f"choose another folder: {key}=/path"
     try:
         with tempfile.NamedTemporaryFile(dir=_existing(folder)):
-            pass
+            free = free_space(folder)
     except OSError as error:
         yield Finding(key, "problem", f"{folder} cannot be written ({error.strerror})", elsewhere)
         return
-    free = free_space(folder)
-    text = f"{folder} can be written, {decimal(free)} free"
-    if free < _LITTLE_SPACE:
-        yield Finding(key, "problem" if free < _NO_SPACE else "warning", text, f"free space, or {elsewhere}")
-    else:
-        yield Finding(key, "ok", text)
+    status: Status = "problem" if free < _NO_SPACE else "warning" if free < _LITTLE_SPACE else "ok"
+    advice = "" if status == "ok" else f"free space, or {elsewhere}"
+    yield Finding(key, status, f"{folder} can be written, {decimal(free)} free", advice)
 
 
 def free_space(folder: Path) -> int:
@@ -218,16 +201,17 @@ def _existing(folder: Path) -> Path:
 
 def check_optional() -> Iterator[Finding]:
     """Packages that only some commands need, with the extra of this package that brings each."""
-    there, missing = [], {}
+    there: dict[str, str] = {}
+    missing: dict[str, str] = {}
     for requirement in map(Requirement, requires("ser") or []):
         extra = str(requirement.marker or "").partition('extra == "')[2].strip('"')
         if extra in ("", "dev"):
             continue
         try:
-            there.append(f"{requirement.name} {version(requirement.name)} ({extra})")
+            there[requirement.name] = f"{requirement.name} {version(requirement.name)} ({extra})"
         except PackageNotFoundError:
             missing[requirement.name] = extra
-    yield Finding("optional", "ok", ", ".join(there) or "none installed")
+    yield Finding("optional", "ok", ", ".join(there.values()) or "none installed")
     if missing:
         extras = ",".join(dict.fromkeys(missing.values()))
         yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"pip install 'ser[{extras}]'")
@@ -244,22 +228,31 @@ class Experiment:
     def __init__(self, cfg: DictConfig, deep: bool = False) -> None:
         self.cfg, self.deep = cfg, deep
         self.corpus: Any = None
+        self.not_yet = False  # the first run makes the corpus
         self.encoder: Any = None  # or the corpus's own frame source
 
     def findings(self) -> Iterator[Finding]:
         """Findings of all checks; what needs a broken corpus or encoder is not checked."""
         yield from run_checks([("corpus", self.check_corpus)])
-        of_corpus: list[tuple[str, Check]] = [("audio files", self.check_files), ("protocol", self.check_protocol)]
-        yield from run_checks(of_corpus) if self.corpus else _not_checked(of_corpus, "corpus")
+        if self.not_yet:
+            yield from run_checks([("encoder", self.check_encoder)])
+            return
+        no_corpus = None if self.corpus else "corpus"
+        yield from self._run("audio files", self.check_files, no_corpus)
+        yield from self._run("protocol", self.check_protocol, no_corpus)
         yield from run_checks([("encoder", self.check_encoder)])
-        of_both: list[tuple[str, Check]] = [("cache", self.check_cache)]
-        ready = self.corpus and self.encoder
-        yield from run_checks(of_both) if ready else _not_checked(of_both, "encoder" if self.corpus else "corpus")
+        yield from self._run("cache", self.check_cache, no_corpus or (None if self.encoder else "encoder"))
+
+    @staticmethod
+    def _run(name: str, check: Check, lacking: str | None) -> Iterator[Finding]:
+        wait = [Finding(name, "warning", f"not checked, since it needs the {lacking}")]
+        return run_checks([(name, check)]) if lacking is None else iter(wait)
 
     def check_corpus(self) -> Iterator[Finding]:
         """Number of utterances, hours, speakers, sessions and utterances per emotion."""
         data = self.cfg.data
         if str(data.get("_target_", "")).endswith(".synthetic") and not Path(data.root).is_dir():
+            self.not_yet = True
             yield Finding("corpus", "ok", f"the synthetic corpus is not in {data.root} yet; the first run writes it")
             return
         self.corpus = corpus = instantiate(data)
@@ -362,11 +355,6 @@ class Experiment:
             yield Finding("cache", "problem", f"{text}, but the disk is too small", "set paths.cache=/other/disk")
             return
         yield Finding("cache", "ok", text, "train.py or ser extract with the same overrides extracts them")
-
-
-def _not_checked(checks: Iterable[tuple[str, Check]], needed: str) -> Iterator[Finding]:
-    for name, _ in checks:
-        yield Finding(name, "warning", f"not checked, since it needs the {needed}")
 
 
 def audio_fault(waveform: np.ndarray) -> str:

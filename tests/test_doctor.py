@@ -1,6 +1,7 @@
 """The doctor names what is unfit, with the remedy, and goes on to the end whatever it meets."""
 
 import pytest
+import soundfile
 import torch
 from fake_corpora import write_manifest
 from hydra.core.global_hydra import GlobalHydra
@@ -20,7 +21,7 @@ def words(tmp_path):
 def examine():
     def run(*words, deep=False):
         findings = list(doctor.examine(list(words), deep))
-        assert {finding.check for finding in findings} >= {"Python", "packages", "audio", "device", "optional"}
+        assert {finding.check for finding in findings} >= {"packages", "audio", "device", "optional"}
         return {finding.check: finding for finding in findings}
 
     yield run
@@ -126,3 +127,22 @@ def test_a_check_that_breaks_stops_no_other():
 
     found = list(run_checks([("first", broken), ("second", lambda: [Finding("second", "ok", "fine")])]))
     assert [(finding.check, finding.status) for finding in found] == [("first", "problem"), ("second", "ok")]
+
+
+def test_a_fresh_checkout_has_neither_problems_nor_warnings_and_nothing_is_made(examine, tmp_path):
+    found = examine(f"paths.data={tmp_path}/data", f"paths.outputs={tmp_path}/out", f"paths.cache={tmp_path}/cache")
+    assert "the first run writes it" in found["corpus"].text
+    assert {finding.status for name, finding in found.items() if name not in ("device", "packages")} == {"ok"}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [(lambda w: 0 * w, "silent"), (lambda w: 0 * w + 0.3, "constant"), (lambda w: (100 * w).clip(-1, 1), "clipped")],
+)
+def test_with_deep_recordings_without_a_usable_voice_are_named(examine, words, tmp_path, change, word):
+    path = sorted((tmp_path / "audio").iterdir())[3]
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, change(samples), rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+    found = examine(*words, deep=True)["recordings"]
+    assert found.status == "warning" and word in found.text and found.text.startswith("1 ")

@@ -117,8 +117,8 @@ class StreamingRecognizer:
         sample_rate: of the stream, Hz; each window is resampled as a whole.
         window: seconds of each window.
         hop: seconds from one window to the next.
-        smoothing: weight of the past in the exponential smoothing of probabilities, 0 (none) to below 1.
-        gate: finds speech; None takes everything for speech.
+        smoothing: weight of earlier windows in the exponential smoothing of probabilities, 0 (none) to below 1.
+        gate: finds speech; None: every window gets an emotion.
         minimum_speech: least fraction of speech in a window that is recognised (or 0.25 s of it).
         on_event: called in the stream's thread with every event.
         history: events kept.
@@ -156,12 +156,9 @@ class StreamingRecognizer:
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        running = recognizer.config.kind == "speaker" and recognizer.encoder is not None
-        self._running = (
-            RunningStatistics(recognizer.config.statistics, recognizer.encoder.frame_rate)
-            if running and recognizer.encoder is not None
-            else None
-        )
+        self._running: RunningStatistics | None = None
+        if recognizer.config.kind == "speaker" and recognizer.encoder is not None:
+            self._running = RunningStatistics(recognizer.config.statistics, recognizer.encoder.frame_rate)
 
     def start(self) -> Self:
         """Start the thread."""
@@ -202,11 +199,11 @@ class StreamingRecognizer:
             return list(self._events)
 
     def write(self, samples: NDArray[np.floating] | Sequence[float], wait: bool = False) -> None:
-        """Take in samples (N,) or (N, channels) of the stream's rate, any number; never waits unless told to.
+        """Take in samples (N,) or (N, channels) of the stream's rate, any number; returns at once unless ``wait``.
 
         Args:
             samples: in [-1, 1].
-            wait: hold a source that is faster than real time back, so that no window is dropped.
+            wait: wait until the thread is free, so that a source faster than real time loses no window.
         """
         block = np.asarray(samples, np.float32)
         block = block.mean(axis=1) if block.ndim == 2 else block  # (N, channels) -> (N,)
@@ -284,13 +281,13 @@ class StreamingRecognizer:
 
     def _update_statistics(self, running: RunningStatistics, frames: Tensor, end: int) -> None:
         """Count the frames that no earlier window held."""
-        new = min(self.window, end - self._counted_to) / self.window  # share of the window
+        new = min(self.window, end - self._counted_to) / self.window  # fraction of the window
         running.update(frames[len(frames) - round(new * len(frames)) :])
         self._counted_to = end
 
     def _smooth(self, prediction: Prediction | None) -> dict[str, float] | None:
         if prediction is None:
-            self._smoothed = None  # what was said before the pause does not colour what comes after it
+            self._smoothed = None  # smoothing starts anew after a pause
             return None
         now = np.array(list(prediction.probabilities.values()))
         past = now if self._smoothed is None else self._smoothed
