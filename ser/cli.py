@@ -364,7 +364,7 @@ def compare(
     ] = None,
 ) -> int:
     """Compare two results, with paired tests, and write comparison.json."""
-    from ser.evaluation.compare_screen import compare_and_show  # noqa: PLC0415
+    from ser.evaluation.report.render import compare_and_show  # noqa: PLC0415
 
     compare_and_show(a, b, allow_different_splits, output)
     return 0
@@ -386,7 +386,7 @@ def figures(
     path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, or folder of runs.")],
 ) -> int:
     """Draw the figures of finished runs again from their tables."""
-    from ser.analysis import write_figures  # noqa: PLC0415
+    from ser.evaluation.figures import write_figures  # noqa: PLC0415
     from ser.evaluation.runs import find_runs  # noqa: PLC0415
 
     for entry in find_runs(path):

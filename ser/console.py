@@ -11,12 +11,10 @@ from rich.table import Table
 from torch import nn
 
 from ser.data.corpus import Corpus
+from ser.evaluation.runs import WARNINGS
 from ser.module import EmotionModule
 
 log = logging.getLogger(__name__)
-
-OVERLAP = "speakers overlap between training and evaluation: not a result on unseen speakers"
-TRANSDUCTIVE = "transductive: uses the test speakers' own unlabelled audio"
 
 
 def announce(corpus: Corpus, *, default: bool) -> None:
@@ -91,5 +89,4 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
 
 def _notes(facts: Mapping[str, Any]) -> str | None:
     """The labels that every result with them must carry."""
-    notes = [OVERLAP] * bool(facts["speaker_overlap"]) + [TRANSDUCTIVE] * bool(facts["transductive"])
-    return "; ".join(notes) or None
+    return "; ".join(text for key, text in WARNINGS.items() if facts[key]) or None

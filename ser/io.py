@@ -70,3 +70,8 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON to ``path``, whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def spreadsheet_safe(text: str) -> str:
+    """``text`` as a spreadsheet shows it: a leading ``= + - @`` or control character would start a formula."""
+    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich import get_console
 
 from ser.config import variant_name
 from ser.entry import FAILURE, remember_failures
@@ -29,20 +28,17 @@ def sweep_folder(run: Path) -> Path:
 
 def summarize_folders(folders: Iterable[Path], jobs: Sequence[Job], baseline: str | None) -> int:
     """Print and write one summary for each folder, then the runs that failed; 1 if any did."""
-    from ser.evaluation.runs import load_run  # noqa: PLC0415  pandas and scikit-learn load only for the summary
+    from ser.evaluation.report.render import show_summary, write_summary  # noqa: PLC0415  pandas loads only here
+    from ser.evaluation.runs import load_runs  # noqa: PLC0415
     from ser.evaluation.summary import summarize  # noqa: PLC0415
-    from ser.evaluation.summary_screen import to_tables  # noqa: PLC0415
-    from ser.evaluation.summary_tables import write_summary  # noqa: PLC0415
 
     for folder in folders:
-        runs = [load_run(job.folder) for job in jobs if job.finished and sweep_folder(job.folder) == folder]
+        finished = [job.folder for job in jobs if job.finished and sweep_folder(job.folder) == folder]
+        runs, left_out, _ = load_runs(finished)
         if not runs:
             continue
-        summary = summarize(runs, _named(baseline, runs))
-        for table in to_tables(summary):
-            get_console().print(table)
-        for note in summary.notes:
-            get_console().print(f"- {note}", markup=False)
+        summary = summarize(runs, _named(baseline, runs), left_out)
+        show_summary(summary)
         write_summary(summary, folder)
         log.info("summary written to %s", folder)
     unfinished = [job for job in jobs if not job.finished]

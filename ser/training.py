@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
 from ser.adversary import Adversary
-from ser.analysis import write_figures
 from ser.checkpoint_io import WholeFileCheckpointIO
 from ser.config import check_keys
 from ser.console import announce, count_parameters, show_network, show_scores, show_split
@@ -26,6 +25,7 @@ from ser.data.protocols import refuse_shared_recordings
 from ser.encoders import Encoder
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
+from ser.evaluation.figures import write_figures
 from ser.inference.checkpoint import FORMAT
 from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network

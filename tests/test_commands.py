@@ -83,7 +83,7 @@ def test_labels_are_shown_with_the_scores(tmp_path, capsys):
 def test_report_goes_where_it_was_asked(probed, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["report", str(probed), "--output", str(page), "--baseline", "enhanced_gru"]) == 0
-    assert "Speaker leakage, compared" in page.read_text()
+    assert "Speaker leakage" in page.read_text()
     assert str(page) in capsys.readouterr().out.replace("\n", "")
 
 

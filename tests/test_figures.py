@@ -10,18 +10,30 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ser.errors import SerError
-from ser.evaluation import figures
-from ser.evaluation.figures.space import project
-from ser.evaluation.figures.style import encode_figure, variant_labels
+from ser.evaluation.figures import (
+    FIGURES,
+    caption_of,
+    figures_of_run,
+    figures_of_sweep,
+    network,
+    run,
+    sweep,
+    training,
+    write_figures,
+)
+from ser.evaluation.figures.network import project
+from ser.evaluation.figures.style import encode_figure, save_figure, variant_labels
+from ser.evaluation.runs import find_runs, load_run
+from ser.evaluation.summary import summarize
 
 OF_A_TABLE = [
-    figures.confusion,
-    figures.speakers,
-    figures.classes,
-    figures.groups,
-    figures.reliability,
-    figures.confidence,
-    figures.duration,
+    run.confusion,
+    run.speakers,
+    run.classes,
+    run.groups,
+    run.reliability,
+    run.confidence,
+    run.duration,
 ]
 TABLES = {
     "usual": fake_table,
@@ -72,7 +84,7 @@ def test_every_figure_draws_every_table_without_overlaps(draw, table):
 
 def test_confusion_shows_the_counts_and_names_an_absent_class():
     table = TABLES["absent class"]()
-    words = words_of(figures.confusion(table)).split("\n")
+    words = words_of(run.confusion(table)).split("\n")
     for emotion in ("neutral", "sad", "angry"):
         right = ((table["emotion"] == emotion) & (table["predicted"] == emotion)).sum()
         assert str(right) in words
@@ -81,17 +93,17 @@ def test_confusion_shows_the_counts_and_names_an_absent_class():
 
 def test_speaker_bars_carry_counts_and_values():
     table = fake_table(4, 10)
-    words = words_of(figures.speakers(table))
+    words = words_of(run.speakers(table))
     for speaker, part in table.groupby("speaker"):
         assert f"{speaker} (n=10)" in words
-        assert f"{(part['emotion'] == part['predicted']).mean():.2f}" in words
+        assert f"{100 * (part['emotion'] == part['predicted']).mean():.1f}" in words.split("\n")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 40])
 def test_feature_map_draws_any_number_of_rows(rows):
     table = fake_table(4, 10).head(rows)
-    encode_figure(figures.feature_map(table, fake_embeddings(table), note="transductive"), dpi=40)
-    encode_figure(figures.feature_map(table, np.ones((rows, 3), np.float32)), dpi=40)
+    encode_figure(network.feature_map(table, fake_embeddings(table), note="transductive"), dpi=40)
+    encode_figure(network.feature_map(table, np.ones((rows, 3), np.float32)), dpi=40)
 
 
 def test_projection_keeps_far_groups_apart_and_repeats():
@@ -119,7 +131,7 @@ def test_projection_keeps_far_groups_apart_and_repeats():
     ids=["usual", "one epoch", "two columns", "resumed", "no rate", "constant rate"],
 )
 def test_training_panel_draws_what_is_there(history):
-    figure = figures.training_panel(history, note="speaker overlap")
+    figure = training.training_panel(history, note="speaker overlap")
     figure.draw_without_rendering()
     assert len(figure.axes) == 6
     assert ("not recorded" in words_of(figure)) == (len(history.columns) == 2 or history["learning_rate"].eq(0).all())
@@ -127,12 +139,22 @@ def test_training_panel_draws_what_is_there(history):
 
 def test_a_resumed_epoch_is_drawn_once():
     history = pd.concat([fake_history(5, 0, 0.6), fake_history(8, 1, 0.6).iloc[4:]], ignore_index=True)
-    line = figures.training_panel(history).axes[0].get_lines()[0]
+    line = training.training_panel(history).axes[0].get_lines()[0]
     assert list(line.get_xdata()) == list(range(8))
 
 
+def test_alpha_and_the_emotion_part_are_drawn_only_with_an_adversary():
+    history = fake_history(6, 0, 0.6)
+    assert {"alpha of the gradient reversal", "train, emotion part"} <= set(
+        words_of(training.training_panel(history)).split("\n")
+    )
+    without = words_of(training.training_panel(history.drop(columns="train/speaker_loss")))
+    assert "alpha" not in without and "emotion part" not in without
+    assert "gradient norm" in without
+
+
 def test_learning_rate_is_on_a_log_axis_with_plain_labels():
-    figure = figures.training_panel(fake_history(12, 0, 0.6))
+    figure = training.training_panel(fake_history(12, 0, 0.6))
     figure.draw_without_rendering()
     assert figure.axes[3].get_yscale() == "log"
     assert "mathdefault" not in words_of(figure)
@@ -142,17 +164,17 @@ def test_learning_rate_is_on_a_log_axis_with_plain_labels():
 def test_attention_draws_the_weights_it_was_given(length):
     weights = np.random.default_rng(0).dirichlet(np.ones(length), size=length)
     waveform = np.sin(np.arange(16000) / 20)
-    square = figures.attention_over_waveform(waveform, 16000, weights)
+    square = network.attention_over_waveform(waveform, 16000, weights)
     encode_figure(square, dpi=40)
     curves = [axes.get_lines()[0] for axes in square.axes if "uniform" in axes.get_ylabel()]
     np.testing.assert_allclose(curves[0].get_ydata(), weights.mean(axis=0))
-    encode_figure(figures.attention_over_waveform(waveform, 16000, weights[0]), dpi=40)
+    encode_figure(network.attention_over_waveform(waveform, 16000, weights[0]), dpi=40)
 
 
 @pytest.mark.parametrize("weights", [np.ones((2, 3)), np.array([0.5, -0.5]), np.array([np.nan]), np.ones(())])
 def test_attention_refuses_what_no_softmax_gives(weights):
     with pytest.raises(SerError, match="expected"):
-        figures.attention_over_waveform(np.zeros(100), 16000, weights)
+        network.attention_over_waveform(np.zeros(100), 16000, weights)
 
 
 @pytest.mark.parametrize("emotions", [2, 8])
@@ -163,11 +185,11 @@ def test_ten_variants_draw_without_overlaps(emotions):
     ladder = pd.DataFrame({"value": 0.5, "low": 0.4, "high": np.nan, "baseline": [True] + [False] * 9}, index=names)
     runs = pd.DataFrame({"variant": names * 3, "uar": np.linspace(0.3, 0.6, 30), "wa": 0.5})
     drawn = [
-        figures.ladder(ladder, note="note"),
-        figures.folds(runs),
-        figures.radar(recall),
-        figures.speaker_matrix(tables),
-        figures.confusions(tables),
+        sweep.ladder(ladder, note="note"),
+        sweep.folds(runs),
+        sweep.radar(recall, "Recall"),
+        sweep.speaker_matrix(tables),
+        sweep.confusions(tables),
     ]
     for figure in drawn:
         assert not overlapping_ticks(figure)
@@ -184,29 +206,58 @@ def test_files_are_whole_images_and_settings_are_left_alone(tmp_path):
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    path = figures.save_figure(figures.confusion(fake_table(2, 8)), tmp_path / "new" / "confusion", svg=True)
+    figure, target = run.confusion(fake_table(2, 8)), tmp_path / "new" / "features-a=0.5"
+    save_figure(figure, target, ("png", "pdf", "svg"))
     assert dict(mpl.rcParams) == before
-    assert sorted(file.name for file in path.parent.iterdir()) == ["confusion.png", "confusion.svg"]
-    with Image.open(path) as image:
+    files = {file.suffix: file for file in target.parent.iterdir()}
+    assert {file.stem for file in files.values()} == {"features-a=0.5"}
+    with Image.open(files[".png"]) as image:
         image.verify()
+    assert files[".pdf"].read_bytes().startswith(b"%PDF")
+    assert "<text" in files[".svg"].read_text()  # text stays text
+    save_figure(run.confusion(fake_table(2, 8)), tmp_path / "again", ("png", "pdf", "svg"))
+    assert all((tmp_path / f"again{kind}").read_bytes() == file.read_bytes() for kind, file in files.items())
+    with pytest.raises(SerError, match="choose among png, pdf, svg"):
+        save_figure(figure, target, ["jpg"])
 
 
-def test_a_run_and_a_sweep_have_all_their_figures(tmp_path):
-    run = write_run(tmp_path, "gru", 1, 1, speaker_overlap=True)
-    write_run(tmp_path, "enhanced_gru", 1, 1, speaker_overlap=True)
-    one, several = figures.run_figures(run), figures.sweep_figures(tmp_path)
-    assert set(one) == {
-        "confusion",
-        "classes",
-        "radar",
-        "speakers",
-        "groups",
-        "features",
-        "reliability",
-        "confidence",
-        "duration",
-        "training",
-    }
-    assert {"ladder", "folds", "radar", "speaker_matrix", "confusions", "features-gru"} <= set(several)
-    for figure in [*one.values(), *several.values()]:
-        assert "speaker overlap" in words_of(figure)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder, "gru", 1, 1, speaker_overlap=True)
+    write_run(folder, "enhanced_gru", 1, 1, speaker_overlap=True, transductive=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(folder):
+    runs = find_runs(folder)
+    return figures_of_run(load_run(folder / "gru/fold1/seed1")), figures_of_sweep(runs, summarize(runs))
+
+
+def test_a_run_and_a_sweep_have_all_their_figures(drawn):
+    listed = [{entry.name for entry in FIGURES if entry.source == source} for source in ("run", "sweep")]
+    assert set(drawn[0]) == listed[0]
+    assert {name.partition("-")[0] for name in drawn[1]} == listed[1]
+    assert {"features-gru", "features-enhanced_gru"} <= set(drawn[1])
+    assert all(caption_of(name) for figures in drawn for name in figures)
+
+
+def test_no_two_figures_share_a_title_and_all_carry_the_warnings(drawn):
+    for figures in drawn:
+        titles = [figure.get_suptitle() for figure in figures.values()]
+        assert len(set(titles)) == len(titles)
+        assert all("speaker overlap" in words_of(figure) for figure in figures.values())
+    several = drawn[1]
+    assert "transductive" in words_of(several["features-enhanced_gru"])
+    assert "transductive" not in words_of(several["features-gru"])
+
+
+def test_figures_of_a_run_are_written_whole(folder):
+    run_folder = folder / "gru/fold1/seed1"
+    (run_folder / "figures.partial").mkdir()
+    write_figures(run_folder, formats=("png", "svg"))
+    names = {entry.name for entry in FIGURES if entry.source == "run"}
+    written = {file.name for file in (run_folder / "figures").iterdir()}
+    assert written == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert not (run_folder / "figures.partial").exists()

@@ -4,12 +4,15 @@ from html.parser import HTMLParser
 
 import pytest
 from fake_runs import fake_table, write_run
+from rich.console import Console
 
 from ser.errors import SerError
 from ser.evaluation.predictions import read_predictions, write_predictions
-from ser.evaluation.report.report import write_report
-from ser.evaluation.runs import load_run
-from ser.evaluation.summary import find_runs, summarize
+from ser.evaluation.report.render import to_markdown, to_screen, write_summary
+from ser.evaluation.report.report import train_commands, write_report
+from ser.evaluation.report.tables import Table, summary_tables
+from ser.evaluation.runs import find_runs, load_run
+from ser.evaluation.summary import summarize
 
 
 class Links(HTMLParser):
@@ -46,8 +49,9 @@ def run_page(tmp_path_factory):
     wrong = table.index[table["emotion"] != table["predicted"]]
     table.loc[wrong, "id"] = [f"<script>alert({number})</script>" for number in wrong]
     write_predictions(run / "predictions.csv", table)
-    probe = {"speakers": {"linear": {"accuracy": 0.4321}, "chance": 0.125, "held_out": {"linear": [0, 1] * 50}}}
-    (run / "leakage.json").write_text(json.dumps(probe))
+    split = json.loads((run / "split.json").read_text())
+    split["parts"]["test"]["ids"] = list(table["id"])
+    (run / "split.json").write_text(json.dumps(split))
     return run, write_report(run).read_text(encoding="utf-8")
 
 
@@ -84,10 +88,9 @@ def test_a_run_shows_the_figures_of_its_table(run_page):
     run, text = run_page
     words, result = Links(text).words, load_run(run).test
     for key in ("uar", "wa", "macro_f1", "weighted_f1"):
-        assert f"{result[key]:.3f}" in words
+        assert f"{100 * result[key]:.1f}" in words
     assert any("Speaker overlap" in word for word in words)
-    assert any("Transductive" in word for word in words)
-    assert "0.432" in words
+    assert any("Transductive: uses" in word for word in words)
     assert json.loads((run / "split.json").read_text())["hash"] in text
 
 
@@ -101,9 +104,9 @@ def test_choosing_on_the_test_part_is_told_from_the_history(run_page):
     history, metrics = load_run(run).history, json.loads((run / "metrics.json").read_text())
     honest = history.loc[history["epoch"] == metrics["best_epoch"], "test/uar"].item()
     words = Links(text).words
-    assert f"{honest:.3f}" in words
-    assert f"{history['test/uar'].max():.3f}" in words
-    assert f"{history['test/uar'].max() - honest:+.3f}" in words
+    assert f"{100 * honest:.1f}" in words
+    assert f"{100 * history['test/uar'].max():.1f}" in words
+    assert f"{100 * (history['test/uar'].max() - honest):+.1f}" in words
 
 
 def test_the_surest_errors_come_first(run_page):
@@ -115,17 +118,81 @@ def test_the_surest_errors_come_first(run_page):
     assert surest["id"].replace("<", "&lt;").replace(">", "&gt;") in section[: section.index("</tr>\n<tr>", 200) + 10]
 
 
-def test_a_sweep_shows_its_summary_and_comparison(sweep_page):
+def test_screen_markdown_and_page_have_the_same_cells(sweep_page):
     folder, text = sweep_page
     summary, words = summarize(find_runs(folder)), Links(text).words
-    for row in summary.variants.to_dict("records"):
-        assert f"{row['uar_mean_over_runs']:.3f} ± {row['uar_std_over_runs']:.3f}" in words
-        assert f"{row['uar_pooled']:.3f}" in words
-        assert f"[{row['uar_pooled_low']:.3f}, {row['uar_pooled_high']:.3f}]" in words
-    assert f"{summary.comparisons['difference'].iloc[0]:+.3f}" in words
+    tables = summary_tables(summary)
+    write_summary(summary, folder)
+    markdown = (folder / "summary.md").read_text()
+    console = Console(width=80)
+    with console.capture() as screen:
+        for table in tables:
+            console.print(*to_screen(table, 80), sep="\n")
+    shown = screen.get()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    for table in tables:
+        for row in table.rows:
+            assert "| " + " | ".join(row) + " |" in markdown
+            assert set(row) <= set(words)
+            assert all(cell in shown for cell in row[1:])
+    row = summary.variants.iloc[0]
+    assert f"{100 * row['uar_mean_over_runs']:.1f} ± {100 * row['uar_std_over_runs']:.1f}" in tables[0].rows[0]
+    assert f"{100 * summary.comparisons['difference'].iloc[0]:+.1f} [" in shown
     assert "gru (baseline)" in words
     assert "enhanced_gru (transductive)" in words
-    assert text.count("python train.py") == 4
+
+
+def test_the_page_keeps_the_baseline_of_the_sweep(tmp_path):
+    for variant in ("gru", "enhanced_gru"):
+        write_run(tmp_path, variant)
+    write_summary(summarize(find_runs(tmp_path), "enhanced_gru"), tmp_path)
+    assert "UAR against enhanced_gru" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert "UAR against gru" in write_report(tmp_path, baseline="gru").read_text(encoding="utf-8")
+
+
+def test_one_command_stands_for_a_grid_of_runs(sweep_page, tmp_path):
+    commands = next(word for word in Links(sweep_page[1]).words if word.startswith("python train.py"))
+    assert commands.split("\n")[0] == "python train.py -m model=enhanced_gru,gru fold=1,2"
+    assert sweep_page[1].count("python train.py") == 1
+    runs = [
+        with_hydra(write_run(tmp_path, variant, fold), [f"model={variant}", f"fold={fold}"])
+        for variant, fold in (("gru", 1), ("gru", 2), ("enhanced_gru", 1))
+    ]
+    assert len(train_commands([load_run(run) for run in runs])) == 3  # no grid
+
+
+def test_every_table_folds_to_eighty_columns():
+    names = [f"recommended, model.dropout=0.{number}, normalization=speaker" for number in range(3)]
+    emotions = [f"emotion number {number}" for number in range(9)]
+    table = Table("Recall", ["variant", *emotions], [[name, *["100.0 ± 10.0"] * 9] for name in names], "Caption.")
+    console = Console(width=80)
+    with console.capture() as screen:
+        console.print(*to_screen(table, 80), sep="\n")
+    assert screen.get().count("100.0 ± 10.0") == 27
+    assert max(map(len, screen.get().splitlines())) <= 80
+
+
+def test_cells_are_text_and_not_markup():
+    console = Console(width=80)
+    with console.capture() as screen:
+        console.print(*to_screen(Table("[/nope]", ["[/nope]", "a|b"], [["[bold]", "x"]]), 80))
+    assert {"[/nope]", "[bold]"} <= set(screen.get().split())
+    assert "a\\|b" in to_markdown([Table("t", ["a|b"], [["1"]])])
+
+
+def test_two_speakers_have_no_interval_in_words(tmp_path):
+    page = write_report(write_run(tmp_path, speakers=8, folds=4)).read_text(encoding="utf-8")
+    assert "too few speakers for an interval" in page
+    assert "[0.0, 100.0]" not in page
+
+
+def test_a_damaged_run_is_named_in_the_page(tmp_path):
+    write_run(tmp_path, "gru")
+    (write_run(tmp_path, "enhanced_gru") / "metrics.json").write_text("{")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "1 damaged run(s) left out" in page
+    assert "enhanced_gru/fold1/seed1/metrics.json is not readable JSON" in page
 
 
 def test_a_table_of_another_tool_is_enough(tmp_path):

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from small_runs import TINY, figures
 
-from ser import analysis, training
+from ser import training
 from ser.errors import SerError
-from ser.evaluation.figures import save_figure
+from ser.evaluation.figures.style import save_figure
 
 LONGER = [
     "trainer.max_epochs=4",
@@ -192,13 +192,13 @@ def test_a_run_killed_while_drawing_draws_when_it_is_resumed(configure, tmp_path
     words = ["figures=true"]
     drawn = []
 
-    def save_then_die(figure, path):
+    def save_then_die(figure, path, formats):
         if len(drawn) == 2:
             raise KilledError
-        drawn.append(save_figure(figure, path))
+        drawn.append(save_figure(figure, path, formats))
 
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(analysis, "save_figure", save_then_die)
+        patch.setattr("ser.evaluation.figures.save_figure", save_then_die)
         training.run(configure(*words, folder=tmp_path / "run"))
     assert len(drawn) == 2
     assert not (tmp_path / "run" / "figures").exists()

@@ -30,13 +30,13 @@ def test_estimates_are_the_scores_and_lie_inside(metric):
 
 def test_speakers_that_differ_widen_the_interval_and_seeds_do_not_narrow_it():
     table = fake_table(10, 60, speaker_std=0.2)
-    by_speaker, by_utterance = (bootstrap_interval(table, resample=by) for by in ("speaker", "utterance"))
+    by_speaker, by_utterance = (bootstrap_interval(one) for one in (table, table.assign(speaker=table["id"])))
     assert by_speaker.high - by_speaker.low > 1.5 * (by_utterance.high - by_utterance.low)
     thrice = bootstrap_interval(pd.concat([table] * 3, ignore_index=True))
     assert thrice == by_speaker
 
 
-@pytest.mark.parametrize(("speakers", "spread"), [(2, 0.1), (4, 0.0), (8, 0.1), (20, 0.1)])
+@pytest.mark.parametrize(("speakers", "spread"), [(3, 0.1), (4, 0.0), (8, 0.1), (20, 0.1)])
 def test_intervals_cover_the_truth(speakers, spread):
     skill = 0.6
     intervals = [
@@ -65,6 +65,14 @@ def test_null_data_give_uniform_p_values(by):
     assert np.mean(np.array(values) <= 0.05) <= 0.125
 
 
+def test_two_speakers_have_no_interval():
+    table = fake_table(2, 40)
+    for interval in (bootstrap_interval(table), difference_interval(table, fake_table(2, 40, seed=1))):
+        assert np.isfinite(interval.estimate)
+        assert np.isnan([interval.low, interval.high]).all()
+    assert np.isfinite(bootstrap_interval(fake_table(3, 40)).low)
+
+
 def test_null_folds_give_a_valid_t_test():
     generator = np.random.default_rng(0)
     shared = generator.standard_normal((2000, 1)) * np.sqrt(0.2)  # overlapping training sets correlate the folds
@@ -77,13 +85,14 @@ def test_null_folds_give_a_valid_t_test():
 
 def test_permutation_finds_a_difference_and_enumerates_few_units():
     a, b = fake_table(8, 30, skill=0.5, seed=1), fake_table(8, 30, skill=0.8, seed=2)
-    assert permutation_test(a, b)["p"] < 0.001
-    by_speaker = permutation_test(a, b, by="speaker")
+    assert permutation_test(a, b, by="utterance")["p"] < 0.001
+    by_speaker = permutation_test(a, b)
     assert by_speaker["exact"]
     assert by_speaker["p"] == 2 / 2**8
     assert permutation_test(a, a)["p"] == 1.0
     one = a.iloc[:1]
     assert permutation_test(one, one)["p"] == 1.0
+    assert permutation_test(one.assign(predicted="sad"), one.assign(predicted="happy"))["p"] == 1.0
 
 
 def test_row_order_does_not_matter():
@@ -130,5 +139,5 @@ def test_results_that_cannot_be_paired_are_refused():
             permutation_test(a, other)
     with pytest.raises(SerError, match="not a metric"):
         bootstrap_interval(a, "accuracy")
-    with pytest.raises(SerError, match="resample"):
-        bootstrap_interval(a, resample="session")
+    with pytest.raises(SerError, match="choose speaker or utterance"):
+        permutation_test(a, a, by="session")

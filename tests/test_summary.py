@@ -5,15 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import fake_table, write_run
-from rich.console import Console
 
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
 from ser.evaluation.predictions import write_predictions
+from ser.evaluation.report.render import to_markdown, write_summary
+from ser.evaluation.report.tables import summary_tables
+from ser.evaluation.runs import find_runs, load_run, scan_runs
 from ser.evaluation.scores import scores
-from ser.evaluation.summary import find_runs, load_run, summarize
-from ser.evaluation.summary_screen import to_tables
-from ser.evaluation.summary_tables import to_markdown, write_summary
+from ser.evaluation.summary import summarize
 from ser.io import write_json
 
 SKILL = {"gru": 0.5, "enhanced_gru": 0.75, "speaker_norm": 0.5}
@@ -81,23 +81,17 @@ def test_the_better_variant_is_found_and_the_equal_one_is_not(summary):
     assert equal["low"] < 0 < equal["high"]
 
 
-def test_labels_reach_every_form_of_the_table(summary, sweep):
+def test_warnings_reach_every_form_of_the_table(summary, sweep):
     assert summary.variants.set_index("variant")["transductive"].to_dict() == {
         "gru": False,
         "enhanced_gru": False,
         "speaker_norm": True,
     }
-    text = to_markdown(summary)
-    assert "| transductive |" in text
-    assert "speaker_norm: transductive" in text
-    console = Console(width=160)
-    with console.capture() as screen:
-        console.print(*to_tables(summary))
-    assert "transductive" in screen.get()
-    widths = {line.count("|") for line in text.splitlines() if line.startswith("| ")}
-    assert len(widths) == 2  # two tables, each with one number of columns
     paths = write_summary(summary, sweep)
     assert all(path.is_file() for path in paths)
+    text = paths[3].read_text()
+    assert "speaker_norm (transductive)" in text
+    assert "speaker_norm: transductive: uses unlabelled audio of the test speakers." in text
     content = json.loads((sweep / "summary.json").read_text(), parse_constant=pytest.fail)  # no NaN in the file
     assert content["speakers"]["gru"]["performance_std"] > 0
     read = pd.read_csv(sweep / "summary.csv")
@@ -110,7 +104,7 @@ def test_overlap_is_labelled_even_where_it_was_not_declared(tmp_path):
     split["parts"]["train"]["speakers"] = split["parts"]["test"]["speakers"]
     write_json(run / "split.json", split)
     assert load_run(run).speaker_overlap
-    assert "speaker overlap" in to_markdown(summarize(find_runs(tmp_path)))
+    assert "speaker overlap" in to_markdown(summary_tables(summarize(find_runs(tmp_path))))
 
 
 def test_one_run_is_summarized_without_inventing_spread(tmp_path):
@@ -121,7 +115,7 @@ def test_one_run_is_summarized_without_inventing_spread(tmp_path):
     assert summary.comparisons.empty
     assert any("1 of 4 folds" in note for note in summary.notes)
     write_summary(summary, tmp_path)
-    assert len(to_tables(summary)) == 3  # no comparison
+    assert not any("against" in table.title for table in summary_tables(summary))
 
 
 def test_variants_on_other_splits_are_not_tested_against_the_baseline(tmp_path):
@@ -157,17 +151,87 @@ def test_different_classes_no_runs_and_doubles_are_refused(tmp_path):
         summarize(find_runs(tmp_path / "b" / "one"), baseline="none")
 
 
-def test_damaged_runs_are_named(tmp_path):
+def damage(run, name):
+    content = (run / name).read_text()
+    (run / name).write_text(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "split.json", "predictions.csv", "history.csv"])
+def test_a_damaged_run_is_named_left_out_and_counted(tmp_path, name):
+    write_run(tmp_path, "gru", 1)
+    run = write_run(tmp_path, "gru", 2)
+    if name == "history.csv":
+        (run / name).write_text("")
+    else:
+        damage(run, name)
+    runs, left_out = scan_runs(tmp_path)
+    assert [one.fold for one in runs] == [1]
+    assert len(left_out) == 1 and str(run / name) in left_out[0]
+    notes = summarize(runs, left_out=left_out).notes
+    assert any(note.startswith("1 damaged run(s) left out:") and str(run) in note for note in notes)
+    with pytest.raises(SerError, match=name.replace(".", r"\.")) as error:
+        find_runs(run)  # nothing else is there
+    one_sentence(error)
+
+
+def test_a_table_cut_between_two_rows_is_damaged(tmp_path):
     run = write_run(tmp_path)
-    (run / "split.json").write_text("{")
-    with pytest.raises(SerError, match=r"split\.json is not readable JSON") as error:
+    lines = (run / "predictions.csv").read_text().splitlines(keepends=True)
+    (run / "predictions.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(SerError, match="has 47 utterances, not the 48") as error:
         load_run(run)
     one_sentence(error)
+
+
+def test_unfinished_and_missing_files_are_named(tmp_path):
+    run = write_run(tmp_path)
     (run / "split.json").unlink()
     with pytest.raises(SerError, match="is missing"):
         load_run(run)
     with pytest.raises(SerError, match="not a finished run"):
         load_run(write_run(tmp_path, seed=2, finished=False))
+
+
+def test_a_folder_of_tables_is_one_variant_of_several_seeds_and_folds(tmp_path):
+    """By file name or by column; its scores are those of the same tables as runs."""
+    named, columns = tmp_path / "named", tmp_path / "columns"
+    named.mkdir()
+    columns.mkdir()
+    parts = []
+    for fold in (1, 2):
+        for seed in (3, 4):
+            table = fake_table(4, 12, seed=seed, first_speaker=4 * fold)
+            table.to_csv(named / f"seed{seed}_fold{fold}.csv", index=False)
+            parts.append(table.assign(fold=fold, seed=seed))
+    pd.concat(parts).to_csv(columns / "all.csv", index=False)
+    one, other = find_runs(named), find_runs(columns / "all.csv")
+    assert {run.variant for run in one} == {"named"}
+    cells = [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert [(run.fold, run.seed) for run in one] == [(run.fold, run.seed) for run in other] == cells
+    assert [run.test for run in one] == [run.test for run in other]
+    row = summarize(one).variants.iloc[0]
+    assert (row["runs"], row["folds"], row["seeds"], row["utterances"]) == (4, 2, 2, 96)
+    assert compare(named, columns / "all.csv")["paired"]["metrics"]["uar"]["difference"] == 0
+    assert {run.variant for run in find_runs(tmp_path)} == {"named", "all"}
+
+
+def test_tables_of_run_folders_are_not_runs_of_their_own(sweep):
+    write_summary(summarize(find_runs(sweep)), sweep)
+    assert {run.variant for run in find_runs(sweep)} == set(SKILL)
+
+
+def test_files_for_spreadsheets_start_no_formulas(tmp_path):
+    write_run(tmp_path, "=cmd()")
+    assert find_runs(tmp_path)[0].variant == "=cmd()"
+    write_summary(summarize(find_runs(tmp_path)), tmp_path)
+    assert pd.read_csv(tmp_path / "summary.csv")["variant"].item() == "'=cmd()"
+
+
+def test_the_test_over_speakers_leads_and_the_one_over_utterances_is_called_anti_conservative(summary):
+    table = next(table for table in summary_tables(summary) if table.title.startswith("UAR against"))
+    tests = [column for column in table.columns if column.startswith("p ")]
+    assert tests[0] == "p speakers" and tests[-1] == "p utterances"
+    assert "p utterances swaps single utterances and is anti-conservative" in table.caption
 
 
 def test_compare_pairs_runs_variants_and_tables(sweep):

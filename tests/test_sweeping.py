@@ -15,7 +15,7 @@ from small_runs import TINY
 
 from ser.config import CONFIG_FOLDER, register_resolvers
 from ser.errors import SerError
-from ser.evaluation.summary_screen import short_names
+from ser.evaluation.report.tables import short_names
 from ser.sweep_jobs import list_jobs, read_words, variant_word
 
 SETTINGS = [word for word in TINY if not word.startswith("model=")]
@@ -112,7 +112,7 @@ def test_an_unknown_variant_is_one_sentence():
 def test_names_on_screen_lose_what_all_share():
     names = ["gru,a=1,b=[1,2],c=3", "gru,a=2,b=[1,2],c=3"]
     short, shared = short_names(names)
-    assert list(short.values()) == ["gru,\na=1", "gru,\na=2"]
+    assert list(short.values()) == ["gru, a=1", "gru, a=2"]
     assert shared == ["b=[1,2]", "c=3"]
 
 

@@ -1,5 +1,6 @@
-"""Two results side by side, only where they answer the same question."""
+"""Differences between two results of the same split, with intervals and paired tests."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
     Args:
         a: run folder, folder of runs, or ``.csv``; what ``b`` is measured against.
         b: the same.
-        allow_different_splits: set results of different splits side by side; tests then use the utterances that both
-            have with the same label, and are left out where there are none.
+        allow_different_splits: compare although the splits differ; tests then use the utterances that both have with
+            the same label, and are left out where there are none.
 
     Returns:
         Ready for JSON: ``a`` and ``b`` (variant, runs, labels, scores), ``same_split``, ``differences`` (phrases) and
@@ -71,18 +72,18 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
 def paired_comparison(
     a: Sequence[Run], b: Sequence[Run], tables: tuple[pd.DataFrame, pd.DataFrame] | None = None
 ) -> dict[str, Any]:
-    """Differences ``b`` minus ``a`` on the same utterances, with intervals, tests and effect sizes a metric.
+    """Differences ``b`` minus ``a`` on the same utterances, with intervals, tests and effect sizes per metric.
 
     Args:
         a: runs of one variant.
         b: runs of the other, of the same folds.
-        tables: the pooled tables to pair, where they are not simply all of the runs' utterances.
+        tables: the pooled tables to pair, where they are not all of the runs' utterances.
 
     Returns:
-        ``utterances, speakers, folds`` and ``metrics``: for each metric ``difference, low, high`` (pooled, 95%,
-        resampling speakers), ``p_utterances`` and ``p_speakers`` (permutation), ``fold_difference, fold_low,
-        fold_high, p_folds`` (corrected t-test over folds, seeds averaged), ``d_z, d_av, cliffs_delta`` over folds and
-        the same over speakers (``speaker_d_z``...); what needs several folds or speakers is None without them.
+        ``utterances, speakers, folds`` and ``metrics``: for each metric ``difference, low, high`` (pooled, 95% over
+        speakers), ``p_speakers`` and ``p_utterances`` (permutation), ``fold_difference, fold_low, fold_high,
+        p_folds`` (corrected t-test over folds, seeds averaged), ``d_z, d_av, cliffs_delta`` over folds and the same
+        over speakers (``speaker_d_z``...); what needs more folds or speakers than there are is None.
     """
     left, right = tables or (pooled(a), pooled(b))
     folds_a, folds_b = by_fold(a), by_fold(b)
@@ -106,14 +107,14 @@ def paired_comparison(
         tested = corrected_t_test(means[1] - means[0], *sizes) if len(folds) > 1 and all(sizes[0]) else {}
         result["metrics"][metric] = {
             "difference": interval.estimate,
-            "low": interval.low,
-            "high": interval.high,
-            "p_utterances": permutation_test(left, right, metric)["p"],
-            "p_speakers": permutation_test(left, right, metric, by="speaker")["p"],
+            "low": None if math.isnan(interval.low) else interval.low,
+            "high": None if math.isnan(interval.high) else interval.high,
+            "p_speakers": permutation_test(left, right, metric)["p"],
             "fold_difference": tested.get("mean"),
             "fold_low": tested.get("low"),
             "fold_high": tested.get("high"),
             "p_folds": tested.get("p"),
+            "p_utterances": permutation_test(left, right, metric, by="utterance")["p"],
             **_effects(*means),
             **{f"speaker_{name}": size for name, size in _effects(*speaker_values(left, right, metric)).items()},
         }
@@ -121,10 +122,10 @@ def paired_comparison(
 
 
 def split_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
-    """What differs between the splits of two results, one phrase each; empty where both answer the same question.
+    """What differs between the splits of two results, one phrase each; empty where both have the same splits.
 
-    Folds are matched by number; inside a fold both must have the same split hashes. Tables of other tools know only
-    their test part, so only that is compared for them.
+    Folds are matched by number; inside a fold both must have the same split hashes. For tables of other tools only the
+    test part is known, so only that is compared.
     """
     folds_a, folds_b = by_fold(a), by_fold(b)
     if folds_a.keys() != folds_b.keys():

@@ -1,7 +1,7 @@
-"""The tables that evaluation is a function of: predictions, pooled features and the training history.
+"""The files that evaluation reads: predictions, pooled features and the training history.
 
-A table made by another tool is as good as ours: ``id, speaker, emotion, predicted`` and one ``p_<emotion>`` column
-a class are all it needs.
+Tables of other tools work, too: they need the columns ``id, speaker, emotion, predicted`` and one ``p_<emotion>`` per
+class.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def utterance_counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """Read and check a ``predictions.csv``.
+    """The checked content of a ``predictions.csv``.
 
     Columns that other tools may lack get defaults: ``session`` 1, ``gender`` "" and ``seconds`` 0 (unknown). Further
     columns are dropped. Labels, ids and speakers are text ("03" stays "03").
@@ -58,13 +58,21 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     Raises:
         SerError: the file is absent or is no CSV, or its table breaks a rule of ``check_predictions``.
     """
+    return check_predictions(read_table(path), str(path))
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A prediction table as it is in the file, with every column and unchecked.
+
+    Raises:
+        SerError: the file is absent or is no CSV.
+    """
     texts = dict.fromkeys(("id", "speaker", "gender", "emotion", "predicted"), str)
-    table = _read_csv(Path(path), "predictions", dtype=texts)
-    return check_predictions(table, str(path))
+    return _read_csv(Path(path), "predictions", dtype=texts)
 
 
 def check_predictions(table: pd.DataFrame, source: str = "the prediction table") -> pd.DataFrame:
-    """Return ``table`` with the contract's columns, types and order.
+    """``table`` with the columns, types and order that ``predictions.csv`` has.
 
     Raises:
         SerError: missing columns, no rows, duplicate or empty ids, unknown labels, or probabilities that are not
@@ -73,10 +81,10 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
     emotions = emotions_of(table)
     missing = [column for column in REQUIRED if column not in table.columns]
     if missing or len(emotions) < 2:
-        lacking = missing + ([] if len(emotions) > 1 else ["p_<emotion> (one a class, at least two)"])
+        lacking = missing + ([] if len(emotions) > 1 else ["p_<emotion> (one per class, at least two)"])
         raise SerError(
             f"{source} lacks the column(s) {', '.join(lacking)}; a prediction table has "
-            f"{', '.join(REQUIRED)} and one p_<emotion> column a class, so add them."
+            f"{', '.join(REQUIRED)} and one p_<emotion> column per class, so add them."
         )
     if table.empty:
         raise SerError(f"{source} has a header and no rows; give a table with at least one utterance.")
@@ -101,7 +109,7 @@ def write_predictions(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_embeddings(path: str | Path, rows: int) -> np.ndarray:
-    """Read pooled features (n, P) whose rows belong to the ``rows`` rows of a prediction table; never unpickles.
+    """Pooled features (n, P) of float32, checked to have ``rows`` rows; never unpickles.
 
     Raises:
         SerError: the file is absent or no plain array, or has another number of rows, or values that are not finite.
@@ -117,7 +125,7 @@ def read_embeddings(path: str | Path, rows: int) -> np.ndarray:
             "numpy.save from a float array."
         ) from error
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind not in "fiu":
-        raise SerError(f"{path} does not hold one table of numbers (n, P); save one row of features an utterance.")
+        raise SerError(f"{path} does not hold one table of numbers (n, P); save one row of features per utterance.")
     if len(features) != rows:
         raise SerError(
             f"{path} has {len(features)} rows and its prediction table has {rows}; both must come from "
@@ -137,7 +145,7 @@ def write_embeddings(path: str | Path, features: np.ndarray) -> None:
 
 
 def read_history(path: str | Path) -> pd.DataFrame:
-    """Read a ``history.csv``: one row an epoch, every column a number, columns by the names ``train/uar``, ``alpha``...
+    """A ``history.csv``: one row per epoch, columns named ``train/uar``, ``alpha``..., all of them numbers.
 
     Raises:
         SerError: the file is absent, is no CSV, or has no ``epoch`` column or no rows.
@@ -149,7 +157,7 @@ def read_history(path: str | Path) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, kind: str, dtype: Mapping[str, type] | None = None) -> pd.DataFrame:
-    """Read text as text: an emotion or a speaker named "None" or "NA" is a name, not a gap."""
+    """A CSV file in which "None" and "NA" are text: they can be the name of an emotion or a speaker."""
     if not path.is_file():
         raise SerError(f"there is no {kind} table {path}; give the CSV file of a finished run.")
     try:
@@ -194,7 +202,7 @@ def _check_probabilities(table: pd.DataFrame, source: str) -> None:
         if rows.any():
             raise SerError(
                 f"{source} has {int(rows.sum())} row(s) with {fault} (the first is id "
-                f"{table['id'].iloc[int(np.argmax(rows))]}); write softmax outputs, one column a class."
+                f"{table['id'].iloc[int(np.argmax(rows))]}); write softmax outputs, one column per class."
             )
 
 

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ser.errors import SerError
 from ser.evaluation.leakage import COLUMNS, figures, write_leakage
+from ser.evaluation.report.tables import percent
 from ser.evaluation.runs import Run, find_runs
-from ser.evaluation.summary_tables import percent
 
 CLOSED, UNSEEN = ("speaker", "speaker_control", "chance"), ("eer", "gender", "gender_control", "adversary")
 PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  # figures with an interval, in leakage.json

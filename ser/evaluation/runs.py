@@ -1,8 +1,10 @@
-"""Finished runs on disk: the tables and the split of each, loaded when asked for."""
+"""Finished runs on disk, and prediction tables of other tools in their place."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -12,10 +14,24 @@ from typing import Any
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.predictions import emotions_of, read_history, read_predictions
+from ser.evaluation.predictions import check_predictions, emotions_of, read_history, read_predictions, read_table
 from ser.evaluation.scores import scores
 
-NEEDED = ("variant", "fold", "seed")
+log = logging.getLogger(__name__)
+
+# What a result must say about itself, by the key that declares it in split.json and metrics.json.
+WARNINGS = {
+    "speaker_overlap": "speaker overlap: test speakers occur in training, so this is not a result on unseen speakers",
+    "transductive": "transductive: uses unlabelled audio of the test speakers",
+}
+_NEEDED = ("variant", "fold", "seed")
+_NOT_RESULTS = {"summary.csv", "summary_comparisons.csv", "history.csv", "train_predictions.csv"}
+_RUN_FILES = ("metrics.json", "split.json", "run.json")  # a folder with one of these is a run's own
+_NUMBER_IN_NAME = {key: re.compile(rf"(?:^|[^a-z]){key}[-_=]?(\d+)", re.IGNORECASE) for key in ("fold", "seed")}
+
+
+class UntestedRunError(SerError):
+    """The run belongs to a search, or was made with ``test=false``."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +39,14 @@ class Run:
     """One finished run: a network trained on one fold with one seed.
 
     Attributes:
-        folder: where its files lie.
+        folder: where its files are.
         variant: what was compared in the sweep, for example ``enhanced_gru``.
         fold: the held-out part, from 1.
         seed: of the training.
         metrics: ``metrics.json``; empty for a table made by another tool.
         split: ``split.json``; only the test part is known for a table made by another tool.
-        table_path: its prediction table.
+        predictions: the prediction table of the test part.
+        table_path: where that table was read.
     """
 
     folder: Path
@@ -38,34 +55,30 @@ class Run:
     seed: int
     metrics: dict[str, Any] = field(repr=False)
     split: dict[str, Any] = field(repr=False)
+    predictions: pd.DataFrame = field(repr=False, compare=False)
     table_path: Path = field(repr=False)
-
-    @cached_property
-    def predictions(self) -> pd.DataFrame:
-        """The test part's prediction table, read on first use."""
-        return read_predictions(self.table_path)
 
     @cached_property
     def history(self) -> pd.DataFrame | None:
         """The training history, None where the run kept none."""
         path = self.folder / "history.csv"
-        return read_history(path) if path.is_file() else None
+        return read_history(path) if self.metrics and path.is_file() else None
 
     @cached_property
     def test(self) -> dict[str, Any]:
-        """Scores of the test part, computed from the table rather than believed."""
+        """Scores of the test part, computed from the table, not copied from ``metrics.json``."""
         return scores(self.predictions)
 
     @cached_property
     def leakage(self) -> dict[str, Any] | None:
         """The result of the speaker probe, None where it was not run."""
         path = self.folder / "leakage.json"
-        return _read_json(path) if path.is_file() else None
+        return read_json(path) if self.metrics and path.is_file() else None
 
     @property
     def emotions(self) -> list[str]:
-        """Class order."""
-        return list(self.split.get("emotions") or emotions_of(self.predictions))
+        """Class names in order."""
+        return emotions_of(self.predictions)
 
     @property
     def hash(self) -> str:
@@ -86,75 +99,119 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Load a finished run folder, or a prediction table (``.csv``) made by another tool as a run of its own.
+    """Load one finished run folder, or one prediction table (``.csv``) made by another tool.
 
     Raises:
-        SerError: there is nothing there, the run is not finished, or its files are damaged.
+        SerError: there is nothing there, the run is not finished or tested, its files are damaged or do not belong
+            together, or the table holds several folds or seeds.
     """
     folder = Path(folder)
     if folder.suffix.lower() == ".csv":
-        return _table_as_run(folder)
+        runs = _table_as_runs(folder, folder.stem)
+        if len(runs) > 1:
+            raise SerError(f"{folder} holds {len(runs)} folds or seeds, expected one; give the table of one run.")
+        return runs[0]
     if not (folder / "metrics.json").is_file():
         raise SerError(
             f"{folder} is not a finished run: it has no metrics.json; give the folder of a run that ended, "
             "or start the run again to finish it."
         )
-    metrics, split = _read_json(folder / "metrics.json"), _read_json(folder / "split.json")
+    metrics, split = read_json(folder / "metrics.json"), read_json(folder / "split.json")
     if "test" not in metrics:
-        raise SerError(
+        raise UntestedRunError(
             f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "
             "with test=true resume=true to test it."
         )
-    missing = [f"metrics.json: {key}" for key in NEEDED if key not in metrics]
+    missing = [f"metrics.json: {key}" for key in _NEEDED if key not in metrics]
     missing += [f"split.json: {key}" for key in ("hash", "parts") if key not in split]
     if missing or "test" not in split["parts"]:
         raise SerError(
             f"the run {folder} lacks {', '.join(missing) or 'split.json: parts.test'}; its files are from "
             "another program or damaged, so run it again."
         )
-    return Run(
-        folder,
-        str(metrics["variant"]),
-        int(metrics["fold"]),
-        int(metrics["seed"]),
-        metrics,
-        split,
-        folder / "predictions.csv",
-    )
-
-
-def find_runs(folder: str | Path) -> list[Run]:
-    """Every finished and tested run in ``folder`` and below, by variant, fold and seed; others are passed over.
-
-    Raises:
-        SerError: the folder is absent or holds no finished run, or holds the same variant, fold and seed twice.
-    """
-    folder = Path(folder)
-    if folder.suffix.lower() == ".csv":
-        return [load_run(folder)]
-    if not folder.is_dir():
-        raise SerError(f"there is no folder {folder}; give a run folder or the folder of a sweep.")
-    # previous/ holds the results of an earlier run while a new one is under way.
-    folders = [path.parent for path in folder.rglob("metrics.json") if path.parent.name != "previous"]
-    if not folders:
+    path = folder / "predictions.csv"
+    table = read_predictions(path)
+    if sorted(table["id"]) != sorted(split["parts"]["test"].get("ids", table["id"])):
+        expected = len(split["parts"]["test"]["ids"])
         raise SerError(
-            f"{folder} holds no finished run (no metrics.json in it or below); train first, or give the "
-            "folder that holds the runs."
+            f"{path} has {len(table)} utterances, not the {expected} of the test part in split.json; it is cut off or "
+            "from another run, so run it again."
         )
-    tested = [path for path in folders if "test" in _read_json(path / "metrics.json")]
-    runs = [load_run(path) for path in tested or folders]
-    runs.sort(key=lambda run: (run.variant, run.fold, run.seed, str(run.folder)))
-    for one, other in pairwise(runs):
-        if (one.variant, one.fold, one.seed) == (other.variant, other.fold, other.seed):
-            raise SerError(
-                f"{one.folder} and {other.folder} are both {one.variant}, fold {one.fold}, seed {one.seed}; "
-                "give a folder that holds one sweep, or move one of them away."
-            )
+    return Run(folder, str(metrics["variant"]), int(metrics["fold"]), int(metrics["seed"]), metrics, split, table, path)
+
+
+def find_runs(path: str | Path) -> list[Run]:
+    """``scan_runs`` with a warning in the log for each run that was left out."""
+    runs, left_out = scan_runs(path)
+    for reason in left_out:
+        log.warning("left out: %s", reason)
     return runs
 
 
+def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
+    """Every finished and tested run in a folder and below, and every prediction table that is not part of a run.
+
+    Tables in one folder are the folds and seeds of one variant, named after the folder: ``seed3_fold2.csv``, or columns
+    ``fold`` and ``seed`` inside. A table without either is a variant of its own, named after the file.
+
+    Returns:
+        The runs by variant, fold and seed, and one error message for each damaged run that is left out. Runs that are
+        not finished or not tested are skipped silently.
+
+    Raises:
+        SerError: nothing is there, nothing in it can be read, or one variant, fold and seed occurs twice.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        return _table_as_runs(path, path.stem), []
+    if not path.is_dir():
+        raise SerError(f"there is no folder {path}; give a run folder or the folder of a sweep.")
+    # previous/ holds the results of an earlier run while a new one is under way.
+    folders = [file.parent for file in path.rglob("metrics.json") if file.parent.name != "previous"]
+    tables = [file for file in path.rglob("*.csv") if _is_foreign_table(file, path)]
+    if not folders and not tables:
+        raise SerError(
+            f"{path} holds no finished run (no metrics.json in it or below) and no prediction table; train first, or "
+            "give the folder that holds the runs."
+        )
+    runs, left_out, untested = load_runs(folders)
+    for table in tables:
+        numbered = any(pattern.search(table.stem) for pattern in _NUMBER_IN_NAME.values())
+        try:
+            runs += _table_as_runs(table, table.parent.resolve().name if numbered else table.stem)
+        except SerError as error:
+            left_out.append(str(error))
+    if not runs:
+        raise SerError((left_out or untested)[0])
+    runs.sort(key=lambda run: (run.variant, run.fold, run.seed, str(run.table_path)))
+    for one, other in pairwise(runs):
+        if (one.variant, one.fold, one.seed) == (other.variant, other.fold, other.seed):
+            raise SerError(
+                f"{one.table_path.parent} and {other.table_path.parent} are both {one.variant}, fold {one.fold}, seed "
+                f"{one.seed}; give a folder that holds one sweep, or move one of them away."
+            )
+    return runs, left_out
+
+
+def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str], list[str]]:
+    """The runs in these folders, one error message for each damaged one, and one for each that was never tested."""
+    runs: list[Run] = []
+    damaged: list[str] = []
+    untested: list[str] = []
+    for folder in folders:
+        try:
+            run = load_run(folder)
+            _ = run.history, run.leakage  # so that a damaged file is found here
+            runs.append(run)
+        except UntestedRunError as error:
+            untested.append(str(error))
+        except SerError as error:
+            damaged.append(str(error))
+    return runs, damaged, untested
+
+
 def pooled(runs: Sequence[Run]) -> pd.DataFrame:
-    """The test tables of several runs under one another; an utterance occurs once a seed."""
+    """The test tables of several runs under one another; an utterance occurs once per seed."""
     return pd.concat([run.predictions for run in runs], ignore_index=True)
 
 
@@ -163,16 +220,28 @@ def by_fold(runs: Sequence[Run]) -> dict[int, list[Run]]:
     return {fold: [run for run in runs if run.fold == fold] for fold in sorted({run.fold for run in runs})}
 
 
-def _table_as_run(path: Path) -> Run:
-    table = read_predictions(path)
-    labels = sorted(zip(table["id"], table["emotion"], strict=True))
-    digest = hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:16]
-    part = {"ids": sorted(table["id"]), "speakers": sorted(table["speaker"].unique()), "utterances": len(table)}
-    split = {"emotions": emotions_of(table), "hash": f"table {digest}", "parts": {"test": part}}
-    return Run(path.parent, path.stem, 1, 0, {}, split, path)
+def by_variant(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each variant, in their order."""
+    return {name: [run for run in runs if run.variant == name] for name in dict.fromkeys(run.variant for run in runs)}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def warnings_of(runs: Sequence[Run]) -> list[str]:
+    """What results of these runs must say; names the variants where it holds for some of them only."""
+    phrases = []
+    for key, text in WARNINGS.items():
+        flagged = sorted({run.variant for run in runs if getattr(run, key)})
+        if flagged:
+            everywhere = len(flagged) == len({run.variant for run in runs})
+            phrases.append(text if everywhere else f"{text} ({', '.join(flagged)})")
+    return phrases
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        SerError: the file is missing, damaged, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -182,3 +251,39 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SerError(f"{path} does not hold a JSON object; the file is from another program, so run it again.")
     return content
+
+
+def _table_as_runs(path: Path, variant: str) -> list[Run]:
+    """The runs in one table: one for each fold and seed by its columns, else by its file name, else fold 1, seed 0."""
+    content = read_table(path)
+    numbers = pd.DataFrame(index=content.index)
+    for key, default in (("fold", 1), ("seed", 0)):
+        found = _NUMBER_IN_NAME[key].search(path.stem)
+        column = content[key] if key in content else pd.Series(int(found[1]) if found else default, content.index)
+        numbers[key] = pd.to_numeric(column, errors="coerce")
+    if numbers.isna().any(axis=None):
+        raise SerError(f"{path} has folds or seeds that are not whole numbers; write numbers into these columns.")
+    places = [(int(fold), int(seed)) for fold, seed in numbers.to_numpy()]
+    runs = []
+    for fold, seed in sorted(set(places)):
+        table = check_predictions(content[[place == (fold, seed) for place in places]], str(path))
+        labels = sorted(zip(table["id"], table["emotion"], strict=True))
+        digest = hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:16]
+        part = {"ids": sorted(table["id"]), "speakers": sorted(table["speaker"].unique()), "utterances": len(table)}
+        split = {"emotions": emotions_of(table), "hash": f"table {digest}", "parts": {"test": part}}
+        runs.append(Run(path.parent, variant, fold, seed, {}, split, table, path))
+    return runs
+
+
+def _is_foreign_table(path: Path, root: Path) -> bool:
+    """Whether a CSV file is a prediction table that no run folder between it and ``root`` owns."""
+    if path.name in _NOT_RESULTS:
+        return False
+    folders = [folder for folder in path.parents if folder == root or folder.is_relative_to(root)]
+    if any((folder / name).is_file() for folder in folders for name in _RUN_FILES):
+        return False
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return {"id", "speaker", "emotion", "predicted"} <= set(file.readline().strip().split(","))
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -1,4 +1,4 @@
-"""What a prediction table scores: over all utterances, by confidence and by speaker. Every result is ready for JSON."""
+"""Scores of a prediction table: over all utterances, by confidence and by speaker. Every result is ready for JSON."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ REPETITIONS = 1000
 
 
 def scores(table: pd.DataFrame) -> dict[str, Any]:
-    """WA, UAR, F1 and their parts.
+    """WA, UAR, F1 and their values per class.
 
     UAR and macro F1 are means over the classes that occur in the truth; the recall, precision and F1 of a class that
     does not occur are None. A class that occurs and is never predicted has precision 0, as in scikit-learn.
@@ -33,10 +33,10 @@ def scores(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def calibration(table: pd.DataFrame, bins: int = 15) -> dict[str, Any]:
-    """How far confidence (the largest probability) can be believed.
+    """How well confidence (the largest probability) agrees with accuracy.
 
     ``ece`` is the expected calibration error over ``bins`` equal bins (Guo et al. 2017, equation 3). ``bins`` of the
-    result has ``low, high, n, confidence, accuracy`` a bin, the last two None where the bin is empty.
+    result has ``low, high, n, confidence, accuracy`` per bin, the last two None where the bin is empty.
     """
     confidence = probabilities(table).max(axis=1)
     right = (table["emotion"] == table["predicted"]).to_numpy()
@@ -66,9 +66,9 @@ def calibration(table: pd.DataFrame, bins: int = 15) -> dict[str, Any]:
 
 
 def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a speaker, sorted: speaker, gender, session, n, accuracy, uar, weighted_f1.
+    """One row per speaker, sorted: speaker, gender, session, n, accuracy, uar, weighted_f1.
 
-    ``uar`` is over the emotions this speaker's utterances have, so it does not compare speakers who lack some.
+    ``uar`` is over the emotions that occur for this speaker, so speakers who lack some cannot be compared by it.
     """
     rows = []
     for speaker, part in table.groupby("speaker", sort=True):
@@ -89,12 +89,12 @@ def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int = 0) -> dict[str, Any]:
-    """How evenly the speakers are served, with 95% intervals that resample speakers and their utterances.
+    """How much the scores differ between speakers and groups of them, with 95% intervals (see ``bootstrap_bounds``).
 
     ``average_f1`` is the mean of the speakers' weighted F1, ``performance_std`` its sample standard deviation over
-    speakers, ``f1_range`` best minus worst speaker; ``accuracy_std`` and ``accuracy_range`` say the same of accuracy.
-    What noise does to a small number of utterances is part of every spread: with few utterances a speaker, equal
-    speakers look unequal.
+    speakers, ``f1_range`` best minus worst speaker; ``accuracy_std`` and ``accuracy_range`` are the same for accuracy.
+    Every spread includes the noise of few utterances: with few per speaker, equal speakers look unequal. ``intervals``
+    lacks what is undefined or has too few speakers.
     """
     per_speaker = speaker_scores(table)
     names = ("overall_accuracy", "average_f1", "performance_std", "f1_range", "accuracy_std", "accuracy_range")
@@ -106,7 +106,7 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     result["intervals"] = {
         name: [float(low), float(high)]
         for name, value, low, high in zip(names, *bounds, strict=True)
-        if math.isfinite(value)
+        if math.isfinite(value) and math.isfinite(low)
     }
     by_f1 = per_speaker.sort_values("weighted_f1")
     result["worst_speaker"], result["best_speaker"] = by_f1["speaker"].iloc[0], by_f1["speaker"].iloc[-1]
@@ -117,24 +117,19 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
 
 
 def _spread(sums: np.ndarray) -> np.ndarray:
-    """The six figures of ``cross_speaker`` (r, 6) from confusion counts a speaker (r, S, C*C)."""
+    """The six figures of ``cross_speaker`` (r, 6) from the confusion counts of each speaker (r, S, C*C)."""
     size = math.isqrt(sums.shape[-1])
     confusion = sums.reshape(*sums.shape[:-1], size, size)
     f1, right = weighted_f1(confusion), accuracy(confusion)  # (r, S)
-    several = sums.shape[1] > 1
-    deviation: Callable[[np.ndarray], np.ndarray] = (
-        (lambda x: x.std(axis=1, ddof=1)) if several else (lambda x: np.full(len(x), np.nan))
-    )
-    extent: Callable[[np.ndarray], np.ndarray] = (
-        (lambda x: np.ptp(x, axis=1)) if several else (lambda x: np.full(len(x), np.nan))
-    )
-    overall = accuracy(confusion.sum(axis=1))
-    columns = [overall, f1.mean(axis=1), deviation(f1), extent(f1), deviation(right), extent(right)]
+    columns = [accuracy(confusion.sum(axis=1)), f1.mean(axis=1)]
+    for values in (f1, right):
+        spreads = [values.std(axis=1, ddof=1), np.ptp(values, axis=1)] if values.shape[1] > 1 else [np.nan] * 2
+        columns += [np.broadcast_to(spread, len(values)) for spread in spreads]
     return np.stack(columns, axis=1)
 
 
 def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[str, Any] | None:
-    """Accuracy of the best group minus that of the worst, both held fixed while speakers are redrawn inside them.
+    """Accuracy of the best group minus that of the worst; the interval redraws speakers inside these two groups.
 
     Utterances without a group (an unknown gender) are left out; None where fewer than two groups remain.
     """
@@ -151,7 +146,7 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
         "gap": float(bounds.estimate[0]),
         "best": best,
         "worst": worst,
-        "interval": [float(bounds.low[0]), float(bounds.high[0])],
+        "interval": [float(bounds.low[0]), float(bounds.high[0])] if math.isfinite(bounds.low[0]) else None,
         "groups": {
             name: {
                 "accuracy": right[name],
@@ -169,10 +164,10 @@ def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: i
     rows = []
     for side, table in enumerate((worst, best)):
         right = (table["emotion"] == table["predicted"]).astype(float)
-        # The side leads the name: a speaker heard in both sessions is two units; the worst group's units come first.
+        # A speaker in both groups is two units; the units of the worst group sort first.
         unit = f"{side} " + table["speaker"]
         rows.append(pd.DataFrame({"id": table["id"], "unit": unit, "side": side, "right": right, "all": 1.0}))
-    counts = pd.concat(rows).groupby(["side", "unit", "id"]).mean().reset_index()  # an utterance counts once over seeds
+    counts = pd.concat(rows).groupby(["side", "unit", "id"]).mean().reset_index()  # seeds of one utterance count once
     lower_units = worst["speaker"].nunique()
 
     def difference(sums: np.ndarray) -> np.ndarray:  # (r, S, 2) -> (r,)

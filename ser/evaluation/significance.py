@@ -1,7 +1,7 @@
-"""How sure a figure is, and whether two results differ: intervals, paired tests, effect sizes, Holm's correction."""
+"""Intervals of a metric, and whether two results differ: paired tests, effect sizes, Holm's correction."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,56 +13,49 @@ from ser.evaluation.bootstrap import CELLS_AT_ONCE, bootstrap_bounds
 from ser.evaluation.predictions import emotions_of, utterance_counts
 from ser.metrics import metric_named
 
-EXACT_UNITS = 12  # with at most 2**12 ways of swapping, all of them are tried
-
 
 class Interval(NamedTuple):
-    """An estimate with the bounds of its 95% interval."""
+    """An estimate with the bounds of its 95% interval; NaN where speakers are too few for one."""
 
     estimate: float
     low: float
     high: float
 
 
-def bootstrap_interval(
-    table: pd.DataFrame, metric: str = "uar", resample: str = "speaker", repetitions: int = 1000, seed: int = 0
-) -> Interval:
-    """A metric of a prediction table with its 95% bootstrap interval.
+def bootstrap_interval(table: pd.DataFrame, metric: str = "uar", repetitions: int = 1000, seed: int = 0) -> Interval:
+    """A metric of a prediction table with its 95% interval over speakers (see ``bootstrap_bounds``).
 
     Args:
         table: predictions; ids that occur several times (seeds) count as one utterance.
         metric: ``wa``, ``uar``, ``macro_f1`` or ``weighted_f1``.
-        resample: ``speaker`` draws speakers, and utterances inside them: what another set of speakers would give.
-            ``utterance`` draws utterances only, as if they had nothing in common: usually far too narrow.
         repetitions: number of resamples.
         seed: of the resampling.
 
     Raises:
-        SerError: unknown metric or way of resampling.
+        SerError: unknown metric.
     """
-    if resample not in {"speaker", "utterance"}:
-        raise SerError(f"cannot resample by {resample!r}; choose speaker or utterance.")
-    counts = utterance_counts(table)
-    vectors = counts.drop(columns="speaker").to_numpy()
-    units = counts["speaker"].to_numpy() if resample == "speaker" else np.zeros(len(counts))
-    bounds = bootstrap_bounds(vectors, units, _total(metric), repetitions=repetitions, seed=seed)
+    counts, function = utterance_counts(table), _of_cells(metric)
+    vectors, speakers = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
+    bounds = bootstrap_bounds(
+        vectors, speakers, lambda sums: function(sums.sum(axis=1)), repetitions=repetitions, seed=seed
+    )
     return Interval(*(float(bound[0]) for bound in bounds))
 
 
 def difference_interval(
     a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar", repetitions: int = 1000, seed: int = 0
 ) -> Interval:
-    """Metric of ``b`` minus metric of ``a`` on the same utterances, with a 95% interval that resamples speakers.
+    """Metric of ``b`` minus metric of ``a`` on the same utterances, with a 95% interval over speakers.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes.
     """
     left, right, speakers = _paired_counts(a, b)
-    cells = left.shape[1]
-    total = _total(metric)
+    cells, function = left.shape[1], _of_cells(metric)
 
     def difference(sums: np.ndarray) -> np.ndarray:
-        return total(sums[..., cells:]) - total(sums[..., :cells])
+        total = sums.sum(axis=1)
+        return function(total[:, cells:]) - function(total[:, :cells])
 
     both = np.concatenate([left, right], axis=1)  # (U, 2*C*C)
     bounds = bootstrap_bounds(both, speakers, difference, repetitions=repetitions, seed=seed, limits=(-1.0, 1.0))
@@ -70,24 +63,24 @@ def difference_interval(
 
 
 def permutation_test(
-    a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar", by: str = "utterance", repetitions: int = 5000, seed: int = 0
+    a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar", by: str = "speaker", repetitions: int = 5000, seed: int = 0
 ) -> dict[str, Any]:
-    """Two-sided paired permutation test of metric(b) - metric(a): swaps both predictions of an utterance at random.
+    """Two-sided paired permutation test of metric(b) - metric(a): swaps the predictions of a and b at random.
 
-    ``by="speaker"`` swaps all utterances of a speaker together, which also holds when a model is better for some
-    speakers and worse for others; it needs six speakers to reach p < .05. Few units are enumerated exactly; otherwise p
-    counts the observed arrangement too, (1 + hits) / (1 + repetitions) (Phipson & Smyth 2010).
+    ``by="speaker"`` swaps all utterances of a speaker together, which stays valid when a model is better for some
+    speakers and worse for others; it needs six speakers to reach p < .05. ``by="utterance"`` swaps each utterance by
+    itself, as if utterances of one speaker had nothing in common, and finds too many differences.
 
     Returns:
-        ``difference, p, units, exact``.
+        ``difference, p, units, exact``; ``exact`` where all arrangements were enumerated.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes, or ``by`` is unknown.
     """
     if by not in {"speaker", "utterance"}:
-        raise SerError(f"cannot swap by {by!r}; choose utterance or speaker.")
+        raise SerError(f"cannot swap by {by!r}; choose speaker or utterance.")
     left, right, speakers = _paired_counts(a, b)
-    statistic = _total(metric)
+    function = _of_cells(metric)
     differing = right - left  # (U, C*C)
     if by == "speaker":
         differing = pd.DataFrame(differing).groupby(speakers).sum().to_numpy()
@@ -95,30 +88,38 @@ def permutation_test(
     differing = differing[np.abs(differing).max(axis=1) > 1e-12]  # swapping equal predictions changes nothing
     total = left.sum(axis=0) + right.sum(axis=0)
 
-    def difference(shift: np.ndarray) -> np.ndarray:  # (r, C*C): counts of b minus counts of a
-        return statistic((total + shift)[:, None] / 2) - statistic((total - shift)[:, None] / 2)
+    def difference(signs: np.ndarray, axis: int = -1) -> np.ndarray:  # (..., U), +1 as it is and -1 swapped
+        shift = signs @ differing  # (..., C*C): counts of b minus counts of a
+        # Rounded, so that arrangements with the same result are ties.
+        return np.round(function((total + shift) / 2) - function((total - shift) / 2), 12)
 
-    observed = float(difference(differing.sum(axis=0)[None])[0])
-    exact = len(differing) <= EXACT_UNITS
-    hits = trials = 0
-    for signs in _signs(len(differing), repetitions, seed):  # (r, U)
-        hits += int((np.abs(difference(signs @ differing)) >= abs(observed) - 1e-12).sum())
-        trials += len(signs)
-    p = hits / trials if exact else (hits + 1) / (trials + 1)
-    return {"difference": observed, "p": p, "units": units, "exact": exact}
+    observed = float(difference(np.ones(len(differing))))
+    if len(differing) < 2:  # swapping one unit changes the sign of the difference only
+        return {"difference": observed, "p": 1.0, "units": units, "exact": True}
+    found = stats.permutation_test(
+        (np.ones(len(differing)),),
+        difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=repetitions,
+        batch=max(1, CELLS_AT_ONCE // (2 * len(differing))),
+        rng=seed,
+    )
+    exact = 2 ** len(differing) <= repetitions
+    return {"difference": observed, "p": float(found.pvalue), "units": units, "exact": exact}
 
 
 def corrected_t_test(
     differences: Sequence[float] | np.ndarray, train_sizes: Sequence[float], test_sizes: Sequence[float]
 ) -> dict[str, Any]:
-    """t-test of differences over folds whose training sets overlap (Nadeau & Bengio 2003, equation 9).
+    """Result of a t-test of differences over folds whose training sets overlap (Nadeau & Bengio 2003, equation 9).
 
     The variance of the mean is (1/K + n_test/n_train) s^2 with K - 1 degrees of freedom: folds that share training data
     agree more than independent experiments would.
 
     Args:
-        differences: one a fold, (K,), or one a fold and seed, (K, seeds); seeds are averaged inside their fold first,
-            because a seed is no further sample of the data.
+        differences: one per fold, (K,), or per fold and seed, (K, seeds); seeds are averaged inside their fold first,
+            because another seed is no further sample of the data.
         train_sizes: utterances in each fold's training part, (K,).
         test_sizes: utterances in each fold's test part, (K,).
 
@@ -143,18 +144,18 @@ def corrected_t_test(
 
 
 def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> dict[str, float | None]:
-    """How large ``b`` - ``a`` is for paired values (folds, or speakers).
+    """Effect sizes of ``b`` - ``a`` for paired values (folds, or speakers).
 
     ``d_z``: mean difference over the standard deviation of the differences; ``d_av``: over the root mean square of the
-    two deviations (Lakens 2013); ``cliffs_delta``: share of pairs across the two groups with b > a minus share with
-    b < a. None where there is no spread to divide by.
+    two standard deviations (Lakens 2013); ``cliffs_delta``: fraction of pairs across the two groups with b > a minus
+    the fraction with b < a. None where there is no spread to divide by.
     """
     left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     difference = right - left
     several = len(left) > 1
 
-    def over(deviation: float) -> float | None:
-        return float(difference.mean() / deviation) if deviation > 1e-12 else None
+    def over(std: float) -> float | None:
+        return float(difference.mean() / std) if std > 1e-12 else None
 
     return {
         "d_z": over(float(difference.std(ddof=1))) if several else None,
@@ -177,7 +178,7 @@ def speaker_values(a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar") -> tup
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction (1979) of several tests; undefined tests (None) stay so and do not count."""
+    """p-values after Holm's step-down correction (1979); undefined tests (None) stay None and do not count."""
     ordered = sorted((p, index) for index, p in enumerate(p_values) if p is not None and not math.isnan(p))
     adjusted: list[float | None] = [None] * len(p_values)
     running = 0.0
@@ -187,15 +188,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _total(metric: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A metric as a function of counts (r, S, C*C) summed over S."""
+def _of_cells(metric: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A metric as a function of flat confusion counts (..., C*C)."""
     function = metric_named(metric)
 
-    def statistic(sums: np.ndarray) -> np.ndarray:
-        size = math.isqrt(sums.shape[-1])
-        return function(sums.sum(axis=1).reshape(-1, size, size))
+    def of_cells(cells: np.ndarray) -> np.ndarray:
+        size = math.isqrt(cells.shape[-1])
+        return function(cells.reshape(*cells.shape[:-1], size, size))
 
-    return statistic
+    return of_cells
 
 
 def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -222,14 +223,3 @@ def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.nda
         )
     speakers = left["speaker"].to_numpy()
     return left.drop(columns="speaker").to_numpy(), right.drop(columns="speaker").to_numpy(), speakers
-
-
-def _signs(units: int, repetitions: int, seed: int) -> Iterator[np.ndarray]:
-    """Signs +-1 (r, units) in pieces: all arrangements of few units, random ones of many."""
-    if units <= EXACT_UNITS:
-        yield 1.0 - 2.0 * ((np.arange(2**units)[:, None] >> np.arange(units)) & 1)
-        return
-    generator = np.random.default_rng(seed)
-    step = max(1, CELLS_AT_ONCE // units)
-    for start in range(0, repetitions, step):
-        yield 1.0 - 2.0 * generator.integers(0, 2, size=(min(step, repetitions - start), units))

@@ -1,7 +1,7 @@
-"""One table for a sweep: every variant's figures with intervals, and what differs from the baseline.
+"""The scores of every variant of a sweep with intervals, and their differences from a baseline.
 
-Two averages are kept apart by name. ``_mean_over_runs`` averages the figure of each run (folds x seeds), the habit of
-the field; ``_pooled`` computes it once over all test utterances of all folds, and is what the intervals belong to.
+Two averages have two names. ``_mean_over_runs`` averages the score of each run (folds x seeds), as the field does;
+``_pooled`` computes it once over all test utterances of all folds, and the intervals belong to it.
 """
 
 import hashlib
@@ -16,29 +16,27 @@ import pandas as pd
 from ser.errors import SerError
 from ser.evaluation.comparison import paired_comparison, split_differences
 from ser.evaluation.leakage import leakage_table
-from ser.evaluation.runs import Run, by_fold, find_runs, load_run, pooled
+from ser.evaluation.runs import WARNINGS, Run, by_fold, by_variant, pooled
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_interval, holm
 from ser.metrics import METRICS
 
-__all__ = ["Run", "Summary", "find_runs", "load_run", "summarize"]
-
 DEFAULT_BASELINE = "gru"
-TESTS = ("p_utterances", "p_speakers", "p_folds")
+TESTS = ("p_speakers", "p_folds", "p_utterances")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a sweep says.
+    """Results of a sweep.
 
     Attributes:
-        variants: one row a variant.
-        comparisons: one row a variant and metric: difference from the baseline, intervals, tests, effect sizes.
+        variants: one row per variant, the baseline first.
+        comparisons: one row per variant and metric: difference from the baseline, intervals, tests, effect sizes.
         speakers: variant -> ``cross_speaker`` of its pooled test utterances.
         baseline: the variant that the others are compared with.
-        emotions: class order.
-        leakage: one row a variant whose features were probed for speakers, see ``leakage_table``.
-        notes: sentences that a reader of the table has to know.
+        emotions: class names in order.
+        leakage: one row per variant whose features were probed for speakers, see ``leakage_table``.
+        notes: what a reader must know about these results.
     """
 
     variants: pd.DataFrame
@@ -62,12 +60,13 @@ class Summary:
         }
 
 
-def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
-    """Summarize the runs of a sweep.
+def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequence[str] = ()) -> Summary:
+    """The summary of a sweep.
 
     Args:
         runs: finished runs of one or more variants.
         baseline: the variant to compare with; by default ``gru`` where there is one, else the first.
+        left_out: why damaged runs are not among ``runs``, one message each; the notes count and name them.
 
     Raises:
         SerError: no runs, an unknown baseline, or runs of different class sets.
@@ -81,9 +80,7 @@ def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
                 f"{runs[0].folder} has the classes {', '.join(emotions)} and {run.folder} has "
                 f"{', '.join(run.emotions)}; summarize runs of one class set only."
             )
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.variant, []).append(run)
+    groups = by_variant(runs)
     if baseline is None:
         baseline = DEFAULT_BASELINE if DEFAULT_BASELINE in groups else next(iter(groups))
     if baseline not in groups:
@@ -96,6 +93,8 @@ def summarize(runs: Sequence[Run], baseline: str | None = None) -> Summary:
     ]
     comparisons, notes = _comparisons(groups, baseline)
     leakage = leakage_table(groups, baseline)
+    if left_out:
+        notes = [f"{len(left_out)} damaged run(s) left out: {' '.join(left_out)}", *notes]
     return Summary(pd.DataFrame(rows), comparisons, speakers, baseline, emotions, leakage, _notes(groups) + notes)
 
 
@@ -133,12 +132,13 @@ def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> 
             f"recall_{emotion}_pooled": overall["recall"][emotion],
         }
     row["validation_uar_mean_over_runs"] = _mean([run.metrics.get("validation", {}).get("uar") for run in runs])
-    row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] = _mean([_best_on_test(run) for run in runs])
+    choices = [choice[3] if (choice := test_choice(run)) else None for run in runs]
+    row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] = _mean(choices)
     return row
 
 
 def _over_runs(metric: str, runs: Sequence[Run]) -> dict[str, float | None]:
-    """Mean over runs; deviation over runs, over folds (seeds averaged) and over seeds (folds averaged)."""
+    """Mean over runs; std over runs, over folds (seeds averaged) and over seeds (folds averaged)."""
     values = pd.DataFrame(
         {
             "fold": [run.fold for run in runs],
@@ -163,7 +163,7 @@ def _speaker_columns(speakers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFrame, list[str]]:
-    """Each variant against the baseline on the folds that both have, Holm's correction within a metric and a test."""
+    """Each variant against the baseline on the folds that both have; Holm's correction per metric and test."""
     rows: list[dict[str, Any]] = []
     notes = []
     for variant, runs in groups.items():
@@ -205,10 +205,7 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
 def _notes(groups: dict[str, list[Run]]) -> list[str]:
     notes = []
     for variant, runs in groups.items():
-        if any(run.speaker_overlap for run in runs):
-            notes.append(f"{variant}: speaker overlap, test speakers were heard in training.")
-        if any(run.transductive for run in runs):
-            notes.append(f"{variant}: transductive, it used the test speakers' unlabelled audio.")
+        notes += [f"{variant}: {text}." for key, text in WARNINGS.items() if any(getattr(run, key) for run in runs)]
         cells = {(run.fold, run.seed) for run in runs}
         expected = len({fold for fold, _ in cells}) * len({seed for _, seed in cells})
         folds = max((run.split.get("folds") or 0) for run in runs)
@@ -220,11 +217,19 @@ def _notes(groups: dict[str, list[Run]]) -> list[str]:
     return notes
 
 
-def _best_on_test(run: Run) -> float | None:
-    """The UAR that choosing the epoch on the test part would have claimed, where training tracked it."""
-    if run.history is None or "test/uar" not in run.history or run.history["test/uar"].isna().all():
+def test_choice(run: Run) -> tuple[int, float, int, float] | None:
+    """Epoch that validation chose with its test UAR, and the epoch with the best test UAR with that UAR.
+
+    None where the history has no test scores. The second UAR is what choosing the epoch on the test part would have
+    claimed; it must never be quoted as a result.
+    """
+    history = run.history
+    if history is None or "test/uar" not in history or history["test/uar"].isna().all():
         return None
-    return float(run.history["test/uar"].max())
+    history = history.drop_duplicates("epoch", keep="last").dropna(subset=["test/uar"])
+    by_epoch = dict(zip(history["epoch"].astype(int), history["test/uar"].astype(float), strict=True))
+    chosen, best = run.metrics.get("best_epoch"), max(by_epoch, key=by_epoch.__getitem__)
+    return (chosen, by_epoch[chosen], best, by_epoch[best]) if chosen in by_epoch else None
 
 
 def _splits_hash(folds: dict[int, list[Run]]) -> str:

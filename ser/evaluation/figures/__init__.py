@@ -1,30 +1,81 @@
-"""Every figure of the reports: functions from tables to matplotlib figures."""
+"""Every figure of a run or a sweep, drawn from its tables; ``FIGURES`` lists them with their captions."""
 
-from ser.evaluation.figures.calibration import confidence, duration, reliability
-from ser.evaluation.figures.folders import run_figures, sweep_figures
-from ser.evaluation.figures.run import classes, confusion, groups, speakers
-from ser.evaluation.figures.space import feature_map
-from ser.evaluation.figures.style import save_figure
-from ser.evaluation.figures.training import attention_over_waveform, training_panel
-from ser.evaluation.figures.variants import confusions, folds, ladder, radar, speaker_matrix
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "attention_over_waveform",
-    "classes",
-    "confidence",
-    "confusion",
-    "confusions",
-    "duration",
-    "feature_map",
-    "folds",
-    "groups",
-    "ladder",
-    "radar",
-    "reliability",
-    "run_figures",
-    "save_figure",
-    "speaker_matrix",
-    "speakers",
-    "sweep_figures",
-    "training_panel",
-]
+from matplotlib.figure import Figure
+
+from ser.evaluation.figures import network as _network  # noqa: F401  each module adds its figures to the list
+from ser.evaluation.figures import training as _training  # noqa: F401
+from ser.evaluation.figures.style import FIGURES, save_figure
+from ser.evaluation.figures.sweep import Sweep
+from ser.evaluation.runs import Run, load_run, warnings_of
+from ser.evaluation.summary import Summary
+from ser.io import told_writing
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+__all__ = ["FIGURES", "caption_of", "figures_of_run", "figures_of_sweep", "write_figures"]
+
+
+def figures_of_run(run: Run) -> dict[str, Figure]:
+    """Every figure that the files of a run allow, by name."""
+    return _drawn("run", run, [run])
+
+
+def figures_of_sweep(runs: Sequence[Run], summary: Summary) -> dict[str, Figure]:
+    """Every figure that compares the variants of a summary, by name."""
+    return _drawn("sweep", Sweep(runs, summary), runs)
+
+
+def caption_of(name: str) -> str:
+    """What to look for in the figure of this name."""
+    return next(entry.caption for entry in FIGURES if entry.name == name.partition("-")[0])
+
+
+def write_figures(folder: Path, loggers: Iterable["Logger"] = (), formats: Sequence[str] = ("png",)) -> None:
+    """Draw a finished run into its ``figures/`` and hand the figures to TensorBoard and Weights & Biases.
+
+    The folder appears whole or not at all: a run that was killed while drawing draws again when it is resumed.
+
+    Raises:
+        SerError: the run is not finished or damaged, a format is unknown, or the folder cannot be written.
+    """
+    loggers = list(loggers)
+    drawn, kept = folder / "figures.partial", folder / "figures"
+    shutil.rmtree(drawn, ignore_errors=True)
+    try:
+        for name, figure in figures_of_run(load_run(folder)).items():
+            save_figure(figure, drawn / name, formats)
+            _log(name, figure, loggers)
+        with told_writing(kept):
+            shutil.rmtree(kept, ignore_errors=True)
+            drawn.rename(kept)
+    finally:
+        shutil.rmtree(drawn, ignore_errors=True)
+
+
+def _log(name: str, figure: Figure, loggers: Iterable["Logger"]) -> None:
+    if not loggers:
+        return
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger  # noqa: PLC0415  reports need no torch
+
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(f"figures/{name}", figure, close=False)
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(f"figures/{name}", [figure])
+
+
+def _drawn(source: str, data: Any, runs: Sequence[Run]) -> dict[str, Figure]:
+    figures = {}
+    for entry in FIGURES:
+        for variant, inputs in entry.inputs(data) if entry.source == source else ():
+            note = "; ".join(warnings_of([run for run in runs if variant in ("", run.variant)]))
+            name = f"{entry.name}-{variant}" if variant else entry.name
+            figures[re.sub(r"[^\w.=-]+", "_", name)] = entry.draw(*inputs, note=note)
+    return figures

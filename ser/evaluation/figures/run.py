@@ -1,11 +1,10 @@
-"""What one prediction table shows: which emotions, which speakers, which groups it serves well."""
+"""Figures of one prediction table: emotions, speakers, groups, length, and how far confidence can be trusted."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from ser.emotions import looks
@@ -13,54 +12,56 @@ from ser.evaluation.figures.style import (
     BLUE,
     FAINT,
     GREEN,
+    GREY,
     INK,
     ORANGE,
+    PERCENT,
     SKY,
     VERMILION,
     drawable,
     empty_panel,
+    figure,
     new_figure,
-    styled,
+    percent_axis,
+    percents,
 )
-from ser.evaluation.predictions import emotions_of
-from ser.evaluation.scores import scores, speaker_scores
+from ser.evaluation.predictions import emotions_of, probabilities
+from ser.evaluation.scores import calibration, scores, speaker_scores
 
-_MOST_SPEAKERS = 48
+_MOST_SPEAKERS, _MOST_GROUPS = 48, 40
 
 
-@styled
+@figure(
+    "confusion",
+    "Look off the diagonal: which emotion is taken for which, in utterances and in percent of the true emotion.",
+)
 def confusion(predictions: pd.DataFrame, note: str = "") -> Figure:
-    """Confusion matrix, rows the true emotion: counts, and rates by row (their diagonal is the recall)."""
+    """Confusion matrix, rows the true emotion: counts, and percent of each row (the diagonal is the recall)."""
     emotions = emotions_of(predictions)
     counts = np.array(scores(predictions)["confusion"])
     rates = row_rates(counts)
     side = max(3.4, 0.62 * len(emotions) + 1.4)
-    figure = new_figure(2 * side + 1.4, side + 0.6, "Confusion matrix", note)
-    left, right = figure.subplots(1, 2)
+    drawn = new_figure(2 * side + 1.4, side + 0.6, "Confusion matrix", note)
+    left, right = drawn.subplots(1, 2)
     draw_matrix(left, counts / max(1, counts.max()), [[f"{cell:d}" for cell in row] for row in counts], emotions)
     left.set_title("utterances")
-    draw_matrix(right, rates, rate_words(rates), emotions)
-    right.set_title("share of the true emotion")
-    return figure
+    draw_matrix(right, rates, [percents(row) for row in rates], emotions)
+    right.set_title("percent of the true emotion")
+    return drawn
 
 
 def row_rates(counts: np.ndarray) -> np.ndarray:
-    """Confusion counts (C, C) as shares of each row; NaN where the true emotion does not occur."""
+    """Confusion counts (C, C) as fractions of each row; NaN where the true emotion does not occur."""
     sums = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
 
 
-def rate_words(rates: np.ndarray) -> list[list[str]]:
-    """What to write into the cells of a matrix of rates."""
-    return [["–" if np.isnan(cell) else f"{cell:.2f}" for cell in row] for row in rates]
-
-
-def draw_matrix(axes: Axes, shades: np.ndarray, words: list[list[str]], emotions: list[str]) -> None:
-    """One confusion matrix (C, C): shades in [0, 1], words in the cells."""
+def draw_matrix(axes: Axes, shades: np.ndarray, cells: list[list[str]], emotions: list[str]) -> None:
+    """Draw one confusion matrix (C, C): shades in [0, 1], text in the cells."""
     axes.imshow(np.nan_to_num(shades), cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(shades.shape):
         dark = np.nan_to_num(shades[row, column]) > 0.55
-        axes.text(column, row, words[row][column], ha="center", va="center", fontsize=9, color="white" if dark else INK)
+        axes.text(column, row, cells[row][column], ha="center", va="center", fontsize=9, color="white" if dark else INK)
     names = [drawable(emotion, 12) for emotion in emotions]
     slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     if max(map(len, names)) <= 5:
@@ -72,22 +73,15 @@ def draw_matrix(axes: Axes, shades: np.ndarray, words: list[list[str]], emotions
     axes.tick_params(length=0)
 
 
-def _write_values(axes: Axes, bars: BarContainer, values: np.ndarray) -> None:
-    """The value behind the end of each bar, ``–`` where there is none."""
-    axes.bar_label(bars, ["–" if np.isnan(value) else f"{value:.2f}" for value in values], fontsize=8, padding=2)
-
-
-def _unit_axis(axes: Axes) -> None:
-    """An axis of shares with room for the values behind the bars."""
-    axes.set_xlim(0, 1.13)
-    axes.set_xticks(np.linspace(0, 1, 6))
-
-
-@styled
+@figure(
+    "speakers",
+    "Bars far below the band are speakers the network fails; the line is the mean over speakers, the band one standard "
+    "deviation.",
+)
 def speakers(predictions: pd.DataFrame, note: str = "") -> Figure:
     """Accuracy and weighted F1 of each speaker with counts, their mean, and a band of one standard deviation.
 
-    Of more than 48 speakers the lowest and highest 24 by accuracy are drawn; mean and band are always over all.
+    Of more than 48 speakers the lowest and highest 24 by accuracy are drawn; mean and band are over all.
     """
     table = speaker_scores(predictions).set_index("speaker")
     shown, some = table, ""
@@ -96,79 +90,178 @@ def speakers(predictions: pd.DataFrame, note: str = "") -> Figure:
         half = _MOST_SPEAKERS // 2
         shown = table.loc[[*order[:half], *order[-half:]]]
         some = f": the {half} lowest and {half} highest of {len(table)}"
-    figure = new_figure(10, 1.6 + 0.27 * max(2, len(shown)), f"Speakers{some}", note)
-    panels = figure.subplots(1, 2, sharey=True)
+    drawn = new_figure(10, 1.6 + 0.27 * max(2, len(shown)), f"Score of each speaker (%){some}", note)
+    panels = drawn.subplots(1, 2, sharey=True)
     rows = np.arange(len(shown))
-    for axes, (column, title, colour) in zip(
+    for axes, (column, title, color) in zip(
         panels, (("accuracy", "accuracy", BLUE), ("weighted_f1", "weighted F1", GREEN)), strict=True
     ):
-        mean, deviation = table[column].mean(), table[column].std(ddof=1)
-        if np.isfinite(deviation):
-            axes.axvspan(max(0, mean - deviation), min(1, mean + deviation), color=FAINT, linewidth=0)
-        axes.barh(rows, shown[column], color=colour, height=0.72)
+        mean, std = table[column].mean(), table[column].std(ddof=1)
+        if np.isfinite(std):
+            axes.axvspan(max(0, mean - std), min(1, mean + std), color=FAINT, linewidth=0)
+        axes.barh(rows, shown[column], color=color, height=0.72)
         axes.axvline(mean, color=VERMILION, linewidth=1.3)
-        # Inside the bars' feet: at their ends the numbers would lie on the mean line and the band.
-        for row, value in enumerate(shown[column]):
-            axes.text(
-                max(0.012, 0.012 if value > 0.1 else value + 0.012),
-                row,
-                f"{value:.2f}",
-                va="center",
-                fontsize=8,
-                color="white" if value > 0.1 else INK,
-                fontweight="bold",
-            )
-        axes.set_title(f"{title}: mean {mean:.3f}" + (f", deviation {deviation:.3f}" if np.isfinite(deviation) else ""))
-        axes.set_xlim(0, 1.02)
-        axes.set_xticks(np.linspace(0, 1, 6))
+        # At the feet of the bars: at their ends the values would lie on the mean line and the band.
+        for row, (value, text) in enumerate(zip(shown[column], percents(shown[column]), strict=True)):
+            inside = value > 0.12
+            place, ink = (0.012, "white") if inside else (value + 0.012, INK)
+            axes.text(place, row, text, va="center", fontsize=8, color=ink, fontweight="bold")
+        axes.set_title(f"{title}: mean {100 * mean:.1f}" + (f", std {100 * std:.1f}" if np.isfinite(std) else ""))
+        percent_axis(axes.xaxis, high=1.02)
     counted = zip(shown.index, shown["n"], strict=True)
     panels[0].set_yticks(rows, [f"{drawable(speaker, 16)} (n={count})" for speaker, count in counted])
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
-    return figure
+    return drawn
 
 
-@styled
+@figure("classes", "An emotion with high recall and low precision is answered too often; the reverse, too rarely.")
 def classes(predictions: pd.DataFrame, note: str = "") -> Figure:
-    """Precision, recall and F1 of each emotion, an emotion in its fixed colour."""
+    """Precision, recall and F1 of each emotion, in the emotion's color."""
     emotions = emotions_of(predictions)
     result = scores(predictions)
     counts = np.array(result["confusion"]).sum(axis=1)
-    colours = [look.color for look in looks(emotions).values()]
-    figure = new_figure(10, max(2.2, 1.3 + 0.32 * len(emotions)), "Emotions", note)
-    panels = figure.subplots(1, 3, sharey=True)
+    colors = [look.color for look in looks(emotions).values()]
+    height = max(2.2, 1.3 + 0.32 * len(emotions))
+    drawn = new_figure(10, height, "Precision, recall and F1 of each emotion (%)", note)
+    panels = drawn.subplots(1, 3, sharey=True)
     rows = np.arange(len(emotions))
     for axes, column in zip(panels, ("precision", "recall", "f1"), strict=True):
         values = np.array([result[column][emotion] for emotion in emotions], dtype=float)  # None becomes NaN
-        bars = axes.barh(rows, np.nan_to_num(values), color=colours, height=0.72, edgecolor="#555555", linewidth=0.4)
-        _write_values(axes, bars, values)
+        bars = axes.barh(rows, np.nan_to_num(values), color=colors, height=0.72, edgecolor="#555555", linewidth=0.4)
+        axes.bar_label(bars, percents(values), fontsize=8, padding=2)
         axes.set_title("F1" if column == "f1" else column)
-        _unit_axis(axes)
+        percent_axis(axes.xaxis, high=1.16)
     counted = zip(emotions, counts, strict=True)
     panels[0].set_yticks(rows, [f"{drawable(emotion, 14)} (n={count})" for emotion, count in counted])
     panels[0].set_ylim(len(emotions) - 0.4, -0.6)
-    return figure
+    return drawn
 
 
-@styled
+@figure("groups", "Bars of one panel should be alike; a step between them is a gap between genders or sessions.")
 def groups(predictions: pd.DataFrame, note: str = "") -> Figure:
     """WA and UAR by gender and by session, with counts."""
     sessions = predictions["session"].nunique()
-    figure = new_figure(10, max(2.6, 1.5 + 0.36 * max(2, min(sessions, 40))), "Gender and session", note)
-    panels = figure.subplots(1, 2, width_ratios=(1, 1))
+    height = max(2.6, 1.5 + 0.36 * max(2, min(sessions, _MOST_GROUPS)))
+    drawn = new_figure(10, height, "Gender and session: WA and UAR (%)", note)
+    panels = drawn.subplots(1, 2)
     for axes, column in zip(panels, ("gender", "session"), strict=True):
         known = predictions[predictions[column].astype(str) != ""]
         if known.empty:
             empty_panel(axes, f"{column}: unknown for every utterance")
             continue
-        parts = [(name, part) for name, part in known.groupby(column)][:40]
+        parts = [(name, part) for name, part in known.groupby(column)][:_MOST_GROUPS]
         rows = np.arange(len(parts))
         results = [scores(part) for _, part in parts]
-        for shift, score, label, colour in ((-0.2, "wa", "WA", SKY), (0.2, "uar", "UAR", ORANGE)):
+        for shift, score, label, color in ((-0.2, "wa", "WA", SKY), (0.2, "uar", "UAR", ORANGE)):
             values = np.array([result[score] for result in results])
-            _write_values(axes, axes.barh(rows + shift, values, height=0.38, color=colour, label=label), values)
+            bars = axes.barh(rows + shift, values, height=0.38, color=color, label=label)
+            axes.bar_label(bars, percents(values), fontsize=8, padding=2)
         axes.set_yticks(rows, [f"{drawable(name, 14)} (n={len(part)})" for name, part in parts])
         axes.set_ylim(len(parts) - 0.4, -0.6)
-        _unit_axis(axes)
+        percent_axis(axes.xaxis, high=1.16)
         axes.set_title(f"by {column}")
-    figure.legend(*panels[1].get_legend_handles_labels(), loc="upper right", ncols=2)
-    return figure
+    drawn.legend(*panels[1].get_legend_handles_labels(), loc="upper right", ncols=2)
+    return drawn
+
+
+@figure(
+    "reliability",
+    "A curve under the diagonal is overconfident, one above it underconfident; bins with few utterances say little.",
+)
+def reliability(predictions: pd.DataFrame, note: str = "") -> Figure:
+    """Accuracy against confidence in equal bins, with the expected calibration error and the number in each bin."""
+    result = calibration(predictions)
+    table = pd.DataFrame(result["bins"]).astype({"confidence": float, "accuracy": float})
+    title = f"Reliability: expected calibration error {100 * result['ece']:.1f}%"
+    drawn = new_figure(5.6, 5.6, title, note)
+    curve, counts = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    used = table[table["n"] > 0]
+    curve.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
+    curve.vlines(
+        used["confidence"],
+        used[["confidence", "accuracy"]].min(axis=1),
+        used[["confidence", "accuracy"]].max(axis=1),
+        color=VERMILION,
+        linewidth=5,
+        alpha=0.25,
+        label="gap",
+    )
+    curve.plot(used["confidence"], used["accuracy"], color=BLUE, marker="o", label="accuracy in the bin")
+    percent_axis(curve.yaxis, high=1.02)
+    curve.set(ylabel="accuracy (%)")
+    curve.grid(color=FAINT, linewidth=0.6)
+    curve.legend(loc="best")
+    width = table["high"] - table["low"]
+    bars = counts.bar((table["low"] + table["high"]) / 2, table["n"], width=width * 0.92, color=GREY)
+    counts.bar_label(bars, [str(n) if n else "" for n in table["n"]], fontsize=8, padding=1)
+    counts.set(xlabel="confidence: largest probability (%)", ylabel="utterances", ylim=(0, table["n"].max() * 1.25))
+    percent_axis(counts.xaxis)
+    return drawn
+
+
+@figure("confidence", "The further apart the two heaps, the more the confidence helps to find wrong answers.")
+def confidence(predictions: pd.DataFrame, note: str = "") -> Figure:
+    """Confidence of right and wrong answers: the fraction of each in twenty bins, and their means."""
+    largest = probabilities(predictions).max(axis=1)
+    right = (predictions["emotion"] == predictions["predicted"]).to_numpy()
+    result = calibration(predictions)
+    drawn = new_figure(6.4, 3.6, "Confidence of right and wrong answers", note)
+    axes = drawn.subplots()
+    edges = np.linspace(0, 1, 21)
+    for chosen, label, color, hatch in ((right, "right", BLUE, ""), (~right, "wrong", ORANGE, "///")):
+        if not chosen.any():
+            continue
+        weights = np.full(chosen.sum(), 1 / chosen.sum())
+        mean = result[f"confidence_{label}"]
+        axes.hist(
+            largest[chosen],
+            edges.tolist(),
+            weights=weights,
+            color=color,
+            alpha=0.55,
+            edgecolor=color,
+            hatch=hatch,
+            label=f"{label} (n={chosen.sum()}, mean {100 * mean:.1f}%)",
+        )
+        axes.axvline(mean, color=color, linewidth=1.8, linestyle="-" if label == "right" else "--")
+    percent_axis(axes.xaxis)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.set(xlabel="confidence: largest probability (%)", ylabel="percent of these answers")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return drawn
+
+
+@figure("duration", "Does the network need long utterances? Short ones usually score lower.")
+def duration(predictions: pd.DataFrame, note: str = "") -> Figure:
+    """UAR against the length of the utterance, in up to six groups of equal size."""
+    drawn = new_figure(6.4, 3.6, "UAR against duration (%)", note)
+    axes = drawn.subplots()
+    known = predictions[predictions["seconds"] > 0]
+    if known.empty:
+        empty_panel(axes, "the table has no durations")
+        return drawn
+    bins = int(np.clip(len(known) // 10, 1, 6))
+    group = pd.qcut(known["seconds"], bins, duplicates="drop") if known["seconds"].nunique() > 1 else known["seconds"]
+    parts = [part for _, part in known.groupby(group, observed=True)]
+    places = np.arange(len(parts))
+    values = [scores(part)["uar"] for part in parts]
+    axes.plot(places, values, color=BLUE, marker="o", linewidth=1.7)
+    axes.axhline(scores(known)["uar"], color=GREY, linestyle="--", linewidth=1, label="all lengths")
+    for place, (value, text) in enumerate(zip(values, percents(values), strict=True)):
+        axes.annotate(
+            text,
+            (place, value),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
+    spans = [f"{part['seconds'].min():.1f}–{part['seconds'].max():.1f} s\nn={len(part)}" for part in parts]
+    axes.set_xticks(places, spans)
+    percent_axis(axes.yaxis, high=1.12)
+    axes.set(xlim=(-0.5, len(parts) - 0.5), ylabel="UAR (%)")
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.legend(loc="lower right")
+    return drawn

@@ -1,32 +1,40 @@
-"""One look for every figure: palette, fonts, notes, files.
+"""What all figures share: the list of them, palette, fonts, axes, warnings, files.
 
-Colours are those of Okabe & Ito (2008, "Color universal design"), which stay apart under the common colour-vision
-deficiencies. Figures are plain ``matplotlib.figure.Figure`` objects; no pyplot state is touched.
+Colours are those of Okabe & Ito (2008, "Color universal design"), which stay apart for colour-blind readers. Figures
+are ``matplotlib.figure.Figure`` objects; pyplot's state is not touched.
 """
 
 import functools
 import io
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import FuncFormatter
 
+from ser.errors import SerError
 from ser.io import atomic_path
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Inputs = Iterable[tuple[str, tuple[Any, ...]]]
 
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 INK, FAINT = "#222222", "#D9D9D9"
 SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY, INK)
+PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}")  # fractions as percent without a sign
+FORMATS = ("png", "pdf", "svg")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 _RC: Any = {
@@ -48,6 +56,7 @@ _RC: Any = {
     "ytick.color": INK,
     "axes.titlelocation": "left",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # text stays text
     "axes.unicode_minus": False,
     "axes.formatter.useoffset": False,
     "figure.facecolor": "white",
@@ -58,7 +67,7 @@ _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Pi
 
 @functools.cache
 def _fonts() -> tuple[list[str], list[FT2Font]]:
-    """The font families to draw with (Chinese, Japanese, Korean ones where installed) and their glyph tables."""
+    """Names of the fonts to draw with (Chinese, Japanese, Korean ones where installed) and the fonts themselves."""
     installed = {entry.name for entry in font_manager.fontManager.ttflist}
     families = ["DejaVu Sans", *(name for name in _CJK_FONTS if name in installed)]
     paths = [font_manager.findfont(font_manager.FontProperties(family=family)) for family in families]
@@ -66,7 +75,7 @@ def _fonts() -> tuple[list[str], list[FT2Font]]:
 
 
 def drawable(text: object, width: int = 0) -> str:
-    """``text`` with what no installed font can draw replaced by ``?``, shortened in its middle to ``width`` signs."""
+    """``text`` with ``?`` for what no installed font can draw, shortened in its middle to ``width`` characters."""
     glyphs = _fonts()[1]
     shown = "".join(sign if any(font.get_char_index(ord(sign)) for font in glyphs) else "?" for sign in str(text))
     if width and len(shown) > width:
@@ -76,7 +85,7 @@ def drawable(text: object, width: int = 0) -> str:
 
 
 def variant_labels(names: Iterable[object], width: int = 34, most: int = 3) -> list[str]:
-    """Names in at most ``most`` lines of ``width`` signs; those shortened to the same words get a number."""
+    """Names in at most ``most`` lines of ``width`` characters; those shortened to the same text get a number."""
     labels: list[str] = []
     for name in names:
         lines = _broken(drawable(name), width)
@@ -105,7 +114,7 @@ def _broken(text: str, width: int) -> list[str]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Run ``draw`` with the house style; the caller's matplotlib settings are the same afterwards."""
+    """``draw`` with these settings of matplotlib; the caller's settings are unchanged afterwards."""
 
     @functools.wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -113,6 +122,58 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
             return draw(*args, **kwargs)
 
     return inside
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure of the list.
+
+    Attributes:
+        name: of its file.
+        caption: what to look for in it.
+        source: ``run`` or ``sweep``: what it is drawn of.
+        inputs: yields, from a run or sweep, the variant (empty for all) and the arguments of ``draw`` per figure.
+        draw: makes the figure of its arguments; takes a ``note``, the warning at its foot.
+    """
+
+    name: str
+    caption: str
+    source: str
+    inputs: Callable[[Any], Inputs]
+    draw: Callable[..., Figure]
+
+
+FIGURES: list[Entry] = []  # in the order of the report; filled by the decorator below
+
+
+def of_predictions(run: Any) -> Inputs:
+    """The prediction table of a run."""
+    yield "", (run.predictions,)
+
+
+def figure(
+    name: str, caption: str, source: str = "run", inputs: Callable[[Any], Inputs] = of_predictions
+) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
+    """Put a drawing function on the list of figures and give it the common style."""
+
+    def register(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+        drawn = styled(draw)
+        FIGURES.append(Entry(name, caption, source, inputs, drawn))
+        return drawn
+
+    return register
+
+
+def percent_axis(axis: Axis, low: float = 0.0, high: float = 1.0) -> None:
+    """Show fractions on this axis as percent, from ``low`` to ``high``, with ticks at each fifth."""
+    axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # type: ignore[attr-defined]
+    axis.set_ticks(np.linspace(0, 1, 6))
+    axis.set_major_formatter(PERCENT)
+
+
+def percents(values: Iterable[float]) -> list[str]:
+    """Fractions as percent with one decimal, a dash for NaN."""
+    return ["–" if np.isnan(value) else f"{100 * value:.1f}" for value in values]
 
 
 def new_figure(width: float, height: float, title: str, note: str = "") -> Figure:
@@ -140,7 +201,7 @@ def new_figure(width: float, height: float, title: str, note: str = "") -> Figur
 
 
 def empty_panel(axes: Axes, message: str) -> None:
-    """Say in an unused panel why nothing is drawn there."""
+    """Write into an unused panel why nothing is drawn there."""
     axes.set_axis_off()
     axes.text(
         0.5,
@@ -155,22 +216,24 @@ def empty_panel(axes: Axes, message: str) -> None:
 
 @styled
 def encode_figure(figure: Figure, kind: str = "png", dpi: int = 110) -> bytes:
-    """The figure as the bytes of a ``png`` or ``svg`` file."""
+    """The figure as the bytes of a ``png``, ``pdf`` or ``svg`` file."""
     buffer = io.BytesIO()
-    # A fixed date keeps two runs of the same command byte-identical.
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    # Without dates two runs of the same command give identical files.
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with mpl.rc_context({"svg.hashsalt": "ser"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 
 
-def save_figure(figure: Figure, path: str | Path, svg: bool = False) -> Path:
-    """Write ``figure`` as PNG to ``path`` (and as SVG beside it), whole or not at all.
+def save_figure(figure: Figure, path: str | Path, formats: Iterable[str] = ("png",)) -> None:
+    """Write ``figure`` to ``path`` with each format as suffix, each file whole or not at all.
 
     Raises:
-        SerError: the folder cannot be written.
+        SerError: a format is unknown, or the folder cannot be written.
     """
-    path = Path(path).with_suffix(".png")
-    for kind in ("png", "svg") if svg else ("png",):
-        with atomic_path(path.with_suffix(f".{kind}")) as temporary:
+    for kind in formats:
+        if kind not in FORMATS:
+            raise SerError(f"{kind!r} is not a format of figures; choose among {', '.join(FORMATS)}.")
+        target = Path(path)
+        with atomic_path(target.with_name(f"{target.name}.{kind}")) as temporary:
             temporary.write_bytes(encode_figure(figure, kind))
-    return path

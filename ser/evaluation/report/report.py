@@ -1,176 +1,211 @@
 """One self-contained HTML page about a run or a sweep: opens from disk, fetches nothing."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
-from ser.evaluation.figures.folders import by_variant, figures_of_run, figures_of_sweep, note_of
-from ser.evaluation.report import sections as parts
-from ser.evaluation.report import sweep
-from ser.evaluation.report.page import Page, Picture, Section, interval, number, p_value, render
-from ser.evaluation.runs import Run, find_runs, pooled
+from ser.evaluation.bootstrap import FEWEST_UNITS
+from ser.evaluation.figures import caption_of, figures_of_run, figures_of_sweep
+from ser.evaluation.leakage import leakage_table as measured_leakage
+from ser.evaluation.report import page_tables as parts
+from ser.evaluation.report import tables
+from ser.evaluation.report.render import Listing, Page, Paragraph, Picture, Section, to_html
+from ser.evaluation.runs import WARNINGS, Run, pooled, scan_runs, warnings_of
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import bootstrap_interval
-from ser.evaluation.summary import Summary, summarize
+from ser.evaluation.summary import Summary, summarize, test_choice
 from ser.io import write_text
-
-CAPTIONS = {
-    "confusion": "Look off the diagonal: which emotion is taken for which, in utterances and as a share of the true "
-    "one.",
-    "classes": "An emotion with high recall and low precision is answered too often; the reverse, too rarely.",
-    "radar": "A dent towards the centre is an emotion that is served worse than the others.",
-    "speakers": "Bars far below the band are speakers the network fails; the line is the mean over speakers, the band "
-    "one standard deviation.",
-    "groups": "Bars of one panel should be alike; a step between them is a gap between genders or sessions.",
-    "features": "Clusters by emotion on the left are wanted; clusters by speaker on the right mean that the features "
-    "still tell who speaks.",
-    "reliability": "A curve under the diagonal is overconfident, one above it underconfident; bins with few utterances "
-    "say little.",
-    "confidence": "The further apart the two heaps, the more the confidence helps to find wrong answers.",
-    "duration": "Does the network need long utterances? Short ones usually score lower.",
-    "training": "Validation loss that rises while training loss falls is overfitting; alpha is the strength of the "
-    "gradient reversal.",
-    "ladder": "Intervals over speakers; whether a variant differs from the baseline is told by the paired tests of the "
-    "summary, not by overlapping intervals.",
-    "folds": "Every dot is a run; compare the width of the boxes with the distance between them.",
-    "speaker_matrix": "Dark columns are speakers that every variant finds hard; look for variants that help them.",
-    "confusions": "Which mistakes a variant removes, and which it adds.",
-}
 
 
 def write_report(folder: str | Path, output: str | Path | None = None, baseline: str | None = None) -> Path:
-    """Write the HTML report of a run, of a folder of runs, or of a prediction table made by another tool.
+    """Write the HTML report of a run, of a folder of runs, or of prediction tables made by another tool.
 
     Args:
-        folder: a finished run, a folder that holds several, or a ``.csv`` table.
+        folder: a finished run, a folder that holds several runs or tables, or a ``.csv`` table.
         output: where to write; by default ``report.html`` in the folder, beside a table.
-        baseline: the variant of a sweep that the others are compared with.
+        baseline: the variant of a sweep that the others are compared with; by default that of the folder's summary.
 
     Returns:
         The path of the page.
 
     Raises:
-        SerError: there is no finished run, its files are damaged, the runs have different classes, or the page cannot
-            be written.
+        SerError: there is no finished run, none can be read, the runs have different classes, or the page cannot be
+            written.
     """
     folder = Path(folder)
-    runs = find_runs(folder)
-    page = run_page(runs[0]) if len(runs) == 1 else sweep_page(runs, folder, summarize(runs, baseline))
+    runs, left_out = scan_runs(folder)
+    if len(runs) == 1 and not left_out:
+        page = run_page(runs[0])
+    else:
+        page = sweep_page(runs, folder, summarize(runs, baseline or _summary_baseline(folder, runs), left_out))
     default = folder.with_suffix(".html") if folder.suffix.lower() == ".csv" else folder / "report.html"
     path = Path(output) if output is not None else default
-    write_text(path, render(page))
+    write_text(path, to_html(page))
     return path
 
 
 def run_page(run: Run) -> Page:
-    """What there is to say about one run."""
+    """The report of one run."""
     table, result = run.predictions, run.test
     uar = bootstrap_interval(table)
     frequent = table["emotion"].value_counts(normalize=True).iloc[0]
+    chance = f"chance {tables.percent(1 / table['emotion'].nunique())}"
     headline = [
-        (
-            "UAR, mean recall",
-            number(uar.estimate),
-            f"95% interval over speakers {interval((uar.low, uar.high))}; chance {1 / table['emotion'].nunique():.3f}",
-        ),
-        ("WA, plain accuracy", number(result["wa"]), f"always the most frequent emotion: {frequent:.3f}"),
-        ("Tested on", number(len(table)), f"utterances of {table['speaker'].nunique()} speakers"),
+        ("UAR, mean recall (%)", tables.percent(uar.estimate), f"{_meaning(uar.low, uar.high)}; {chance}"),
+        ("WA, accuracy (%)", tables.percent(result["wa"]), f"always the largest class: {tables.percent(frequent)}"),
+        ("Tested on", tables.number(len(table)), f"utterances of {table['speaker'].nunique()} speakers"),
     ]
+    analysis = cross_speaker(table)
     sections = [
-        parts.score_section(table, result, run.metrics.get("validation")),
-        parts.protocol_section(run.split),
-        parts.choice_section({run.variant: [parts.test_choice(run.history, run.metrics)]}),
+        Section("Scores", [parts.scores_table(run), parts.classes_table(result)]),
+        _split_section(run),
+        _choice_section(run),
         _figure_section(figures_of_run(run)),
-        parts.speaker_section(cross_speaker(table)),
-        parts.leakage_section({run.variant: [run.folder]}),
-        parts.error_section(table),
+        Section("Across speakers", [parts.spread_table(analysis), parts.speakers_table(analysis)]),
+    ]
+    leakage = measured_leakage({run.variant: [run]}, run.variant)
+    if len(leakage):
+        name = {run.variant: run.variant}
+        sections.append(Section("Speaker leakage", [tables.leakage_table(leakage, name, run.variant)]))
+    sections += [
+        Section("Most confident errors", [parts.errors_table(table)]),
         _reproduction([run], run.folder if run.metrics else run.table_path),
     ]
     known = (key for key in ("corpus", "features", "protocol") if run.metrics.get(key))
     facts = [f"fold {run.fold}, seed {run.seed}", *(f"{key} {run.metrics[key]}" for key in known)]
     if run.metrics.get("parameters"):
         facts.append(f"{run.metrics['parameters']:,} parameters")
-    return Page(
-        run.variant,
-        "; ".join([*facts, f"split {run.hash}"]),
-        headline,
-        _labels([run]),
-        [section for section in sections if section],
-    )
+    return Page(run.variant, "; ".join([*facts, f"split {run.hash}"]), headline, warnings_of([run]), sections)
 
 
 def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
-    """What there is to say about several runs."""
-    found, best = by_variant(runs), sweep.best_of(summary)
-    members = {name: found[name] for name in summary.variants["variant"]}
-    table = pooled(runs)
-    bounds = interval((best["uar_pooled_low"], best["uar_pooled_high"]))
+    """The report of several runs."""
+    rows = tables.records(summary.variants)
+    names, _ = tables.short_names([row["variant"] for row in rows])
+    best = max(rows, key=lambda row: float(row["uar_pooled"]))
+    name = names[best["variant"]]
     headline = [
         (
-            "Highest UAR, mean recall",
-            number(best["uar_pooled"]),
-            f"{best['variant']}, pooled; 95% interval over speakers {bounds}",
+            "Highest UAR, mean recall (%)",
+            tables.percent(best["uar_pooled"]),
+            f"{name}, pooled over folds; {_meaning(best['uar_pooled_low'], best['uar_pooled_high'])}",
         ),
-        ("Its WA, plain accuracy", number(best["wa_pooled"]), f"{best['variant']}, pooled"),
-        _against_baseline(summary, str(best["variant"])),
+        ("Its WA, accuracy (%)", tables.percent(best["wa_pooled"]), f"{name}, pooled over folds"),
+        _against_baseline(summary, best["variant"], names),
     ]
-    names = [f"{run.variant}, fold {run.fold}, seed {run.seed}" for run in runs]
-    choices = {
-        name: [parts.test_choice(run.history, run.metrics) for run in entries] for name, entries in members.items()
-    }
-    origin = pd.Series([name for name, run in zip(names, runs, strict=True) for _ in range(len(run.predictions))])
+    notes = [Paragraph(note) for note in summary.notes if not any(text in note for text in WARNINGS.values())]
+    origins = [f"{names[run.variant]}, fold {run.fold}, seed {run.seed}" for run in runs]
+    origin = pd.Series([name for name, run in zip(origins, runs, strict=True) for _ in range(len(run.predictions))])
     sections = [
-        sweep.summary_section(summary),
-        sweep.folds_section(runs),
-        parts.choice_section(choices),
+        Section("Summary", [*notes, *tables.summary_tables(summary)]),
+        Section("Protocol and splits", [Paragraph(_protocol(runs[0])), parts.folds_table(runs)]),
         _figure_section(figures_of_sweep(runs, summary)),
-        sweep.speakers_section(summary),
-        sweep.probes_section(summary),
-        parts.leakage_section({name: [run.folder for run in entries] for name, entries in members.items()}),
-        parts.error_section(table, origin),
-        sweep.runs_section(runs),
+        Section("Each speaker", [parts.speaker_accuracy_table(summary, names)]),
+        Section("Most confident errors", [parts.errors_table(pooled(runs), origin)]),
+        Section("Runs", [parts.runs_table(runs, names)]),
         _reproduction(runs, folder),
     ]
     subtitle = (
-        f"{len(runs)} runs of {len(members)} variants; the highest of several scores is flattered by the "
-        "choice, so read it with the paired tests"
+        f"{len(runs)} runs of {len(rows)} variants; the highest of several scores is too high because it was chosen, "
+        "so read it with the paired tests"
     )
-    return Page(
-        f"Sweep {folder.resolve().name}",
-        subtitle,
-        headline,
-        _labels(runs),
-        [section for section in sections if section],
-    )
+    return Page(f"Sweep {folder.resolve().name}", subtitle, headline, warnings_of(runs), sections)
 
 
-def _against_baseline(summary: Summary, best: str) -> tuple[str, str, str]:
-    name = f"UAR difference from {summary.baseline}"
-    rows = summary.comparisons.to_dict("records")
+def _summary_baseline(folder: Path, runs: Sequence[Run]) -> str | None:
+    """The baseline that the sweep was summarised with, where the folder has a summary and the variant is here."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        name = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["baseline"]
+        return name if any(run.variant == name for run in runs) else None
+    return None
+
+
+def _meaning(low: float, high: float) -> str:
+    if pd.isna(low):
+        return f"{tables.interval(low, high)} (fewer than {FEWEST_UNITS})"
+    return f"95% interval over speakers {tables.interval(low, high)}"
+
+
+def _against_baseline(summary: Summary, best: str, names: Mapping[str, str]) -> tuple[str, str, str]:
+    name = f"UAR against {names[summary.baseline]} (points)"
+    rows = tables.records(summary.comparisons)
     found = [row for row in rows if row["variant"] == best and row["metric"] == "uar"]
     if not found:
         highest = best == summary.baseline
-        return name, "–", "the baseline itself is highest" if highest else "not compared, see the notes"
+        return name, tables.UNKNOWN, "the baseline itself is highest" if highest else "not compared, see the notes"
     row = found[0]
-    meaning = (
-        f"95% interval {interval((row['low'], row['high']))}; p over speakers "
-        f"{p_value(row['p_speakers_holm'])} after Holm's correction"
+    limits = tables.interval(row["low"], row["high"], signed=True)
+    meaning = f"95% interval {limits}; p over speakers {tables.p_text(row['p_speakers_holm'])} after Holm's correction"
+    return name, tables.percent(row["difference"], signed=True), meaning
+
+
+def _protocol(run: Run) -> str:
+    split = run.split
+    if "protocol" not in split:
+        return "Tables made by another tool: the training speakers are unknown."
+    return f"Corpus {split['corpus']}, protocol {split['protocol']}, {split['folds']} folds."
+
+
+def _split_section(run: Run) -> Section:
+    split = run.split
+    if "protocol" not in split:
+        return Section("Protocol and split", [Paragraph("A table made by another tool: training speakers unknown.")])
+    text = (
+        f"Corpus {split['corpus']}, protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed "
+        f"{split['seed']}. Left out: {len(split.get('left_out', {}))} utterances. "
+        f"Test speakers: {tables.listed(split['parts']['test'].get('speakers', []))}."
     )
-    return name, f"{row['difference']:+.3f}", meaning
+    return Section("Protocol and split", [Paragraph(text), parts.split_table(split)])
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    note = note_of(runs)
-    return [f"{phrase[:1].upper()}{phrase[1:]}." for phrase in note.split("; ")] if note else []
+def _choice_section(run: Run) -> Section:
+    choice = test_choice(run)
+    if choice is None:
+        text = "The test part was not scored during training, so there is no such figure."
+        return Section("Choice of the epoch", [Paragraph(text)])
+    chosen, honest, best, claimed = choice
+    epochs = f" Validation chose epoch {chosen}; epoch {best} is best on the test part."
+    return Section("Choice of the epoch", [tables.choice_table([(run.variant, honest, claimed)], epochs)])
 
 
 def _figure_section(figures: Mapping[str, Figure]) -> Section:
-    pictures = [Picture(figure, name, CAPTIONS[name.split("-")[0]]) for name, figure in figures.items()]
-    return Section("Figures", [*pictures])
+    return Section("Figures", [Picture(figure, name, caption_of(name)) for name, figure in figures.items()])
 
 
 def _reproduction(runs: Sequence[Run], folder: Path) -> Section:
-    commands = [command for run in runs if (command := parts.command_of(run.folder))]
-    return parts.reproduction_section(commands, folder, runs[0].folder / ".hydra" / "config.yaml", runs[0].metrics)
+    commands = train_commands(runs)
+    known = "\n".join(commands) or "# the folder has no .hydra/overrides.yaml, so the command is unknown"
+    report = shlex.join(["ser", "report", str(folder)])
+    blocks = [Listing("Commands", f"{known}\n{report}", folded=len(commands) > 12)]
+    configuration = runs[0].folder / ".hydra" / "config.yaml"
+    if runs[0].metrics and configuration.is_file():
+        title = "Configuration" if len(runs) == 1 else "Configuration of the first run"
+        blocks.append(Listing(title, configuration.read_text(encoding="utf-8"), folded=True))
+    return Section("Reproduce", [*blocks, parts.packages_table(runs[0].metrics)])
+
+
+def train_commands(runs: Sequence[Run]) -> list[str]:
+    """The command that makes these runs: one for a run or a full grid of settings, else one per run."""
+    settings: list[dict[str, str]] = []
+    for run in runs:
+        path = run.folder / ".hydra" / "overrides.yaml"
+        if not run.metrics or not path.is_file():
+            return []
+        overrides = [str(override) for override in OmegaConf.load(path)]
+        settings.append({key: value for key, _, value in (override.partition("=") for override in overrides)})
+    values = {key: list(dict.fromkeys(one.get(key) for one in settings)) for one in settings for key in one}
+    size = 1
+    for found in values.values():
+        size *= len(found)
+    points = {tuple(sorted(one.items())) for one in settings}
+    if len(points) == size and not any(None in found for found in values.values()):
+        grid = [f"{key}={','.join(map(str, found))}" for key, found in values.items()]
+        return [shlex.join(["python", "train.py", *(["-m"] if size > 1 else []), *grid])]
+    lines = [[f"{key}={value}" for key, value in one.items()] for one in settings]
+    return list(dict.fromkeys(shlex.join(["python", "train.py", *line]) for line in lines))

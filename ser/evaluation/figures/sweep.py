@@ -1,6 +1,8 @@
-"""Several variants beside each other: intervals, folds, emotions, speakers, confusions."""
+"""Figures that compare the variants of a sweep: intervals, runs, emotions, speakers, confusions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -8,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
-from ser.evaluation.figures.run import draw_matrix, rate_words, row_rates
+from ser.evaluation.figures.run import draw_matrix, row_rates
 from ser.evaluation.figures.style import (
     BLUE,
     FAINT,
@@ -16,28 +18,90 @@ from ser.evaluation.figures.style import (
     INK,
     MARKERS,
     ORANGE,
+    PERCENT,
     SERIES,
     SKY,
+    Inputs,
     drawable,
+    figure,
     new_figure,
-    styled,
+    percent_axis,
+    percents,
     variant_labels,
 )
 from ser.evaluation.predictions import emotions_of
+from ser.evaluation.runs import Run, by_variant, pooled
 from ser.evaluation.scores import scores, speaker_scores
+from ser.evaluation.summary import Summary
+
+RADAR = "A dent towards the center is an emotion that is served worse than the others."
+_MOST_COLUMNS = 40
 
 
-@styled
-def ladder(table: pd.DataFrame, score: str = "UAR", note: str = "") -> Figure:
-    """Forest plot: each variant's score with its interval, the baseline's as a dashed line.
+@dataclass(frozen=True)
+class Sweep:
+    """Runs with their summary: what these figures are drawn of."""
+
+    runs: Sequence[Run]
+    summary: Summary
+
+    @cached_property
+    def members(self) -> dict[str, list[Run]]:
+        """The runs of each variant, in the order of the summary."""
+        found = by_variant(self.runs)
+        return {name: found[name] for name in self.summary.variants["variant"]}
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The pooled predictions of each variant."""
+        return {name: pooled(runs) for name, runs in self.members.items()}
+
+
+def _pooled_uar(sweep: Sweep) -> Inputs:
+    table = sweep.summary.variants.set_index("variant")[["uar_pooled", "uar_pooled_low", "uar_pooled_high"]]
+    table = table.set_axis(["value", "low", "high"], axis="columns")
+    yield "", (table.assign(baseline=table.index == sweep.summary.baseline),)
+
+
+def _each_run(sweep: Sweep) -> Inputs:
+    rows = [(name, run.test["uar"], run.test["wa"]) for name, runs in sweep.members.items() for run in runs]
+    yield "", (pd.DataFrame(rows, columns=["variant", "uar", "wa"]),)
+
+
+def _recalls(sweep: Sweep) -> Inputs:
+    means = {
+        name: pd.DataFrame([run.test["recall"] for run in runs]).astype(float).mean()
+        for name, runs in sweep.members.items()
+    }
+    yield "", (pd.DataFrame(means).T, "Recall of each emotion, mean over runs (%)")
+
+
+def _classes(run: Run) -> Inputs:
+    columns = {name: run.test[key] for name, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))}
+    yield "", (pd.DataFrame(columns).astype(float).T, "Shape over emotions: precision, recall, F1 (%)")
+
+
+def _tables(sweep: Sweep) -> Inputs:
+    yield "", (sweep.tables,)
+
+
+@figure(
+    "ladder",
+    "Intervals over speakers. Whether a variant differs from the baseline is told by the paired tests of the summary, "
+    "not by overlapping intervals.",
+    "sweep",
+    _pooled_uar,
+)
+def ladder(table: pd.DataFrame, note: str = "") -> Figure:
+    """Forest plot: each variant's UAR with its interval, the baseline's as a dashed line.
 
     Args:
-        table: indexed by variant, columns ``value``, ``low``, ``high`` and optionally a boolean ``baseline``.
-        score: the name of the score and what the interval is.
+        table: indexed by variant, columns ``value``, ``low``, ``high`` (NaN for no interval) and optionally a boolean
+            ``baseline``.
         note: a warning drawn at the foot.
     """
-    figure = new_figure(9, 1.4 + 0.5 * max(2, len(table)), f"{score} by variant", note)
-    axes = figure.subplots()
+    drawn = new_figure(9, 1.4 + 0.5 * max(2, len(table)), "UAR of each variant, pooled over folds (%)", note)
+    axes = drawn.subplots()
     rows = np.arange(len(table))
     baseline = table.get("baseline", pd.Series(False, index=table.index)).to_numpy(dtype=bool)
     values = table["value"].to_numpy(dtype=float)
@@ -49,11 +113,10 @@ def ladder(table: pd.DataFrame, score: str = "UAR", note: str = "") -> Figure:
     ends = np.nanmax(np.where(np.isnan(high), values, high)), np.nanmin(np.where(np.isnan(low), values, low))
     span = max(0.05, ends[0] - ends[1])
     axes.set_xlim(max(-0.01, ends[1] - 0.08 * span), min(1.01, ends[0] + 0.08 * span))
-    for row, value in enumerate(values):
-        interval = "" if np.isnan(low[row]) else f" [{low[row]:.3f}, {high[row]:.3f}]"
-        axes.annotate(
-            f"{value:.3f}{interval}", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9
-        )
+    axes.xaxis.set_major_formatter(PERCENT)
+    for row, (value, lower, upper) in enumerate(zip(*map(percents, (values, low, high)), strict=True)):
+        text = f"{value} [{lower}, {upper}]" if np.isfinite([low[row], high[row]]).all() else value
+        axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     names = [
         f"{label}\n(baseline)" if base and "\n" not in label else label
         for label, base in zip(variant_labels(table.index), baseline, strict=True)
@@ -61,25 +124,25 @@ def ladder(table: pd.DataFrame, score: str = "UAR", note: str = "") -> Figure:
     axes.set_yticks(rows, names)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.set_xlabel(score)
-    return figure
+    axes.set_xlabel("UAR (%) with 95% interval over speakers")
+    return drawn
 
 
-@styled
+@figure(
+    "folds", "Every dot is a run; compare the width of the boxes with the distance between them.", "sweep", _each_run
+)
 def folds(table: pd.DataFrame, note: str = "") -> Figure:
-    """Box plots of UAR and WA over runs (folds and seeds), a box a variant, every run a point.
+    """Box plots of UAR and WA over runs (folds and seeds), one box per variant, every run a point.
 
     Args:
-        table: one row a run, columns ``variant``, ``uar``, ``wa``.
+        table: one row per run, columns ``variant``, ``uar``, ``wa``.
         note: a warning drawn at the foot.
     """
     names = list(dict.fromkeys(table["variant"]))
-    figure = new_figure(10, 1.6 + 0.5 * max(2, len(names)), "Runs (folds and seeds)", note)
-    panels = figure.subplots(1, 2, sharey=True, sharex=True)
+    drawn = new_figure(10, 1.6 + 0.5 * max(2, len(names)), "UAR and WA of each run (%)", note)
+    panels = drawn.subplots(1, 2, sharey=True, sharex=True)
     rows = np.arange(len(names))
-    for axes, (column, title, colour) in zip(
-        panels, (("uar", "UAR", ORANGE), ("wa", "WA (accuracy)", SKY)), strict=True
-    ):
+    for axes, (column, title, color) in zip(panels, (("uar", "UAR", ORANGE), ("wa", "WA", SKY)), strict=True):
         values = [table.loc[table["variant"] == name, column].dropna().to_numpy() for name in names]
         boxes = axes.boxplot(
             values,
@@ -91,27 +154,29 @@ def folds(table: pd.DataFrame, note: str = "") -> Figure:
             medianprops={"color": INK, "linewidth": 1.5},
         )
         for box in boxes["boxes"]:
-            box.set(facecolor=colour, alpha=0.45)
+            box.set(facecolor=color, alpha=0.45)
         for row, points in enumerate(values):
             spread = np.random.default_rng(row).uniform(-0.14, 0.14, len(points))
             axes.scatter(points, row + spread, s=12, color=INK, alpha=0.6, linewidths=0, zorder=3)
         axes.set_title(title)
+        axes.xaxis.set_major_formatter(PERCENT)
         axes.grid(axis="x", color=FAINT, linewidth=0.6)
     counts = table["variant"].value_counts()
     counted = zip(variant_labels(names), names, strict=True)
     panels[0].set_yticks(rows, [f"{label} ({counts[name]})" for label, name in counted])
     panels[0].set_ylim(len(names) - 0.5, -0.5)
-    return figure
+    return drawn
 
 
-@styled
-def radar(table: pd.DataFrame, title: str = "Recall by emotion", note: str = "") -> Figure:
-    """A polygon a row with the columns as spokes, 0 at the centre, 1 at the rim; bars where spokes are under three."""
+@figure("radar", RADAR, "sweep", _recalls)
+@figure("radar", RADAR, inputs=_classes)
+def radar(table: pd.DataFrame, title: str, note: str = "") -> Figure:
+    """One polygon per row with the columns as spokes, 0 at the center, 1 at the rim; bars for one or two columns."""
     names, labels = [drawable(column, 14) for column in table.columns], variant_labels(table.index)
     lines = [line for label in labels for line in label.split("\n")]
-    figure = new_figure(5.8 + 0.085 * max(map(len, lines)), max(4.6, 1.3 + 0.19 * len(lines)), title, note)
+    drawn = new_figure(5.8 + 0.085 * max(map(len, lines)), max(4.6, 1.3 + 0.19 * len(lines)), title, note)
     if len(names) < 3:
-        axes = figure.subplots()
+        axes = drawn.subplots()
         width = 0.8 / len(table)
         for place, (_, values) in enumerate(table.iterrows()):
             axes.bar(
@@ -123,9 +188,9 @@ def radar(table: pd.DataFrame, title: str = "Recall by emotion", note: str = "")
                 label=labels[place],
             )
         axes.set_xticks(range(len(names)), names)
-        axes.set_ylim(0, 1)
+        percent_axis(axes.yaxis)
     else:
-        axes = figure.add_subplot(projection="polar")
+        axes = drawn.add_subplot(projection="polar")
         angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
         for place, (_, values) in enumerate(table.iterrows()):
             heights = values.fillna(0).to_numpy(dtype=float)
@@ -142,34 +207,39 @@ def radar(table: pd.DataFrame, title: str = "Recall by emotion", note: str = "")
             if len(table) == 1:
                 axes.fill(angles, heights, color=SERIES[0], alpha=0.15)
         axes.set_xticks(angles, names)
-        axes.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["", "0.4", "0.6", "0.8", "1"])
+        axes.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["", "40", "60", "80", "100"])
         axes.set_ylim(0, 1)
         cast(PolarAxes, axes).set_rlabel_position(180 / len(names))
         axes.tick_params(axis="x", pad=9)
     axes.grid(color=FAINT, linewidth=0.8)
     axes.legend(loc="upper left", bbox_to_anchor=(1.16, 1.02))
-    return figure
+    return drawn
 
 
-@styled
+@figure(
+    "speaker_matrix",
+    "Dark columns are speakers that every variant finds hard; look for variants that help them.",
+    "sweep",
+    _tables,
+)
 def speaker_matrix(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     """Accuracy of every speaker (columns, hardest first) under every variant (rows)."""
     series = {name: speaker_scores(table).set_index("speaker")["accuracy"] for name, table in tables.items()}
     accuracy = pd.DataFrame(series).T
     accuracy = accuracy[accuracy.mean().sort_values(kind="stable").index]
     columns, some = accuracy.shape[1], ""
-    if columns > 40:
-        accuracy, some = accuracy.iloc[:, :40], f": the 40 hardest of {columns}"
+    if columns > _MOST_COLUMNS:
+        accuracy, some = accuracy.iloc[:, :_MOST_COLUMNS], f": the {_MOST_COLUMNS} hardest of {columns}"
     width, height = max(6.5, 3 + 0.36 * accuracy.shape[1]), 2.1 + 0.5 * len(accuracy)
-    figure = new_figure(width, height, f"Accuracy by speaker{some}", note)
-    axes = figure.subplots()
+    drawn = new_figure(width, height, f"Accuracy of each speaker (%){some}", note)
+    axes = drawn.subplots()
     image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(accuracy.to_numpy(dtype=float)):
         if not np.isnan(value):
             axes.text(
                 column,
                 row,
-                f"{value:.2f}".replace("0.", ".", 1),
+                f"{100 * value:.0f}",
                 ha="center",
                 va="center",
                 fontsize=8,
@@ -178,24 +248,25 @@ def speaker_matrix(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure
     axes.set_yticks(range(len(accuracy)), variant_labels(accuracy.index))
     speakers = [drawable(name, 14) for name in accuracy.columns]
     axes.set_xticks(range(len(speakers)), speakers, rotation=60, ha="right", rotation_mode="anchor")
-    figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
-    return figure
+    bar = drawn.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+    percent_axis(bar.ax.yaxis)
+    return drawn
 
 
-@styled
+@figure("confusions", "Which mistakes a variant removes, and which it adds.", "sweep", _tables)
 def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
-    """The confusion rates of every variant in small panels, three in a row."""
+    """The confusion matrix of every variant in percent of the true emotion, three in a row."""
     emotions = emotions_of(next(iter(tables.values())))
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
     side = max(2.9, 0.5 * len(emotions) + 1.2)
     width, height = max(4.5, columns * side), rows * (side + 0.2) + 0.4
-    figure = new_figure(width, height, "Confusion, share of the true emotion", note)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    drawn = new_figure(width, height, "Confusion (% of the true emotion)", note)
+    panels = drawn.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(tables) :]:
         axes.set_axis_off()
     for axes, label, table in zip(panels, variant_labels(tables), tables.values(), strict=False):
         rates = row_rates(np.array(scores(table)["confusion"]))
-        draw_matrix(axes, rates, rate_words(rates), emotions_of(table))
+        draw_matrix(axes, rates, [percents(row) for row in rates], emotions_of(table))
         axes.set_title(label, fontsize=9)
-    return figure
+    return drawn

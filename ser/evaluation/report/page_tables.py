@@ -1,0 +1,199 @@
+"""The tables that only the report page shows: one run in detail, and the runs, folds and speakers of a sweep."""
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ser.evaluation.bootstrap import METHOD
+from ser.evaluation.predictions import probabilities
+from ser.evaluation.report.tables import UNKNOWN, Table, interval, listed, number, percent, records
+from ser.evaluation.runs import Run, by_fold
+from ser.evaluation.significance import bootstrap_interval
+from ser.evaluation.summary import Summary
+from ser.metrics import MEANINGS, TITLES
+
+_PACKAGES = ("ser", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
+_MOST_ERRORS = 25
+
+
+def scores_table(run: Run) -> Table:
+    """The four scores with intervals over speakers, beside those of the validation part."""
+    validation = run.metrics.get("validation", {})
+    rows = []
+    for metric, title in TITLES.items():
+        bounds = bootstrap_interval(run.predictions, metric)
+        row = [f"{title}, {MEANINGS[metric]}", percent(run.test[metric]), interval(bounds.low, bounds.high)]
+        rows.append(row + ([percent(validation.get(metric))] if validation else []))
+    columns = ["score", "test (%)", "95% interval (%)", *(["validation (%)"] if validation else [])]
+    caption = f"{METHOD}. Epochs were chosen on validation UAR." if validation else f"{METHOD}."
+    return Table("Scores", columns, rows, caption)
+
+
+def classes_table(result: Mapping[str, Any]) -> Table:
+    """Precision, recall, F1 and count of each emotion."""
+    counts = np.array(result["confusion"]).sum(axis=1)
+    rows = [
+        [emotion, *(percent(result[key][emotion]) for key in ("precision", "recall", "f1")), number(int(count))]
+        for emotion, count in zip(result["recall"], counts, strict=True)
+    ]
+    return Table("Emotions", ["emotion", "precision (%)", "recall (%)", "F1 (%)", "utterances"], rows)
+
+
+def split_table(split: Mapping[str, Any]) -> Table:
+    """Utterances, speakers and emotions of each part."""
+    emotions = list(split.get("emotions", []))
+    rows = [
+        [
+            name,
+            number(part["utterances"]),
+            number(part["seconds"] / 60, 1),
+            number(len(part["speakers"])),
+            listed(part["sessions"]),
+            *(number(part["emotions"].get(emotion, 0)) for emotion in emotions),
+            str(part["hash"]),
+        ]
+        for name, part in split["parts"].items()
+    ]
+    columns = ["part", "utterances", "minutes", "speakers", "sessions", *emotions, "hash"]
+    return Table("Parts", columns, rows, f"Split hash {split['hash']}.")
+
+
+def spread_table(analysis: Mapping[str, Any]) -> Table:
+    """How much scores differ between speakers, genders and sessions, from ``cross_speaker``."""
+    names = {
+        "overall_accuracy": "accuracy over all utterances (%)",
+        "average_f1": "mean over speakers of weighted F1 (%)",
+        "performance_std": "std over speakers of weighted F1 (points)",
+        "f1_range": "best minus worst speaker, weighted F1 (points)",
+        "accuracy_std": "std over speakers of accuracy (points)",
+        "accuracy_range": "best minus worst speaker, accuracy (points)",
+    }
+    rows = [
+        [name, percent(analysis.get(key)), interval(*analysis["intervals"].get(key, (None, None)))]
+        for key, name in names.items()
+    ]
+    for key in ("gender", "session"):
+        gap = analysis[f"{key}_gap"]
+        name = f"gap between {key}s, accuracy (points)"
+        if gap is None:
+            rows.append([name, UNKNOWN, UNKNOWN])
+            continue
+        known = interval(*(gap["interval"] or (None, None)))
+        rows.append([f"{name}: {gap['best']} over {gap['worst']}", percent(gap["gap"]), known])
+    return Table("Differences between speakers", ["figure", "value", "95% interval"], rows, f"{METHOD}.")
+
+
+def speakers_table(analysis: Mapping[str, Any]) -> Table:
+    """Every speaker of one run."""
+    rows = [
+        [
+            row["speaker"],
+            row["gender"] or UNKNOWN,
+            str(row["session"]),
+            number(row["n"]),
+            percent(row["accuracy"]),
+            percent(row["weighted_f1"]),
+        ]
+        for row in analysis["per_speaker"]
+    ]
+    return Table("Speakers", ["speaker", "gender", "session", "utterances", "accuracy (%)", "weighted F1 (%)"], rows)
+
+
+def speaker_accuracy_table(summary: Summary, names: Mapping[str, str]) -> Table:
+    """Accuracy of each speaker under each variant."""
+    series = {
+        names[variant]: pd.Series({row["speaker"]: row["accuracy"] for row in analysis["per_speaker"]})
+        for variant, analysis in summary.speakers.items()
+    }
+    accuracy = pd.DataFrame(series).sort_index()
+    rows = [
+        [str(speaker), *map(percent, values)]
+        for speaker, values in zip(accuracy.index, accuracy.to_numpy(), strict=True)
+    ]
+    return Table("Accuracy of each speaker", ["speaker", *(f"{name} (%)" for name in accuracy)], rows)
+
+
+def folds_table(runs: Sequence[Run]) -> Table:
+    """What each fold was tested on."""
+    rows = []
+    for fold, entries in by_fold(runs).items():
+        test = entries[0].split["parts"]["test"]
+        hashes = listed(sorted({run.hash for run in entries}))
+        speakers = listed(test.get("speakers", []))
+        rows.append([str(fold), number(len(entries)), number(test.get("utterances")), speakers, hashes])
+    columns = ["fold", "runs", "test utterances", "test speakers", "split hash"]
+    return Table("Folds", columns, rows, "Results can be compared only where the split hashes are the same.")
+
+
+def runs_table(runs: Sequence[Run], names: Mapping[str, str]) -> Table:
+    """Scores, epochs and cost of every run."""
+    rows = []
+    for run in runs:
+        history = pd.DataFrame() if run.history is None else run.history
+        seconds, memory = (history.get(key) for key in ("seconds", "peak_memory_mb"))
+        rows.append(
+            [
+                names[run.variant],
+                str(run.fold),
+                str(run.seed),
+                percent(run.test["uar"]),
+                percent(run.test["wa"]),
+                percent(run.metrics.get("validation", {}).get("uar")),
+                number(run.metrics.get("best_epoch")),
+                number(run.metrics.get("epochs")),
+                number(run.metrics.get("parameters")),
+                number(run.metrics.get("seconds"), 1),
+                number(None if seconds is None else seconds.median(), 2),
+                number(None if memory is None else memory.max()),
+                run.hash,
+            ]
+        )
+    columns = ["variant", "fold", "seed", "UAR (%)", "WA (%)", "validation UAR (%)", "best epoch", "epochs"]
+    columns += ["parameters", "time (s)", "time per epoch (s)", "peak memory (MB)", "split hash"]
+    caption = "UAR and WA of the test part. Time per epoch: the median; peak memory: the largest of all epochs."
+    return Table("Runs", columns, rows, caption)
+
+
+def errors_table(table: pd.DataFrame, origin: pd.Series | None = None) -> Table:
+    """The wrong answers with the highest confidence.
+
+    Args:
+        table: a prediction table.
+        origin: which run each row comes from, where there are several.
+    """
+    confidence = pd.Series(probabilities(table).max(axis=1), index=table.index)
+    wrong = confidence[table["emotion"] != table["predicted"]].sort_values(ascending=False, kind="stable")
+    surest = table.loc[wrong.index].assign(confidence=wrong, run="" if origin is None else origin).head(_MOST_ERRORS)
+    rows = [
+        [
+            row["id"],
+            row["speaker"],
+            number(float(row["seconds"]), 2),
+            row["emotion"],
+            row["predicted"],
+            percent(row["confidence"]),
+            *([] if origin is None else [str(row["run"])]),
+        ]
+        for row in records(surest)
+    ]
+    columns = ["id", "speaker", "time (s)", "true", "predicted", "confidence (%)", *([] if origin is None else ["run"])]
+    caption = f"{len(wrong):,} of {len(table):,} answers are wrong; these are the surest of them, worth a listen first."
+    return Table("Most confident errors", columns, rows, caption)
+
+
+def packages_table(metrics: Mapping[str, Any]) -> Table:
+    """Versions of the packages: those of the run where it kept them, else those installed now."""
+    versions: Mapping[str, Any] | None = metrics.get("versions")
+    title = "Versions of the run" if versions else "Versions installed when this page was written"
+    found = versions or {name: version for name in _PACKAGES if (version := _version(name))}
+    return Table(title, ["package", "version"], [[name, str(version)] for name, version in found.items()])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

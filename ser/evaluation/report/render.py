@@ -1,0 +1,241 @@
+"""Tables of results on the screen, as Markdown and as HTML, and the blocks of an HTML page."""
+
+import base64
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich import get_console
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as ScreenTable
+from rich.text import Text as ScreenText
+
+from ser.evaluation.comparison import compare
+from ser.evaluation.leakage import compare_over_runs, matched
+from ser.evaluation.report.tables import UNKNOWN, Table, comparison_tables, leakage_comparison_table, summary_tables
+from ser.evaluation.runs import WARNINGS, find_runs
+from ser.evaluation.summary import Summary
+from ser.io import atomic_path, spreadsheet_safe, write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NARROWEST_NAME, _WIDEST_TEXT = 18, 30  # characters; longer text is folded on the screen
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure and what to look for in it."""
+
+    figure: "Figure"
+    name: str
+    caption: str
+
+    kind = "picture"
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a phone can show it whole and still readable."""
+        return bool(self.figure.get_figwidth() < 8)
+
+    @property
+    def source(self) -> str:
+        """The figure as a PNG data URI."""
+        from ser.evaluation.figures.style import encode_figure  # noqa: PLC0415  only pages need matplotlib
+
+        return "data:image/png;base64," + base64.b64encode(encode_figure(self.figure)).decode()
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of text."""
+
+    text: str
+
+    kind = "text"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Preformatted text (commands, configuration), folded when it is long."""
+
+    title: str
+    text: str
+    folded: bool = False
+
+    kind = "listing"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is under it."""
+
+    title: str
+    blocks: Sequence[Table | Picture | Paragraph | Listing]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report.
+
+    Attributes:
+        title: what it is about.
+        subtitle: the facts in one line.
+        headline: name, value and meaning of the main figures.
+        warnings: what these results must say.
+        sections: the content.
+    """
+
+    title: str
+    subtitle: str
+    headline: Sequence[tuple[str, str, str]]
+    warnings: Sequence[str]
+    sections: Sequence[Section]
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print tables on the screen, each with its caption."""
+    console = get_console()
+    for table in tables:
+        console.print(*to_screen(table, console.width), sep="\n")
+        if table.caption:
+            console.print(ScreenText(table.caption, style="italic"), "")
+
+
+def to_screen(table: Table, width: int) -> list[ScreenTable]:
+    """The table for a screen of ``width`` characters; where it is wider, in parts that repeat the first column."""
+    widths = [_width(table, column) for column in range(len(table.columns))]
+    room = width - 2 - sum(one + 1 for one in widths[1:])
+    widths[0] = min(widths[0], max(room, _NARROWEST_NAME))
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if parts[-1] and widths[0] + sum(widths[one] + 1 for one in [*parts[-1], column]) > width - 2:
+            parts.append([])
+        parts[-1].append(column)
+    return [_screen_part(table, (0, *part), widths, title=place == 0) for place, part in enumerate(parts)]
+
+
+def _screen_part(table: Table, columns: Sequence[int], widths: Sequence[int], title: bool) -> ScreenTable:
+    screen = ScreenTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold", title_justify="left")
+    screen.title = ScreenText(table.title) if title else None
+    for column in columns:
+        aligned = column > 0 and all(is_number(row[column]) for row in table.rows)
+        heading = ScreenText("\n".join(textwrap.wrap(table.columns[column], widths[column])))
+        screen.add_column(heading, justify="right" if aligned else "left", overflow="fold", no_wrap=aligned)
+    for row in table.rows:
+        screen.add_row(*(ScreenText(row[column]) for column in columns))
+    return screen
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Tables under headings, as a README or an issue shows them."""
+    parts = []
+    for table in tables:
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        rows = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        parts += [f"## {table.title}", "\n".join(rows), *([table.caption] if table.caption else [])]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_html(page: Page) -> str:
+    """The page as HTML: style and images inside, nothing fetched, every text escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  only pages need it
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.tests["numeric"] = is_number
+    return environment.get_template("report.html.j2").render(page=page)
+
+
+def write_summary(summary: Summary, folder: str | Path) -> list[Path]:
+    """Write ``summary.csv``, ``summary_comparisons.csv``, ``summary.json`` and ``summary.md`` into ``folder``.
+
+    Raises:
+        SerError: a file cannot be written; each is whole or as it was before.
+    """
+    folder = Path(folder)
+    paths = [folder / name for name in ("summary.csv", "summary_comparisons.csv", "summary.json", "summary.md")]
+    for table, path in zip((summary.variants, summary.comparisons), paths, strict=False):
+        _write_csv(table, path)
+    write_json(paths[2], summary.to_dict())
+    notes = "\n".join(f"- {note}" for note in summary.notes)
+    text = f"# Summary\n\n{to_markdown(summary_tables(summary))}" + (f"\n## Notes\n\n{notes}\n" if notes else "")
+    write_text(paths[3], text)
+    return paths
+
+
+def show_summary(summary: Summary) -> None:
+    """Print the tables and notes of a sweep."""
+    show(summary_tables(summary))
+    for note in summary.notes:
+        get_console().print(f"- {note}", markup=False, highlight=False)
+
+
+def compare_and_show(a: str, b: str, allow_different_splits: bool = False, output: Path | None = None) -> None:
+    """Compare two results, print the tables and write ``comparison.json`` into B, or beside it if it is a table.
+
+    Raises:
+        SerError: a result is missing or damaged, or the two were tested on different splits.
+    """
+    result = compare(a, b, allow_different_splits)
+    before, after = matched(find_runs(a), find_runs(b))
+    result["leakage"] = compare_over_runs(before, after) if before else None
+    path = output or (Path(b) if Path(b).is_dir() else Path(b).parent) / "comparison.json"
+    write_json(path, result)
+    for line in _heading(result):
+        get_console().print(line, highlight=False, markup=False)
+    show(comparison_tables(result))
+    if result["leakage"]:
+        show([leakage_comparison_table(result["leakage"])])
+    get_console().print(str(path), highlight=False, soft_wrap=True, markup=False)
+
+
+def _heading(result: Mapping[str, Any]) -> list[str]:
+    """Which results, their warnings, and what differs between their splits."""
+    lines = []
+    for name in ("a", "b"):
+        side = result[name]
+        folds, seeds = (", ".join(map(str, side[key])) for key in ("folds", "seeds"))
+        lines.append(f"{name.upper()}: {side['variant']}, fold {folds}, seed {seeds} ({side['path']})")
+        lines += [f"   {text}" for key, text in WARNINGS.items() if side[key]]
+    if result["same_split"]:
+        return [*lines, "Both were tested on the same split."]
+    lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]
+    paired = result["paired"]
+    shared = "they have no utterance in common, so nothing is tested"
+    if paired:
+        shared = f"the tests use the {paired['utterances']} utterances that both have"
+    return [*lines, f"The scores are of different test parts; {shared}."]
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell holds figures, with or without signs and units, or nothing."""
+    if ", " in cell and "[" not in cell:
+        return False  # a list of names that are numbers
+    return cell == UNKNOWN or (cell[:1] in "[-+.<0123456789" and not any(sign.isalpha() for sign in cell))
+
+
+def _width(table: Table, column: int) -> int:
+    """Characters that a column needs on the screen; text may be folded, figures and words may not."""
+    cells = [row[column] for row in table.rows]
+    heading = table.columns[column]
+    longest = max(map(len, [*cells, *heading.split()]))
+    if column == 0 or not all(map(is_number, cells)):
+        return min(longest, _WIDEST_TEXT)
+    while len(textwrap.wrap(heading, longest)) > 2:
+        longest += 1
+    return longest
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    safe = table.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
+    with atomic_path(path) as temporary:
+        safe.to_csv(temporary, index=False, encoding="utf-8")

@@ -1,0 +1,282 @@
+"""The tables of results: title, columns with units, rows of text, caption.
+
+Each table is built here once and shown by ``ser.evaluation.report.render`` on the screen, as Markdown and as HTML, so
+the three have the same numbers. Scores are percent with one decimal, differences are percentage points.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ser.evaluation.bootstrap import METHOD, TOO_FEW
+from ser.evaluation.leakage import COLUMNS
+from ser.evaluation.runs import WARNINGS
+from ser.evaluation.summary import Summary
+from ser.metrics import TITLES
+
+UNKNOWN = "–"
+DIFFERENCE = ("difference (points)", "p speakers", "p folds", "p utterances", "d_z")  # headings of difference_cells
+TESTS = (
+    "p speakers is a permutation test that swaps whole speakers: read this one. p folds is a t-test over folds, "
+    "corrected for overlapping training sets. p utterances swaps single utterances and is anti-conservative: "
+    "utterances of one speaker are alike, so it finds differences that are none. d_z: effect size over folds."
+)
+CHOICE = (
+    "The epoch was chosen on validation. The second UAR is what the same training would have claimed by choosing it on "
+    "the test part: it shows the size of that mistake and must not be quoted."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of results; every cell is text, the first column names the row."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    kind = "table"
+
+
+def percent(value: Any, signed: bool = False) -> str:
+    """A fraction as ``83.7``, signed as ``+2.1``."""
+    if pd.isna(value):
+        return UNKNOWN
+    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+
+
+def interval(low: Any, high: Any, signed: bool = False) -> str:
+    """``[79.9, 86.8]``, or that there are too few speakers for it."""
+    return f"[{percent(low, signed)}, {percent(high, signed)}]" if pd.notna(low) else "too few speakers for an interval"
+
+
+def bounds(value: Any, low: Any, high: Any, signed: bool = False) -> str:
+    """``83.7 [79.9, 86.8]``; the dash in ``83.7 [–]`` is explained by the table's caption."""
+    if pd.isna(value):
+        return UNKNOWN
+    return f"{percent(value, signed)} {interval(low, high, signed) if pd.notna(low) else f'[{UNKNOWN}]'}"
+
+
+def spread(mean: Any, std: Any) -> str:
+    """``83.7 ± 2.1``, or the mean alone where there is no standard deviation."""
+    return percent(mean) if pd.isna(mean) or pd.isna(std) else f"{percent(mean)} ± {percent(std)}"
+
+
+def decimal(value: Any) -> str:
+    """``+0.25``."""
+    return UNKNOWN if pd.isna(value) else f"{value:+.2f}"
+
+
+def p_text(value: Any) -> str:
+    """``0.031`` or ``<.001``."""
+    if pd.isna(value):
+        return UNKNOWN
+    return "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def number(value: Any, digits: int = 0) -> str:
+    """A count or another quantity with thousands separators."""
+    return UNKNOWN if value is None or pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def listed(names: Iterable[Any], most: int = 30) -> str:
+    """Names separated by commas; of many, the first ones and how many more there are."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or UNKNOWN
+
+
+def short_names(variants: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Each variant without the settings that all of them share, and those settings."""
+    parts = {name: re.split(r",(?=[\w.+~/@-]+=)", name) for name in variants}  # a comma inside a value stays
+    settings = [found[1:] for found in parts.values()]
+    shared = [setting for setting in settings[0] if all(setting in found for found in settings)] if settings else []
+    kept = {name: [found[0], *(one for one in found[1:] if one not in shared)] for name, found in parts.items()}
+    return {name: ", ".join(found) for name, found in kept.items()}, shared
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a data frame as dictionaries."""
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def summary_tables(summary: Summary) -> list[Table]:
+    """Scores and recall of every variant, differences from the baseline, differences between speakers, leakage."""
+    names, shared = short_names([str(name) for name in summary.variants["variant"]])
+    rows = records(summary.variants)
+    tables = [
+        _means(rows, names, shared, summary.baseline),
+        _pooled(rows, names),
+        _recall(rows, names, summary.emotions),
+        *_comparisons(summary, names),
+        _speakers(summary, names),
+    ]
+    if len(summary.leakage):
+        tables.append(leakage_table(summary.leakage, names, summary.baseline))
+    claimed = [row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] for row in rows]
+    if any(pd.notna(value) for value in claimed):
+        chosen = [row["uar_mean_over_runs"] for row in rows]
+        choices = zip([names[row["variant"]] for row in rows], chosen, claimed, strict=True)
+        tables.append(choice_table(choices))
+    return tables
+
+
+def _means(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], shared: Sequence[str], baseline: str) -> Table:
+    cells = []
+    for row in rows:
+        marks = ["baseline"] * (row["variant"] == baseline)
+        marks += [text.partition(":")[0] for key, text in WARNINGS.items() if row[key]]
+        cells.append(
+            [
+                names[row["variant"]] + (f" ({', '.join(marks)})" if marks else ""),
+                f"{row['runs']} ({row['folds']}×{row['seeds']})",
+                *(spread(row[f"{metric}_mean_over_runs"], row[f"{metric}_std_over_runs"]) for metric in TITLES),
+            ]
+        )
+    caption = "Mean ± standard deviation over runs (folds × seeds)."
+    if shared:
+        caption += f" All with {', '.join(shared)}."
+    columns = ["variant", "runs", *(f"{title} (%)" for title in TITLES.values())]
+    return Table("Mean over runs", columns, cells, caption)
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Table:
+    metrics = ("uar", "wa", "macro_f1")
+    cells = [
+        [
+            names[row["variant"]],
+            *(bounds(*(row[f"{metric}_pooled{end}"] for end in ("", "_low", "_high"))) for metric in metrics),
+        ]
+        for row in rows
+    ]
+    utterances = " or ".join(dict.fromkeys(number(row["utterances"]) for row in rows))
+    caption = _explained(f"One score over the {utterances} test utterances of all folds. {METHOD}.", cells)
+    columns = ["variant", *(f"{TITLES[metric]} (%)" for metric in metrics)]
+    return Table("Pooled over folds", columns, cells, caption)
+
+
+def _recall(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], emotions: Sequence[str]) -> Table:
+    cells = [
+        [
+            names[row["variant"]],
+            *(spread(row[f"recall_{name}_mean_over_runs"], row[f"recall_{name}_std_over_runs"]) for name in emotions),
+        ]
+        for row in rows
+    ]
+    columns = ["variant", *(f"{emotion} (%)" for emotion in emotions)]
+    return Table("Recall of each emotion", columns, cells, "Mean ± standard deviation over runs.")
+
+
+def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:
+    """UAR with every test, then WA and macro F1; a row per variant."""
+    if summary.comparisons.empty:
+        return []
+    baseline = names[summary.baseline]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in records(summary.comparisons):
+        found.setdefault(row["variant"], {})[row["metric"]] = row
+    uar = [[names[variant], *difference_cells(rows["uar"], "_holm")] for variant, rows in found.items()]
+    others = [
+        [names[variant], *(cell for key in ("wa", "macro_f1") for cell in difference_cells(rows[key], "_holm")[:2])]
+        for variant, rows in found.items()
+    ]
+    caption = f"Variant minus {baseline} on the same utterances, all p after Holm's correction."
+    columns = ["variant", "WA (points)", "p speakers", "macro F1 (points)", "p speakers"]
+    return [
+        Table(f"UAR against {baseline}", ["variant", *DIFFERENCE], uar, _explained(f"{caption} {TESTS}", uar)),
+        Table(f"WA and macro F1 against {baseline}", columns, others, caption),
+    ]
+
+
+def difference_cells(row: Mapping[str, Any], corrected: str = "") -> list[str]:
+    """A difference with its interval, the paired tests (the one over speakers first) and the effect size."""
+    tests = [p_text(row[f"{test}{corrected}"]) for test in ("p_speakers", "p_folds", "p_utterances")]
+    difference = bounds(row["difference"], row["low"], row["high"], signed=True)
+    return [difference, *tests, decimal(row["d_z"])]
+
+
+def _speakers(summary: Summary, names: Mapping[str, str]) -> Table:
+    cells = []
+    for variant, analysis in summary.speakers.items():
+        figures = [
+            bounds(analysis[key], *analysis["intervals"].get(key, (None, None)))
+            for key in ("average_f1", "performance_std", "f1_range")
+        ]
+        cells.append([names[variant], *figures, *(_gap(analysis[key]) for key in ("gender_gap", "session_gap"))])
+    counts = " or ".join(dict.fromkeys(number(analysis["speakers"]) for analysis in summary.speakers.values()))
+    caption = (
+        f"Weighted F1 of each of the {counts} speakers, pooled over folds: mean, standard deviation and range. Gaps: "
+        "accuracy of the best group minus that of the worst."
+    )
+    columns = ["variant", "mean F1 (%)", "std of F1 (points)", "best - worst F1 (points)", "gender gap (points)"]
+    return Table("Across speakers", [*columns, "session gap (points)"], cells, _explained(caption, cells))
+
+
+def _gap(gap: Mapping[str, Any] | None) -> str:
+    return UNKNOWN if gap is None else bounds(gap["gap"], *(gap["interval"] or (None, None)))
+
+
+def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Result B against result A, from ``ser.evaluation.comparison.compare``."""
+    paired, cells = result["paired"], []
+    for metric, title in TITLES.items():
+        scores = [percent(result[side]["pooled"][metric]) for side in ("a", "b")]
+        cells.append([title, *scores, *(difference_cells(paired["metrics"][metric]) if paired else [])])
+    columns = ["score", "A (%)", "B (%)", *(DIFFERENCE if paired else [])]
+    caption = "Pooled over all test utterances."
+    if paired:
+        caption = _explained(f"{caption} Difference: B minus A. {METHOD}. {TESTS}", cells)
+    return [Table("B against A", columns, cells, caption)]
+
+
+def leakage_comparison_table(leakage: Mapping[str, Any]) -> Table:
+    """How often the strongest probe names the training speaker in A and in B, from ``compare_over_runs``."""
+    cells = ["speaker named", percent(leakage["before"]), percent(leakage["after"])]
+    cells += [percent(leakage["difference"], signed=True), p_text(leakage["p"])]
+    caption = (
+        "Percent of held-out utterances whose training speaker the strongest probe names, over "
+        f"{leakage['runs']} pairs of runs of the same fold and seed; p of a permutation test paired by speaker."
+    )
+    return Table("Speaker leakage", ["figure", "A (%)", "B (%)", "difference (points)", "p"], [cells], caption)
+
+
+def choice_table(choices: Iterable[tuple[str, float, float | None]], epochs: str = "") -> Table:
+    """UAR at the epoch that validation chose, and at the epoch that is best on the test part, of each name."""
+    cells = [
+        [name, percent(chosen), percent(claimed), percent(None if claimed is None else claimed - chosen, signed=True)]
+        for name, chosen, claimed in choices
+    ]
+    columns = ["variant", "UAR (%)", "UAR (%) if chosen on test", "difference (points)"]
+    return Table("Had the epoch been chosen on the test part", columns, cells, f"{CHOICE}{epochs}")
+
+
+def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str) -> Table:
+    """What can be told of the speakers from the pooled features, one row per variant."""
+    cells = []
+    for row in records(leakage):
+        figures = []
+        for key in COLUMNS:
+            low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+            figures.append(bounds(row[key], low, high) if pd.notna(low) else percent(row[key]))
+        if row["faults"]:
+            figures[0] += " BELOW ITS CONTROL: a fault of the instrument"
+        change, p = row.get("speaker_difference"), row.get("speaker_p_holm")
+        figures.append(UNKNOWN if pd.isna(p) else f"{percent(change, signed=True)} (p {p_text(p)})")
+        cells.append([names[row["variant"]], *figures])
+    meanings = " ".join(f"{title.capitalize()}: {text}." for title, text in COLUMNS.values())
+    caption = (
+        f"Mean over runs with 95% intervals over runs. {meanings} Change: of the speakers named, from "
+        f"{names[baseline]}, with a permutation test paired by speaker, after Holm's correction."
+    )
+    columns = ["variant", *(f"{title} (%)" for title, _ in COLUMNS.values()), "change (points)"]
+    return Table("Speaker leakage", columns, cells, caption)
+
+
+def _explained(caption: str, cells: Sequence[Sequence[str]]) -> str:
+    """The caption, with the meaning of ``[–]`` where a cell has it."""
+    missing = any(f"[{UNKNOWN}]" in cell for row in cells for cell in row)
+    return f"{caption} [{UNKNOWN}]: {TOO_FEW}." if missing else caption
