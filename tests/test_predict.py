@@ -346,6 +346,17 @@ def test_listen_prints_a_line_of_json_per_window(checkpoint, tmp_path, capsys):
     assert (last["emotion"], last["confidence"], last["p_sad"]) == ("no speech", None, None)
 
 
+def test_file_names_start_no_formula_in_a_spreadsheet(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.wav", "+a.wav", "@b.wav", "-c.wav", "d=.wav"]
+    for name in names:
+        write(tmp_path / name, voice(0.5))
+    assert main(["predict", "--checkpoint", str(checkpoint), "--output", "a.csv", "--", *names]) == 0
+    assert pd.read_csv("a.csv")["file"].tolist() == [f"'{name}" for name in names[:4]] + names[4:]
+    assert main(["predict", "--checkpoint", str(checkpoint), "--output", "a.json", "--", *names]) == 0
+    assert [row["file"] for row in json.loads(Path("a.json").read_text())] == names
+
+
 @contextlib.contextmanager
 def monkey_console(console):
     with pytest.MonkeyPatch.context() as patch:

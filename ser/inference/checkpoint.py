@@ -55,7 +55,9 @@ class ModelConfig:
             plain["max_seconds"] = None if plain["max_seconds"] is None else float(plain["max_seconds"])
             _check_emotions(plain["emotions"], plain["network"]["emotions"])
             _check_sizes(plain["network"])
-            if not isinstance(plain["encoder"], Mapping):
+            if not isinstance(plain["encoder"], Mapping) or not isinstance(
+                plain.get("encoder_identity") or {}, Mapping
+            ):
                 raise ValueError("no encoder")
             if plain["max_seconds"] is not None and not 0 < plain["max_seconds"] < math.inf:
                 raise ValueError(f"max_seconds={plain['max_seconds']:g}, expected a number above zero")

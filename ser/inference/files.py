@@ -147,9 +147,12 @@ def statistics_by_folder(recognizer: Recognizer, paths: Sequence[Path]) -> Stati
 
     Files that cannot be read are left out; the first minute of every file counts.
     """
+    inside: dict[Path, list[Path]] = {}
+    for path in paths:
+        inside.setdefault(path.parent, []).append(path)
     folders: dict[Path, FrameStatistics] = {}
-    for folder in sorted({path.parent for path in paths}):
-        waveforms = (_waveform_or_none(path) for path in paths if path.parent == folder)
+    for folder, own in inside.items():
+        waveforms = map(_waveform_or_none, own)
         recordings = ((waveform, SAMPLE_RATE) for waveform in waveforms if waveform is not None)
         if first := next(recordings, None):
             folders[folder] = recognizer.speaker_statistics(chain([first], recordings))

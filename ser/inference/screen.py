@@ -27,7 +27,7 @@ from ser.inference.sources import Source
 from ser.inference.streaming import StreamEvent, StreamingRecognizer
 from ser.inference.timeline import timeline
 from ser.inference.vad import NO_SPEECH, SpeechGate
-from ser.io import atomic_path, write_text
+from ser.io import atomic_path, spreadsheet_safe, write_text
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,13 @@ def check_table_name(path: Path | None) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV or JSON records, whole or not at all."""
+    """Write a table whole or not at all: as JSON records, or as CSV in which no text starts a spreadsheet formula."""
     if path.suffix.lower() == ".json":
         write_text(path, table.to_json(orient="records", indent=2, force_ascii=False, double_precision=15) + "\n")
         return
+    safe = table.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+        safe.to_csv(temporary, index=False)
 
 
 def recognise(

@@ -92,7 +92,7 @@ def _windows(path: str | Path, window: float, hop: float) -> Iterator[tuple[int,
         if spare > 0:
             kept, begin = kept[spare:], begin + spare
     total = begin + len(kept)
-    if end < total:
+    if end == 0 < total or total - end > rate / SAMPLE_RATE:  # less is rounding
         yield max(0, total - size), kept[-size:], rate
 
 
