@@ -3,16 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
-from ser.config import register_resolvers
-from ser.entry import launch, train
-
-register_resolvers()
+from ser.config import CONFIG_FOLDER
+from ser.launching import launch, run_job
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
 def main(cfg: DictConfig) -> float:
     """Run one experiment and return its validation UAR, the objective of a search."""
-    return train(cfg)
+    return run_job(cfg)
 
 
 if __name__ == "__main__":

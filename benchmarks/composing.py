@@ -6,12 +6,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ser.config import compose_config
+from ser.config import compose_config, instantiate
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import extract
 from ser.module import EmotionModule
-from ser.sentences import instantiate
 from ser.training import build_module
 
 FACTS = {"corpus": "synthetic_features", "protocol": "session", "fold": 1, "seed": 1, "hash": ""}
@@ -41,7 +40,7 @@ def compose_experiment(folder: Path, scale: float, *overrides: str) -> Experimen
     logging.getLogger("ser").setLevel(logging.ERROR)
     own = any(word.startswith("data=") for word in overrides)
     words = [] if own else ["data=synthetic_features", f"data.scale={scale}"]
-    cfg = compose_config([*words, f"hydra.runtime.output_dir={folder}", *overrides])
+    cfg = compose_config([*words, f"paths.run={folder}", *overrides])
     corpus, encoder = instantiate(cfg.data), instantiate(cfg.features)
     cache = extract(corpus, encoder, cfg.paths.cache, show_progress=False).cache
     split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)

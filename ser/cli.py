@@ -322,10 +322,9 @@ def extract(overrides: Overrides = None) -> int:
 
     Exit code 3: some recordings could not be read.
     """
-    from ser.config import compose_config  # noqa: PLC0415
+    from ser.config import compose_config, instantiate  # noqa: PLC0415
     from ser.data.extraction import extract as extract_frames  # noqa: PLC0415
     from ser.inference.screen import show_failures  # noqa: PLC0415
-    from ser.sentences import instantiate  # noqa: PLC0415
 
     cfg = compose_config(overrides or [])
     corpus = instantiate(cfg.data)

@@ -1,241 +1,288 @@
-"""What Hydra needs to know before it composes, and what it does not check by itself."""
+"""The configuration's shape: types of the top-level page, folder names, and which keys exist."""
 
 import difflib
+import hashlib
+import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+import hydra.utils
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from ser.errors import SerError
+from ser.errors import SerError, explain
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+LONGEST_NAME = 120  # bytes of a folder name; file systems allow 255
 
-# Where a number leads nowhere although its type is right: least and largest value, None for no limit.
-_RANGES: dict[str, tuple[float, float | None]] = {
-    "seed": (0, 2**32 - 1),  # numpy's
-    "adversarial_weight": (0, None),
-    "augmentation.mixup_alpha": (0, None),
-    "l2_reg": (0, None),
-    "batches.batch_size": (1, None),
-    "batches.max_frames": (1, None),
-    "batches.max_seconds": (0.001, None),
-    "batches.workers": (0, None),
-    "extraction.workers": (1, None),
-    "features.mels": (1, None),
-    "features.hop_seconds": (0.001, 1),
-    "features.average": (1, None),
-    "features.finetune_lr_factor": (0, None),
-    "model.hidden_size": (2, None),  # the heads halve it
-    "model.layers": (1, None),
-    "model.bottleneck": (1, None),
-    "model.noise": (0, None),
-    "model.dropout": (0, 1),
-    "optimizer.lr": (0, None),
-    "lr_schedule.warmup_steps": (0, None),
-    "callbacks.early_stopping.patience": (1, None),
-    "trainer.max_epochs": (1, None),  # the schedules need an end
-}
-_FREE = ("trainer.devices",)  # a number, a list or auto
-_NULLABLE = (
-    "features.layer", "model.bottleneck", "trainer.gradient_clip_val", "batches.max_frames", "batches.max_seconds",
-)  # fmt: skip
+
+@dataclass
+class Batches:
+    """Types of ``batches``."""
+
+    batch_size: int = MISSING
+    max_frames: int | None = MISSING
+    jitter: float = MISSING
+    max_seconds: float | None = MISSING
+    workers: int = MISSING
+
+
+@dataclass
+class Extraction:
+    """Types of ``extraction``."""
+
+    device: str = MISSING
+    workers: int = MISSING
+    batch_seconds: float = MISSING
+    trust_cache: bool = MISSING
+
+
+@dataclass
+class Paths:
+    """Types of ``paths``."""
+
+    outputs: str = MISSING
+    data: str = MISSING
+    cache: str = MISSING
+    run: str = MISSING
+
+
+@dataclass
+class TrainPage:
+    """Types of conf/train.yaml, whose values are there; Hydra refuses other keys and types by it."""
+
+    data: Any = MISSING
+    features: Any = MISSING
+    normalization: Any = MISSING
+    protocol: Any = MISSING
+    model: Any = MISSING
+    adversarial: Any = MISSING
+    augmentation: Any = MISSING
+    alpha_schedule: Any = MISSING
+    lr_schedule: Any = MISSING
+    optimizer: Any = MISSING
+    loss: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    trainer: Any = MISSING
+    experiment: Any = None
+    fold: int = MISSING
+    seed: int = MISSING
+    resume: bool = MISSING
+    adversarial_weight: float | None = MISSING
+    l2_reg: float = MISSING
+    test_each_epoch: bool = MISSING
+    test: bool = MISSING
+    search_folds: list[int] | None = MISSING
+    allow_duplicates: bool = MISSING
+    leakage: bool = MISSING
+    figures: bool = MISSING
+    batches: Batches = field(default_factory=Batches)
+    extraction: Extraction = field(default_factory=Extraction)
+    paths: Paths = field(default_factory=Paths)
+    name: str = MISSING
+    variant: str = MISSING
 
 
 def register_resolvers() -> None:
-    """Make ``${ser.variant:model,overrides}`` known: the folder name that tells runs of one sweep apart."""
+    """Make the page's types and the resolvers of its folder names known to Hydra."""
+    ConfigStore.instance().store(name="train_page", node=TrainPage)
     OmegaConf.register_new_resolver("ser.variant", variant_name, replace=True)
+    OmegaConf.register_new_resolver("ser.corpus", corpus_name, replace=True)
+    OmegaConf.register_new_resolver("ser.folder", folder_name, replace=True)
 
 
-def variant_name(model: str, overrides: str | None) -> str:
-    """``enhanced_gru`` or ``enhanced_gru,adversarial_weight=0.01``: safe as one folder name."""
-    return ",".join(filter(None, [model, overrides or ""])).replace("/", "-").replace(" ", "")
+def corpus_name(data: str, manifest: str | None) -> str:
+    """The corpus in a folder name: the option of ``data``, or the file name of the manifest."""
+    return Path(manifest).stem if manifest else data
 
 
-def compose_config(overrides: Sequence[str], name: str = "train") -> DictConfig:
-    """The configuration that train.py would run with.
+def variant_name(model: str, experiment: str | None, overrides: str | None) -> str:
+    """``enhanced_gru`` or ``recommended,model=gru,l2_reg=1e-5``: what tells the runs of one corpus apart.
+
+    Args:
+        model: chosen option of the group.
+        experiment: chosen option, which replaces the model as the name.
+        overrides: Hydra's ``override_dirname``.
+    """
+    settings = name_parts(overrides) if overrides else []
+    if not experiment:
+        settings = [setting for setting in settings if setting != f"model={model}"]
+    return ",".join([experiment or model, *settings]).replace(" ", "").replace("/", "-")
+
+
+def name_parts(name: str) -> list[str]:
+    """A variant's name and each of its settings; a comma inside a value stays."""
+    return re.split(r",(?=[\w.+~/@-]+=)", name)
+
+
+def folder_name(name: str) -> str:
+    """``name`` as one folder: without separators and control characters, cut to a short hash where it is too long."""
+    plain = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in str(name))
+    if len(plain.encode()) > LONGEST_NAME:
+        start = plain.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+        plain = f"{start}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+    return plain if plain.strip(". ") else "-"
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that ``train.py`` would run with; it becomes Hydra's current one.
 
     Raises:
-        SerError: the configuration folder is not beside the package, or an override is not valid.
+        SerError: conf/ is not beside the package, or an override is not valid.
     """
-    if not (CONFIG_FOLDER / f"{name}.yaml").is_file():
-        raise SerError(
-            f"there is no configuration in {CONFIG_FOLDER}; run from a checkout installed with pip install -e ."
-        )
-    from hydra import compose, initialize_config_dir  # noqa: PLC0415  quick start of commands that need none
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-
-    from ser.sentences import composition_sentence, does_not_compose  # noqa: PLC0415
-
-    register_resolvers()
-    try:
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
-    except Exception as error:
-        if not does_not_compose(error):
-            raise
-        raise SerError(composition_sentence(error)) from error
+    check_overrides(overrides)
+    cfg = _compose(overrides)
     HydraConfig.instance().set_config(cfg)
     plain = cfg.copy()
-    with open_dict(plain):  # the composed page is closed to new and removed keys
+    with open_dict(plain):  # the composed page is closed to removed keys
         plain.pop("hydra")
-    check_keys(plain, name)
-    check_values(plain, cfg.hydra.runtime.choices, name)
     return plain
 
 
-def check_keys(cfg: DictConfig, name: str = "train") -> None:
-    """Refuse keys of the top-level page that it does not define; Hydra lets ``++typo=1`` pass.
-
-    Raises:
-        SerError: naming the unknown key and the nearest known one.
-    """
-    page = _load(CONFIG_FOLDER / f"{name}.yaml")
-    _refuse_unknown(map(str, cfg), _page_keys(page), f"{name}.yaml")
-    for section, content in page.items():
-        if isinstance(content, dict) and isinstance(cfg.get(section), DictConfig):
-            given = (f"{section}.{key}" for key in cfg[section])
-            _refuse_unknown(given, {f"{section}.{key}" for key in content}, f"{name}.yaml")
-
-
-def check_targets(cfg: Any, source: Path) -> None:
-    """Refuse a configuration from a run folder that would call anything but what the options of ``conf/`` call.
-
-    A command line is its author's own; a folder may come from a stranger, and ``_target_`` can name any function.
+def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str]:
+    """Refuse overrides that Hydra would not compose; return them with the repeated points of a sweep dropped.
 
     Args:
-        cfg: the configuration, unresolved.
-        source: where it was read from.
+        overrides: as typed.
+        several: whether commas make a sweep, as after ``-m``.
 
     Raises:
-        SerError: naming the target.
+        SerError: naming what is wrong, and the key that was probably meant.
     """
-    known = {target for file in CONFIG_FOLDER.rglob("*.yaml") for target in _targets(_load(file))}
-    for target in _targets(OmegaConf.to_container(cfg, resolve=False)):
-        if target not in known:
-            raise SerError(
-                f"{source} would call {target}, expected only what the options in {CONFIG_FOLDER} call; if you trust "
-                "it, add an option with that _target_ there, or start the run with train.py."
-            )
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise SerError(str(explain(error))) from error
+    known = known_keys()
+    points = []
+    for override in parsed:
+        _check_key(override, known)
+        swept = several and override.is_sweep_override() and override.is_discrete_sweep()
+        found = override.sweep_string_iterator() if swept else []
+        points.append(list(dict.fromkeys(f"{override.get_key_element()}={point}" for point in found)))
+    for number in range(max(map(len, points), default=0) if several else 0):
+        given = zip(parsed, points, strict=True)
+        _compose(
+            [o.input_line or "" if not p else p[number % len(p)] for o, p in given if p or not o.is_sweep_override()]
+        )
+    return [_joined(override, found) for override, found in zip(parsed, points, strict=True)]
 
 
-def _targets(content: Any) -> Iterator[Any]:
-    """The values of every ``_target_`` in nested content."""
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from [str(value)] if key == "_target_" else _targets(value)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _targets(value)
+def _joined(override: Override, points: Sequence[str]) -> str:
+    line = override.input_line or ""
+    if not points or len(points) == sum(1 for _ in override.sweep_string_iterator()):
+        return line
+    key = override.get_key_element()
+    return f"{key}={','.join(point.removeprefix(f'{key}=') for point in points)}"
 
 
-def check_values(cfg: DictConfig, choices: Mapping[str, Any], name: str = "train") -> None:
-    """Refuse values of another type than the shipped ones, and numbers that lead nowhere (``fold=abc``).
-
-    Args:
-        cfg: the composed configuration.
-        choices: which option of each group it was composed of (``hydra.runtime.choices``).
-        name: the top-level page.
-
-    Raises:
-        SerError: naming the key, its value and what is expected.
-    """
-    defaults = dict(_defaults(choices, name))
-    for key, default in defaults.items():
-        if key in _FREE or isinstance(default, str | None):
-            continue
-        given = OmegaConf.select(cfg, key, default=default)
-        expected = _expected(given, default)
-        if expected and not (given is None and key in _NULLABLE):
-            raise SerError(f"{key}={_shown(given)} was given, expected {expected}; the default is {_shown(default)}.")
-    for key, (low, high) in _RANGES.items():
-        given = OmegaConf.select(cfg, key)
-        parent = key.rpartition(".")[0]
-        optional = defaults.get(key) is None or key in _NULLABLE
-        if given is None and (optional or (parent and OmegaConf.select(cfg, parent) is None)):
-            continue
-        if not _is_number(given) or given < low or (high is not None and given > high):
-            expected = f"a number from {low} to {high}" if high is not None else f"a number of at least {low}"
-            raise SerError(f"{key}={_shown(given)} was given, expected {expected}; "
-                           f"the default is {_shown(defaults.get(key))}.")  # fmt: skip
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    if not (CONFIG_FOLDER / "train.yaml").is_file():
+        raise SerError(f"there is no {CONFIG_FOLDER}/train.yaml; run from a checkout installed with pip install -e .")
+    register_resolvers()
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose("train", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: normalization=-1
+        raise SerError(explain(error) or f"{error}; correct the overrides.") from error
 
 
-def known_keys(prefix: str = "", name: str = "train") -> set[str]:
-    """Keys that may stand after ``prefix`` (``optimizer.`` or nothing) in any option of its group."""
-    page = _load(CONFIG_FOLDER / f"{name}.yaml")
-    if not prefix:
-        return _page_keys(page)
-    found = {f"{group}.{key}" for group, content in page.items() if isinstance(content, dict) for key in content}
-    for file in CONFIG_FOLDER.glob(f"{prefix.partition('.')[0]}/*.yaml"):
-        found |= {key for key, _ in _leaves(_load(file), f"{file.parent.name}.")}
-    return {key for key in found if key.startswith(prefix)}
+def _check_key(override: Override, known: set[str]) -> None:
+    """Refuse a key that no option of any group has; what ``+`` adds must at least begin with a known one."""
+    key = override.key_or_group.partition("@")[0]
+    top = re.split(r"[./]", key)[0]
+    if top == "hydra" or override.is_delete():
+        return
+    adds = override.is_add() or override.is_force_add()
+    closed = top in {entry.name for entry in fields(TrainPage) if entry.type in (Batches, Extraction, Paths)}
+    if key not in known and not (adds and top in known and not closed):
+        raise SerError(f"the key {key!r} was given, but the configuration has no such key; {nearest(key, known)}")
+
+
+def known_keys() -> set[str]:
+    """Every key that an override may name: groups, keys of the page, and keys of any option of a group."""
+    page = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "train.yaml"))
+    groups = {str(file.parent.relative_to(CONFIG_FOLDER)) for file in CONFIG_FOLDER.glob("**/*.yaml")} - {"."}
+    found = {group for group in groups if not group.startswith(("hydra", "experiment/"))}
+    found |= {key for key in _keys(page) if not key.startswith("defaults")}
+    for group in found & groups - {"experiment"}:
+        for file in (CONFIG_FOLDER / group).glob("*.yaml"):
+            prefix = group.replace("/", ".")
+            found |= {f"{prefix}.{key}" for key in _keys(OmegaConf.to_container(OmegaConf.load(file)))}
+    return found
+
+
+def _keys(content: Any) -> Iterator[str]:
+    """Dotted keys of nested dictionaries, inner nodes included."""
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        yield str(key)
+        yield from (f"{key}.{inner}" for inner in _keys(value))
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown key: the one that was meant, or all."""
+    """The end of an error message about an unknown key: the one that was probably meant, or all top-level ones."""
     known = sorted(known)
+    if near := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
+        return f"did you mean {near[0]}?"
+    last = {name: name.rpartition(".")[2] for name in known}
+    leaf = difflib.get_close_matches(key.rpartition(".")[2], set(last.values()), n=1)
+    # The page and the optimizer come before what is nested deeper.
+    meant = sorted((name for name in known if leaf and last[name] == leaf[0]), key=lambda name: (name.count("."), name))
     near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}."
+    if meant or near:
+        return f"did you mean {(meant or near)[0]}?"
+    return f"known are {', '.join(name for name in known if '.' not in name and '/' not in name) or 'none'}."
 
 
-def _refuse_unknown(given: Iterable[str], known: set[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            raise SerError(f"the key {key!r} was given, but {where} has no such key; {nearest(key, known)}")
+def instantiate(node: DictConfig, *arguments: Any, **keywords: Any) -> Any:
+    """Hydra's ``instantiate``; settings that the target refuses become a SerError, also when a partial is called.
+
+    Raises:
+        SerError: naming the overrides and the target's reason.
+    """
+    where = str(node._get_full_key(None)) if isinstance(node, DictConfig) else ""
+    _refuse_text(node, where)
+    made = _build(where, hydra.utils.instantiate, node, *arguments, **keywords)
+    return partial(_build, where, made) if isinstance(made, partial) else made
 
 
-def _page_keys(page: Mapping[str, Any]) -> set[str]:
-    groups = {group for entry in page["defaults"] if isinstance(entry, dict) for group in entry}
-    return (set(page) | groups) - {"defaults"}
+def _refuse_text(node: Any, where: str) -> None:
+    """Refuse text for a parameter that its target declares as a number: ``patience=abc`` would fail in mid-training."""
+    target = hydra.utils.get_object(node["_target_"]) if isinstance(node, DictConfig) and "_target_" in node else None
+    for owner in reversed(inspect.getmro(target)) if inspect.isclass(target) else filter(callable, [target]):
+        try:
+            hints = get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)
+        except (TypeError, NameError):  # names that only a type checker knows
+            continue
+        for key, hint in hints.items():
+            numeric = all(kind in (int, float, bool, type(None)) for kind in get_args(hint) or (hint,))
+            if numeric and isinstance(node.get(key), str):
+                raise SerError(f"{where}.{key}={node[key]} was given, expected a number; correct {where}.")
 
 
-def _defaults(choices: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
-    """Every shipped key with its value, unresolved: of the page and of the chosen options."""
-    yield from _leaves(_load(CONFIG_FOLDER / f"{name}.yaml"), "")
-    for group, option in choices.items():
-        own = group not in ("experiment", "hydra") and "/" not in group
-        if own and (CONFIG_FOLDER / group / f"{option}.yaml").is_file():
-            yield from _option(group, str(option))
+def _build(where: str, target: Any, *arguments: Any, **keywords: Any) -> Any:
+    try:
+        return target(*arguments, **keywords)
+    except (TypeError, ValueError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, SerError):
+            raise cause from error
+        group = where.partition(".")[0]
+        words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        given = [word for word in words if word.lstrip("+~").startswith((f"{group}.", f"{group}=", f"{group}@"))]
+        reason = " ".join(str(cause).split()).rstrip(". ")
+        raise SerError(f"{' '.join(given) or where} was given, but {reason}; correct {where}.") from error
 
 
-def _option(group: str, option: str) -> Iterator[tuple[str, Any]]:
-    """Keys of a group's option, those of the options it builds on first."""
-    content = _load(CONFIG_FOLDER / group / f"{option}.yaml")
-    for base in content.pop("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            yield from _option(group, base)
-    yield from _leaves(content, f"{group}.")
-
-
-def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif key != "defaults":
-            yield f"{prefix}{key}", value
-
-
-def _load(file: Path) -> dict[str, Any]:
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
-
-
-def _expected(given: Any, default: Any) -> str | None:
-    """What should have been given in place of ``given``; None where it is fine."""
-    if isinstance(default, bool):
-        return None if isinstance(given, bool) else "true or false"
-    if isinstance(default, list):
-        return None if given is None or OmegaConf.is_list(given) else "a list in brackets"
-    if isinstance(default, int):
-        several = OmegaConf.is_list(given)
-        return None if several or (_is_number(given) and not isinstance(given, float)) else "a whole number"
-    return None if _is_number(given) else "a number"
-
-
-def _shown(value: Any) -> str:
-    """As it would be written on the command line."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+register_resolvers()  # at import, so that the worker processes of a launcher know them, too

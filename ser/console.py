@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import get_console
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -17,8 +18,8 @@ from ser.module import EmotionModule
 log = logging.getLogger(__name__)
 
 
-def announce(corpus: Corpus, *, default: bool) -> None:
-    """One line about the corpus, and one about how to use another when the default was taken."""
+def announce(corpus: Corpus) -> None:
+    """One line about the corpus, and one about how to use another where it is the built-in one."""
     counts = Counter(utterance.emotion for utterance in corpus.utterances)
     hours = sum(utterance.seconds for utterance in corpus.utterances) / 3600
     emotions = ", ".join(f"{counts[emotion]:,} {emotion}" for emotion in corpus.emotions)
@@ -26,15 +27,17 @@ def announce(corpus: Corpus, *, default: bool) -> None:
         "corpus %s: %s utterances, %.1f h, %d speakers, %d sessions (%s)",
         corpus.name, f"{len(corpus.utterances):,}", hours, len(corpus.speakers), len(corpus.sessions), emotions,
     )  # fmt: skip
-    if default:
+    if corpus.name == "synthetic":
         log.info("this is the built-in synthetic corpus; for IEMOCAP: data=iemocap data.root=/path/to/IEMOCAP "
                  "(or set SER_DATA=iemocap and IEMOCAP_ROOT)")  # fmt: skip
 
 
 def show_split(record: Mapping[str, Any]) -> None:
     """The split as a table: utterances, minutes, emotions and speakers of each part."""
-    title = f"{record['protocol']} protocol, fold {record['fold']} of {record['folds']}"
-    table = Table("part", "utt.", "min", *record["emotions"], "sessions", "speakers", title=title, box=SIMPLE_HEAD)
+    title = f"{escape(record['protocol'])} protocol, fold {record['fold']} of {record['folds']}"
+    table = Table(
+        "part", "utt.", "min", *map(escape, record["emotions"]), "sessions", "speakers", title=title, box=SIMPLE_HEAD
+    )
     for name, part in record["parts"].items():
         table.add_row(
             name,
@@ -42,7 +45,7 @@ def show_split(record: Mapping[str, Any]) -> None:
             f"{part['seconds'] / 60:.1f}",
             *(str(part["emotions"][emotion]) for emotion in record["emotions"]),
             " ".join(map(str, part["sessions"])),
-            " ".join(part["speakers"]),
+            escape(" ".join(part["speakers"])),
         )
     if record["left_out"]:
         table.add_row("left out", str(len(record["left_out"])))
@@ -73,7 +76,7 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 def show_scores(metrics: Mapping[str, Any]) -> None:
     """The test table in percent: UAR first, since it selects; then WA, F1 and each emotion's recall."""
     emotions = list(metrics["validation"]["recall"])
-    table = Table("%", "utt.", "UAR", "WA", "macro F1", "weighted F1", *emotions, box=SIMPLE_HEAD)
+    table = Table("%", "utt.", "UAR", "WA", "macro F1", "weighted F1", *map(escape, emotions), box=SIMPLE_HEAD)
     for part in ("validation", "test"):
         if (score := metrics.get(part)) is None:
             continue  # a search leaves the test part closed
@@ -82,7 +85,7 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
         figures = ("-" if value is None else f"{100 * value:.1f}" for value in row)
         table.add_row(part, str(score["n"]), *figures, style=style)
     variant, fold, epoch = metrics["variant"], metrics["fold"], metrics["best_epoch"]
-    table.title = f"{variant}, fold {fold}, epoch {epoch} chosen by validation UAR; under emotions: recall"
+    table.title = f"{escape(variant)}, fold {fold}, epoch {epoch} chosen by validation UAR; under emotions: recall"
     table.caption = _notes(metrics)
     get_console().print(table)
 

@@ -25,14 +25,13 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ser.config import compose_config
+from ser.config import compose_config, instantiate
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
 from ser.data.cache import FeatureCache
 from ser.data.inventory import CacheFolder
 from ser.encoders import encode
 from ser.encoders.weights import on_this_machine, remedy
-from ser.errors import SerError
-from ser.sentences import instantiate, sentence
+from ser.errors import SerError, explain
 
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -91,7 +90,7 @@ def run_checks(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            yield Finding(name, "problem", sentence(error) or f"{type(error).__name__}: {error}")
+            yield Finding(name, "problem", explain(error) or f"{type(error).__name__}: {error}")
 
 
 def show(findings: Sequence[Finding]) -> int:

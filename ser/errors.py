@@ -1,10 +1,15 @@
-"""The one exception a user is meant to read."""
+"""The exception that a user is meant to read, and what other libraries' exceptions say in one line."""
 
+import errno
 import math
+
+_DISK = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ENAMETOOLONG}
+# Libraries whose own error classes say that they were used wrongly, by the module that defines them.
+_USAGE_ERRORS = ("lightning.fabric.utilities.exceptions", "wandb.errors")
 
 
 class SerError(Exception):
-    """Bad input, told in one sentence: what was given, what was expected, what to do.
+    """Bad input in one line: what was given, what was expected, what to do.
 
     Entry points print the message without a traceback and exit with code 1. Every other exception is a defect of the
     program and keeps its traceback.
@@ -27,12 +32,73 @@ def check_number(
     Raises:
         SerError: naming the setting, the value and the range.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and low <= value <= high and not (above and value == low) and not (whole and value != int(value)):  # type: ignore[operator, call-overload]
-        return
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        within = low <= value <= high and not (above and value == low)
+        if within and (not whole or float(value).is_integer()):
+            return
     kind = "a whole number" if whole else "a number"
     if high == math.inf:
         expected = f"{kind} above {low:g}" if above else f"{kind} of at least {low:g}"
     else:
         expected = f"{kind} above {low:g} and at most {high:g}" if above else f"{kind} from {low:g} to {high:g}"
     raise SerError(f"{name}={value} was given, expected {expected}.")
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for the user, or None where the error is a defect of the program and needs its traceback."""
+    cause: BaseException | None = error
+    while cause is not None:  # Hydra and others wrap what a constructor raises
+        if isinstance(cause, SerError):
+            return str(cause)
+        cause = cause.__cause__
+    if (invalid := _explain_hydra(error)) is not None:
+        return invalid
+    if isinstance(error, OSError):
+        return _explain_disk(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the device's memory is full ({first_line(error)}); lower batches.batch_size or set batches.max_frames."
+    if type(error).__module__.startswith(_USAGE_ERRORS) or str(error).startswith("Early stopping conditioned"):
+        return f"{' '.join(str(error).split()).rstrip('. ')}; correct the trainer, callbacks or logger settings."
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error message without its full stop."""
+    return (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+
+
+def _explain_disk(error: OSError) -> str | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            "the disk is full, expected room for the run's files and for temporary ones; free space and run the same "
+            "command again, with resume=true where it had trained."
+        )
+    if error.errno in _DISK and error.filename:
+        return (
+            f"{error.filename} could not be read or written ({error.strerror}), expected a writable folder; choose "
+            "another by paths.outputs=, or correct its permissions."
+        )
+    return None
+
+
+def _explain_hydra(error: BaseException) -> str | None:
+    """What is wrong with a configuration; None where the error is not Hydra's."""
+    # Hydra is loaded wherever its errors can occur; prediction alone does not pay for it.
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = ", ".join(name for name in error.options if name != option)
+        return f"{group}={option} was given, but the group {group} has no such option; known are {options}."
+    if isinstance(error, OverrideParseException):
+        reason = first_line(Exception(error.message.partition("\n")[2] or error.message))
+        return f"{error.override!r} was given, expected key=value ({reason}); quote it, the shell may have changed it."
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    reasons: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        reasons.append(first_line(cause))
+        cause = cause.__cause__
+    return f"the configuration is not valid: {': '.join(dict.fromkeys(reasons))}; correct the overrides."

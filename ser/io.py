@@ -1,8 +1,11 @@
-"""Whole files or none: everything the package writes goes through a temporary file and a rename."""
+"""Whole files or none: writing goes through a temporary file and a rename; checkpoints are checked when read."""
 
+import io
 import json
 import os
 import re
+import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +43,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def told_writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write ``path`` into one sentence.
+    """Turn the system's refusal to write ``path`` into a SerError.
 
     Raises:
         SerError: the folder cannot be written or the disk is full.
@@ -75,3 +78,65 @@ def write_json(path: str | Path, content: Any) -> None:
 def spreadsheet_safe(text: str) -> str:
     """``text`` as a spreadsheet shows it: a leading ``= + - @`` or control character would start a formula."""
     return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``; None where the file is absent, damaged or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append ``line`` to ``path`` in one write, so that several processes may do it at once."""
+    with told_writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            os.write(handle, f"{line}\n".encode())
+        finally:
+            os.close(handle)
+
+
+class DamagedCheckpointError(Exception):
+    """What is wrong with a checkpoint, as the end of a sentence; who reads it adds the remedy."""
+
+
+def read_checkpoint_file(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint on the CPU: tensors and plain values, nothing executed.
+
+    A checkpoint is a zip archive that carries a CRC-32 of each of its records. ``torch.load`` does not look at them:
+    most flipped bits of a file would come back as other weights.
+
+    Args:
+        path: a file that ``torch.save`` wrote.
+
+    Raises:
+        DamagedCheckpointError: a record fails its checksum, or the file holds more than tensors and plain values.
+        OSError: it cannot be read.
+    """
+    import torch  # noqa: PLC0415  every command imports this module, few read checkpoints
+
+    content = path.read_bytes()  # once: what was checked is what is loaded
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise DamagedCheckpointError("its records are compressed, as torch.save never writes them")
+            damaged = archive.testzip()
+    except DamagedCheckpointError:
+        raise
+    except Exception as error:  # a damaged archive leads the reader to errors of many kinds
+        raise DamagedCheckpointError(f"it is no whole archive of records ({type(error).__name__})") from error
+    if damaged is not None:
+        raise DamagedCheckpointError(f"its record {damaged} fails its checksum")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles it doubts, which are refused below
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader raises whatever a hostile file leads it to
+        raise DamagedCheckpointError(f"it holds more than tensors and plain values ({type(error).__name__})") from error
+    if not isinstance(loaded, dict):
+        raise DamagedCheckpointError(f"it holds a {type(loaded).__name__} in place of named entries")
+    return loaded

@@ -1,10 +1,13 @@
-"""The folder of one run: what is written into it, and in which order, so that a half-finished run is never mistaken."""
+"""The folder of one run: what is written into it, in which order, and by one process at a time."""
 
-import json
+import io
 import logging
+import os
 import shutil
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +15,68 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from ser.checkpoint_file import DamagedCheckpointError, read_checkpoint_file
-from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
-from ser.data.protocols import Split, split_record
 from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import write_embeddings, write_predictions
 from ser.evaluation.scores import cross_speaker, scores
-from ser.io import remove_leftovers, write_json
+from ser.io import (
+    DamagedCheckpointError,
+    atomic_path,
+    read_checkpoint_file,
+    read_json,
+    remove_leftovers,
+    told_writing,
+    write_json,
+)
+from ser.run_identity import first_difference, read_identity
 
 log = logging.getLogger(__name__)
 
 RESULTS = (
-    "metrics.json", "history.csv", "predictions.csv", "embeddings.npy", "train_predictions.csv", "train_embeddings.npy",
-    "leakage.json", "report.html", "checkpoints", "tensorboard", "csv", "wandb", "figures", "figures.partial",
+    "run.json", "split.json", "metrics.json", "history.csv", "predictions.csv", "embeddings.npy",
+    "train_predictions.csv", "train_embeddings.npy", "leakage.json", "report.html", "train.log", "checkpoints",
+    "tensorboard", "csv", "wandb", "figures", "figures.partial",
 )  # fmt: skip
 Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
 
 
 class RunFolder:
-    """``outputs/<name>/<variant>/fold<k>/seed<s>``; ``metrics.json`` comes last and marks a finished run."""
+    """``outputs/<name>/<variant>/fold<k>/seed<s>``; ``metrics.json`` comes last and marks a finished run.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    A run that replaces a finished one works in a folder beside it, which takes its place at the very end: what is
+    finished stays whole, however many attempts fail.
+
+    Attributes:
+        path: the run's folder.
+        work: where this run writes, the same folder unless a finished run is there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = self.work = Path(path).absolute()
         self.started = time.time()
-
-    @property
-    def previous(self) -> Path:
-        """Results of an earlier finished run, until this one is finished."""
-        return self.path / "previous"
+        self._attempt, self._replaced, self._lock = (
+            self.path.with_name(f".{self.path.name}.{kind}") for kind in ("attempt", "replaced", "lock")
+        )
 
     @property
     def best_checkpoint(self) -> Path:
         """The epoch with the best validation UAR."""
-        return self.path / "checkpoints" / "best.ckpt"
+        return self.work / "checkpoints" / "best.ckpt"
 
     @property
     def last_checkpoint(self) -> Path:
         """The last complete epoch, from which an interrupted run goes on."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.work / "checkpoints" / "last.ckpt"
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """The figures of a finished run, or None."""
-        path = self.path / "metrics.json"
-        if not path.is_file():
-            return None
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return metrics
+        """The figures of a finished run; None where there are none, or the file is damaged."""
+        metrics = read_json(self.path / "metrics.json")
+        return metrics if metrics is not None and "validation" in metrics else None
 
     def read_best(self) -> dict[str, Any]:
         """The content of the best checkpoint.
@@ -77,47 +92,113 @@ class RunFolder:
                 f"delete {self.best_checkpoint.parent} and train again."
             ) from error
 
-    def write_split(
-        self, split: Split, corpus: Corpus, left_out: Mapping[str, str], transductive: bool
-    ) -> dict[str, Any]:
-        """Write ``split.json`` and return it."""
-        record = split_record(split, corpus, left_out, transductive)
-        write_json(self.path / "split.json", record)
-        return record
-
-    def prepare(self, config: dict[str, Any], *, resume: bool) -> Path | None:
-        """Put aside what an earlier run of this folder left, or find the checkpoint to go on from.
-
-        What is put aside lies in ``previous/`` until the new run is finished, so that a run that fails costs nothing.
+    def choose(self, identity: Mapping[str, Any], *, resume: bool, test: bool) -> dict[str, Any] | None:
+        """The metrics where this very run is finished already, else None; then ``work`` is where it is to be done.
 
         Args:
-            config: the plain description of the run that is about to start.
+            identity: of the run that is asked for.
+            resume: skip what is finished, and go on where an interrupted run stopped.
+            test: whether the test part is asked for, so that a run without a test result is not finished.
+
+        Raises:
+            SerError: with ``resume``, the folder holds a run of another identity.
+        """
+        if _is_first() and (self._replaced.exists() or (self._attempt / "metrics.json").exists()):
+            with self.hold():
+                self._swap()  # a process was killed when all but this was done
+        metrics = self.read_metrics()
+        if metrics is None:
+            if resume and self.last_checkpoint.is_file():
+                self._refuse_other(self.path, identity, "an interrupted run")
+                self._check_checkpoint()
+            return None
+        if not resume:
+            self.work = self._attempt
+            return None
+        if first_difference(read_identity(self.path), identity) is None:
+            return metrics if "test" in metrics or not test else None
+        self.work = self._attempt
+        if not self.last_checkpoint.is_file():
+            self._refuse_other(self.path, identity, "a finished run")
+        self._refuse_other(self._attempt, identity, "an interrupted run")
+        self._check_checkpoint()
+        return None
+
+    def start(self, record: Mapping[str, Any], split: Mapping[str, Any], *, resume: bool) -> Path | None:
+        """Write ``run.json`` and ``split.json``; return the checkpoint to go on from, or None to start anew.
+
+        Only the process that holds the folder may call it.
+
+        Args:
+            record: content of ``run.json``.
+            split: content of ``split.json``.
             resume: go on where an interrupted run stopped.
 
         Raises:
-            SerError: the checkpoint is damaged or belongs to another network or split.
+            SerError: another process has finished the run meanwhile.
         """
-        first = getattr(rank_zero_only, "rank", 0) == 0
-        if first:
-            remove_leftovers(self.path)
-        if resume and self.last_checkpoint.is_file():
-            _check_same_run(self.last_checkpoint, config)
-            return self.last_checkpoint
-        if not first:  # the first process has done it, and may have begun to write
-            return None
-        finished = (self.path / "metrics.json").is_file()
-        if finished:
-            shutil.rmtree(self.previous, ignore_errors=True)
-            self.previous.mkdir()
-        for name in RESULTS:
-            stale = self.path / name
-            if finished and stale.exists():
-                stale.rename(self.previous / name)
-            elif stale.is_dir():
-                shutil.rmtree(stale, ignore_errors=True)
-            else:
-                stale.unlink(missing_ok=True)
-        return None
+        checkpoint = self.last_checkpoint if resume and self.last_checkpoint.is_file() else None
+        if not _is_first():  # the first process has done the rest, and may have begun to write
+            return checkpoint
+        if self.work == self.path and checkpoint is None and self.read_metrics() is not None:
+            raise SerError(f"{self.path} was finished by another process meanwhile; run the same command again.")
+        with told_writing(self.work):
+            if checkpoint is None and self.work == self._attempt:
+                shutil.rmtree(self.work, ignore_errors=True)
+            self.work.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.work)
+            for name in RESULTS if checkpoint is None else ():
+                _remove(self.work / name)
+        if checkpoint is None:
+            write_json(self.work / "run.json", record)
+        write_json(self.work / "split.json", split)
+        return checkpoint
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let no other process use the folder inside the block; log into its ``train.log`` once it exists.
+
+        Raises:
+            SerError: another process holds it, or its parent cannot be written.
+        """
+        if not _is_first():
+            yield
+            return
+        lock = FileLock(self._lock)
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            self._lock.write_text(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}")
+        except Timeout:
+            holder = self._lock.read_text(encoding="utf-8").strip() or "another process"
+            raise SerError(
+                f"{self.path} is in use by {holder}; wait for it, or give this run a folder of its own by variant=."
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            lock.release()
+            raise SerError(
+                f"could not write in {self.path.parent} ({getattr(error, 'strerror', None) or error}), expected a "
+                "writable folder; choose another by paths.outputs=."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Copy all log messages into ``train.log`` inside the block."""
+        if not _is_first():
+            yield
+            return
+        handler = logging.FileHandler(self.work / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
     def collect(self, batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
         """Prediction table and pooled features of a part, rows in the split's order, from all processes."""
@@ -159,7 +240,7 @@ class RunFolder:
         return metrics | {"speakers": cross_speaker(parts["test"][0])} if tested else metrics
 
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
-        """Write tables and features, then ``metrics.json``, and return its content.
+        """Write tables and features, then ``metrics.json``, take the place of an earlier run, return the metrics.
 
         Args:
             parts: what was predicted.
@@ -170,38 +251,92 @@ class RunFolder:
             if part not in parts:
                 continue  # a search leaves the test part closed
             table, pooled = parts[part]
-            write_predictions(self.path / f"{prefix}predictions.csv", table)
-            write_embeddings(self.path / f"{prefix}embeddings.npy", pooled)
+            write_predictions(self.work / f"{prefix}predictions.csv", table)
+            write_embeddings(self.work / f"{prefix}embeddings.npy", pooled)
         if probe and "test" in parts:
             try:
-                write_leakage(self.path, facts.get("best_epoch"))
+                write_leakage(self.work, facts.get("best_epoch"))
             except SerError as error:
                 log.warning("the run goes without the speaker probe: %s", error)
         metrics = self.scores(parts, facts)
-        write_json(self.path / "metrics.json", metrics)
-        shutil.rmtree(self.previous, ignore_errors=True)
+        write_json(self.work / "metrics.json", metrics)
+        if self.work != self.path:
+            self._swap()
         return metrics
 
+    def _swap(self) -> None:
+        """Put the finished attempt in the place of the earlier run; repeatable after a kill at any point."""
+        with told_writing(self.path):
+            if (self._attempt / "metrics.json").exists():
+                if self.path.exists():
+                    shutil.rmtree(self._replaced, ignore_errors=True)
+                    self.path.rename(self._replaced)
+                self._attempt.rename(self.path)
+            elif self._replaced.exists() and not self.path.exists():
+                self._replaced.rename(self.path)
+            for kept in self._replaced.iterdir() if self._replaced.exists() else ():
+                if kept.name not in RESULTS and not (self.path / kept.name).exists():
+                    kept.rename(self.path / kept.name)  # exports and notes of the user
+            shutil.rmtree(self._replaced, ignore_errors=True)
+        self.work = self.path
 
-def _check_same_run(checkpoint: Path, config: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of something else."""
-    remedy = f"delete {checkpoint.parent} or run without resume=true to start over."
-    try:
-        stored = read_checkpoint_file(checkpoint).get("config")
-        if not isinstance(stored, dict):
-            raise DamagedCheckpointError("it lacks the description of its run")
-    except (DamagedCheckpointError, OSError) as error:
-        raise SerError(
-            f"{checkpoint} is damaged ({error}), expected the checkpoint of an earlier run; {remedy}"
-        ) from error
-    for key in (
-        "hash",
-        "emotions",
-        "encoder",
-        "network",
-        "adversary",
-    ):  # split first: others depend on it
-        if stored.get(key) != config[key]:
+    def _refuse_other(self, folder: Path, identity: Mapping[str, Any], what: str) -> None:
+        if (difference := first_difference(read_identity(folder), identity)) is not None:
             raise SerError(
-                f"{checkpoint} was trained with {key} = {stored.get(key)}, this run has {config[key]}; {remedy}"
+                f"{folder} holds {what} of other settings: {difference}; use these settings again, give this run a "
+                "folder of its own by variant=, or replace what is there by resume=false."
             )
+
+    def _check_checkpoint(self) -> None:
+        try:
+            read_checkpoint_file(self.last_checkpoint)
+        except (DamagedCheckpointError, OSError) as error:
+            raise SerError(
+                f"{self.last_checkpoint} is damaged ({error}), expected the checkpoint of an interrupted run; delete "
+                f"{self.last_checkpoint.parent} or run without resume=true to start over."
+            ) from error
+
+
+class WholeFileCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside the target and renamed, and verified when they are read.
+
+    Lightning's own writes into the system's folder for temporary files and moves the result. Where that is another
+    file system the move is a copy, and a process killed during it leaves a part of a checkpoint in place of the last
+    whole one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``.
+
+        Raises:
+            SerError: the folder cannot be written or the disk is full; what was there before is intact.
+        """
+        content = io.BytesIO()  # straight into a file, torch reports a full disk in its own terms
+        torch.save(checkpoint, content)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read it on the CPU, where the strategy takes it from; never unpickles.
+
+        Raises:
+            SerError: it is damaged.
+        """
+        try:
+            return read_checkpoint_file(Path(path))
+        except DamagedCheckpointError as error:
+            raise SerError(f"{path} is damaged: {error}; delete its folder and train again.") from error
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes that train together."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

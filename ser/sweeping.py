@@ -1,117 +1,241 @@
-"""Many runs as one: variants x folds x seeds through Hydra's launcher, then one summary."""
+"""Many runs as one: what ``sweep.py`` expands to, and the progress lines and the summary of every multirun."""
 
+import json
 import logging
+import math
+import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hydra import version
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf, open_dict
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 from rich import get_console
-from rich.logging import RichHandler
-from rich.markup import escape
 
-from ser.config import CONFIG_FOLDER, register_resolvers
-from ser.entry import FAILURE, train
-from ser.sentences import sentence
-from ser.sweep_jobs import Job, list_jobs, read_words
-from ser.sweep_summary import summarize_folders, sweep_folder
+from ser.config import CONFIG_FOLDER, compose_config, instantiate, name_parts, variant_name
+from ser.errors import SerError, explain
+from ser.io import append_line
+from ser.launching import FailedRun
+
+if TYPE_CHECKING:
+    from ser.evaluation.runs import Run
 
 log = logging.getLogger(__name__)
-
-USAGE = "usage: python sweep.py [variant=a,b] [fold=all] [seed=1,2,3] [baseline=a] [key=value as for train.py ...]"
 _LOOK = 0.5  # seconds between looks at what has ended
 
 
-def main(words: Sequence[str]) -> int:
-    """Run what is missing of a sweep and print its summary; the exit code says whether every run finished."""
-    if {"-h", "--help"} & set(words):
-        get_console().print(USAGE, markup=False)
-        get_console().print((CONFIG_FOLDER / "sweep.yaml").read_text(encoding="utf-8"), markup=False)
-        return 0
-    register_resolvers()
-    version.setbase("1.3")
+def expand(words: Sequence[str]) -> list[str]:
+    """The command line of ``train.py`` that a command line of ``sweep.py`` means.
+
+    ``variant=`` becomes the models or experiments it names, ``fold=all`` the numbers of all folds; finished runs are
+    skipped and interrupted ones resumed.
+
+    Raises:
+        SerError: a variant is neither a model nor an experiment, or the variants have different numbers of folds.
+    """
+    settings: dict[str, Any] = {"variant": None, "fold": "all", "seed": 1, "baseline": None}
+    others, shared = [], []  # others: all but the sweep's own keys; shared: of those, what holds for every run
     try:
-        return _sweep(words)
-    except Exception as error:
-        if (told := sentence(error)) is None:
-            raise
-        get_console().print(f"[bold red]error:[/] {escape(told)}", soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        get_console().print("interrupted; the same command goes on where it stopped")
-        return 130
+        parsed = OverridesParser.create().parse_overrides(list(words))
+    except HydraException as error:
+        raise SerError(str(explain(error))) from error
+    for word, override in zip(words, parsed, strict=True):
+        if override.key_or_group in settings:
+            settings[override.key_or_group] = _points(override)
+        else:
+            others.append(word)
+            shared += [] if override.is_sweep_override() else [word]
+    if settings["variant"] is None:
+        raise SerError("no variant was given, expected models or experiments; for example variant=gru,enhanced_gru.")
+    group, variants = _variants([str(name) for name in _listed(settings["variant"])])
+    folds = [str(fold) for fold in _listed(settings["fold"])]
+    if folds == ["all"]:
+        folds = _all_folds([f"{group}={variant}" for variant in variants], shared)
+    seeds = [str(seed) for seed in _listed(settings["seed"])]
+    command = ["-m", f"{group}={','.join(variants)}", *others, f"seed={','.join(seeds)}", f"fold={','.join(folds)}"]
+    baseline = next(iter(_listed(settings["baseline"])), None)
+    return [*command, "resume=true", *([f"hydra.callbacks.sweep.baseline='{baseline}'"] if baseline else [])]
 
 
-def _sweep(words: Sequence[str]) -> int:
-    settings, shared, swept = read_words(words)
-    hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONFIG_FOLDER)))
-    jobs = list_jobs(hydra, settings, shared, swept)
-    missing = [job for job in jobs if not job.finished]
-    log_to_screen()
-    log.info("%d runs, %d finished already", len(jobs), len(jobs) - len(missing))
-    if missing:
-        with progress(missing):
-            _launch(hydra, shared, missing)
-    return summarize_folders(sorted({sweep_folder(job.folder) for job in jobs}), jobs, settings["baseline"])
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _launch(hydra: Hydra, shared: list[str], jobs: Sequence[Job]) -> None:
-    """Hand the runs to Hydra's launcher, the way its own sweepers do."""
-    words = [*shared, "hydra.mode=MULTIRUN"]  # as -m does: each run then knows that it is one of several
-    cfg = hydra.compose_config("train", words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
-    with open_dict(cfg):
-        cfg.hydra.callbacks = {}  # the summary comes once, at the end
-    # The launcher would list every run's words.
-    OmegaConf.update(cfg, "hydra.hydra_logging.root.level", "WARNING", force_add=True)
-    launcher = Plugins.instance().instantiate_launcher(
-        HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg)), train, cfg
-    )
-    launcher.launch([[*shared, *job.overrides] for job in jobs], initial_job_idx=0)
+def _points(override: Override) -> list[Any]:
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else _listed(override.value())
 
 
-@contextmanager
-def progress(jobs: Sequence[Job]) -> Iterator[None]:
-    """Print a line whenever runs end, whichever launcher and machine runs them: their folders tell."""
-    for job in jobs:
-        (job.folder / FAILURE).unlink(missing_ok=True)  # an earlier attempt's
-    done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(jobs, done), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+def _variants(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The group that the variants belong to, and their options in it.
+
+    Hydra sweeps over one group; where models and experiments are mixed, each model becomes an experiment of its name
+    that chooses it.
+    """
+    kinds = {}
+    for name in names:
+        found = [group for group in ("experiment", "model") if (CONFIG_FOLDER / group / f"{name}.yaml").is_file()]
+        if not found:
+            raise SerError(
+                f"variant={name} was given, but there is no conf/model/{name}.yaml or conf/experiment/{name}.yaml; "
+                "name models or experiments."
+            )
+        kinds[name] = found[0]
+    if set(kinds.values()) <= {"model"}:
+        return "model", list(kinds)
+    from hydra.core.config_store import ConfigStore  # noqa: PLC0415  rarely needed
+
+    for name, kind in kinds.items():
+        if kind == "model":
+            node = {"defaults": [{"override /model": name}]}
+            ConfigStore.instance().store(group="experiment", name=name, node=node, package="_global_")
+    return "experiment", list(kinds)
 
 
-def _watch(jobs: Sequence[Job], done: threading.Event) -> None:
-    started, reported, over = time.monotonic(), 0, False
-    while not over:
-        over = done.wait(_LOOK)
-        failed = sum((job.folder / FAILURE).is_file() for job in jobs)
-        ended = failed + sum(job.finished for job in jobs)
-        if ended == reported:
-            continue
-        reported, seconds = ended, time.monotonic() - started
-        failures = f", {failed} of them failed" if failed else ""
-        left = "" if ended == len(jobs) else f", about {_duration(seconds / ended * (len(jobs) - ended))} left"
-        get_console().print(f"{ended} of {len(jobs)} runs ended in {_duration(seconds)}{failures}{left}", style="bold")
+def _all_folds(variants: Sequence[str], shared: Sequence[str]) -> list[str]:
+    counts = {}
+    for variant in variants:
+        cfg = compose_config([*shared, variant])
+        counts[variant] = instantiate(cfg.protocol).folds(instantiate(cfg.data))
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{variant}: {count}" for variant, count in counts.items())
+        raise SerError(f"fold=all was given, but the variants have different numbers of folds ({told}); sweep them one "
+                       "after another.")  # fmt: skip
+    return [str(fold) for fold in range(1, next(iter(counts.values())) + 1)]
+
+
+class SweepCallback(Callback):
+    """Shows one line per run of a multirun as it ends, and a summary after the last.
+
+    Runs may be in other processes or on other machines: each appends to one file in the outputs folder, and a thread
+    of the first process shows what is new in it.
+
+    Args:
+        baseline: the variant that the others are tested against; None: gru, else the first.
+    """
+
+    def __init__(self, baseline: str | None = None) -> None:
+        self.baseline = baseline
+        self.record: Path | None = None  # None outside a multirun
+        self.started = self.job_started = 0.0
+        self.total = self.shown = 0
+        self.shared: set[str] = set()  # overrides of every run
+        self.watcher: threading.Thread | None = None
+        self.ended: threading.Event | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to workers: all but the thread."""
+        return {**self.__dict__, "watcher": None, "ended": None}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Count the runs and begin to watch them."""
+        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
+        self.shared = {o.input_line or "" for o in overrides if not o.is_sweep_override()}
+        points = math.prod(sum(1 for _ in override.sweep_string_iterator()) for override in swept)
+        self.total = OmegaConf.select(config, "hydra.sweeper.n_trials") or points
+        self.record = Path(config.paths.outputs).absolute() / f".sweep.{os.getpid()}.tmp"
+        self.record.unlink(missing_ok=True)
+        self.started, self.ended = time.time(), threading.Event()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Start the clock of this run."""
+        self.job_started = time.time()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Record how this run ended."""
+        if self.record is None:
+            return
+        reason = None if job_return.status == JobStatus.COMPLETED else "see above"
+        if reason is None and isinstance(job_return.return_value, FailedRun):
+            reason = job_return.return_value.reason
+        folder = Path(config.paths.run).absolute()
+        place = f"fold {config.fold}" if config.search_folds is None else f"folds {config.search_folds}"
+        name = ",".join(part for part in name_parts(config.variant) if part not in self.shared)
+        entry = {"folder": str(folder), "run": f"{name} {place} seed {config.seed}", "error": reason,
+                 "seconds": time.time() - self.job_started, "uar": None, "tested": config.test}  # fmt: skip
+        if reason is None:
+            tested = folder / "metrics.json"
+            entry["uar"] = job_return.return_value
+            if config.test and tested.is_file():
+                entry["uar"] = json.loads(tested.read_text(encoding="utf-8"))["test"]["uar"]
+        append_line(self.record, json.dumps(entry))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the summary of each folder of runs, then the runs that failed.
+
+        Raises:
+            SystemExit: some failed.
+        """
+        if self.ended is not None and self.watcher is not None:
+            self.ended.set()
+            self.watcher.join()
+        entries = self._entries()
+        if self.record is not None:
+            self.record.unlink(missing_ok=True)
+        done = list(dict.fromkeys(Path(entry["folder"]) for entry in entries if not entry["error"] and entry["tested"]))
+        for folder in dict.fromkeys(run.parents[2] for run in done):
+            try:
+                _summarize(folder, [run for run in done if run.parents[2] == folder], self.baseline)
+            except SerError as error:  # the runs themselves are fine
+                log.error("no summary of %s: %s", folder, error)
+        failed = [entry for entry in entries if entry["error"]]
+        for entry in failed:
+            log.error("not finished: %s (%s)", entry["folder"], entry["error"])
+        if failed or len(entries) < self.total:
+            raise SystemExit(f"error: {max(len(failed), self.total - len(entries))} of {self.total} runs failed; "
+                             "the same command runs only those again.")  # fmt: skip
+
+    def _entries(self) -> list[dict[str, Any]]:
+        if self.record is None or not self.record.is_file():
+            return []
+        lines = self.record.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _watch(self) -> None:
+        over = False
+        while not over:
+            over = self.ended is None or self.ended.wait(_LOOK)
+            for entry in self._entries()[self.shown :]:
+                self.shown += 1
+                left = (time.time() - self.started) / self.shown * (self.total - self.shown)
+                result = f"failed: {entry['error']}" if entry["error"] else f"UAR {100 * entry['uar']:.1f}"
+                rest = f"; about {_duration(left)} left" if self.shown < self.total else ""
+                line = f"{self.shown} of {self.total}: {entry['run']}: {result} ({_duration(entry['seconds'])}){rest}"
+                get_console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
+
+
+def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None:
+    """Print and write the summary of the runs in ``outputs/<name>``."""
+    from ser.evaluation.report.render import show_summary, write_summary  # noqa: PLC0415  pandas loads only here
+    from ser.evaluation.runs import load_runs  # noqa: PLC0415
+    from ser.evaluation.summary import summarize  # noqa: PLC0415
+
+    loaded, left_out, _ = load_runs(runs)
+    if not loaded:
+        raise SerError(f"none of its {len(runs)} runs can be read: {left_out[0]}")
+    summary = summarize(loaded, _named(baseline, loaded), left_out)
+    show_summary(summary)
+    write_summary(summary, folder)
+    log.info("summary written to %s", folder)
+
+
+def _named(baseline: str | None, runs: Sequence["Run"]) -> str | None:
+    """The variant that a baseline given as ``ladder/global`` means; with swept settings, the first point of it."""
+    if baseline is None:
+        return None
+    name = variant_name(str(baseline), None, None)
+    return next((run.variant for run in runs if run.variant == name or run.variant.startswith(f"{name},")), name)
 
 
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def log_to_screen() -> None:
-    """The same plain messages as a run's."""
-    handler = RichHandler(show_time=False, show_path=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])

@@ -1,61 +1,128 @@
 """One experiment, one fold: the only reader of the configuration, and the run it starts."""
 
+import hashlib
+import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
 from ser.adversary import Adversary
-from ser.checkpoint_io import WholeFileCheckpointIO
-from ser.config import check_keys
+from ser.config import instantiate
 from ser.console import announce, count_parameters, show_network, show_scores, show_split
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
-from ser.data.extraction import extract
-from ser.data.protocols import refuse_shared_recordings
+from ser.data.extraction import Extraction, extract
+from ser.data.protocols import Split, refuse_shared_recordings, split_record
 from ser.encoders import Encoder
 from ser.encoders.pretrained import PretrainedEncoder
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 from ser.evaluation.figures import write_figures
 from ser.inference.checkpoint import FORMAT
 from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network
 from ser.module import EmotionModule
-from ser.run_folder import RunFolder
-from ser.sentences import instantiate
+from ser.run_folder import RunFolder, WholeFileCheckpointIO
+from ser.run_identity import describe, run_record
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig) -> float:
+@dataclass(frozen=True)
+class Data:
+    """What the configuration's data part stands for, as one fold is trained on it."""
+
+    corpus: Corpus
+    encoder: Encoder
+    extraction: Extraction
+    split: Split
+    module: EmotionDataModule
+    record: dict[str, Any]  # content of split.json
+
+
+def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Sequence[str] | None = None) -> float:
     """Carry out the experiment that ``cfg`` describes and return its validation UAR.
 
+    With ``resume``, a finished run is not repeated and an interrupted one goes on, if they are of the same identity.
+
+    Args:
+        cfg: the configuration.
+        choices: which option of each group it was composed of; None asks Hydra.
+        overrides: the command line that it was composed of; None asks Hydra.
+
     Raises:
-        SerError: bad input; nothing already computed is lost.
+        SerError: bad input; nothing already computed is lost, and no folder is left behind.
     """
-    check_keys(cfg)
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    metrics = folder.read_metrics() if cfg.resume else None
-    if metrics is not None and ("test" in metrics or not cfg.test):
+    choices = dict(HydraConfig.get().runtime.choices) if choices is None else choices
+    overrides = list(HydraConfig.get().overrides.task) if overrides is None else list(overrides)
+    cfg = cfg.copy()  # its run folder may move
+    _check_numbers(cfg)
+    lightning.seed_everything(cfg.seed, verbose=False)
+    _quieten()
+    data = load_data(cfg)
+    folder = RunFolder(cfg.paths.run)
+    identity = describe(cfg, _measured(data))
+    metrics = folder.choose(identity, resume=cfg.resume, test=cfg.test)
+    if metrics is not None:
         log.info("finished already: %s", folder.path)
-        show_scores(metrics)
+        if HydraConfig.get().mode != RunMode.MULTIRUN:  # there, a summary ends all runs
+            show_scores(metrics)
         if cfg.test and cfg.figures and not (folder.path / "figures").is_dir():  # killed while drawing
             _draw(folder.path)
         return float(metrics["validation"]["uar"])
-    lightning.seed_everything(cfg.seed, verbose=False)
-    _quieten()
+    record = run_record(cfg, identity, choices, overrides)
+    cfg.paths.run = str(folder.work)
+    show_split(data.record)
+    facts = {"corpus": data.corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
+    facts["trusted_frames"] = len(data.extraction.trusted)
+    facts |= {key: data.record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
+    module = build_module(cfg, data.module, facts, data.encoder)
+    show_network(module, choices["model"])
+    trainer = build_trainer(cfg)
+    module.configure_optimizers()  # refused here, settings leave no folder behind
+    with folder.hold():
+        checkpoint = folder.start(record, data.record, resume=cfg.resume)
+        with folder.logged():
+            for logger in trainer.loggers:
+                logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+            metrics = train(data.module, module, trainer, folder, facts, checkpoint, cfg.leakage)
+    if trainer.is_global_zero:
+        show_scores(metrics)
+        if cfg.test and cfg.figures:
+            _draw(folder.path, trainer.loggers)
+        log.info("results lie in %s", folder.path)
+    return float(metrics["validation"]["uar"])
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    """Refuse what the libraries that get these settings would not refuse in one line."""
+    check_number("trainer.max_epochs", cfg.trainer.max_epochs, 1, whole=True)
+    check_number("seed", cfg.seed, 0, 2**32 - 1)
+    if cfg.adversarial_weight is not None:
+        check_number("adversarial_weight", cfg.adversarial_weight, 0)
+    if not cfg.paths.outputs:
+        raise SerError("paths.outputs= was given, expected a folder; the default is outputs.")
+
+
+def load_data(cfg: DictConfig) -> Data:
+    """Corpus, frames and split of the configuration.
+
+    Raises:
+        SerError: bad input.
+    """
     corpus: Corpus = instantiate(cfg.data)
-    choices: dict[str, str] = HydraConfig.get().runtime.choices
-    announce(corpus, default=choices["data"] == "synthetic")
+    announce(corpus)
     encoder: Encoder = instantiate(cfg.features)
     normalization = instantiate(cfg.normalization)
     own_frames = corpus.frame_source is not None
@@ -66,7 +133,7 @@ def run(cfg: DictConfig) -> float:
     corpus = corpus.without(extraction.failures)
     split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
     refuse_shared_recordings(split, extraction.cache.recordings, cfg.allow_duplicates)
-    datamodule = EmotionDataModule(
+    module = EmotionDataModule(
         corpus,
         split,
         extraction.cache,
@@ -78,25 +145,20 @@ def run(cfg: DictConfig) -> float:
         test_each_epoch=cfg.test_each_epoch,
         **cfg.batches,
     )
-    record = folder.write_split(split, corpus, extraction.failures, datamodule.normalization.transductive)
-    show_split(record)
-    facts = {"corpus": corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
-    facts["trusted_frames"] = len(extraction.trusted)
-    facts |= {key: record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
-    module = build_module(cfg, datamodule, facts, encoder)
-    show_network(module, choices["model"])
-    trainer = build_trainer(cfg)
-    module.configure_optimizers()  # what is refused later than here costs the results of an earlier run
-    checkpoint = folder.prepare(module.config, resume=cfg.resume)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    metrics = train(datamodule, module, trainer, folder, facts, checkpoint, cfg.leakage)
-    if trainer.is_global_zero:
-        show_scores(metrics)
-        if cfg.test and cfg.figures:
-            _draw(folder.path, trainer.loggers)
-        log.info("results lie in %s", folder.path)
-    return float(metrics["validation"]["uar"])
+    record = split_record(split, corpus, extraction.failures, module.normalization.transductive)
+    return Data(corpus, encoder, extraction, split, module, record)
+
+
+def _measured(data: Data) -> dict[str, Any]:
+    """What a run's identity has beside its settings: labels, split, audio and encoder as they are."""
+    recordings = sorted((name, repr(recording)) for name, recording in data.extraction.cache.recordings.items())
+    return {
+        "labels": data.record["corpus_fingerprint"],
+        "split": data.record["hash"],
+        "audio": hashlib.sha256(json.dumps(recordings).encode()).hexdigest()[:16],
+        "unchecked": len(data.extraction.trusted),
+        "encoder": (data.corpus.frame_source or data.encoder).description(),
+    }
 
 
 def train(
@@ -168,6 +230,7 @@ def build_module(
         "network": description,
         "adversary": OmegaConf.to_container(cfg.adversarial, resolve=True),
         "encoder": described,
+        "encoder_identity": None if encoder is None else encoder.description(),
         "emotions": datamodule.emotions,
         "speakers": datamodule.speakers,
         "sample_rate": 16_000,

@@ -37,7 +37,7 @@ def configure(tmp_path, manifest, cache):
         folder = folder or tmp_path / "run"
         folder.mkdir(parents=True, exist_ok=True)
         words = ["data=manifest", f"data.manifest={manifest}", f"paths.cache={cache}", f"paths.outputs={tmp_path}"]
-        words += [*(TINY if tiny else []), *overrides, f"hydra.runtime.output_dir={folder}"]
+        words += [*(TINY if tiny else []), *overrides, f"paths.run={folder}"]
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             cfg = compose("train", overrides=words, return_hydra_config=True)

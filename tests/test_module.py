@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ser import training
 from ser.adversary import SpeakerClassifier
+from ser.config import instantiate
 from ser.data.augmentation import Augmentation
 from ser.data.datamodule import Batch
 from ser.data.extraction import extract
@@ -19,7 +20,6 @@ from ser.losses import CrossEntropy, FocalLoss, l2_norms
 from ser.models.build import build_network
 from ser.models.enhanced_gru import EnhancedGRU
 from ser.module import EmotionModule, emotion_metrics
-from ser.sentences import instantiate
 
 DIM, SPEAKERS = 6, 3
 ENHANCED = ["model=enhanced_gru", "model.hidden_size=8", "augmentation=none"]

@@ -31,19 +31,18 @@ class Links(HTMLParser):
         self.words.append(data)
 
 
-def with_hydra(run, overrides):
-    (run / ".hydra").mkdir()
-    (run / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in overrides))
-    (run / ".hydra" / "config.yaml").write_text("model:\n  hidden_size: 256\n")
+def with_record(run, overrides):
+    record = {"overrides": overrides, "config": {"model": {"hidden_size": 256}}}
+    (run / "run.json").write_text(json.dumps(record))
     return run
 
 
 @pytest.fixture(scope="module")
 def run_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    run = with_hydra(
+    run = with_record(
         write_run(folder, "gru", 1, 1, speaker_overlap=True, transductive=True),
-        ["model=gru", "fold=1", "'data.root=/my corpora/x'"],
+        ["model=gru", "fold=1", "data.root=/my corpora/x"],
     )
     table = read_predictions(run / "predictions.csv")
     wrong = table.index[table["emotion"] != table["predicted"]]
@@ -60,7 +59,7 @@ def sweep_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     for variant, skill in (("gru", 0.5), ("enhanced_gru", 0.7)):
         for fold in (1, 2):
-            with_hydra(
+            with_record(
                 write_run(folder, variant, fold, 1, skill=skill, transductive=variant == "enhanced_gru"),
                 [f"model={variant}", f"fold={fold}"],
             )
@@ -156,7 +155,7 @@ def test_one_command_stands_for_a_grid_of_runs(sweep_page, tmp_path):
     assert commands.split("\n")[0] == "python train.py -m model=enhanced_gru,gru fold=1,2"
     assert sweep_page[1].count("python train.py") == 1
     runs = [
-        with_hydra(write_run(tmp_path, variant, fold), [f"model={variant}", f"fold={fold}"])
+        with_record(write_run(tmp_path, variant, fold), [f"model={variant}", f"fold={fold}"])
         for variant, fold in (("gru", 1), ("gru", 2), ("enhanced_gru", 1))
     ]
     assert len(train_commands([load_run(run) for run in runs])) == 3  # no grid

@@ -129,31 +129,85 @@ def test_finished_run_is_not_repeated(configure, tmp_path):
     assert (tmp_path / "run" / "metrics.json").stat().st_mtime_ns == before
 
 
-def test_checkpoint_of_another_network_or_file_is_refused(configure, tmp_path):
+def test_a_damaged_checkpoint_is_refused(configure, tmp_path):
     folder = tmp_path / "run"
     training.run(configure(folder=folder))
     (folder / "metrics.json").unlink()
-    with pytest.raises(SerError, match="was trained with network"):
-        training.run(configure("resume=true", "model.hidden_size=16", folder=folder))
-    with pytest.raises(SerError, match="was trained with hash"):
-        training.run(configure("resume=true", "fold=2", folder=folder))
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(SerError, match="is damaged"):
         training.run(configure("resume=true", folder=folder))
 
 
-def test_run_that_fails_keeps_the_results_it_was_to_replace(configure, tmp_path, kill_at, monkeypatch):
+def everything(folder):
+    """All files of a run with their content."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_survives_failed_attempts_whole(configure, tmp_path, kill_at, monkeypatch):
     folder = tmp_path / "run"
     training.run(configure(folder=folder))
-    before = (folder / "metrics.json").read_bytes()
-    kill_at(0)
+    (folder / "notes.txt").write_text("mine")
+    before = everything(folder)
+    for words in (["seed=2"], ["seed=3"], ["data.manifest=/nowhere.csv"], ["model.hidden_size=0"]):
+        kill_at(0)
+        with pytest.raises((KilledError, SerError)):
+            training.run(configure(*words, folder=folder))
+        monkeypatch.undo()
+        assert everything(folder) == before
+    kill_at(1)
     with pytest.raises(KilledError):
-        training.run(configure(folder=folder))
-    assert not (folder / "metrics.json").exists()
-    assert (folder / "previous" / "metrics.json").read_bytes() == before
+        training.run(configure("seed=4", "trainer.max_epochs=3", folder=folder))
     monkeypatch.undo()
+    training.run(configure("seed=4", "trainer.max_epochs=3", "resume=true", folder=folder))  # the attempt goes on
+    assert figures(folder)["seed"] == 4
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not list(tmp_path.glob(".run.attempt*")) and not list(tmp_path.glob(".run.replaced*"))
+    training.run(configure("seed=4", "trainer.max_epochs=3", folder=tmp_path / "whole"))
+    same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize("at", ["rename", "rename2", "rmtree"])
+def test_a_kill_while_the_new_run_takes_its_place(configure, tmp_path, monkeypatch, at):
+    folder = tmp_path / "run"
+    training.run(configure(folder=folder))
+    rename, calls = Path.rename, []
+
+    def dying(path, target):
+        calls.append(path)
+        if len(calls) == {"rename": 1, "rename2": 2, "rmtree": 9}[at]:
+            raise KilledError
+        return rename(path, target)
+
+    def no_rmtree(*arguments, **keywords):
+        if at == "rmtree" and "replaced" in str(arguments[0]) and not (tmp_path / ".run.attempt").exists():
+            raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Path, "rename", dying)
+        patch.setattr("ser.run_folder.shutil.rmtree", no_rmtree)
+        training.run(configure("seed=2", folder=folder))
+    training.run(configure("seed=2", "resume=true", folder=folder))
+    assert figures(folder)["seed"] == 2
+    assert not list(tmp_path.glob(".run.attempt*")) and not list(tmp_path.glob(".run.replaced*"))
+
+
+def test_a_truncated_metrics_file_is_an_unfinished_run(configure, tmp_path):
+    folder = tmp_path / "run"
+    training.run(configure(folder=folder))
+    before = figures(folder)
+    (folder / "metrics.json").write_text('{"validation": ')
     training.run(configure("resume=true", folder=folder))
-    assert not (folder / "previous").exists()
+    assert figures(folder) == before
+
+
+def test_one_process_holds_a_run_folder(configure, tmp_path):
+    holder = training.RunFolder(tmp_path / "run")
+    with holder.hold():
+        with pytest.raises(SerError, match=rf"is in use by process {os.getpid()} on .* since"):
+            training.run(configure(folder=tmp_path / "run"))
+        assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+    training.run(configure(folder=tmp_path / "run"))
+    assert (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
@@ -166,7 +220,7 @@ def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
         f"data.manifest={manifest}",
     ]
     folder = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"]
+    command = [sys.executable, str(ROOT / "train.py"), *words, f"paths.run={folder}"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

@@ -7,16 +7,13 @@ import sys
 import pytest
 import yaml
 from fake_corpora import write_manifest
-from hydra import version
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
-from ser.config import CONFIG_FOLDER, register_resolvers
+from ser.config import CONFIG_FOLDER, compose_config, folder_name, variant_name
 from ser.errors import SerError
 from ser.evaluation.report.tables import short_names
-from ser.sweep_jobs import list_jobs, read_words, variant_word
+from ser.sweeping import expand
 
 SETTINGS = [word for word in TINY if not word.startswith("model=")]
 LADDER = ["nothing", "global", "speaker", "speaker_norm", "reversal", "both"]
@@ -56,15 +53,6 @@ def sweep(command, tmp_path_factory):
     return root, root / "manifest-logmel", shown
 
 
-@pytest.fixture
-def hydra():
-    GlobalHydra.instance().clear()
-    register_resolvers()
-    version.setbase("1.3")
-    yield Hydra.create_main_hydra2("train", create_config_search_path(str(CONFIG_FOLDER)))
-    GlobalHydra.instance().clear()
-
-
 def tables(shown):
     """What the summary says, from its first table on."""
     return shown[shown.index("Mean over runs") : shown.index("folds, so not all of the corpus")]
@@ -76,37 +64,62 @@ def times(folder):
 
 @pytest.mark.parametrize("word", ["variant=gru,enhanced_gru", "variant=[gru,enhanced_gru]"])
 def test_two_spellings_of_a_list(word):
-    settings, shared, swept = read_words([word, "fold=[1,2]", "seed=1,2", "trainer.max_epochs=3"])
-    assert (settings["variant"], settings["fold"], settings["seed"]) == (["gru", "enhanced_gru"], [1, 2], [1, 2])
-    assert (shared, swept) == (["trainer.max_epochs=3"], [])
+    expected = ["-m", "model=gru,enhanced_gru", "trainer.max_epochs=3", "seed=1,2", "fold=1,2", "resume=true"]
+    assert expand([word, "fold=[1,2]", "seed=1,2", "trainer.max_epochs=3"]) == expected
 
 
-def test_other_keys_are_swept_and_single_values_hold_for_all():
-    settings, shared, swept = read_words(["fold=all", "baseline=gru", "adversarial_weight=0,0.05", "data=ravdess"])
-    assert (settings["fold"], settings["baseline"], settings["seed"]) == (["all"], "gru", [1])
-    assert swept == [["adversarial_weight=0", "adversarial_weight=0.05"]]
-    assert shared == ["data=ravdess"]
+def test_all_folds_are_those_of_the_protocol_and_other_words_stay():
+    words = expand(["variant=gru", "adversarial_weight=0,0.05", "data=synthetic_features", "baseline=gru"])
+    assert words[:5] == ["-m", "model=gru", "adversarial_weight=0,0.05", "data=synthetic_features", "seed=1"]
+    assert words[5:] == ["fold=1,2,3,4,5", "resume=true", "hydra.callbacks.sweep.baseline='gru'"]
 
 
-def test_every_combination_has_its_own_folder(hydra):
-    words = ["variant=gru,enhanced_gru", "fold=1,2", "seed=1,2", "trainer.max_epochs=3,4"]
-    jobs = list_jobs(hydra, *read_words(words))
-    assert len(jobs) == len({job.folder for job in jobs}) == 16
-    assert {job.folder.parents[1].name for job in jobs} == {
-        f"{name},trainer.max_epochs={epochs}" for name in ("gru", "enhanced_gru") for epochs in (3, 4)
-    }
-    assert all("resume=true" in job.overrides for job in jobs)
+def test_models_and_experiments_mix(corpus):
+    assert expand(["variant=gru,recommended", "fold=1"])[1] == "experiment=gru,recommended"
+    assert compose_config(["experiment=gru"]).variant == "gru"
 
 
-def test_the_speaker_ladder_composes(hydra):
-    words = ["variant=" + ",".join(f"ladder/{rung}" for rung in LADDER), "fold=1", "data=ravdess"]
-    jobs = list_jobs(hydra, *read_words(words))
-    assert [job.folder.parents[1].name for job in jobs] == [f"ladder-{rung}" for rung in LADDER]
+def test_the_speaker_ladder_composes():
+    assert expand(["variant=" + ",".join(f"ladder/{rung}" for rung in LADDER), "fold=1"])[1].count("ladder/") == 6
+    names = [compose_config([f"experiment=ladder/{rung}"]).variant for rung in LADDER]
+    assert names == [f"ladder-{rung}" for rung in LADDER]
 
 
-def test_an_unknown_variant_is_one_sentence():
-    with pytest.raises(SerError, match="name models or experiments"):
-        variant_word("grue")
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(["variant=grue"], "name models or experiments"), (["fold=1"], "no variant was given"), (["fold"], "key=value"),
+     (["variant=gru,recommended", "fold=all", "data=manifest"], "no manifest was given")],
+)  # fmt: skip
+def test_a_sweep_that_cannot_be_is_one_line(words, part):
+    with pytest.raises(SerError, match=part) as error:
+        expand(words)
+    assert "\n" not in str(error.value)
+
+
+def test_folder_names_tell_experiments_manifests_and_overrides_apart():
+    words = [["experiment=recommended"], ["experiment=recommended", "model=gru"], ["model=gru"], ["l2_reg=1e-5"]]
+    variants = [compose_config(given).variant for given in words]
+    assert variants == ["recommended", "recommended,model=gru", "gru", "enhanced_gru,l2_reg=1e-5"]
+    for name in ("a", "b"):
+        assert compose_config(["data=manifest", f"data.manifest=/x/{name}.csv"]).name == f"{name}-logmel"
+
+
+def test_a_long_name_is_cut_to_a_hash_of_all_of_it():
+    one, other = (compose_config([f"variant={'x' * 299}{end}"]).paths.run for end in "yz")
+    assert one != other
+    assert all(len(part) < 130 for part in one.split("/"))
+    long = variant_name("gru", None, ",".join(f"model.setting{number}=12345" for number in range(12)))
+    assert folder_name(long).startswith("gru,model.setting0=12345")
+    assert folder_name("..") == "-" and folder_name("a/b\n") == "a-b-"
+
+
+def test_usage_is_shown_without_arguments(command, tmp_path):
+    for words in ([], ["-h"], ["--help"]):
+        done = subprocess.run([sys.executable, str(CONFIG_FOLDER.parent / "sweep.py"), *words], capture_output=True,
+                              text=True, check=False, cwd=tmp_path)  # fmt: skip
+        assert done.returncode == 0
+        assert done.stdout.startswith("usage: python sweep.py variant=")
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_on_screen_lose_what_all_share():
@@ -120,9 +133,12 @@ def test_a_sweep_leaves_runs_and_one_summary(sweep):
     _, folder, shown = sweep
     assert len(list(folder.glob("*/fold*/seed1/metrics.json"))) == 4
     content = json.loads((folder / "summary.json").read_text())
-    assert [row["variant"] for row in content["variants"]] == ["gru", "enhanced_gru"]
+    assert [row["variant"].split(",")[0] for row in content["variants"]] == ["gru", "enhanced_gru"]
     assert all((folder / f"summary.{kind}").is_file() for kind in ("csv", "md"))
-    assert "4 of 4 runs ended" in shown
+    for number, run in enumerate(["gru fold 1", "gru fold 2", "enhanced_gru fold 1", "enhanced_gru fold 2"], 1):
+        assert re.search(rf"{number} of 4: {run} seed 1: UAR \d+\.\d \(\d+ s\)", shown)
+    assert re.search("about .* left", shown)
+    assert not list(folder.parent.glob(".sweep.*"))
 
 
 def test_the_second_call_only_prints(sweep, command):
@@ -131,28 +147,42 @@ def test_the_second_call_only_prints(sweep, command):
     code, shown = command("sweep.py", "variant=gru,enhanced_gru", "fold=[1,2]", root=root)
     assert code == 0
     assert tables(shown) == tables(first)
-    assert "4 finished already" in shown
+    assert shown.count("finished already") == 4
     assert times(folder) == before
 
 
 def test_finished_runs_of_other_settings_are_not_passed_off(sweep, command):
-    root, _, _ = sweep
-    code, shown = command("sweep.py", "variant=gru", "fold=1", "trainer.max_epochs=2", root=root)
+    root, folder, _ = sweep
+    found = next(folder.glob("gru,*"))
+    found.rename(folder / "mine")
+    words = ["variant=gru", "fold=1", "paths.run=${paths.outputs}/manifest-logmel/mine/fold${fold}/seed${seed}"]
+    try:
+        code, shown = command("sweep.py", *words, "trainer.max_epochs=2", root=root)
+    finally:
+        (folder / "mine").rename(found)
     assert code == 1
-    assert "trained with trainer.max_epochs=1 and this sweep has trainer.max_epochs=2" in shown
+    assert "mine/fold1/seed1 holds a finished run of other settings: trainer.max_epochs = 1, now 2" in shown
 
 
 def test_an_interrupted_run_is_resumed(sweep, command):
     root, folder, _ = sweep
-    run = folder / "gru" / "fold2" / "seed1"
+    run = next(folder.glob("gru,*/fold2/seed1"))
     before = (run / "predictions.csv").read_bytes()
     for name in ("metrics.json", "predictions.csv"):
         (run / name).unlink()
     code, shown = command("sweep.py", "variant=gru,enhanced_gru", "fold=[1,2]", root=root)
     assert code == 0
     assert f"going on from {run}" in " ".join(shown.split())
-    assert "3 finished already" in shown
+    assert shown.count("finished already") == 3
     assert (run / "predictions.csv").read_bytes() == before
+
+
+def test_a_point_given_twice_runs_once(sweep, command):
+    root, _, _ = sweep
+    code, shown = command("sweep.py", "variant=gru", "fold=1,1,2", "seed=1,1", root=root)
+    assert code == 0, shown
+    assert "fold=1,1,2 names a point twice; it runs once: fold=1,2" in shown
+    assert "2 of 2: gru fold 2 seed 1" in shown
 
 
 @pytest.mark.parametrize(
@@ -164,19 +194,21 @@ def test_other_launchers_give_the_same_predictions(sweep, command, tmp_path, wor
     code, shown = command("sweep.py", "variant=gru", *words, root=tmp_path)
     assert code == 0, shown
     for fold in (1, 2) if words[-1] == "fold=[1,2]" else (1,):
-        part = f"gru/fold{fold}/seed1/predictions.csv"
-        assert (tmp_path / "manifest-logmel" / part).read_bytes() == (folder / part).read_bytes()
+        part = f"gru,*/fold{fold}/seed1/predictions.csv"
+        one, other = (next(place.glob(part)) for place in (tmp_path / "manifest-logmel", folder))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_failed_run_does_not_stop_the_others(command, tmp_path):
     code, shown = command("sweep.py", "variant=enhanced_gru", "model.heads=3,2", "fold=1", root=tmp_path)
     assert code == 1
     folder = tmp_path / "manifest-logmel"
-    assert not (folder / "enhanced_gru,model.heads=3/fold1/seed1/metrics.json").exists()
-    assert (folder / "enhanced_gru,model.heads=2/fold1/seed1/metrics.json").is_file()
+    (finished,) = folder.rglob("metrics.json")
+    assert "model.heads=2" in str(finished)
+    assert not list(folder.glob("*model.heads=3*"))  # a refused run leaves no folder
     last = " ".join(shown[shown.rindex("not finished") :].split())
-    assert "model.heads=3/fold1/seed1 (" in last
-    assert "heads" in last.partition("(")[2]
+    assert "model.heads=3" in last and "fold1/seed1 (3 attention heads" in last
+    assert re.search("1 of 2: .*model.heads=3 fold 1 seed 1: failed: ", shown)
     assert "Traceback" not in shown
     assert (folder / "summary.md").is_file()
 
@@ -213,8 +245,8 @@ def test_a_search_takes_the_mean_of_validation_and_never_sees_the_test_part(comm
     assert best["best_value"] == pytest.approx(max(sum(found) / 2 for found in trials.values()))
 
 
-def test_the_cluster_launcher_composes(hydra):
-    from hydra.types import RunMode
-
-    cfg = hydra.compose_config("train", ["hydra/launcher=submitit_slurm"], run_mode=RunMode.MULTIRUN)
-    assert cfg.hydra.launcher._target_.endswith("SlurmLauncher")
+def test_the_cluster_launcher_composes():
+    try:
+        compose_config(["hydra/launcher=submitit_slurm"])
+    finally:
+        GlobalHydra.instance().clear()

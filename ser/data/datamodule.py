@@ -1,5 +1,6 @@
 """Cached frames as padded batches for Lightning."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -123,10 +124,10 @@ class EmotionDataModule(lightning.LightningDataModule):
         test: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or (max_seconds is not None and max_seconds <= 0):
+        if batch_size < 1 or workers < 0 or not (max_seconds is None or 0 < max_seconds < math.inf):
             raise SerError(
-                f"batch_size={batch_size}, max_seconds={max_seconds} were given, but a batch needs at least one "
-                "utterance of more than zero seconds; give positive numbers."
+                f"batch_size={batch_size}, max_seconds={max_seconds}, workers={workers} were given, but a batch needs "
+                "at least one utterance of more than zero seconds; correct batches."
             )
         if average < 1:
             raise SerError(

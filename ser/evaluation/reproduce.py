@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra.conf import HydraConf
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import setup_globals
-from omegaconf import OmegaConf
 from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ser.config import CONFIG_FOLDER, check_targets, register_resolvers
 from ser.errors import SerError
 from ser.evaluation.predictions import probabilities, read_embeddings
 from ser.evaluation.runs import Run, load_run
+from ser.io import read_json
+from ser.run_identity import stored_config
 
 log = logging.getLogger(__name__)
 
@@ -57,37 +54,19 @@ def reproduce(path: str, wanted: Path | None = None, tolerance: float = 1e-4) ->
 
 
 def repeat(original: Path, folder: Path) -> None:
-    """Carry out the run of ``original`` in ``folder``, with the configuration that Hydra kept.
+    """Carry out the run of ``original`` in ``folder``, with the configuration that its run.json keeps.
 
     Raises:
         SerError: the configuration is not there or would call what this checkout's conf/ does not, or the run fails.
     """
-    files = [original / ".hydra" / f"{name}.yaml" for name in ("config", "hydra")]
-    for file in files:
-        if not file.is_file():
-            raise SerError(f"{file} is missing, so the run's settings are unknown; run it with train.py to keep them.")
     from ser.training import run as carry_out  # noqa: PLC0415  torch loads only when something runs
 
-    register_resolvers()
-    setup_globals()
-    cfg: Any
-    cfg, kept = (OmegaConf.load(file) for file in files)
-    if not OmegaConf.is_dict(cfg) or "hydra" not in kept:
-        raise SerError(f"{files[0].parent} does not hold a configuration; the files are damaged.")
-    page: Any = OmegaConf.load(CONFIG_FOLDER / "train.yaml")
-    page.pop("defaults")
-    check_targets(cfg, files[0])
-    cfg = OmegaConf.merge(page, cfg)  # settings that are newer than the run get their defaults
-    kept.hydra.runtime.output_dir = str(folder)
-    typed = OmegaConf.structured(HydraConf)
-    OmegaConf.set_struct(typed, False)  # Hydra itself adds keys such as env
-    whole = cfg.copy()
-    whole.hydra = OmegaConf.merge(typed, kept.hydra)
-    HydraConfig.instance().set_config(whole)
-    cfg.resume = False
-    started_in = Path(kept.hydra.runtime.cwd)  # relative paths in the configuration start there
-    with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
-        carry_out(cfg)
+    cfg, choices, overrides = stored_config(original, folder)
+    started_in = Path(str((read_json(original / "run.json") or {}).get("folder")))
+    with (
+        contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext()
+    ):  # relative paths start there
+        carry_out(cfg, choices, overrides)
 
 
 Row = tuple[str, str, str, bool, str]  # figure, original, again, agrees, how

@@ -166,8 +166,8 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
         return _table_as_runs(path, path.stem), []
     if not path.is_dir():
         raise SerError(f"there is no folder {path}; give a run folder or the folder of a sweep.")
-    # previous/ holds the results of an earlier run while a new one is under way.
-    folders = [file.parent for file in path.rglob("metrics.json") if file.parent.name != "previous"]
+    # A name with a dot: a run that is about to take the place of an earlier one.
+    folders = [file.parent for file in path.rglob("metrics.json") if not file.parent.name.startswith(".")]
     tables = [file for file in path.rglob("*.csv") if _is_foreign_table(file, path)]
     if not folders and not tables:
         raise SerError(

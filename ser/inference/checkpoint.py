@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ser.checkpoint_file import DamagedCheckpointError, read_checkpoint_file
 from ser.data.audio import SAMPLE_RATE
 from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
+from ser.io import DamagedCheckpointError, read_checkpoint_file
 
 FORMAT = 2
 _SOURCES = {"none": "none", "global": "global", "speaker": "training"}  # kind in training -> name in a Prediction

@@ -8,9 +8,9 @@ import torch
 from checkpoints import save_checkpoint
 from children import TINY, command
 
-from ser.checkpoint_file import DamagedCheckpointError, read_checkpoint_file
 from ser.errors import SerError
 from ser.inference.recognizer import Recognizer
+from ser.io import DamagedCheckpointError, read_checkpoint_file
 from ser.run_folder import RunFolder
 
 
@@ -73,7 +73,7 @@ def test_recognizer_names_the_damaged_file(tmp_path):
 @pytest.mark.faults
 def test_training_neither_resumes_from_nor_tests_a_damaged_checkpoint(corpus, cache, tmp_path):
     run = tmp_path / "run"
-    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"hydra.run.dir={run}", "leakage=false"]
+    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.run={run}", "leakage=false"]
     assert command(run, *words).code == 0
     (run / "metrics.json").unlink()  # interrupted before its end
     before = (run / "predictions.csv").read_bytes()

@@ -57,7 +57,7 @@ def test_extraction_killed(corpus, tmp_path):
 )
 def test_training_killed(corpus, cache, tmp_path, among, count, more):
     place = tmp_path / "whole"
-    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"hydra.run.dir={place}", *more]
+    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.run={place}", *more]
     ended = command(place, *words)
     assert ended.code == 0, ended.shown
     kills = moments(ended.changes, among, count, seed=2)
@@ -78,7 +78,7 @@ def test_sweep_killed(corpus, cache, tmp_path):
 @pytest.mark.faults
 def test_report_killed(corpus, cache, tmp_path):
     place = tmp_path / "runs" / "run"
-    ended = command(place, "train.py", *corpus, *TINY, f"paths.cache={cache}", f"hydra.run.dir={place}")
+    ended = command(place, "train.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.run={place}")
     assert ended.code == 0, ended.shown
     words = ["ser", "report", str(place)]
     ended = command(place, *words)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from ser.checkpoint_file import read_checkpoint_file
 from ser.data.cache import FeatureCache
+from ser.io import read_checkpoint_file
 
 TIMES = ["seconds", "peak_memory_mb"]  # of history.csv
 

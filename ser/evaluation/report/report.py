@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from ser.evaluation.bootstrap import FEWEST_UNITS
 from ser.evaluation.figures import caption_of, figures_of_run, figures_of_sweep
@@ -20,7 +19,7 @@ from ser.evaluation.runs import WARNINGS, Run, pooled, scan_runs, warnings_of
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.summary import Summary, summarize, test_choice
-from ser.io import write_text
+from ser.io import read_json, write_text
 
 
 def write_report(folder: str | Path, output: str | Path | None = None, baseline: str | None = None) -> Path:
@@ -180,13 +179,13 @@ def _figure_section(figures: Mapping[str, Figure]) -> Section:
 
 def _reproduction(runs: Sequence[Run], folder: Path) -> Section:
     commands = train_commands(runs)
-    known = "\n".join(commands) or "# the folder has no .hydra/overrides.yaml, so the command is unknown"
+    known = "\n".join(commands) or "# the folder has no run.json, so the command is unknown"
     report = shlex.join(["ser", "report", str(folder)])
     blocks = [Listing("Commands", f"{known}\n{report}", folded=len(commands) > 12)]
-    configuration = runs[0].folder / ".hydra" / "config.yaml"
-    if runs[0].metrics and configuration.is_file():
+    if runs[0].metrics and (record := read_json(runs[0].folder / "run.json")) is not None:
         title = "Configuration" if len(runs) == 1 else "Configuration of the first run"
-        blocks.append(Listing(title, configuration.read_text(encoding="utf-8"), folded=True))
+        settings = json.dumps(record.get("config"), indent=2, ensure_ascii=False)
+        blocks.append(Listing(title, settings, folded=True))
     return Section("Reproduce", [*blocks, parts.packages_table(runs[0].metrics)])
 
 
@@ -194,10 +193,10 @@ def train_commands(runs: Sequence[Run]) -> list[str]:
     """The command that makes these runs: one for a run or a full grid of settings, else one per run."""
     settings: list[dict[str, str]] = []
     for run in runs:
-        path = run.folder / ".hydra" / "overrides.yaml"
-        if not run.metrics or not path.is_file():
+        record = read_json(run.folder / "run.json")
+        if not run.metrics or record is None or not isinstance(record.get("overrides"), list):
             return []
-        overrides = [str(override) for override in OmegaConf.load(path)]
+        overrides = [str(override) for override in record["overrides"]]
         settings.append({key: value for key, _, value in (override.partition("=") for override in overrides)})
     values = {key: list(dict.fromkeys(one.get(key) for one in settings)) for one in settings for key in one}
     size = 1

@@ -1,0 +1,114 @@
+"""What ``train.py`` and ``sweep.py`` start: the check of the command line, one job, and the objective of a search."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich import get_console
+from rich.markup import escape
+
+from ser.config import check_overrides, compose_config
+from ser.errors import SerError, explain
+
+log = logging.getLogger(__name__)
+INTERRUPTED = 130  # exit code, as shells count Ctrl-C
+_SEVERAL = ("-m", "--multirun")
+
+
+class FailedRun(float):
+    """NaN, which a failed run of several returns in place of its validation UAR, with the reason."""
+
+    reason = ""
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """Call a ``hydra.main`` function after a check of ``sys.argv``, so that no bad input ends in a traceback.
+
+    Raises:
+        SystemExit: bad input, which Python prints, with exit code 1; or Ctrl-C, with exit code 130.
+    """
+    try:
+        sys.argv[1:] = check_arguments(sys.argv[1:])
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        if (reason := explain(error)) is None:
+            raise
+        raise SystemExit(f"error: {reason}") from None
+
+
+def check_arguments(arguments: list[str]) -> list[str]:
+    """The command line with repeated points of a sweep dropped; other options than ``-m`` are left to Hydra.
+
+    Raises:
+        SerError: it would not compose.
+    """
+    options = [word for word in arguments if word.startswith("-")]
+    if not set(options) <= set(_SEVERAL):
+        return arguments
+    overrides = [word for word in arguments if word not in options]
+    if not options:
+        compose_config(overrides)
+        return arguments
+    checked = check_overrides(overrides, several=True)
+    for given, kept in zip(overrides, checked, strict=True):
+        if given != kept:
+            get_console().print(f"{escape(given)} names a point twice; it runs once: {escape(kept)}", highlight=False)
+    return [*options, *checked]
+
+
+def run_job(cfg: DictConfig) -> float:
+    """Run one experiment; return its validation UAR, a FailedRun where one of several failed.
+
+    Raises:
+        SystemExit: bad input to a single run.
+        SerError: a trial of a search failed; its sweeper leaves it out.
+    """
+    several = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        from ser.training import run  # noqa: PLC0415  torch loads only when something runs, so --help is quick
+
+        return run(cfg) if cfg.search_folds is None else mean_over_folds(cfg, run)
+    except Exception as error:
+        reason = explain(error)
+        if not several:
+            if reason is None:
+                raise
+            raise SystemExit(f"error: {reason}") from None
+        log.error("failed: %s", reason or repr(error), exc_info=reason is None)
+        if HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic":
+            raise SerError(reason or repr(error)) from None
+        failed = FailedRun("nan")
+        failed.reason = reason or repr(error)
+        return failed
+
+
+def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float:
+    """Train the folds ``cfg.search_folds`` one after the other and return their mean validation UAR.
+
+    Args:
+        cfg: a run's configuration; its run folder gets a folder ``fold<k>/seed<s>`` per fold.
+        run: carries out one fold.
+
+    Raises:
+        SerError: there are no folds, or the test part is open: a search that has seen it tells nothing.
+    """
+    if not cfg.search_folds:
+        raise SerError(f"search_folds={cfg.search_folds} was given, expected numbers; for example search_folds=[1,2].")
+    if cfg.test:
+        raise SerError("search_folds was set with test=true, but a search must not see the test part; give test=false.")
+    found = []
+    for fold in cfg.search_folds:
+        one = cfg.copy()
+        one.fold, one.search_folds = fold, None
+        one.paths.run = str(Path(cfg.paths.run) / f"fold{fold}" / f"seed{cfg.seed}")
+        found.append(run(one))
+    mean = sum(found) / len(found)
+    log.info("validation UAR %.4f, mean over the folds %s", mean, ", ".join(map(str, cfg.search_folds)))
+    return mean

@@ -1,0 +1,207 @@
+"""What a run was made of: the identity that decides whether its files may be reused, and the configuration it kept."""
+
+import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ser.config import CONFIG_FOLDER
+from ser.errors import SerError
+from ser.io import read_json
+
+FORMAT = 2  # of run.json and of the files beside it
+IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
+    "paths.*": "where files lie; their content is compared",
+    "data.root": "where the corpus lies; labels and audio are compared",
+    "data.manifest": "where the table lies; labels and audio are compared",
+    "features.checkpoint": "where the encoder lies; its weights are compared",
+    "experiment": "the settings it stands for are compared",
+    "name": "names the folder",
+    "variant": "names the folder",
+    "logger*": "loggers only watch",
+    "callbacks.progress_bar*": "only shown on screen",
+    "callbacks.*.dirpath": "the run folder",
+    "callbacks.*.folder": "the run folder",
+    "test_each_epoch": "recorded, never used",
+    "allow_duplicates": "refuses or not; labels and audio are compared",
+    "figures": "drawn from the finished tables",
+    "leakage": "computed from the finished tables",
+    "test": "whether the test part is opened after training, once",
+    "search_folds": "each fold is a run of its own",
+    "resume": "a resumed run ends like an uninterrupted one",
+    "extraction.device": "where the encoder computes",
+    "extraction.workers": "how fast audio is decoded",
+    "extraction.batch_seconds": "batch mates do not change an utterance's frames",
+    "extraction.trust_cache": "refuses or not; the number of unchecked utterances is compared",
+    "batches.workers": "how fast batches are read",
+    "trainer.accelerator": "where the network computes",
+    "trainer.devices": "which devices; their number is compared as processes",
+    "trainer.num_nodes": "compared as processes",
+    "trainer.log_every_n_steps": "loggers only watch",
+    "trainer.num_sanity_val_steps": "computed before training, kept nowhere",
+    "trainer.enable_*": "only shown on screen",
+}
+_VERSIONS = ("ser", "torch", "torchaudio", "lightning", "transformers", "numpy", "scikit-learn")
+
+
+def describe(cfg: DictConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a run: every setting that may change its result, and ``facts`` measured from its input.
+
+    Args:
+        cfg: the configuration.
+        facts: split, labels, audio, encoder ...; nested dictionaries are flattened.
+    """
+    settings = {key: value for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True)) if not irrelevant(key)}
+    devices = cfg.trainer.get("devices", 1)
+    processes = f"{len(devices) if OmegaConf.is_list(devices) else devices} x {cfg.trainer.get('num_nodes', 1)}"
+    content = {"format": FORMAT, **settings, "processes": processes, **dict(_leaves(dict(facts)))}
+    plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return plain
+
+
+def irrelevant(key: str) -> bool:
+    """Whether a setting, given by its dotted key, is declared not to change a result."""
+    return any(fnmatch(key, pattern) for pattern in IRRELEVANT)
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> str | None:
+    """``batches.batch_size = 32, now 16``: the first entry in which two identities differ; None where they agree.
+
+    Args:
+        old: of what is there.
+        new: of what is asked for.
+        ignored: entries that may differ, for example fold and seed among the runs of one variant.
+    """
+    for key in dict.fromkeys([*new, *old]):
+        if key not in ignored and (key not in old or key not in new or old[key] != new[key]):
+            before, now = (_shown(entry.get(key)) if key in entry else "absent" for entry in (old, new))
+            return f"{key} = {before}, now {now}"
+    return None
+
+
+def run_record(cfg: DictConfig, identity: Mapping[str, Any], choices: Mapping[str, Any], overrides: list[str]) -> Any:
+    """The content of ``run.json``: identity, and what it takes to carry the run out again."""
+    return {
+        "format": FORMAT,
+        "identity": dict(identity),
+        "overrides": overrides,
+        "choices": dict(choices),
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "folder": str(Path.cwd()),
+        "versions": {name: version for name in _VERSIONS if (version := _version(name))},
+    }
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """The identity in a run folder's ``run.json``.
+
+    Raises:
+        SerError: it is absent, damaged, or of another format.
+    """
+    record = read_json(folder / "run.json")
+    if record is None or record.get("format") != FORMAT or not isinstance(record.get("identity"), dict):
+        raise SerError(
+            f"{folder} has no readable run.json of format {FORMAT}, so what the run was made of is unknown; run it "
+            "again without resume=true, or under another variant=."
+        )
+    found: dict[str, Any] = record["identity"]
+    return found
+
+
+def stored_config(run: Path, folder: Path) -> tuple[DictConfig, dict[str, str], list[str]]:
+    """Configuration, choices and overrides of a finished run, to carry it out again in ``folder``.
+
+    The folder may come from a stranger, so nothing in it is resolved, and only what conf/ calls may be called.
+
+    Raises:
+        SerError: there is none, or it would call or write something else.
+    """
+    read_identity(run)
+    record = read_json(run / "run.json") or {}
+    config, choices, overrides = record.get("config"), record.get("choices"), record.get("overrides")
+    if not (isinstance(config, dict) and isinstance(choices, dict) and isinstance(overrides, list)):
+        raise SerError(f"{run}/run.json lacks config, choices or overrides; the file is damaged, so run it again.")
+    check_stored(config, run / "run.json")
+    old = str((config.get("paths") or {}).get("run", ""))
+    config = _moved({**config, "logger": {}, "resume": False}, old, str(folder))
+    config["paths"] = {**config.get("paths", {}), "run": str(folder)}
+    for key, value in _leaves(config.get("callbacks", {})):
+        if isinstance(value, str) and Path(value).is_absolute() and not Path(value).is_relative_to(folder):
+            raise SerError(
+                f"{run}/run.json would write to {value} (callbacks.{key}), expected paths in the run folder."
+            )
+    return OmegaConf.create(config), {str(key): str(value) for key, value in choices.items()}, list(map(str, overrides))
+
+
+def check_stored(content: Any, source: Path) -> None:
+    """Refuse a stored configuration that would call anything but what the options of ``conf/`` call.
+
+    A run keeps resolved settings. An interpolation in them is not its own, and could build a target when it is read.
+
+    Args:
+        content: plain content, not yet an OmegaConf object.
+        source: where it was read from.
+
+    Raises:
+        SerError: naming the target or the interpolation.
+    """
+    known = {
+        value for file in CONFIG_FOLDER.rglob("*.yaml") for key, value in _entries(_load(file)) if key == "_target_"
+    }
+    for key, value in _entries(content):
+        if any(isinstance(part, str) and "${" in part for part in (key, value)):
+            raise SerError(
+                f"{source} holds the interpolation {_shown(value)}, expected resolved settings; do not use it."
+            )
+        if key == "_target_" and not (isinstance(value, str) and value in known):
+            raise SerError(
+                f"{source} would call {_shown(value)}, expected only what the options in {CONFIG_FOLDER} call; if you "
+                "trust it, add an option with that _target_ there, or start the run with train.py."
+            )
+
+
+def _entries(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Every key with its value, and every list item with the key None, at any depth."""
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else ((None, item) for item in content):
+            yield key, value
+            yield from _entries(value)
+
+
+def _leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested dictionaries under its dotted key; an empty dictionary is a value."""
+    if isinstance(content, dict) and (content or not prefix):
+        for key, value in content.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, content
+
+
+def _moved(content: Any, old: str, new: str) -> Any:
+    """Nested content with paths below ``old`` made paths below ``new``."""
+    if isinstance(content, dict):
+        return {key: _moved(value, old, new) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_moved(value, old, new) for value in content]
+    below = isinstance(content, str) and old and (content == old or content.startswith(f"{old}/"))
+    return new + content[len(old) :] if below else content
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | None) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _load(file: Path) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
