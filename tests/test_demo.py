@@ -4,6 +4,7 @@ import io
 import json
 import re
 import string
+import threading
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -256,12 +257,21 @@ def test_an_answer_whose_window_has_passed_is_shown_paler(model):
 
 
 def test_dropped_windows_bring_advice(model):
-    live = LiveSound(model, GATE, 16000)
+    released = threading.Event()
+
+    def slow(waveform):
+        released.wait(60)
+        return 0.0
+
+    live = LiveSound(model, slow, 16000)
     live.write(0, np.zeros(16000 * 6, np.float32))
-    live.stop()
     assert "too slow" not in live_panel(live, "en")["html"]
-    live.stream.dropped = 3
+    live.write(16000 * 6, np.zeros(16000 * 20, np.float32))
+    assert live.stream.dropped > 30
     assert "too slow" in live_panel(live, "en")["html"]
+    released.set()
+    live.stop()
+    assert live.stream.processed <= 2  # no queue has grown
 
 
 # Files
@@ -335,10 +345,13 @@ def test_many_files_where_silence_bad_and_ignored_ones_are_rows(page, uploads):
     assert page.sessions.of("one").table["reason"].str.contains("cannot be decoded").all()
 
 
-def test_silence_has_no_emotion_and_no_timeline(page, uploads, model):
+def test_silence_has_no_emotion_and_no_timeline(page, uploads, model, monkeypatch):
     html = page.on_file(str(save(uploads / "a.wav", np.zeros(16000 * 9))), visitor("one"))
     assert 'data-state="no-speech"' in html
     assert "ser-lines" not in html
+    silent = save(uploads / "long.wav", np.zeros(16000 * 19))
+    monkeypatch.setattr(recognition, "LONGEST_SECONDS", 10.0)  # taken window by window
+    assert recognition.analyse(model, silent, GATE, Limits(), "en").prediction is None
     half = np.concatenate([voice(8.0).numpy(), np.zeros(16000 * 8)])
     rows = recognition.analyse(model, save(uploads / "b.wav", half), GATE, Limits(), "en").rows
     assert rows[0] is not None

@@ -205,10 +205,9 @@ class Page:
         found = session.history.find(number)
         if found is None:
             return plots.panel(plots.note(text(session.language, "no_clip")))
-        label = escape(f"{text(session.language, 'play')} {found[0]}", quote=True)
-        source = f"/ser/{session.token}/clip/{number}"
-        player = f'<audio controls preload="none" aria-label="{label}" src="{source}"></audio>'
-        return plots.panel(f'<p class="ser-facts">{number}: {escape(found[0])}</p>{player}')
+        name, source = escape(found[0], quote=True), f"/ser/{session.token}/clip/{number}"
+        player = f'<audio controls preload="none" aria-label="{name}" src="{source}"></audio>'
+        return plots.panel(f'<p class="ser-facts">{number}: {name}</p>{player}')
 
     def on_clear(self, request: gr.Request) -> list[Any]:
         """Forget what was recognised."""
@@ -226,9 +225,7 @@ class Page:
     def _everything(self, session: Session) -> dict[Any, Any]:
         """Updates of all text and panels."""
         language = session.language
-        updates: dict[Any, Any] = {
-            component: gr.update(**{name: text(language, key)}) for component, name, key in self._labels
-        }
+        updates = {component: gr.update(**{name: text(language, key)}) for component, name, key in self._labels}
         notice, card = self._model_panels(session)
         panels = [
             f"<h1>{text(language, 'title')}</h1>",
@@ -280,13 +277,7 @@ _WIDTHS = {"number": 50, "time": 85, "name": 170, "file": 180, "seconds": 100, "
 
 def _table(name: str) -> gr.Dataframe:
     return gr.Dataframe(
-        interactive=False,
-        visible=False,
-        wrap=True,
-        show_label=False,
-        show_search="search",
-        elem_id=name,
-        max_height=480,
+        interactive=False, visible=False, wrap=True, show_label=False, show_search="search", elem_id=name
     )
 
 

@@ -273,11 +273,10 @@ def _file_routes(sessions: Sessions) -> APIRouter:
     @router.get("/ser/{token}/clip/{number}")
     def clip(token: str, number: int) -> Response:
         """The first minute of any recording as WAV, which every browser plays."""
-        try:
-            _, path = _session(sessions, token).history.find(number) or ("", Path())
-            samples = read_audio(path, 0.0, LONGEST_SECONDS).numpy()
-        except SerError as error:
-            raise HTTPException(404, "this recording is no longer kept") from error
+        found = _session(sessions, token).history.find(number)
+        if found is None:
+            raise HTTPException(404, "this recording is no longer kept")
+        samples = read_audio(found[1], 0.0, LONGEST_SECONDS).numpy()
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
         return Response(buffer.getvalue(), media_type="audio/wav")
