@@ -32,6 +32,7 @@ SMALL = ["model.hidden_size=8", "trainer.max_epochs=1", "+trainer.limit_train_ba
 ENCODERS = {  # by how the file's name begins
     "hubert_large": lambda folder: tiny_encoders.save_tiny_hubert(folder, large=True),
     "hubert": tiny_encoders.save_tiny_hubert,
+    "ssl": tiny_encoders.save_tiny_hubert,
     "wavlm": tiny_encoders.save_tiny_wavlm,
     "wav2vec2": tiny_encoders.save_tiny_wav2vec2,
     "whisper": tiny_encoders.save_tiny_whisper,
