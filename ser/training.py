@@ -138,7 +138,7 @@ def load_data(cfg: DictConfig) -> Data:
         split,
         extraction.cache,
         normalization,
-        frame_rate=encoder.frame_rate,
+        frame_rate=(corpus.frame_source or encoder).frame_rate,
         average=1 if own_frames else encoder.average,
         seed=cfg.seed,
         test=cfg.test,

@@ -266,6 +266,18 @@ def test_bad_files_are_left_out_each_with_its_reason(ser_command, train, damaged
     assert all(name in shown for name in bad)
 
 
+def test_the_same_recording_under_two_speakers_is_refused_unless_allowed(train, tmp_path):
+    table = write_manifest(tmp_path, utterances_per_speaker_and_emotion=1, seconds=0.2, session=True)
+    one, *_, other = sorted((tmp_path / "audio").iterdir())
+    other.write_bytes(one.read_bytes())
+    words = ["data=manifest", f"data.manifest={table}"]
+    code, said, _ = train(tmp_path / "out", *words)
+    assert code == 1 and "same content" in one_sentence(said) and "allow_duplicates=true" in said
+    assert not list((tmp_path / "out").rglob("metrics.json"))
+    code, _, shown = train(tmp_path / "out", *words, "allow_duplicates=true")
+    assert code == 0 and "same content" in " ".join(shown.split())
+
+
 def test_a_corpus_without_one_readable_file(ser_command, tmp_path):
     table = write_manifest(tmp_path, seconds=0.2)
     for path in (tmp_path / "audio").iterdir():

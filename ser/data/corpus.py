@@ -1,4 +1,4 @@
-"""The records that every corpus parser produces and everything else consumes."""
+"""Utterances and corpora: what every corpus parser produces and everything else takes."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One labelled stretch of speech by one speaker.
+    """One labelled segment of speech by one speaker.
 
     Attributes:
         id: unique inside its corpus.
@@ -38,12 +38,18 @@ class Utterance:
 
 
 class FrameSource(Protocol):
-    """Makes the frames of utterances that have no audio (the synthetic features)."""
+    """Makes the frames of utterances that have no audio (the synthetic features).
+
+    Attributes:
+        dim: values per frame (D).
+        frame_rate: frames per second.
+    """
 
     dim: int
+    frame_rate: float
 
     def description(self) -> dict[str, Any]:
-        """Plain settings that determine every frame; they make the cache fingerprint."""
+        """Plain settings that determine every frame; they are part of the cache fingerprint."""
 
     def frames(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Tensor]]:
         """Yield each utterance with its frames (L, D)."""
@@ -69,7 +75,7 @@ class Corpus:
         return sorted({utterance.speaker for utterance in self.utterances})
 
     def without(self, ids: Iterable[str]) -> "Corpus":
-        """The same corpus less the utterances named by ``ids``."""
+        """The same corpus without the utterances named by ``ids``."""
         left_out = set(ids)
         kept = tuple(utterance for utterance in self.utterances if utterance.id not in left_out)
         return Corpus(self.name, self.emotions, kept, self.frame_source)
