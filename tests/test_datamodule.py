@@ -231,7 +231,9 @@ def test_reading_never_changes_the_cache(build, cache, split):
     assert np.array_equal(cache.read(first), before)
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"max_seconds": 0.0}, {"max_seconds": -1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"max_seconds": 0.0}, {"max_seconds": -1.0}, {"max_seconds": float("nan")}]
+)
 def test_settings_that_leave_nothing_are_refused(corpus, split, cache, settings):
     with pytest.raises(SerError, match="at least one utterance"):
         EmotionDataModule(corpus, split, cache, NoNormalization(), **settings)

@@ -40,9 +40,9 @@ class Batch(NamedTuple):
 
 
 class FrameDataset(Dataset[Batch]):
-    """Whole batches, read from the cache straight into their padded place.
+    """Whole padded batches, read from the cache.
 
-    Indexed by a list of row numbers, so that a loader without automatic batching hands over finished batches.
+    Indexed by a list of row numbers, so that a loader without automatic batching yields whole batches.
 
     Args:
         cache: frames of the utterances.
@@ -86,15 +86,15 @@ class FrameDataset(Dataset[Batch]):
 
 
 class EmotionDataModule(lightning.LightningDataModule):
-    """The three parts of a split as loaders of length-sorted batches.
+    """Loaders of the three parts of a split, in batches of similar length.
 
     Args:
         corpus: gives the class order.
         split: which utterance belongs to which part.
         cache: frames of all of them.
         normalization: fitted once on the training part (and, where declared, on unlabelled test frames).
-        batch_size: most utterances a batch (a device).
-        max_frames: most frames a batch after padding; None: no limit.
+        batch_size: most utterances per batch (on each device).
+        max_frames: most frames per batch after padding; None: no limit.
         max_seconds: cut longer utterances to their first seconds; None: whole utterances.
         frame_rate: cached frames per second, to turn ``max_seconds`` into frames.
         average: consecutive cached frames averaged into one (the encoder's ``average``).
@@ -102,7 +102,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         workers: loader processes; 0 reads in the training process.
         seed: of the batch order.
         test_each_epoch: validation has the test part as a second loader, so that its scores can be recorded.
-        test: false leaves the test part out altogether: nothing can read it then, not even by accident.
+        test: false leaves the test part out altogether, so that nothing can read it.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class EmotionDataModule(lightning.LightningDataModule):
 
 
 def normalize(batch: Batch, mean: Tensor, std: Tensor) -> Batch:
-    """Single-precision frames with the batch's statistics rows taken off; ``mean`` and ``std`` are (R, D)."""
+    """Batch with single-precision frames, normalised by its rows of ``mean`` and ``std`` (R, D); padding stays zero."""
     device = batch.frames.device
     row = batch.statistics.to(device)
     frames = batch.frames.float()

@@ -1,4 +1,8 @@
-"""Frame normalisation: mean and std of the frames of a corpus, a recording or a stream."""
+"""Frame normalisation: mean and std of the frames of a corpus, a recording or a stream.
+
+Statistics are those of the encoder's frames, before consecutive ones are averaged (``features.average``): so they come
+from the cache's sums, and normalising before or after averaging is the same.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
