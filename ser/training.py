@@ -1,6 +1,5 @@
 """One experiment, one fold: the only reader of the configuration, and the run it starts."""
 
-import hashlib
 import json
 import logging
 import warnings
@@ -151,11 +150,10 @@ def load_data(cfg: DictConfig) -> Data:
 
 def _measured(data: Data) -> dict[str, Any]:
     """What a run's identity has beside its settings: labels, split, audio and encoder as they are."""
-    recordings = sorted((name, repr(recording)) for name, recording in data.extraction.cache.recordings.items())
     return {
         "labels": data.record["corpus_fingerprint"],
         "split": data.record["hash"],
-        "audio": hashlib.sha256(json.dumps(recordings).encode()).hexdigest()[:16],
+        "audio": data.extraction.cache.fingerprint(),
         "unchecked": len(data.extraction.trusted),
         "encoder": (data.corpus.frame_source or data.encoder).description(),
     }
