@@ -18,19 +18,13 @@ from ser.io import write_json
 
 FORMAT = 2
 COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, explanation
-    "speaker": (
-        "speaker named",
-        "held-out utterances whose training speaker is named by the strongest probe",
-    ),
-    "speaker_control": (
-        "control",
-        "the same with speakers permuted within each emotion: what the emotion alone tells",
-    ),
+    "speaker": ("speaker named", "training speakers, by the strongest probe, held-out utterances"),
+    "speaker_control": ("control", "the same with speakers permuted within each emotion"),
     "chance": ("chance", "one of the training speakers at random"),
-    "eer": ("EER", "equal error rate: same or different unseen speaker, two utterances of one emotion; 50 = no leak"),
-    "gender": ("gender", "balanced accuracy of the strongest probe on the gender of unseen speakers; chance 50"),
-    "gender_control": ("gender control", "the same on genders permuted within each emotion"),
-    "adversary": ("adversary", "accuracy of the speaker head during training; a low value does not show removal"),
+    "adversary": ("adversary", "accuracy of the speaker head in training; low is no proof"),
+    "eer": ("EER", "equal error rate in linking an unseen speaker's utterances; 50 = no leak"),
+    "gender": ("gender", "of unseen speakers, balanced accuracy; 50 = no leak"),
+    "gender_control": ("gender control", "the same with genders permuted within each emotion"),
 }
 
 

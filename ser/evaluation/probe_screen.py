@@ -15,7 +15,7 @@ from ser.evaluation.leakage import COLUMNS, figures, write_leakage
 from ser.evaluation.report.tables import percent
 from ser.evaluation.runs import Run, find_runs
 
-CLOSED, UNSEEN = ("speaker", "speaker_control", "chance"), ("eer", "gender", "gender_control", "adversary")
+CLOSED, UNSEEN = ("speaker", "speaker_control", "chance", "adversary"), ("eer", "gender", "gender_control")
 PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  # figures with an interval, in leakage.json
 BELOW = (
     "A figure BELOW its control is a fault of the instrument (too few utterances, say), not a sign that the speaker is "
@@ -39,8 +39,8 @@ def probe_and_show(path: str) -> None:
         leakage = write_leakage(entry.folder, entry.metrics.get("best_epoch"))
         variants.setdefault(entry.variant, []).append((entry, leakage))
     console = get_console()
-    console.print(_table("Training speakers, held-out utterances", CLOSED, "strongest probe", variants))
-    console.print(_table("Unseen speakers, and the speaker head", UNSEEN, "", variants))
+    console.print(_table("Training speakers, held-out utterances", CLOSED, "best probe", variants))
+    console.print(_table("Unseen speakers", UNSEEN, "", variants))
     console.print("Percent, with 95% intervals that resample speakers.", highlight=False)
     for title, explanation in COLUMNS.values():
         console.print(Text.assemble("  ", (title, "bold"), f": {explanation}"))

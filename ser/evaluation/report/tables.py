@@ -267,7 +267,7 @@ def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str
         change, p = row.get("speaker_difference"), row.get("speaker_p_holm")
         figures.append(UNKNOWN if pd.isna(p) else f"{percent(change, signed=True)} (p {p_text(p)})")
         cells.append([names[row["variant"]], *figures])
-    meanings = " ".join(f"{title.capitalize()}: {text}." for title, text in COLUMNS.values())
+    meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in COLUMNS.values())
     caption = (
         f"Mean over runs with 95% intervals over runs. {meanings} Change: of the speakers named, from "
         f"{names[baseline]}, with a permutation test paired by speaker, after Holm's correction."
