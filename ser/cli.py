@@ -380,16 +380,19 @@ def probe(
     return 0
 
 
-@_command(RESULTS, "ser figures outputs/ravdess-logmel")
+@_command(RESULTS, "ser figures outputs/ravdess-logmel", "ser figures RUN --format pdf --format png")
 def figures(
     path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, or folder of runs.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="png (default), pdf or svg; may be given several times.")
+    ] = None,
 ) -> int:
     """Draw the figures of finished runs again from their tables."""
     from ser.evaluation.figures import write_figures  # noqa: PLC0415
     from ser.evaluation.runs import find_runs  # noqa: PLC0415
 
     for entry in find_runs(path):
-        write_figures(entry.folder)
+        write_figures(entry.folder, formats=formats or ["png"])
         typer.echo(str(entry.folder / "figures"))
     return 0
 

@@ -126,17 +126,16 @@ def _results(metrics: Mapping[str, Any], run: str | Path | None) -> str:
     recall = ", ".join(f"{name} {_percent(value)}" for name, value in test["recall"].items())
     lines = ["\n".join(rows), f"Test recall in %: {recall}."]
     if run is not None and (Path(run) / "predictions.csv").is_file():
-        low, high = _interval(Path(run))
         lines.append(
-            f"95% bootstrap interval of the test UAR over speakers: {low} to {high}. The test part chose "
+            f"95% bootstrap interval of the test UAR over speakers: {_interval(Path(run))}. The test part chose "
             "nothing: the epoch was chosen by validation UAR."
         )
     return "\n\n".join(lines)
 
 
-def _interval(run: Path) -> tuple[str, str]:
+def _interval(run: Path) -> str:
     found = bootstrap_interval(read_predictions(run / "predictions.csv"), "uar")
-    return _percent(found.low), _percent(found.high)
+    return "too few speakers" if math.isnan(found.low) else f"{_percent(found.low)} to {_percent(found.high)}"
 
 
 def _model(recognizer: Recognizer) -> str:

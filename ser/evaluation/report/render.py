@@ -109,7 +109,8 @@ def to_screen(table: Table, width: int) -> list[ScreenTable]:
     """The table for a screen of ``width`` characters; where it is wider, in parts that repeat the first column."""
     widths = [_width(table, column) for column in range(len(table.columns))]
     room = width - 2 - sum(one + 1 for one in widths[1:])
-    widths[0] = min(widths[0], max(room, _NARROWEST_NAME))
+    longest_word = max((len(word) for row in table.rows for word in row[0].split()), default=0)
+    widths[0] = min(widths[0], max(room, longest_word, _NARROWEST_NAME))
     parts: list[list[int]] = [[]]
     for column in range(1, len(widths)):
         if parts[-1] and widths[0] + sum(widths[one] + 1 for one in [*parts[-1], column]) > width - 2:
