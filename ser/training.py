@@ -1,6 +1,5 @@
 """One experiment, one fold: the only reader of the configuration, and the run it starts."""
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """From a corpus to its feature cache: resumable, shared by processes, undisturbed by bad files."""
 
-import csv
-import io
 import logging
 import time
 from collections import deque
@@ -11,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ser.data.audio import printable, read_audio
 from ser.data.batching import length_batches
-from ser.data.cache import FeatureCache, Frames, library_versions, write_shard
+from ser.data.cache import FeatureCache, Frames, write_shard
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.data.inventory import CacheFolder
 from ser.encoders import Encoder, UnfitWaveform, encode
@@ -122,12 +121,8 @@ def _report(result: Extraction, folder: CacheFolder, worked: bool) -> None:
         log.info("reusing cache %s (%d utterances)", folder.path, result.reused)
     if result.trusted:
         log.warning("%d utterances have no audio here: their cached frames are used unchecked", len(result.trusted))
-    ours = library_versions()
-    used = {shard.path: shard.versions for shard, _ in folder.places.values()}
-    for package in ours:
-        others = sorted({versions.get(package, "none") for versions in used.values()} - {ours[package]})
-        if others:
-            log.warning("cached frames were made with %s %s, now %s", package, ", ".join(others), ours[package])
+    for package, (before, now) in folder.other_versions().items():
+        log.warning("cached frames were made with %s %s, now %s", package, before, now)
 
 
 @dataclass
@@ -310,9 +305,6 @@ def _write_failures(path: Path, corpus: Corpus, failures: Mapping[str, str]) -> 
     if not failures:
         path.unlink(missing_ok=True)
         return
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["id", "path", "reason"])
-    writer.writerows((u.id, printable(u.path), failures[u.id]) for u in corpus.utterances if u.id in failures)
+    rows = [(u.id, printable(u.path), failures[u.id]) for u in corpus.utterances if u.id in failures]
     with suppress(SerError):  # a shared cache may be read-only; failures are logged too
-        write_text(path, table.getvalue())
+        write_text(path, pd.DataFrame(rows, columns=["id", "path", "reason"]).to_csv(index=False))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ser.data.cache import Recording, Shard, fingerprint
+from ser.data.cache import Recording, Shard, fingerprint, library_versions
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.encoders import Encoder
 from ser.errors import SerError
@@ -154,6 +154,13 @@ class CacheFolder:
                 self.failures[utterance.id] = f"{reason}, or set extraction.trust_cache=true to use its cached frames."
             else:
                 self.failures[utterance.id] = f"{reason}."
+
+    def other_versions(self) -> dict[str, tuple[str, str]]:
+        """Packages that made the frames in another version than the installed one, with both."""
+        ours = library_versions()
+        used = {shard.path: shard.versions for shard, _ in self.places.values()}.values()
+        others = {name: sorted({versions.get(name, "none") for versions in used} - {ours[name]}) for name in ours}
+        return {name: (", ".join(found), ours[name]) for name, found in others.items() if found}
 
     def missing(self, utterances: Iterable[Utterance]) -> list[Utterance]:
         """The utterances that are to be extracted."""
