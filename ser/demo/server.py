@@ -178,8 +178,7 @@ class Guard:
             return 400, f"this page is not served as {host!r}; add the name with --allow-host if it is yours"
         if request.method != "POST":
             return None
-        origin = request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if request.headers.get("origin", f"://{host}").partition("://")[2] != host:
             return 403, "another site's page may not use this one"
         if request.url.path.rstrip("/") == "/gradio_api/upload":
             return self._over_quota(request)
