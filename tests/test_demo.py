@@ -332,6 +332,8 @@ def test_many_files_where_silence_bad_and_ignored_ones_are_rows(page, uploads):
     given = [str(uploads / name) for name in ("=b.wav", "notes.txt", "silent.wav", "bad.wav")]
     html, shown = page.on_files(given, visitor("one"), progress)
     assert "2 recognised, 1 failed, 1 ignored" in html
+    assert "已识别 2 个，失败 1 个，忽略 1 个" in str(page.on_language("zh", visitor("one")))
+    page.on_language("en", visitor("one"))
     table = page.sessions.of("one").table
     assert table["file"].tolist() == ["=b.wav", "silent.wav", "bad.wav", "notes.txt"]
     assert table["predicted"].notna().tolist() == [True, False, False, False]
