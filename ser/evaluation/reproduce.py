@@ -1,7 +1,6 @@
 """A finished run carried out again, and whether every figure agrees."""
 
 import contextlib
-import logging
 import math
 import shutil
 import tempfile
@@ -20,8 +19,6 @@ from ser.evaluation.predictions import probabilities, read_embeddings
 from ser.evaluation.runs import Run, load_run
 from ser.io import read_json
 from ser.run_identity import stored_config
-
-log = logging.getLogger(__name__)
 
 MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
 NOT_COMPARED = ("seconds",)  # of metrics.json; history.csv has times and memory as well
@@ -63,9 +60,8 @@ def repeat(original: Path, folder: Path) -> None:
 
     cfg, choices, overrides = stored_config(original, folder)
     started_in = Path(str((read_json(original / "run.json") or {}).get("folder")))
-    with (
-        contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext()
-    ):  # relative paths start there
+    # Relative paths of the configuration start there.
+    with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
         carry_out(cfg, choices, overrides)
 
 
