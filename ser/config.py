@@ -171,7 +171,7 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
         swept = several and override.is_sweep_override() and override.is_discrete_sweep()
         found = override.sweep_string_iterator() if swept else []
         points.append(list(dict.fromkeys(f"{override.get_key_element()}={point}" for point in found)))
-    for number in range(max(map(len, points), default=0) if several else 0):
+    for number in range(max(1, *map(len, points)) if several else 0):
         given = zip(parsed, points, strict=True)
         _compose(
             [o.input_line or "" if not p else p[number % len(p)] for o, p in given if p or not o.is_sweep_override()]
@@ -259,8 +259,10 @@ def instantiate(node: DictConfig, *arguments: Any, **keywords: Any) -> Any:
 
 def _refuse_text(node: Any, where: str) -> None:
     """Refuse text for a parameter that its target declares as a number: ``patience=abc`` would fail in mid-training."""
-    target = hydra.utils.get_object(node["_target_"]) if isinstance(node, DictConfig) and "_target_" in node else None
-    for owner in reversed(inspect.getmro(target)) if inspect.isclass(target) else filter(callable, [target]):
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return
+    target = _build(where, hydra.utils.get_object, node["_target_"])
+    for owner in reversed(inspect.getmro(target)) if inspect.isclass(target) else [target]:
         try:
             hints = get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)
         except (TypeError, NameError):  # names that only a type checker knows
@@ -274,7 +276,7 @@ def _refuse_text(node: Any, where: str) -> None:
 def _build(where: str, target: Any, *arguments: Any, **keywords: Any) -> Any:
     try:
         return target(*arguments, **keywords)
-    except (TypeError, ValueError, InstantiationException) as error:
+    except (TypeError, ValueError, ImportError, InstantiationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, SerError):
             raise cause from error

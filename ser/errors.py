@@ -3,7 +3,16 @@
 import errno
 import math
 
-_DISK = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ENAMETOOLONG}
+_DISK = {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.
 _USAGE_ERRORS = ("lightning.fabric.utilities.exceptions", "wandb.errors")
 
@@ -38,9 +47,11 @@ def check_number(
             return
     kind = "a whole number" if whole else "a number"
     if high == math.inf:
-        expected = f"{kind} above {low:g}" if above else f"{kind} of at least {low:g}"
+        expected = f"{kind} above {low:.12g}" if above else f"{kind} of at least {low:.12g}"
     else:
-        expected = f"{kind} above {low:g} and at most {high:g}" if above else f"{kind} from {low:g} to {high:g}"
+        expected = (
+            f"{kind} above {low:.12g} and at most {high:.12g}" if above else f"{kind} from {low:.12g} to {high:.12g}"
+        )
     raise SerError(f"{name}={value} was given, expected {expected}.")
 
 

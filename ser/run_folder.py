@@ -23,6 +23,7 @@ from ser.data.datamodule import EmotionDataModule
 from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import write_embeddings, write_predictions
+from ser.evaluation.runs import UntestedRunError, load_run
 from ser.evaluation.scores import cross_speaker, scores
 from ser.io import (
     DamagedCheckpointError,
@@ -74,9 +75,18 @@ class RunFolder:
         return self.work / "checkpoints" / "last.ckpt"
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """The figures of a finished run; None where there are none, or the file is damaged."""
+        """The figures of a finished run; None where there are none, or its files are damaged."""
         metrics = read_json(self.path / "metrics.json")
-        return metrics if metrics is not None and "validation" in metrics else None
+        if metrics is None or "validation" not in metrics:
+            return None
+        try:
+            load_run(self.path)
+        except UntestedRunError:
+            return metrics
+        except SerError as error:
+            log.warning("not finished, since it cannot be read: %s", error)
+            return None
+        return metrics
 
     def read_best(self) -> dict[str, Any]:
         """The content of the best checkpoint.

@@ -130,7 +130,8 @@ def stored_config(run: Path, folder: Path) -> tuple[DictConfig, dict[str, str], 
     config = _moved({**config, "logger": {}, "resume": False}, old, str(folder))
     config["paths"] = {**config.get("paths", {}), "run": str(folder)}
     for key, value in _leaves(config.get("callbacks", {})):
-        if isinstance(value, str) and Path(value).is_absolute() and not Path(value).is_relative_to(folder):
+        place = Path(value) if isinstance(value, str) else Path()
+        if ".." in place.parts or (place.is_absolute() and not place.is_relative_to(folder)):
             raise SerError(
                 f"{run}/run.json would write to {value} (callbacks.{key}), expected paths in the run folder."
             )

@@ -133,14 +133,22 @@ class SweepCallback(Callback):
         return {**self.__dict__, "watcher": None, "ended": None}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count the runs and begin to watch them."""
+        """Count the runs and begin to watch them.
+
+        Raises:
+            SystemExit: the outputs folder cannot be made.
+        """
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
         self.shared = {o.input_line or "" for o in overrides if not o.is_sweep_override()}
         points = math.prod(sum(1 for _ in override.sweep_string_iterator()) for override in swept)
         self.total = OmegaConf.select(config, "hydra.sweeper.n_trials") or points
         self.record = Path(config.paths.outputs).absolute() / f".sweep.{os.getpid()}.tmp"
-        self.record.unlink(missing_ok=True)
+        try:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            self.record.unlink(missing_ok=True)
+        except OSError as error:
+            raise SystemExit(f"error: {explain(error) or error}") from None
         self.started, self.ended = time.time(), threading.Event()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()

@@ -1,5 +1,6 @@
 """A run is reused only as what it is: every setting, label, sample and weight is compared, or declared irrelevant."""
 
+import json
 import random
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from fake_corpora import write_manifest
+from fake_runs import write_run
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from small_runs import figures
@@ -15,6 +17,7 @@ from tiny_encoders import save_tiny_hubert
 
 from ser import training
 from ser.errors import SerError
+from ser.evaluation.runs import find_runs
 from ser.run_identity import IRRELEVANT, describe, first_difference, irrelevant, read_identity
 
 
@@ -166,3 +169,14 @@ def test_a_folder_without_identity_is_refused_not_guessed(configure, tmp_path):
         (folder / "run.json").write_text(content)
         with pytest.raises(SerError, match=r"no readable run\.json of format"):
             training.run(configure("resume=true", folder=folder))
+
+
+def test_runs_of_one_variant_that_differ_are_not_averaged(tmp_path):
+    for fold, weights in ((1, "a"), (2, "b")):
+        run = write_run(tmp_path, "gru", fold, 1)
+        identity = {"fold": fold, "encoder.weights": weights, "split": str(fold)}
+        (run / "run.json").write_text(json.dumps({"format": 2, "identity": identity}))
+    with pytest.raises(SerError, match=r"both gru, but the first has encoder\.weights = a, now b in the second"):
+        find_runs(tmp_path)
+    (run / "run.json").write_text(json.dumps({"format": 2, "identity": {**identity, "encoder.weights": "a"}}))
+    assert len(find_runs(tmp_path)) == 2

@@ -207,7 +207,7 @@ def test_a_failed_run_does_not_stop_the_others(command, tmp_path):
     assert "model.heads=2" in str(finished)
     assert not list(folder.glob("*model.heads=3*"))  # a refused run leaves no folder
     last = " ".join(shown[shown.rindex("not finished") :].split())
-    assert "model.heads=3" in last and "fold1/seed1 (3 attention heads" in last
+    assert "model.heads=3" in last and "fold1/seed1 (model.heads=3 was given" in last
     assert re.search("1 of 2: .*model.heads=3 fold 1 seed 1: failed: ", shown)
     assert "Traceback" not in shown
     assert (folder / "summary.md").is_file()
@@ -243,6 +243,33 @@ def test_a_search_takes_the_mean_of_validation_and_never_sees_the_test_part(comm
     assert len(trials) == 2
     best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
     assert best["best_value"] == pytest.approx(max(sum(found) / 2 for found in trials.values()))
+
+
+def test_one_failed_trial_of_a_search_is_left_out(command, tmp_path):
+    code, shown = command(
+        "train.py",
+        "-m",
+        "hydra/sweeper=optuna",
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.direction=maximize",
+        "hydra.sweeper.max_failure_rate=1.0",
+        "hydra.sweeper.n_trials=2",
+        "search_folds=[1]",
+        "test=false",
+        "model=enhanced_gru",
+        "model.heads=choice(3,2)",
+        root=tmp_path,
+    )
+    assert code == 1 and "Traceback" not in shown, shown
+    assert "1 of 2 runs failed" in shown
+    assert yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())["best_params"] == {"model.heads": 2}
+
+
+def test_outputs_that_are_no_folder_end_a_sweep_in_one_line(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, shown = command("train.py", "-m", "model=gru", "fold=1,2", f"paths.outputs={tmp_path}/file", root=tmp_path)
+    assert code == 1 and "Traceback" not in shown
+    assert "expected a writable folder" in shown
 
 
 def test_the_cluster_launcher_composes():

@@ -259,8 +259,7 @@ class Page:
         table, language = session.table, session.language
         if table is None:
             return ["", gr.update(visible=False)]
-        good = int(table["seconds"].notna().sum())
-        ignored = int(table["reason"].isin([text(key, "ignored") for key in LANGUAGES]).sum())
+        good, ignored = int(table["seconds"].notna().sum()), int((table["reason"] == text(language, "ignored")).sum())
         done = text(language, "folder_done", good=good, bad=len(table) - good - ignored, ignored=ignored)
         return [plots.panel(_facts(done, session, "folder")), _filled(table, language)]
 

@@ -1,6 +1,7 @@
 """A finished run carried out again, and whether every figure agrees."""
 
 import contextlib
+import logging
 import math
 import shutil
 import tempfile
@@ -18,7 +19,9 @@ from ser.errors import SerError
 from ser.evaluation.predictions import probabilities, read_embeddings
 from ser.evaluation.runs import Run, load_run
 from ser.io import read_json
-from ser.run_identity import stored_config
+from ser.run_identity import first_difference, read_identity, stored_config
+
+log = logging.getLogger(__name__)
 
 MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
 NOT_COMPARED = ("seconds",)  # of metrics.json; history.csv has times and memory as well
@@ -59,8 +62,7 @@ def repeat(original: Path, folder: Path) -> None:
     from ser.training import run as carry_out  # noqa: PLC0415  torch loads only when something runs
 
     cfg, choices, overrides = stored_config(original, folder)
-    started_in = Path(str((read_json(original / "run.json") or {}).get("folder")))
-    # Relative paths of the configuration start there.
+    started_in = Path(str((read_json(original / "run.json") or {}).get("folder")))  # relative paths start there
     with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
         carry_out(cfg, choices, overrides)
 
@@ -70,14 +72,15 @@ Row = tuple[str, str, str, bool, str]  # figure, original, again, agrees, how
 
 def compare_runs(one: Run, other: Run, tolerance: float) -> list[Row]:
     """The main figures, every other figure that differs, and the tables."""
-    rows: list[Row] = []
+    difference = first_difference(read_identity(one.folder), read_identity(other.folder))
+    rows: list[Row] = [("settings and input", "", difference or "", difference is None, "")]
     first, second = (dict(_leaves(entry.metrics)) for entry in (one, other))
     keys = [key for key in dict.fromkeys([*first, *second]) if key not in NOT_COMPARED]
     for key in sorted(keys, key=lambda key: (key not in MAIN, MAIN.index(key) if key in MAIN else 0)):
         row = _figure(key, first.get(key), second.get(key), tolerance)
         if key in MAIN or not row[3]:
             rows.append(row)
-    rows.append(("all of metrics.json", f"{len(keys)} figures", "", all(row[3] for row in rows), ""))
+    rows.append(("all of metrics.json", f"{len(keys)} figures", "", all(row[3] for row in rows[1:]), ""))
     return [*rows, *_tables(one, other, tolerance)]
 
 

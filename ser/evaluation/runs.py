@@ -16,6 +16,7 @@ import pandas as pd
 from ser.errors import SerError
 from ser.evaluation.predictions import check_predictions, emotions_of, read_history, read_predictions, read_table
 from ser.evaluation.scores import scores
+from ser.run_identity import first_difference
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,28 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str], list[str]]
             untested.append(str(error))
         except SerError as error:
             damaged.append(str(error))
+    refuse_mixed(runs)
     return runs, damaged, untested
+
+
+def refuse_mixed(runs: Sequence[Run]) -> None:
+    """Refuse runs of one variant that differ in more than fold and seed: a mean over them would mean nothing.
+
+    Raises:
+        SerError: naming the first setting, label set, audio or encoder that differs.
+    """
+    first: dict[str, tuple[Run, dict[str, Any]]] = {}
+    for run in sorted(runs, key=lambda run: (run.variant, run.fold, run.seed)):
+        record = run.folder / "run.json"
+        identity = read_json(record).get("identity") if run.metrics and record.is_file() else None
+        if not isinstance(identity, dict):
+            continue  # made by another tool
+        other, expected = first.setdefault(run.variant, (run, identity))
+        if (difference := first_difference(expected, identity, ignored=("fold", "seed", "split"))) is not None:
+            raise SerError(
+                f"{other.folder} and {run.folder} are both {run.variant}, but the first has {difference} in the "
+                "second; run one of them again, or give a folder with only one kind of run."
+            )
 
 
 def pooled(runs: Sequence[Run]) -> pd.DataFrame:
