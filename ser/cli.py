@@ -161,7 +161,7 @@ def predict(
     recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
     gate = None if no_gate else best_gate()
     table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, speaker_per_folder, gate)
-    screen.show_predictions(table, recognizer, speaker_per_folder)
+    screen.show_predictions(table, recognizer, speaker_per_folder, gate)
     if output is not None:
         screen.write_table(output, table)
         typer.echo(f"{len(table)} rows in {output}")
@@ -226,6 +226,7 @@ def demo(
     ],
     encoder: Encoder = None,
     device: Device = "cpu",
+    allow_download: AllowDownload = False,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to serve on; 127.0.0.1 is this computer only.")
     ] = "127.0.0.1",
@@ -248,7 +249,9 @@ def demo(
         raise SerError(
             f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser[demo]'."
         ) from error
-    serve(Settings(checkpoint, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or ()))
+    serve(
+        Settings(checkpoint, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or (), allow_download)
+    )
     return 0
 
 

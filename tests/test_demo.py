@@ -332,6 +332,8 @@ def test_many_files_where_silence_bad_and_ignored_ones_are_rows(page, uploads):
     given = [str(uploads / name) for name in ("=b.wav", "notes.txt", "silent.wav", "bad.wav")]
     html, shown = page.on_files(given, visitor("one"), progress)
     assert "2 recognised, 1 failed, 1 ignored" in html
+    assert "已识别 2 个，失败 1 个，忽略 1 个" in str(page.on_language("zh", visitor("one")))
+    page.on_language("en", visitor("one"))
     table = page.sessions.of("one").table
     assert table["file"].tolist() == ["=b.wav", "silent.wav", "bad.wav", "notes.txt"]
     assert table["predicted"].notna().tolist() == [True, False, False, False]
@@ -428,7 +430,7 @@ def test_a_missing_model_explains_itself_and_the_page_stays_usable(page, shelf, 
 
 
 def test_card_shows_results_with_an_interval_and_labels_what_flatters(tmp_path):
-    folder = write_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run", speakers=16)
     save_checkpoint(folder / "checkpoints" / "best.ckpt")
     split = json.loads((folder / "split.json").read_text())
     (folder / "split.json").write_text(json.dumps({**split, "speaker_overlap": True, "transductive": True}))
@@ -440,6 +442,11 @@ def test_card_shows_results_with_an_interval_and_labels_what_flatters(tmp_path):
     assert "Speaker overlap" in card
     assert "Transductive" in card
     assert f"{sum(weight.numel() for weight in model.recognizer.parameters()):,}" in card
+    few = write_run(tmp_path / "few")
+    save_checkpoint(few / "checkpoints" / "best.ckpt")
+    card = plots.card_panel(ModelShelf([few]).open(ModelShelf([few]).names[0]), "en", GATE.name)
+    assert "too few speakers for an interval" in card
+    assert "nan" not in card
 
 
 def test_every_text_says_the_same_in_both_languages():

@@ -259,7 +259,8 @@ class Page:
         table, language = session.table, session.language
         if table is None:
             return ["", gr.update(visible=False)]
-        good, ignored = int(table["seconds"].notna().sum()), int((table["reason"] == text(language, "ignored")).sum())
+        good = int(table["seconds"].notna().sum())
+        ignored = int(table["reason"].isin([text(key, "ignored") for key in LANGUAGES]).sum())
         done = text(language, "folder_done", good=good, bad=len(table) - good - ignored, ignored=ignored)
         return [plots.panel(_facts(done, session, "folder")), _filled(table, language)]
 

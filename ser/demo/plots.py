@@ -4,7 +4,6 @@ An emotion has a sign, a hatching and a dash pattern besides its colour. Text st
 it keeps its size on a phone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -82,11 +81,10 @@ def card_panel(model: Model, language: str, gate: str) -> str:
     if run is None or uar is None:
         warnings.append("card_no_results")
     else:
-        known = not math.isnan(uar.low)  # two speakers are too few for an interval
-        limits = f"{uar.low:.1%} – {uar.high:.1%}" if known else text(language, "card_no_interval")
-        interval = f"{uar.estimate:.1%} ({text(language, 'card_interval')} {limits})"
+        interval = f"{text(language, 'card_interval')} {uar.low:.1%} – {uar.high:.1%}"
+        shown = f"{uar.estimate:.1%} ({text(language, 'card_few') if np.isnan(uar.low) else interval})"
         count = text(language, "card_test_value", n=len(run.predictions), speakers=run.predictions["speaker"].nunique())
-        facts += [("card_uar", interval), ("card_wa", f"{run.test['wa']:.1%}"), ("card_test", count)]
+        facts += [("card_uar", shown), ("card_wa", f"{run.test['wa']:.1%}"), ("card_test", count)]
         warnings += ["card_overlap"] * run.speaker_overlap + ["card_transductive"] * run.transductive
     if model.recognizer.config.kind == "speaker":
         warnings.append("card_speaker")

@@ -49,11 +49,18 @@ class ModelShelf:
         paths: what Recognizer.from_checkpoint takes.
         encoder: folder of the pretrained encoder, if not where training had it; for those models that read one.
         device: where they compute.
+        allow_download: fetch encoders that the models name from the Hugging Face Hub.
     """
 
-    def __init__(self, paths: Sequence[str | Path], encoder: str | Path | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        encoder: str | Path | None = None,
+        device: str = "cpu",
+        allow_download: bool = False,
+    ) -> None:
         self._paths = dict(zip(_names(paths), paths, strict=True))
-        self._encoder, self._device = encoder, device
+        self._encoder, self._device, self._allow_download = encoder, device, allow_download
         self._loaded: dict[str, Model] = {}
         self._turn = threading.Lock()
 
@@ -75,7 +82,9 @@ class ModelShelf:
         with self._turn:
             if name not in self._loaded:
                 path = find_model(self._paths[name])
-                recognizer = Recognizer.from_checkpoint(path, self._encoder, self._device)
+                recognizer = Recognizer.from_checkpoint(
+                    path, self._encoder, self._device, allow_download=self._allow_download
+                )
                 found = looks(recognizer.emotions)
                 dark = {key: emotion._replace(color=darkened(emotion.color)) for key, emotion in found.items()}
                 self._loaded[name] = Model(name, path, recognizer, dark, *_results(path))

@@ -67,6 +67,7 @@ class Settings:
     megabytes: float = 50.0  # of the largest file
     seconds: float = 600.0  # of the longest file
     allowed_hosts: Sequence[str] = ()  # besides this computer's own, for a page that is open to the network
+    allow_download: bool = False  # fetch encoders that the models name from the Hugging Face Hub
 
     @property
     def open(self) -> bool:
@@ -98,7 +99,7 @@ def serve(settings: Settings) -> None:
 
 def make_page(settings: Settings, folder: Path) -> tuple[fastapi.FastAPI, Sessions]:
     """The whole application, and the sessions that it opens; ``folder`` is that of private_uploads."""
-    shelf = ModelShelf(settings.checkpoints, settings.encoder, settings.device)
+    shelf = ModelShelf(settings.checkpoints, settings.encoder, settings.device, settings.allow_download)
     sessions = Sessions(folder / "sessions", shelf.names[0])
     gate, limits = best_gate(), Limits(settings.megabytes, settings.seconds)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -178,8 +179,7 @@ class Guard:
             return 400, f"this page is not served as {host!r}; add the name with --allow-host if it is yours"
         if request.method != "POST":
             return None
-        origin = request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if request.headers.get("origin", f"://{host}").partition("://")[2] != host:
             return 403, "another site's page may not use this one"
         if request.url.path.rstrip("/") == "/gradio_api/upload":
             return self._over_quota(request)

@@ -20,10 +20,9 @@ from ser.demo.recognition import Analysis, Model
 from ser.demo.texts import text
 from ser.errors import SerError
 from ser.inference.vad import SpeechGate
+from ser.io import spreadsheet_safe
 
 log = logging.getLogger(__name__)
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class History:
@@ -102,9 +101,7 @@ class History:
 
 def to_csv(table: pd.DataFrame) -> str:
     """A table as CSV in which no text can act as a spreadsheet's formula."""
-    return table.map(
-        lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
-    ).to_csv(index=False)
+    return table.map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value).to_csv(index=False)
 
 
 def to_json(table: pd.DataFrame) -> str:

@@ -80,13 +80,14 @@ class Encoder(nn.Module, ABC):
 
 
 @torch.inference_mode()
-def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float = 120.0) -> list[Tensor]:
+def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float | None = None) -> list[Tensor]:
     """Frames (L, D) of each waveform (N,) in float32, not averaged, on the encoder's device.
 
     Args:
         encoder: makes the frames.
         waveforms: 16 kHz mono, of any lengths and in any order.
-        batch_seconds: padded audio that one forward pass may hold.
+        batch_seconds: padded audio that one forward pass may hold; None: 10 on a CPU, where larger batches cost more
+            time than they save (HuBERT base: a third more with 60), 120 elsewhere.
 
     Raises:
         UnfitWaveform: a waveform is shorter than one frame.
@@ -98,6 +99,8 @@ def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float =
                 f"{count} samples ({1000 * count / SAMPLE_RATE:.1f} ms)" for count in (len(waveform), encoder.shortest)
             )
             raise UnfitWaveform(f"the waveform has {given}, expected at least one frame of {wanted}; leave it out.")
+    if batch_seconds is None:
+        batch_seconds = 10.0 if encoder.device.type == "cpu" else 120.0
     found: dict[int, Tensor] = {}
     sizes = [encoder.computed_samples(len(waveform)) for waveform in waveforms]
     for rows in length_batches(sizes, batch_seconds * SAMPLE_RATE):

@@ -1,7 +1,6 @@
 """A finished run carried out again, and whether every figure agrees."""
 
 import contextlib
-import logging
 import math
 import shutil
 import tempfile
@@ -20,8 +19,6 @@ from ser.evaluation.predictions import probabilities, read_embeddings
 from ser.evaluation.runs import Run, load_run
 from ser.io import read_json
 from ser.run_identity import first_difference, read_identity, stored_config
-
-log = logging.getLogger(__name__)
 
 MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
 NOT_COMPARED = ("seconds",)  # of metrics.json; history.csv has times and memory as well

@@ -163,7 +163,7 @@ def tell_gender(
         right = _predict(features, labels, folds, seed) == labels  # (probes, n)
         inside = [np.mean([row[:n][labels[:n] == gender].mean() for gender in genders]) for row in right]
         best = int(np.argmax(inside))
-        figure = _balanced_figure(right[best, n:], labels[n:], test["speaker"].to_numpy(), genders, seed)
+        figure = _balanced_figure(right[best, n:], labels[n:], test, genders, seed)
         if labels is not truth:
             result["control"] = figure
     return result | figure | {"probe": names[best], "verdict": _verdict(figure, result["control"])}
@@ -249,7 +249,7 @@ def _permute_within(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.nda
 
 
 def _balanced_figure(
-    right: np.ndarray, labels: np.ndarray, speakers: np.ndarray, genders: list[str], seed: int
+    right: np.ndarray, labels: np.ndarray, table: pd.DataFrame, genders: list[str], seed: int
 ) -> dict[str, float | None]:
     """Balanced accuracy with its interval; speakers are drawn within their gender, so that neither vanishes."""
     counts = np.concatenate(
@@ -260,7 +260,7 @@ def _balanced_figure(
         totals = sums.sum(axis=1).reshape(len(sums), len(genders), 2)
         return np.asarray(_ratio(totals).mean(axis=-1))
 
-    strata = pd.Series(labels).groupby(speakers).transform(lambda own: own.mode()[0]).to_numpy()
+    speakers, strata = (table[column].to_numpy(dtype=object) for column in ("speaker", "gender"))
     bounds = bootstrap_bounds(counts, speakers, balanced, seed=seed, strata=strata)
     return _figure(bounds)
 

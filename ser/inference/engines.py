@@ -194,7 +194,7 @@ def check_encoder(config: ModelConfig, encoder: Encoder) -> None:
     for key in sorted(trained.keys() | found.keys()):
         if trained.get(key) != found.get(key):
             raise SerError(
-                f"the encoder is not the one of the training: its {key} is {found.get(key)}, expected "
+                f"the encoder is not the one of the training: {key}={found.get(key)}, expected "
                 f"{trained.get(key)}; name the encoder it was trained with (--encoder FOLDER)."
             )
 

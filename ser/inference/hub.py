@@ -1,4 +1,4 @@
-"""A trained model as a Hugging Face folder: weights, description, and a model card made of the run's own records."""
+"""A trained model as a Hugging Face folder: weights, description, and a model card with the run's figures."""
 
 import json
 import math
@@ -19,12 +19,12 @@ from ser.inference.engines import TorchNetwork
 from ser.inference.recognizer import Recognizer
 
 _LICENCES = {
-    "iemocap": "IEMOCAP is licensed by USC for research; the release may not be passed on, and whether a model trained "
-    "on it may be, its licence decides.",
+    "iemocap": "IEMOCAP is licensed by USC for research and may not be passed on; read its licence before you pass on "
+    "a model trained on it.",
     "ravdess": "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
     "emodb": "EMO-DB (Burkhardt et al. 2005) is free for research; cite it.",
-    "synthetic": "The synthetic corpus is made by the program and carries no licence of others.",
-    "synthetic_features": "The synthetic corpus is made by the program and carries no licence of others.",
+    "synthetic": "The synthetic corpus is made by the program and has no licence.",
+    "synthetic_features": "The synthetic corpus is made by the program and has no licence.",
 }
 
 
@@ -33,8 +33,8 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
 
     Args:
         recognizer: a model in PyTorch.
-        folder: where; it appears whole or not at all.
-        run: the run folder whose metrics.json, split.json and predictions.csv the card tells of; None: no figures.
+        folder: where to write; it appears whole or not at all.
+        run: the run folder whose metrics.json, split.json and predictions.csv the card quotes; None: no figures.
 
     Returns:
         The folder.
@@ -63,10 +63,10 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
         if folder.exists():
             folder.rename(replaced)  # a folder cannot be renamed over another one
         temporary.rename(folder)
-    except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error on a full disk
         raise SerError(
             f"could not write {folder}: {getattr(error, 'strerror', None) or error}; free space or choose a writable "
-            "folder (what was there before is intact)."
+            "folder (what was there before is unchanged)."
         ) from error
     finally:
         if replaced.exists() and not folder.exists():
@@ -115,7 +115,7 @@ def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
 
 def _results(metrics: Mapping[str, Any], run: str | Path | None) -> str:
     if not metrics:
-        return "No record of a finished run lay beside the checkpoint, so no figures can be given."
+        return "The checkpoint was exported without a finished run, so there are no figures."
     test = metrics["test"]
     rows = ["| part | n | UAR | WA | macro F1 |", "|---|---|---|---|---|"]
     rows += [
@@ -127,8 +127,8 @@ def _results(metrics: Mapping[str, Any], run: str | Path | None) -> str:
     lines = ["\n".join(rows), f"Test recall in %: {recall}."]
     if run is not None and (Path(run) / "predictions.csv").is_file():
         lines.append(
-            f"95% bootstrap interval of the test UAR over speakers: {_interval(Path(run))}. The test part chose "
-            "nothing: the epoch was chosen by validation UAR."
+            f"95% bootstrap interval of the test UAR over speakers: {_interval(Path(run))}. The epoch was "
+            "chosen by validation UAR; the test part was used for nothing but this table."
         )
     return "\n\n".join(lines)
 
@@ -142,6 +142,8 @@ def _model(recognizer: Recognizer) -> str:
     facts = recognizer.config.plain
     parameters = sum(value.numel() for value in recognizer.parameters())
     settings = {key: value for key, value in facts["encoder"].items() if key != "_target_"}
+    if "checkpoint" in settings:
+        settings["checkpoint"] = _public_name(settings["checkpoint"])
     return (
         f"{_name(facts['network'])}, {parameters:,} parameters, on frames of {recognizer.config.input_size} values "
         f"from {_name(facts['encoder'])} ({', '.join(f'{key} {value}' for key, value in settings.items())}), which "
@@ -151,29 +153,28 @@ def _model(recognizer: Recognizer) -> str:
 
 def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     lines = [
-        "- It names how an utterance sounds in the terms of its corpus; it does not know what anybody feels.",
-        "- Other languages, recording conditions and spontaneous speech unlike the corpus are answered all the "
-        "same, and worse.",
-        "- Not for decisions about people: hiring, policing, medicine, education.",
+        "- It says how an utterance sounds in the terms of its corpus; it does not know what anybody feels.",
+        "- It answers for other languages, recording conditions and spontaneous speech too, and less accurately.",
+        "- Do not use it for decisions about people: hiring, policing, medicine, education.",
     ]
     if metrics.get("speaker_overlap"):
-        lines.append("- Speakers overlap between training and evaluation: the figures are not for unseen speakers.")
+        lines.append("- Training and test share speakers: the figures are not for unseen speakers.")
     if metrics.get("transductive") or facts["normalization"]["kind"] == "speaker":
         lines.append(
-            "- The figures are transductive: each speaker's own unlabelled audio normalised the frames; "
-            "without it expect less."
+            "- The figures are transductive: each test speaker's unlabelled audio normalised the frames; without it "
+            "expect lower figures."
         )
     if facts.get("corpus", "").startswith("synthetic"):
-        lines.append("- Trained on a synthetic voice: an example, of no use on people.")
+        lines.append("- Trained on a synthetic voice: an example, not usable on people.")
     return "\n".join(lines)
 
 
 def _licences(facts: Mapping[str, Any]) -> str:
     corpus = _LICENCES.get(str(facts.get("corpus")), "See the licence of the corpus before you pass the model on.")
     encoder = (
-        f"The encoder {facts['encoder']['checkpoint']} has a licence of its own."
+        f"The encoder {_public_name(facts['encoder']['checkpoint'])} has a licence of its own."
         if "checkpoint" in facts["encoder"]
-        else "The encoder needs no weights of others."
+        else "The encoder has no pretrained weights."
     )
     return f"{corpus} {encoder} The code is MIT."
 
@@ -187,6 +188,11 @@ def _record(run: str | Path | None, name: str) -> dict[str, Any]:
 
 def _name(description: Mapping[str, Any]) -> str:
     return str(description["_target_"]).rpartition(".")[2]
+
+
+def _public_name(checkpoint: str) -> str:
+    """A Hub id as it is; of a local folder only the last part, since the card is for strangers."""
+    return Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint
 
 
 def _percent(value: float | None) -> str:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ser.encoders.base import valid
 from ser.errors import SerError
 from ser.inference.checkpoint import to_plain
 from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM, TorchNetwork
-from ser.inference.recognizer import SHORTEST_SAMPLES, Prediction, Recognizer
+from ser.inference.recognizer import SHORTEST_SAMPLES, Recognizer
 from ser.io import atomic_path
 
 TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX in single precision
@@ -217,7 +218,10 @@ def export_onnx(
     Raises:
         SerError: packages are missing, the model cannot be exported, or the file disagrees with PyTorch.
     """
-    _require("onnx", "onnxscript", "onnxruntime")
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
+        raise SerError(
+            f"ONNX export needs {' and '.join(missing)}, which this installation lacks; pip install 'ser[export]'."
+        )
     found: dict[str, Agreement] = {}
     with atomic_path(path) as temporary:
         _write(recognizer, temporary, with_encoder)
@@ -239,14 +243,12 @@ def export_onnx(
 def agreement(one: Recognizer, other: Recognizer, waveforms: Sequence[Tensor] | None = None) -> Agreement:
     """Compare two forms of a model on waveforms at 16 kHz; None takes synthetic sounds of 25 ms to 30 s."""
     waveforms = test_sounds() if waveforms is None else waveforms
-    pairs: list[tuple[Prediction, Prediction]] = []
-    for waveform in waveforms:
-        pairs.append((one.predict_batch([waveform])[0], other.predict_batch([waveform])[0]))
+    pairs = [(one.predict_batch([waveform])[0], other.predict_batch([waveform])[0]) for waveform in waveforms]
     values = [[list(prediction.probabilities.values()) for prediction in pair] for pair in pairs]
     gaps = np.ptp(np.array(values), axis=1)  # (n, C)
     seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
-    same = float(np.mean([first.label == second.label for first, second in pairs]))
-    return Agreement(len(pairs), min(seconds), max(seconds), float(gaps.max()), same)
+    same = [first.label == second.label for first, second in pairs]
+    return Agreement(len(pairs), min(seconds), max(seconds), float(gaps.max()), float(np.mean(same)))
 
 
 def test_sounds(count: int = 40, seed: int = 0) -> list[Tensor]:
@@ -298,27 +300,14 @@ def _write(recognizer: Recognizer, path: Path, with_encoder: bool) -> None:
     program.save(path, external_data=False)
 
 
-def _require(*packages: str) -> None:
-    from importlib.util import find_spec  # noqa: PLC0415
-
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise SerError(
-            f"ONNX export needs {' and '.join(missing)}, which this installation lacks; pip install 'ser[export]'."
-        )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress and advice off the screen; its errors are exceptions."""
-    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(before)

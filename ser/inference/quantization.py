@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALLEST = 4_096  # values: smaller weights, the last layer's among them, cost accuracy and save nothing
+_SMALLEST = 4_096  # values; rounding smaller weights, such as the last layer's, costs accuracy and saves nothing
 
 
 def quantize_file(path: Path) -> None:
-    """Store the large weights in ``path`` as integers with one scale an output channel, in place.
+    """Replace the large weights of the ONNX file ``path`` by integers with one scale per output channel.
 
-    They become single precision again when the file is loaded, and all products are computed in it. Integer products
-    (dynamic quantisation) were tried: rounding the activations moves more labels of a trained model than rounding all
-    weights does, for a file of the same size, and onnxruntime has none for the GRU, which takes nearly all the time.
+    They become single precision again when the file is loaded, and all products are computed in it. Dynamic
+    quantisation (integer products) changes more labels of a trained model for a file of the same size, and onnxruntime
+    has none for the GRU, which takes nearly all the time.
     """
     import onnx  # noqa: PLC0415
     from onnx import helper, numpy_helper  # noqa: PLC0415
@@ -34,7 +34,7 @@ def quantize_file(path: Path) -> None:
         model.graph.initializer.extend(
             [numpy_helper.from_array(integers, f"{name}_int8"), numpy_helper.from_array(scale, f"{name}_scale")]
         )
-        # Not DequantizeLinear: onnxruntime would join it to a MatMul and round the activations again.
+        # Not DequantizeLinear: onnxruntime would fuse it with a MatMul and round the activations.
         cast = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=onnx.TensorProto.FLOAT)
         nodes[name] = [cast, helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name])]
     for cast, product in nodes.values():
@@ -44,7 +44,7 @@ def quantize_file(path: Path) -> None:
 
 
 def _weights(nodes: Any) -> Iterator[tuple[str, int]]:
-    """Names of what the nodes multiply by, and the axis of its output channels."""
+    """Names of the nodes' weights, and the axis of their output channels."""
     for node in nodes:
         if node.op_type == "GRU":  # (1, 3H, D) and (1, 3H, H)
             yield from ((name, 1) for name in node.input[1:3])
@@ -56,7 +56,7 @@ def _weights(nodes: Any) -> Iterator[tuple[str, int]]:
 
 
 def _per_channel(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric integers, and the scale of each of the channels along ``axis`` in a form that broadcasts."""
+    """Symmetric integers and the scale of each channel along ``axis``, in a shape that broadcasts."""
     others = tuple(other for other in range(values.ndim) if other != axis)
     scale = np.maximum(np.abs(values).max(axis=others, keepdims=True), 1e-12).astype(np.float32) / 127
     return np.round(values / scale).astype(np.int8), scale

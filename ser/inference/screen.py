@@ -89,7 +89,9 @@ def recognise(
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), failures
 
 
-def show_predictions(table: pd.DataFrame, recognizer: Recognizer, speaker_per_folder: bool = False) -> None:
+def show_predictions(
+    table: pd.DataFrame, recognizer: Recognizer, speaker_per_folder: bool = False, gate: SpeechGate | None = None
+) -> None:
     """Print the first rows: bars where the screen is wide enough, figures where not, no column cut."""
     if table.empty:
         return
@@ -120,6 +122,10 @@ def show_predictions(table: pd.DataFrame, recognizer: Recognizer, speaker_per_fo
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
     console.print(screen)
+    silent = int((table["predicted"] == NO_SPEECH).sum())
+    if silent and gate is not None:
+        what = f"{silent} of {len(table)} rows hold no speech by the {gate.name}"
+        console.print(f"{what}; --no-gate gives them an emotion, too", highlight=False)
     if recognizer.config.kind == "speaker" and not speaker_per_folder:
         console.print(
             "the model was trained with the statistics of each speaker, but those of the training part were used; if "
