@@ -103,7 +103,8 @@ def _explain_hydra(error: BaseException) -> str | None:
         options = ", ".join(name for name in error.options if name != option)
         return f"{group}={option} was given, but the group {group} has no such option; known are {options}."
     if isinstance(error, OverrideParseException):
-        reason = first_line(Exception(error.message.partition("\n")[2] or error.message))
+        lines = error.message.splitlines()
+        reason = next((line for line in lines if not line.startswith(("Error parsing override", "See http"))), "")
         return f"{error.override!r} was given, expected key=value ({reason}); quote it, the shell may have changed it."
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None

@@ -219,7 +219,7 @@ def test_multirun_writes_a_folder_a_point(tmp_path):
                   cwd=tmp_path)  # fmt: skip
     assert found.returncode == 0, found.stdout
     folders = sorted(path.parent for path in (tmp_path / "outputs" / "sweep").rglob("metrics.json"))
-    expected = [f"{weight}/fold{fold}/seed1" for weight in ("w0", "w0.05") for fold in (1, 2)]
+    expected = [f"{weight}/fold{fold}/seed1" for weight in ("w0.0", "w0.05") for fold in (1, 2)]
     assert [path.relative_to(tmp_path / "outputs" / "sweep").as_posix() for path in folders] == expected
     for folder, point in zip(folders, expected, strict=True):
         metrics = check_run(folder)

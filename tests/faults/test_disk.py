@@ -59,7 +59,7 @@ def finished(corpus, cache, tmp_path_factory):
 
 COMMANDS = {  # what writes, and the words behind it; {place} is the outputs folder, {run} a run in it
     "cache": ["ser", "extract", "paths.cache={place}/cache"],
-    "training": ["train.py", "paths.run={run}"],
+    "training": ["train.py", "paths.run='{run}'"],
     "sweep": ["sweep.py", "variant=gru", "fold=1,2,3"],
     "report": ["ser", "report", "{run}"],
     "probe": ["ser", "probe", "{run}"],
