@@ -30,6 +30,7 @@ from ser.evaluation.figures import write_figures
 from ser.inference.checkpoint import FORMAT
 from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network
+from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder, WholeFileCheckpointIO
 from ser.run_identity import describe, run_record
@@ -181,15 +182,10 @@ def train(
     Returns:
         The content of metrics.json.
     """
-    if checkpoint is not None:
-        log.info("going on from %s", checkpoint)
-    try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        if not trainer.interrupted:
-            raise
-        log.warning("interrupted in epoch %d; the same command with resume=true goes on", trainer.current_epoch)
-        raise KeyboardInterrupt from None
+    if isinstance(module.network, StatisticsLogistic):
+        facts = facts | fit_at_once(datamodule, module, module.network, trainer, folder)
+    else:
+        fit_by_epochs(datamodule, module, trainer, checkpoint)
     best = folder.read_best()
     module.load_state_dict(best["state_dict"])
     predictions = trainer.predict(module, datamodule=datamodule) or []
@@ -205,6 +201,42 @@ def train(
     return folder.finish(parts, facts, probe) if trainer.is_global_zero else folder.scores(parts, facts)
 
 
+def fit_by_epochs(
+    datamodule: EmotionDataModule, module: EmotionModule, trainer: lightning.Trainer, checkpoint: Path | None
+) -> None:
+    """Train until the trainer stops; its ModelCheckpoint keeps the best epoch."""
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if not trainer.interrupted:
+            raise
+        log.warning("interrupted in epoch %d; the same command with resume=true goes on", trainer.current_epoch)
+        raise KeyboardInterrupt from None
+
+
+def fit_at_once(
+    datamodule: EmotionDataModule,
+    module: EmotionModule,
+    network: StatisticsLogistic,
+    trainer: lightning.Trainer,
+    folder: RunFolder,
+) -> dict[str, float]:
+    """Estimate a network that needs no epochs, write it as the best checkpoint, and return what it says of itself."""
+    parts = (
+        (
+            (batch.frames, batch.lengths, batch.emotion)
+            for batch in (datamodule.on_after_batch_transfer(batch, 0) for batch in datamodule.loader(part))
+        )
+        for part in ("train", "validation")
+    )
+    found = network.fit(*parts)
+    trainer.validate(module, datamodule=datamodule, verbose=False)  # for the loggers; it also attaches the module
+    trainer.save_checkpoint(folder.best_checkpoint, weights_only=True)
+    return found
+
+
 def build_module(
     cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any], encoder: Encoder | None = None
 ) -> EmotionModule:
@@ -212,7 +244,8 @@ def build_module(
     sizes = {"input_size": datamodule.cache.dim, "emotions": len(datamodule.emotions)}
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     network, description = make_network(instantiate(cfg.model), model, sizes, encoder)
-    adversary = build_adversary(cfg, network, len(datamodule.speakers))
+    fitted = isinstance(network, StatisticsLogistic)
+    adversary = None if fitted else build_adversary(cfg, network, len(datamodule.speakers))
     if network.erase is not None:
         description = {**description, "erase": network.erase.rank}
     loss = instantiate(cfg.loss)
@@ -225,7 +258,7 @@ def build_module(
         **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
         "format": FORMAT,
         "network": description,
-        "adversary": OmegaConf.to_container(cfg.adversarial, resolve=True),
+        "adversary": {} if fitted else OmegaConf.to_container(cfg.adversarial, resolve=True),
         "encoder": described,
         "encoder_identity": None if encoder is None else encoder.description(),
         "emotions": datamodule.emotions,

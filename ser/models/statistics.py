@@ -1,0 +1,148 @@
+"""Networks without recurrence: mean and std over frames, and a linear layer. The baselines of every table."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ser.errors import SerError, check_number
+from ser.metrics import METRICS
+from ser.models.layers import MeanStdPooling, Pooling, valid_frames
+from ser.models.network import Network, check_settings
+
+LabelledBatch = tuple[Tensor, Tensor, Tensor]  # frames (B, L, D), lengths (B,), emotion (B,)
+_ABSENT = -30.0  # bias of an emotion that no training utterance has: its probability is about 1e-13
+
+
+class StatisticsLogistic(Network):
+    """Mean and std over frames, standardised, then multinomial logistic regression.
+
+    ``fit`` estimates it with scikit-learn, in seconds and without epochs; adversary, augmentation and optimizer have no
+    part in it. The pooled features are the standardised statistics.
+
+    Args:
+        input_size: D, values per frame.
+        emotions: C, number of classes.
+        grid: values of C of scikit-learn's LogisticRegression (inverse strength of the L2 penalty); the validation part
+            chooses one.
+
+    Raises:
+        SerError: a value of ``grid`` is not above zero, or there is none.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, input_size: int, emotions: int, *, grid: Sequence[float] = (0.01,)) -> None:
+        super().__init__()
+        for value in grid:
+            check_number("model.grid", value, 0, above=True)
+        if not grid:
+            raise SerError("model.grid=[] was given, expected at least one value above zero; 0.01 is usual.")
+        self.grid = sorted(grid)
+        self.pooling = MeanStdPooling(input_size)
+        self.pooled_size = self.pooling.size
+        self.register_buffer("mean", torch.zeros(self.pooled_size))
+        self.register_buffer("std", torch.ones(self.pooled_size))
+        self.head = nn.Linear(self.pooled_size, emotions)
+
+    def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return the standardised mean and std over frames (B, 2D), and None."""
+        statistics = self.pooling(frames, valid_frames(lengths, frames.shape[1]))  # (B, 2D)
+        return (statistics - self.mean) / self.std, None
+
+    def fit(self, train: Iterable[LabelledBatch], validation: Iterable[LabelledBatch]) -> dict[str, float]:
+        """Estimate scaler and classifier on ``train`` for each value of the grid; keep the best on ``validation``.
+
+        Best is the highest UAR; of equal ones, the smallest C.
+
+        Returns:
+            ``regularization_c``: the value chosen.
+
+        Raises:
+            SerError: the training part has fewer than two emotions.
+        """
+        from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  prediction needs no scikit-learn
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+        from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+        (features, truth), (unseen, unseen_truth) = self._statistics(train), self._statistics(validation)
+        if len(np.unique(truth)) < 2:
+            raise SerError("the training part has one emotion only, expected at least two; choose another split.")
+        scaler = StandardScaler().fit(features)
+        features, unseen = scaler.transform(features), scaler.transform(unseen)
+        size, candidates = self.head.out_features, []
+        for value in self.grid:
+            model = LogisticRegression(C=value, max_iter=2000)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # of a C larger than any that is chosen
+                model.fit(features, truth)
+            counts = np.bincount(unseen_truth * size + model.predict(unseen), minlength=size * size)
+            candidates.append((float(np.nan_to_num(METRICS["uar"](counts.reshape(size, size)))), value, model))
+        _, chosen, model = max(candidates, key=lambda candidate: candidate[0])
+        self._take(scaler, model)
+        return {"regularization_c": chosen}
+
+    @torch.inference_mode()
+    def _statistics(self, batches: Iterable[LabelledBatch]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and std over frames (n, 2D) in double precision, and emotions (n,)."""
+        pooled, emotions = [], []
+        for frames, lengths, emotion in batches:
+            pooled.append(self.pooling(frames, valid_frames(lengths, frames.shape[1])))
+            emotions.append(emotion)
+        return torch.cat(pooled).double().numpy(), torch.cat(emotions).numpy()
+
+    @torch.no_grad()
+    def _take(self, scaler: Any, model: Any) -> None:
+        """Copy what scikit-learn estimated; of two emotions it keeps the difference of their rows only."""
+        weight, bias = model.coef_, model.intercept_
+        if len(model.classes_) == 2:
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        self.mean.copy_(torch.from_numpy(scaler.mean_))
+        self.std.copy_(torch.from_numpy(scaler.scale_))
+        self.head.weight.zero_()
+        self.head.bias.fill_(_ABSENT)
+        self.head.weight[model.classes_] = torch.from_numpy(weight).float()
+        self.head.bias[model.classes_] = torch.from_numpy(bias).float()
+
+
+class StatisticsMLP(Network):
+    """A layer per frame, mean and std over frames, and a linear head: a network without recurrence.
+
+    Args:
+        input_size: D, values per frame.
+        emotions: C, number of classes.
+        hidden_size: H, width of the layer.
+        dropout: probability, on the frames (a third of it) and on the pooled features.
+        pooling: makes the pooling of frames of a given width (H).
+
+    Raises:
+        SerError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        emotions: int,
+        *,
+        hidden_size: int = 64,
+        dropout: float = 0.3,
+        pooling: Callable[[int], Pooling] = MeanStdPooling,
+    ) -> None:
+        super().__init__()
+        check_settings(hidden_size, 1, dropout)
+        self.frame_layer = nn.Sequential(
+            nn.LayerNorm(input_size), nn.Dropout(dropout / 3), nn.Linear(input_size, hidden_size), nn.ReLU()
+        )
+        self.pooling = pooling(hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.pooled_size = self.pooling.size
+        self.head = nn.Linear(self.pooled_size, emotions)
+
+    def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return the pooled features (B, 2H), and None."""
+        states = self.frame_layer(frames)  # (B, L, H)
+        return self.dropout(self.pooling(states, valid_frames(lengths, frames.shape[1]))), None
