@@ -16,7 +16,8 @@ The same command goes on where it stopped: finished runs are skipped, an interru
   variant    models (conf/model) or experiments (conf/experiment), for example gru,recommended,ladder/global
   fold       all (default), or numbers
   seed       1 (default), or several
-  baseline   the variant that the others are tested against (default: gru, else the first)
+  baseline   the variant that the others are tested against; by default statistics_logistic, which is then added with
+             and without speaker statistics (seconds per run; not where settings of the model or other keys are swept)
 
   python sweep.py variant=gru,enhanced_gru data=ravdess data.root=/path/to/RAVDESS
   python sweep.py variant=recommended fold=1,2 optimizer.lr=1e-3,3e-4

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -23,10 +23,9 @@ from ser.errors import SerError, explain
 from ser.io import append_line
 from ser.launching import FailedRun
 
-if TYPE_CHECKING:
-    from ser.evaluation.runs import Run
-
 log = logging.getLogger(__name__)
+BASELINES = ("statistics_logistic", "statistics_logistic_speaker")  # in every sweep, unless it names another baseline
+_OWN_KEYS = ("variant", "fold", "seed", "baseline")  # of sweep.py, not of train.py
 _LOOK = 0.5  # seconds between looks at what has ended
 
 
@@ -34,12 +33,12 @@ def expand(words: Sequence[str]) -> list[str]:
     """The command line of ``train.py`` that a command line of ``sweep.py`` means.
 
     ``variant=`` becomes the models or experiments it names, ``fold=all`` the numbers of all folds; finished runs are
-    skipped and interrupted ones resumed.
+    skipped and interrupted ones resumed. Without ``baseline=``, the baselines are added.
 
     Raises:
         SerError: a variant is neither a model nor an experiment, or the variants have different numbers of folds.
     """
-    settings: dict[str, Any] = {"variant": None, "fold": "all", "seed": 1, "baseline": None}
+    settings: dict[str, Any] = dict(zip(_OWN_KEYS, (None, "all", 1, None), strict=True))
     others, shared = [], []  # others: all but the sweep's own keys; shared: of those, what holds for every run
     try:
         parsed = OverridesParser.create().parse_overrides(list(words))
@@ -53,13 +52,14 @@ def expand(words: Sequence[str]) -> list[str]:
             shared += [] if override.is_sweep_override() else [word]
     if settings["variant"] is None:
         raise SerError("no variant was given, expected models or experiments; for example variant=gru,enhanced_gru.")
-    group, variants = _variants([str(name) for name in _listed(settings["variant"])])
+    baseline = next(iter(_listed(settings["baseline"])), None)
+    names = [str(name) for name in _listed(settings["variant"])]
+    group, variants = _variants(names if baseline else [*_baselines(names, parsed), *names])
     folds = [str(fold) for fold in _listed(settings["fold"])]
     if folds == ["all"]:
         folds = _all_folds([f"{group}={variant}" for variant in variants], shared)
     seeds = [str(seed) for seed in _listed(settings["seed"])]
     command = ["-m", f"{group}={','.join(variants)}", *others, f"seed={','.join(seeds)}", f"fold={','.join(folds)}"]
-    baseline = next(iter(_listed(settings["baseline"])), None)
     return [*command, "resume=true", *([f"hydra.callbacks.sweep.baseline='{baseline}'"] if baseline else [])]
 
 
@@ -69,6 +69,20 @@ def _listed(value: Any) -> list[Any]:
 
 def _points(override: Override) -> list[Any]:
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else _listed(override.value())
+
+
+def _baselines(names: Sequence[str], overrides: Sequence[Override]) -> list[str]:
+    """The baselines to add to a sweep: those that every override applies to, each only once.
+
+    They have no settings of the other models. What else is swept would only repeat them under several names.
+    """
+    others = [override for override in overrides if override.key_or_group not in _OWN_KEYS]
+    keys = {override.key_or_group.partition(".")[0].partition("/")[0] for override in others}
+    if "model" in keys or any(override.is_sweep_override() for override in others):
+        return []
+    return [
+        name for name in BASELINES if name not in names and not (name.endswith("_speaker") and "normalization" in keys)
+    ]
 
 
 def _variants(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -116,7 +130,7 @@ class SweepCallback(Callback):
     of the first process shows what is new in it.
 
     Args:
-        baseline: the variant that the others are tested against; None: gru, else the first.
+        baseline: the variant that the others are tested against; None: statistics_logistic, gru, else the first.
     """
 
     def __init__(self, baseline: str | None = None) -> None:
@@ -229,18 +243,11 @@ def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None
     loaded, left_out, _ = load_runs(runs)
     if not loaded:
         raise SerError(f"none of its {len(runs)} runs can be read: {left_out[0]}")
-    summary = summarize(loaded, _named(baseline, loaded), left_out)
+    # A baseline may be given as an experiment's name, such as ladder/global.
+    summary = summarize(loaded, None if baseline is None else variant_name(str(baseline), None, None), left_out)
     show_summary(summary)
     write_summary(summary, folder)
     log.info("summary written to %s", folder)
-
-
-def _named(baseline: str | None, runs: Sequence["Run"]) -> str | None:
-    """The variant that a baseline given as ``ladder/global`` means; with swept settings, the first point of it."""
-    if baseline is None:
-        return None
-    name = variant_name(str(baseline), None, None)
-    return next((run.variant for run in runs if run.variant == name or run.variant.startswith(f"{name},")), name)
 
 
 def _duration(seconds: float) -> str:

@@ -32,6 +32,7 @@ from ser.models.layers import (
     masked_mean,
     valid_frames,
 )
+from ser.models.statistics import StatisticsLogistic, StatisticsMLP
 
 D, C = 12, 4
 LENGTHS = torch.tensor([9, 1, 14, 5])
@@ -53,6 +54,8 @@ def networks():
         settings = {"hidden_size": 8, "layers": 2, "pooling": pooling, "bottleneck": bottleneck}
         settings |= {"heads": 4 if bottleneck else None}
         yield pytest.param(partial(BottleneckGRU, **settings), id=f"bottleneck-{pooling.__name__}-{bottleneck}")
+    yield pytest.param(StatisticsLogistic, id="statistics-logistic")
+    yield pytest.param(partial(StatisticsMLP, hidden_size=8), id="statistics-mlp")
 
 
 def build(factory):

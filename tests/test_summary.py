@@ -68,6 +68,14 @@ def test_means_over_runs_and_pooled_figures_are_told_apart(sweep, summary):
     )
 
 
+def test_the_baseline_is_found_with_its_overrides(tmp_path):
+    for variant in ("gru,l2_reg=1", "statistics_logistic,l2_reg=1", "statistics_logistic_speaker,l2_reg=1"):
+        write_run(tmp_path, variant)
+    runs = find_runs(tmp_path)
+    assert summarize(runs).baseline == summarize(runs).variants["variant"][0] == "statistics_logistic,l2_reg=1"
+    assert summarize(runs, baseline="gru").baseline == "gru,l2_reg=1"
+
+
 def test_the_better_variant_is_found_and_the_equal_one_is_not(summary):
     assert summary.baseline == "gru"
     rows = summary.comparisons.query("metric == 'uar'").set_index("variant")

@@ -64,7 +64,8 @@ def times(folder):
 
 @pytest.mark.parametrize("word", ["variant=gru,enhanced_gru", "variant=[gru,enhanced_gru]"])
 def test_two_spellings_of_a_list(word):
-    expected = ["-m", "model=gru,enhanced_gru", "trainer.max_epochs=3", "seed=1,2", "fold=1,2", "resume=true"]
+    variants = "experiment=statistics_logistic,statistics_logistic_speaker,gru,enhanced_gru"
+    expected = ["-m", variants, "trainer.max_epochs=3", "seed=1,2", "fold=1,2", "resume=true"]
     assert expand([word, "fold=[1,2]", "seed=1,2", "trainer.max_epochs=3"]) == expected
 
 
@@ -75,8 +76,25 @@ def test_all_folds_are_those_of_the_protocol_and_other_words_stay():
 
 
 def test_models_and_experiments_mix(corpus):
-    assert expand(["variant=gru,recommended", "fold=1"])[1] == "experiment=gru,recommended"
+    assert expand(["variant=gru,recommended", "fold=1", "baseline=gru"])[1] == "experiment=gru,recommended"
     assert compose_config(["experiment=gru"]).variant == "gru"
+
+
+@pytest.mark.parametrize(("words", "added"), [
+    (["variant=gru"], ["statistics_logistic", "statistics_logistic_speaker"]),
+    (["variant=gru,statistics_logistic", "seed=1,2"], ["statistics_logistic_speaker"]),
+    (["variant=gru", "normalization=speaker"], ["statistics_logistic"]),
+    (["variant=gru", "baseline=gru"], []),
+    (["variant=gru", "model.hidden_size=8"], []),  # not a setting of theirs
+    (["variant=gru", "model/attention=dot"], []),
+    (["variant=gru", "optimizer.lr=1e-3,1e-4"], []),  # would repeat them
+])  # fmt: skip
+def test_the_baselines_are_in_every_sweep_that_they_fit(words, added):
+    group, _, names = expand([*words, "fold=1"])[1].partition("=")
+    assert [name for name in names.split(",") if name in added] == added
+    assert len(names.split(",")) == len(added) + len(words[0].split(","))
+    if added:
+        assert group == "experiment"
 
 
 def test_the_speaker_ladder_composes():

@@ -21,7 +21,7 @@ from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_interval, holm
 from ser.metrics import METRICS
 
-DEFAULT_BASELINE = "gru"
+DEFAULT_BASELINES = ("statistics_logistic", "gru")
 TESTS = ("p_speakers", "p_folds", "p_utterances")
 
 
@@ -65,7 +65,8 @@ def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequen
 
     Args:
         runs: finished runs of one or more variants.
-        baseline: the variant to compare with; by default ``gru`` where there is one, else the first.
+        baseline: the variant to compare with, with or without its overrides; by default the first of
+            ``DEFAULT_BASELINES`` that there is, else the first variant.
         left_out: why damaged runs are not among ``runs``, one message each; the notes count and name them.
 
     Raises:
@@ -81,10 +82,7 @@ def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequen
                 f"{', '.join(run.emotions)}; summarize runs of one class set only."
             )
     groups = by_variant(runs)
-    if baseline is None:
-        baseline = DEFAULT_BASELINE if DEFAULT_BASELINE in groups else next(iter(groups))
-    if baseline not in groups:
-        raise SerError(f"there is no variant {baseline!r} to compare with; choose one of {', '.join(groups)}.")
+    baseline = _baseline(list(groups), baseline)
     groups = {baseline: groups.pop(baseline), **groups}  # the baseline leads every table
     speakers = {variant: cross_speaker(pooled(group)) for variant, group in groups.items()}
     rows = [
@@ -96,6 +94,15 @@ def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequen
     if left_out:
         notes = [f"{len(left_out)} damaged run(s) left out: {' '.join(left_out)}", *notes]
     return Summary(pd.DataFrame(rows), comparisons, speakers, baseline, emotions, leakage, _notes(groups) + notes)
+
+
+def _baseline(variants: Sequence[str], wanted: str | None) -> str:
+    names = DEFAULT_BASELINES if wanted is None else (wanted,)
+    found = [variant for name in names for variant in variants if variant == name]
+    found += [variant for name in names for variant in variants if variant.startswith(f"{name},")]
+    if wanted is not None and not found:
+        raise SerError(f"there is no variant {wanted!r} to compare with; choose one of {', '.join(variants)}.")
+    return [*found, *variants][0]
 
 
 def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class StatisticsLogistic(Network):
 
     mean: Tensor
     std: Tensor
+    head: nn.Linear
 
     def __init__(self, input_size: int, emotions: int, *, grid: Sequence[float] = (0.01,)) -> None:
         super().__init__()
