@@ -88,7 +88,7 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     facts |= {key: data.record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     module = build_module(cfg, data.module, facts, data.encoder)
     show_network(module, choices["model"])
-    trainer = build_trainer(cfg)
+    trainer = build_trainer(cfg, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # refused here, settings leave no folder behind
     with folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
@@ -293,11 +293,10 @@ def build_adversary(cfg: DictConfig, network: Network, speakers: int) -> Adversa
     return adversary
 
 
-def build_trainer(cfg: DictConfig) -> lightning.Trainer:
-    """The trainer with its callbacks and loggers."""
+def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
+    """The trainer with its callbacks and loggers; a network that is fitted at once needs no schedules."""
     callbacks = [
-        instantiate(cfg.alpha_schedule),
-        instantiate(cfg.lr_schedule),
+        *([instantiate(cfg.alpha_schedule), instantiate(cfg.lr_schedule)] if schedules else []),
         *(instantiate(callback) for callback in cfg.callbacks.values() if callback is not None),
     ]
     loggers = [instantiate(logger) for logger in cfg.logger.values()] if cfg.logger else False
