@@ -1,6 +1,6 @@
 """The LightningModule: a network, its losses, its metrics."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning
@@ -12,6 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ser.adversary import Adversary
+from ser.adversary.base import Features
 from ser.data.augmentation import Augmentation
 from ser.data.datamodule import Batch
 from ser.errors import SerError, check_number
@@ -97,6 +98,8 @@ class EmotionModule(lightning.LightningModule):
         """Augment, classify, and return the total loss."""
         frames, lengths = self.augmentation(batch.frames, batch.lengths)
         target = batch.emotion
+        if self.augmentation.mixstyle is not None:
+            frames = self.augmentation.mixstyle(frames, lengths, target, batch.speaker)
         if self.augmentation.mixup is not None:
             one_hot = F.one_hot(target, len(self.emotions)).float()  # (B, C)
             frames, target = self.augmentation.mixup(frames, lengths, one_hot)
@@ -113,6 +116,21 @@ class EmotionModule(lightning.LightningModule):
             loss = loss + parts["l2"]
         self._log_step("train", {"loss": loss, **parts}, self.train_metrics, output.emotion_logits, batch)
         return loss
+
+    @torch.no_grad()
+    def on_validation_start(self) -> None:
+        """Show the training part to an adversary that fits itself to it, with the network in evaluation mode."""
+        if self.adversary is None or not self.adversary.refits or self.trainer.train_dataloader is None:
+            return
+        self.adversary.refit(self._training_features())
+        if self.network.erase is not None and self.trainer.world_size > 1:
+            for buffer in self.network.erase.buffers():
+                buffer.copy_(self.trainer.strategy.broadcast(buffer))  # each process saw its own part
+
+    def _training_features(self) -> Iterator[Features]:
+        for loaded in self.trainer.train_dataloader:  # type: ignore[union-attr]
+            batch = self.trainer.strategy.batch_to_device(loaded, self.device)
+            yield self(batch.frames, batch.lengths).statistics.float(), batch.speaker, batch.emotion
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log loss and metrics on unseen speakers, of the validation part (loader 0) or the test part (loader 1)."""

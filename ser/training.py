@@ -245,7 +245,7 @@ def build_module(
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     network, description = make_network(instantiate(cfg.model), model, sizes, encoder)
     fitted = isinstance(network, StatisticsLogistic)
-    adversary = None if fitted else build_adversary(cfg, network, len(datamodule.speakers))
+    adversary = None if fitted else build_adversary(cfg, network, len(datamodule.speakers), len(datamodule.emotions))
     if network.erase is not None:
         description = {**description, "erase": network.erase.rank}
     loss = instantiate(cfg.loss)
@@ -284,11 +284,12 @@ def build_module(
     )
 
 
-def build_adversary(cfg: DictConfig, network: Network, speakers: int) -> Adversary | None:
+def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: int) -> Adversary | None:
     """The adversary of ``cfg.adversarial``, attached to the network; None for adversarial=none."""
     if "_target_" not in cfg.adversarial:
         return None
-    adversary: Adversary = instantiate(cfg.adversarial, weight=cfg.adversarial_weight)(network.pooled_size, speakers)
+    make = instantiate(cfg.adversarial, weight=cfg.adversarial_weight)
+    adversary: Adversary = make(network.pooled_size, speakers, emotions)
     adversary.attach(network)
     return adversary
 

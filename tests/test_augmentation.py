@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ser.data.augmentation import Augmentation, ChannelMask, FrameMask, GaussianNoise, Mixup, TimeMask, TimeStretch
+from ser.data.augmentation import (
+    Augmentation,
+    ChannelMask,
+    FrameMask,
+    GaussianNoise,
+    MixStyle,
+    Mixup,
+    TimeMask,
+    TimeStretch,
+)
 from ser.errors import SerError
 
 D = 20  # a tenth is two channels
@@ -179,3 +188,36 @@ def test_mixup_keeps_the_frames_the_partner_does_not_reach():
 def test_settings_out_of_range_are_refused(build):
     with pytest.raises(SerError, match="expected"):
         build()
+
+
+def channel_statistics(frames, lengths):
+    rows = [row[:length] for row, length in zip(frames, lengths, strict=True)]
+    return torch.stack([row.mean(0) for row in rows]), torch.stack([row.std(0, correction=0) for row in rows])
+
+
+def test_mixstyle_takes_statistics_of_another_speaker_of_the_same_emotion():
+    lengths = torch.tensor([30, 40, 50, 60])
+    frames = torch.zeros(4, 60, D)
+    for row, length, level in zip(frames, lengths, (0.0, 10.0, 20.0, 30.0), strict=True):
+        row[:length] = (1 + level) * torch.randn(int(length), D) + level
+    emotion, speaker = torch.tensor([0, 0, 1, 1]), torch.tensor([5, 6, 5, 5])
+    seen = []
+    for seed in range(30):
+        output = apply(MixStyle(1.0), frames, lengths, emotion, speaker, seed=seed)
+        assert_padding_zero(output, lengths)
+        assert torch.equal(output[2:], frames[2:])  # no other speaker showed this emotion
+        old, new = channel_statistics(frames, lengths), channel_statistics(output, lengths)
+        for before, after in zip(old, new, strict=True):
+            weight = (after[0] - before[0]) / (before[1] - before[0])  # towards the partner, one number per utterance
+            torch.testing.assert_close(weight, weight.mean().expand(D), atol=1e-3, rtol=1e-3)
+            assert -1e-3 <= float(weight.mean()) <= 1 + 1e-3
+        seen.append(float(weight.mean()))
+        shape = (output[0, :30] - new[0][0]) / new[1][0]
+        torch.testing.assert_close(shape, (frames[0, :30] - old[0][0]) / old[1][0], atol=1e-3, rtol=1e-3)
+    assert min(seen) < 0.1 and max(seen) > 0.9
+
+
+def test_mixstyle_of_probability_zero_changes_nothing_and_constant_features_stay_finite():
+    same = torch.zeros(4, dtype=torch.long)
+    assert torch.equal(apply(MixStyle(0.0), batch(), LENGTHS, same, torch.arange(4)), batch())
+    assert apply(MixStyle(1.0), torch.ones(4, 100, D), LENGTHS, same, torch.arange(4)).isfinite().all()

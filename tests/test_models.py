@@ -140,7 +140,7 @@ def test_returned_attention_sums_to_one_over_valid_frames_and_changes_no_logits(
 
 def test_published_parameter_counts():
     def with_adversary(network):
-        return parameters(network) + parameters(SpeakerClassifier(network.pooled_size, 10, hidden_size=256))
+        return parameters(network) + parameters(SpeakerClassifier(network.pooled_size, 10, 4, hidden_size=256))
 
     with torch.device("meta"):
         assert parameters(GRU(768, 4, attention=DotAttention)) == 2_760_708

@@ -35,7 +35,7 @@ def make_module():
     def make(loss=None, weight=0.05, **settings):
         torch.manual_seed(0)
         network = EnhancedGRU(DIM, 4, hidden_size=4, layers=2, heads=2, dropout=0.0)
-        adversary = SpeakerClassifier(network.pooled_size, SPEAKERS, hidden_size=8, dropout=0.0, weight=weight)
+        adversary = SpeakerClassifier(network.pooled_size, SPEAKERS, 4, hidden_size=8, dropout=0.0, weight=weight)
         optimizer = functools.partial(torch.optim.SGD, lr=0.1)
         settings = {"augmentation": Augmentation()} | settings
         return EmotionModule(network, adversary, loss or CrossEntropy(), optimizer, "abcd", **settings)

@@ -34,19 +34,22 @@ class Transform(ABC):
 
 
 class Augmentation:
-    """Applies transforms one after the other, and mixup where asked for; nothing by default.
+    """Applies transforms one after the other, MixStyle and mixup where asked for; nothing by default.
 
     Args:
         transforms: applied in this order.
         mixup_alpha: of the Beta distribution that mixes pairs of utterances (0.2 is usual); 0: no mixup.
+        mixstyle: probability of mixing the statistics of an utterance with another speaker's.
 
     Attributes:
         mixup: mixes utterances and labels after the transforms; None without mixup.
+        mixstyle: mixes statistics between speakers after the transforms; None without it.
     """
 
-    def __init__(self, transforms: Sequence[Transform] = (), mixup_alpha: float = 0.0) -> None:
+    def __init__(self, transforms: Sequence[Transform] = (), mixup_alpha: float = 0.0, mixstyle: float = 0.0) -> None:
         self.transforms = list(transforms)
         self.mixup = Mixup(mixup_alpha) if mixup_alpha else None
+        self.mixstyle = MixStyle(mixstyle) if mixstyle else None
 
     def __call__(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Transformed frames (B, L', D) and lengths (B,); the input stays as it was."""
@@ -66,12 +69,9 @@ class GaussianNoise(Transform):
 
     def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Frames with noise on the valid frames of the chosen utterances."""
-        valid = _valid(frames, lengths)  # (B, L, 1)
-        count = lengths[:, None, None]
-        mean = (frames * valid).sum(dim=1, keepdim=True, dtype=torch.float32) / count  # (B, 1, D)
-        std = ((frames - mean).square() * valid).sum(dim=1, keepdim=True).div(count).sqrt()  # (B, 1, D)
+        _, std = _statistics(frames, lengths)  # (B, 1, D)
         noisy = frames + (self.noise_factor * std * torch.randn_like(frames)).to(frames.dtype)
-        return torch.where(chosen[:, None, None] & valid, noisy, frames), lengths
+        return torch.where(chosen[:, None, None] & _valid(frames, lengths), noisy, frames), lengths
 
 
 class TimeStretch(Transform):
@@ -185,6 +185,46 @@ class Mixup:
         taken = ((1 - own) * overlap / lengths)[:, None].to(torch.float32)  # (B, 1), fraction of the partner
         soft = (1 - taken) * labels + taken * labels[partner]
         return torch.where(_valid(frames, overlap), mixed, frames), soft
+
+
+class MixStyle:
+    """Mixes mean and std of an utterance with those of another speaker's utterance of the same emotion.
+
+    Each feature is normalised over the utterance's valid frames and put on ``lambda`` times its own mean and std plus
+    ``1 - lambda`` times the other's, with lambda from Beta(0.1, 0.1). So level and spread of a feature tell less of the
+    speaker, and no more and no less of the emotion. Utterances without a partner in the batch stay as they are.
+
+    Source: Zhou et al. 2021, "Domain generalization with MixStyle", there between layers of an image network.
+
+    Args:
+        probability: of an utterance to be mixed.
+
+    Raises:
+        SerError: ``probability`` is not between 0 and 1.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = _fraction("mixstyle", probability)
+
+    def __call__(self, frames: Tensor, lengths: Tensor, emotion: Tensor, speaker: Tensor) -> Tensor:
+        """Mixed frames (B, L, D), padding zero, of frames with ``lengths``, ``emotion`` and ``speaker`` (B,)."""
+        allowed = (emotion[:, None] == emotion[None, :]) & (speaker[:, None] != speaker[None, :])  # (B, B)
+        partner = (torch.rand(allowed.shape, device=frames.device) * allowed).argmax(dim=1)  # (B,)
+        chosen = (_uniform(frames) < self.probability) & allowed.any(dim=1)
+        quantile = _uniform(frames).double().cpu().numpy()
+        own = torch.from_numpy(betaincinv(0.1, 0.1, quantile)).to(frames)[:, None, None]  # (B, 1, 1)
+        mean, std = _statistics(frames, lengths)
+        normalised = (frames - mean) / std.clamp_min(1e-3)
+        mixed = normalised * torch.lerp(std[partner], std, own) + torch.lerp(mean[partner], mean, own)
+        return torch.where(chosen[:, None, None] & _valid(frames, lengths), mixed.to(frames.dtype), frames)
+
+
+def _statistics(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std of each feature over the valid frames, (B, 1, D) each."""
+    valid, count = _valid(frames, lengths), lengths[:, None, None]
+    mean = (frames * valid).sum(dim=1, keepdim=True, dtype=torch.float32) / count
+    std = ((frames - mean).square() * valid).sum(dim=1, keepdim=True).div(count).sqrt()
+    return mean, std
 
 
 def _fraction(name: str, value: float) -> float:

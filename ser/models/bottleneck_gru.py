@@ -87,8 +87,18 @@ class BottleneckGRU(Network):
         self.pooled_size = bottleneck or size
         self.head = nn.Linear(self.pooled_size, emotions)
 
+    @property
+    def statistics_size(self) -> int:
+        """Width of the pooled statistics, before the bottleneck."""
+        return self.pooling.size
+
+    def reduce(self, statistics: Tensor) -> Tensor:
+        """Return the bottleneck's values (B, bottleneck) of pooled statistics (B, F)."""
+        values: Tensor = self.bottleneck(statistics)
+        return values
+
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the pooled features (B, bottleneck) and the head-averaged attention weights (B, L, L) or None."""
+        """Return the pooled statistics (B, F) and the head-averaged attention weights (B, L, L) or None."""
         mask = valid_frames(lengths, frames.shape[1])  # (B, L)
         states = self.dropout(self.project(frames))  # (B, L, 2H)
         for layer in self.layers:
@@ -96,4 +106,4 @@ class BottleneckGRU(Network):
         weights = None
         if self.attention is not None:
             states, weights = self.attention(states, mask, return_attention)  # (B, L, 2H), (B, L, L)
-        return self.bottleneck(self.pooling(states, mask)), weights
+        return self.pooling(states, mask), weights

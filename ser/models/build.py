@@ -16,7 +16,7 @@ _DIRECTIVES = {"_target_", "_partial_"}
 def build_network(description: Mapping[str, Any]) -> Network:
     """Return the network of ``checkpoint["config"]["network"]``, randomly initialised.
 
-    An entry ``erase`` is the rank of the linear erasure between body and head.
+    An entry ``erase`` is the rank of the linear erasure between body and bottleneck.
 
     Raises:
         SerError: the description names anything but a class of ``ser.models``, or does not fit it.
@@ -30,8 +30,8 @@ def build_network(description: Mapping[str, Any]) -> Network:
             "checkpoint that train.py wrote."
         )
     if "erase" in description:
-        check_number("erase of the checkpoint's network", description["erase"], 1, network.pooled_size, whole=True)
-        network.erase = LinearErasure(network.pooled_size, description["erase"])
+        check_number("erase of the checkpoint's network", description["erase"], 1, network.statistics_size, whole=True)
+        network.erase = LinearErasure(network.statistics_size, description["erase"])
     return network
 
 

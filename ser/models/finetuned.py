@@ -73,8 +73,17 @@ class FineTuned(Network):
         """The inner network's head."""
         return self.network.head
 
+    @property
+    def statistics_size(self) -> int:
+        """The inner network's width before its bottleneck."""
+        return self.network.statistics_size
+
+    def reduce(self, statistics: Tensor) -> Tensor:
+        """Pooled features (B, P) of pooled statistics (B, F), by the inner network's bottleneck."""
+        return self.network.reduce(statistics)
+
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Pooled features (B, P) and attention (B, L, L) or None, of frames (B, L, D) as the encoder made them."""
+        """Pooled statistics (B, F) and attention (B, L, L) or None, of frames (B, L, D) as the encoder made them."""
         mask = valid(lengths, frames.shape[1])  # (B, L)
         if self.first is None:
             rows = frames.masked_fill(~mask.unsqueeze(-1), 0.0)

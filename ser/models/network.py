@@ -16,21 +16,23 @@ class NetworkOutput(NamedTuple):
         emotion_logits: (B, C).
         pooled: (B, P), one vector per utterance, the input of the head.
         attention: (B, L, L), row t holds the weights of query frame t; None unless asked for, or without attention.
+        statistics: (B, F), the output of the body, before erasure and bottleneck.
     """
 
     emotion_logits: Tensor
     pooled: Tensor
     attention: Tensor | None
+    statistics: Tensor
 
 
 class LinearErasure(nn.Module):
-    """Removes directions from the pooled features: ``x - (x - mean) @ read @ write``.
+    """Removes directions from the pooled statistics: ``x - (x - mean) @ read @ write``.
 
     Does nothing until ``mean``, ``read`` and ``write`` are set. An adversary (ser.adversary) that erases sets them
     during training. They are buffers, so every checkpoint and exported file has them.
 
     Args:
-        size: P, width of the pooled features.
+        size: F, width of the pooled statistics.
         rank: K, number of directions.
     """
 
@@ -45,20 +47,21 @@ class LinearErasure(nn.Module):
         self.register_buffer("read", torch.zeros(size, rank))
         self.register_buffer("write", torch.zeros(rank, size))
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Return the pooled features (B, P) without the directions."""
-        return pooled - (pooled - self.mean) @ self.read @ self.write
+    def forward(self, statistics: Tensor) -> Tensor:
+        """Return the pooled statistics (B, F) without the directions."""
+        return statistics - (statistics - self.mean) @ self.read @ self.write
 
 
 class Network(nn.Module, ABC):
-    """Base of the networks: ``body``, then ``erase`` where an adversary asked for it, then ``head``.
+    """Base of the networks: ``body``, ``erase`` where an adversary asked for it, ``reduce``, ``head``.
 
-    Subclasses define ``body`` and set ``head`` and ``pooled_size``. They know nothing of speakers.
+    Subclasses define ``body`` and set ``head`` and ``pooled_size``; those with a bottleneck define ``reduce`` and
+    ``statistics_size`` too. They know nothing of speakers.
 
     Attributes:
         head: pooled features (B, P) to emotion logits (B, C).
         pooled_size: P.
-        erase: linear map between body and head; None for most networks.
+        erase: linear map between body and bottleneck; None for most networks.
     """
 
     head: nn.Module
@@ -71,7 +74,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the pooled features (B, P) and the attention weights (B, L, L) or None.
+        """Return the pooled statistics (B, F) and the attention weights (B, L, L) or None.
 
         Args:
             frames: (B, L, D), normalised.
@@ -79,12 +82,20 @@ class Network(nn.Module, ABC):
             return_attention: whether to return the attention weights.
         """
 
+    @property
+    def statistics_size(self) -> int:
+        """F, width of what ``body`` returns."""
+        return self.pooled_size
+
+    def reduce(self, statistics: Tensor) -> Tensor:
+        """Return the pooled features (B, P) of pooled statistics (B, F); the same values without a bottleneck."""
+        return statistics
+
     def forward(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> NetworkOutput:
         """Classify frames (B, L, D) of ``lengths`` (B,); the arguments are those of ``body``."""
-        pooled, attention = self.body(frames, lengths, return_attention)
-        if self.erase is not None:
-            pooled = self.erase(pooled)
-        return NetworkOutput(self.head(pooled), pooled, attention)
+        statistics, attention = self.body(frames, lengths, return_attention)
+        pooled = self.reduce(statistics if self.erase is None else self.erase(statistics))
+        return NetworkOutput(self.head(pooled), pooled, attention, statistics)
 
 
 def check_settings(hidden_size: int, layers: int, dropout: float, smallest: int = 1) -> None:

@@ -1,0 +1,21 @@
+"""Adversaries: what removes the speaker from the pooled features while a network trains.
+
+A new kind of speaker removal is one class here and one file in conf/adversarial; it then works with every network.
+"""
+
+from ser.adversary.base import Adversary, AdversaryOutput
+from ser.adversary.classifier import SpeakerClassifier
+from ser.adversary.critics import ConfusionCritics, FlatCritics, ReversalCritics
+from ser.adversary.erasure import Erasure
+from ser.adversary.independence import KernelIndependence
+
+__all__ = [
+    "Adversary",
+    "AdversaryOutput",
+    "ConfusionCritics",
+    "Erasure",
+    "FlatCritics",
+    "KernelIndependence",
+    "ReversalCritics",
+    "SpeakerClassifier",
+]

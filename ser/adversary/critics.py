@@ -1,0 +1,176 @@
+"""Adversaries that can see: several heads on whitened features, trained by an optimizer of their own."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ser.adversary.base import Adversary, AdversaryOutput, reverse_gradient
+from ser.adversary.memory import FeatureMemory
+from ser.errors import check_number
+
+_BATCH = 64  # remembered utterances per step of the heads
+_SMOOTHING = 0.05  # of the running loss that tells whether a head is alive
+_PATIENCE = 50  # network steps at chance after which a head starts anew
+
+
+class Square(nn.Module):
+    """Squares each value; behind a linear layer, a head that sees variances."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the squares."""
+        return values.square()
+
+
+class Critics(Adversary):
+    """Base of adversaries with a linear, a quadratic and an MLP head on features whitened within the emotion.
+
+    The heads also get the emotion, so what they learn is the speaker given the emotion. Between two steps of the
+    network they take ``steps`` steps on remembered utterances; a head whose loss on new utterances stays at chance
+    starts anew. Subclasses define ``objective``, the loss that the network gets.
+
+    Args:
+        pooled: P, width of the pooled features.
+        speakers: S, number of training speakers.
+        emotions: C, number of emotions.
+        hidden_size: width of the hidden layers.
+        steps: of the heads per step of the network.
+        lr: learning rate of the heads.
+        memory: utterances that are remembered.
+        weight: of the loss in the total loss.
+
+    Raises:
+        SerError: a number is out of range.
+    """
+
+    chance_loss: Tensor
+
+    def __init__(
+        self,
+        pooled: int,
+        speakers: int,
+        emotions: int,
+        *,
+        hidden_size: int = 64,
+        steps: int = 5,
+        lr: float = 3e-3,
+        memory: int = 512,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weight)
+        check_number("adversarial.hidden_size", hidden_size, 1, whole=True)
+        check_number("adversarial.steps", steps, 1, whole=True)
+        check_number("adversarial.lr", lr, 0, above=True)
+        check_number("adversarial.memory", memory, _BATCH, whole=True)
+        self.steps, self.emotions, self.chance = steps, emotions, math.log(speakers)
+        self.memory = FeatureMemory(pooled, emotions, memory)
+        inputs = pooled + emotions
+        self.heads = nn.ModuleList(
+            (
+                nn.Linear(inputs, speakers),
+                nn.Sequential(nn.Linear(inputs, hidden_size), Square(), nn.Linear(hidden_size, speakers)),
+                nn.Sequential(nn.Linear(inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, speakers)),
+            )
+        )
+        self.optimizer = torch.optim.Adam(self.heads.parameters(), lr)
+        self.heads.requires_grad_(False)  # the network's optimizer leaves them alone
+        self.register_buffer("recent", torch.zeros(len(self.heads)))  # running loss on new utterances
+        self.register_buffer("dead", torch.zeros(len(self.heads), dtype=torch.long))  # network steps at chance
+
+    def forward(self, pooled: Tensor, speaker: Tensor, emotion: Tensor) -> AdversaryOutput:
+        """Train the heads and return the network's loss; its gradient is multiplied by ``alpha``."""
+        self.memory.add(pooled, speaker, emotion)
+        means, matrix = self.memory.whitening()
+
+        def whiten(features: Tensor, emotion: Tensor) -> Tensor:
+            return torch.cat(((features - means[emotion]) @ matrix, F.one_hot(emotion, self.emotions)), dim=-1)
+
+        if len(self.memory) >= _BATCH and self.training:
+            self._watch(whiten(pooled.detach(), emotion), speaker)
+            features, speakers, emotions = self.memory.stored()
+            self._train_heads(whiten(features, emotions), speakers)
+        inputs = whiten(reverse_gradient(pooled.float(), -self.alpha), emotion)  # reversed twice: times alpha
+        logits = torch.stack([head(inputs) for head in self.heads])  # (heads, B, S)
+        return AdversaryOutput(self.objective(inputs, logits, speaker), logits.mean(dim=0))
+
+    @abstractmethod
+    def objective(self, inputs: Tensor, logits: Tensor, speaker: Tensor) -> Tensor:
+        """The loss that the network makes small.
+
+        Args:
+            inputs: (B, P + C), whitened features with their gradient, and the emotion.
+            logits: (heads, B, S), of the heads for these.
+            speaker: (B,).
+        """
+
+    @torch.enable_grad()
+    def _train_heads(self, inputs: Tensor, speaker: Tensor) -> None:
+        self.heads.requires_grad_(True)
+        for _ in range(self.steps):
+            rows = torch.randint(len(inputs), (_BATCH,), device=inputs.device)
+            losses = [F.cross_entropy(head(inputs[rows]), speaker[rows]) for head in self.heads]
+            self.optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.heads.requires_grad_(False)
+
+    def _watch(self, inputs: Tensor, speaker: Tensor) -> None:
+        """Start heads anew whose loss on utterances as new as these has been at chance for long."""
+        losses = torch.stack([F.cross_entropy(head(inputs), speaker) for head in self.heads])
+        self.recent += _SMOOTHING * (losses - self.recent)
+        self.dead = torch.where(self.recent < self.chance, 0, self.dead + 1)
+        for number in (self.dead > _PATIENCE).nonzero().flatten().tolist():
+            for layer in self.heads[number].modules():
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+            for parameter in self.heads[number].parameters():
+                self.optimizer.state.pop(parameter, None)
+            self.dead[number], self.recent[number] = 0, 0.0
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The state of the heads' optimizer, so that a resumed run goes on bit for bit."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the state of the heads' optimizer."""
+        self.optimizer.load_state_dict(state)
+
+
+class ReversalCritics(Critics):
+    """Makes the heads wrong: gradient reversal (Ganin & Lempitsky 2015), conditional on the emotion (Long et al. 2018).
+
+    Source: "Unsupervised domain adaptation by backpropagation"; "Conditional adversarial domain adaptation".
+    """
+
+    def objective(self, inputs: Tensor, logits: Tensor, speaker: Tensor) -> Tensor:
+        """Minus the mean cross entropy of the heads, at most that of chance per utterance."""
+        losses = torch.stack([F.cross_entropy(each, speaker, reduction="none") for each in logits])  # (heads, B)
+        return -losses.clamp_max(self.chance).mean()
+
+
+class ConfusionCritics(Critics):
+    """Makes the heads undecided: the entropy of their answers is pushed up to that of chance.
+
+    Source: Li et al. 2020, "Speaker-invariant affective representation learning via adversarial training".
+    """
+
+    def objective(self, inputs: Tensor, logits: Tensor, speaker: Tensor) -> Tensor:
+        """Mean cross entropy of the heads to the uniform distribution, less its smallest value."""
+        return -logits.log_softmax(dim=-1).mean() - self.chance
+
+
+class FlatCritics(Critics):
+    """Makes the heads blind: the gradient of their loss with respect to the features is pushed to zero.
+
+    Source: Gat et al. 2022, "Speaker normalization for self-supervised speech emotion recognition".
+    """
+
+    def objective(self, inputs: Tensor, logits: Tensor, speaker: Tensor) -> Tensor:
+        """Mean squared norm of the gradient per utterance and head."""
+        losses = [F.cross_entropy(each, speaker, reduction="sum") for each in logits]
+        gradients = [torch.autograd.grad(loss, inputs, create_graph=True)[0] for loss in losses]
+        return torch.stack(gradients)[..., : -self.emotions].square().sum(dim=-1).mean()

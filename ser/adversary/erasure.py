@@ -1,0 +1,120 @@
+"""Closed-form removal: least-squares concept erasure of the training speakers."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ser.adversary.base import Adversary, AdversaryOutput, Features
+from ser.errors import check_number
+from ser.models.network import LinearErasure, Network
+
+_SMALLEST = 1e-4  # correlation of a direction with the speakers: below, there is nothing to erase
+_LARGEST_FRACTION = 0.25  # of the F values; more directions would take most of the emotion, too
+
+
+class Erasure(Adversary):
+    """Erases the directions that linearly tell the training speakers apart, changing the features least.
+
+    Before each validation the erasure is fitted on the training part, with the network in evaluation mode; during the
+    next epoch it stays as it is, so the emotion head learns on erased statistics. It acts before a bottleneck, where
+    there are more values than speakers. What is not linear (speakers that differ in their variances, say) stays.
+
+    Source: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed form".
+
+    Args:
+        pooled: P, width of the pooled features.
+        speakers: S, number of training speakers.
+        emotions: C, number of emotions.
+        within_emotion: erase what tells speakers of the same emotion apart; otherwise, where speakers differ in how
+            often they show an emotion, the emotion is erased with them.
+        shrinkage: of the covariance towards a multiple of the identity, for few utterances and many values.
+        rank: most directions to erase; None: one fewer than the speakers, at most a quarter of the values.
+        weight: has no effect, since there is no loss.
+
+    Raises:
+        SerError: a number is out of range.
+    """
+
+    refits = True
+
+    def __init__(
+        self,
+        pooled: int,
+        speakers: int,
+        emotions: int,
+        *,
+        within_emotion: bool = True,
+        shrinkage: float = 0.1,
+        rank: int | None = None,
+        weight: float = 0.0,
+    ) -> None:
+        super().__init__(weight)
+        check_number("adversarial.shrinkage", shrinkage, 0, 1, above=True)
+        if rank is not None:
+            check_number("adversarial.rank", rank, 1, whole=True)
+        self.speakers, self.emotions = speakers, emotions
+        self.within_emotion, self.shrinkage, self.rank = within_emotion, shrinkage, rank
+        self.erase: list[LinearErasure] = []  # in a list, so that the network alone owns it
+
+    def attach(self, network: Network) -> None:
+        """Give the network an erasure that does nothing yet."""
+        size = network.statistics_size
+        usual = min(self.speakers - 1, int(_LARGEST_FRACTION * size))
+        network.erase = LinearErasure(size, max(1, min(self.rank or usual, self.speakers - 1, size)))
+        self.erase = [network.erase]
+
+    def refit(self, batches: Iterable[Features]) -> None:
+        """Fit the network's erasure on the training part."""
+        statistics, speaker, emotion = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        groups = emotion if self.within_emotion else torch.zeros_like(emotion)
+        (erase,) = self.erase
+        for name, value in fit_erasure(statistics, speaker, groups, erase.rank, self.shrinkage).items():
+            getattr(erase, name).copy_(value)
+
+    def forward(self, pooled: Tensor, speaker: Tensor, emotion: Tensor) -> AdversaryOutput:
+        """Return a loss of zero."""
+        return AdversaryOutput(pooled.new_zeros(()), None)
+
+
+def fit_erasure(statistics: Tensor, speaker: Tensor, groups: Tensor, rank: int, shrinkage: float) -> dict[str, Tensor]:
+    """The linear map after which no linear function of the statistics tells speakers of the same group apart.
+
+    With the covariance ``C = L L^T`` within groups and the differences ``D`` of the speakers' means from the mean of
+    their group, weighted by how many utterances they rest on, the directions are the left singular vectors ``U`` of
+    ``L^-1 D``, read by ``L^-T U`` and written by ``U^T L^T``.
+
+    Args:
+        statistics: (n, F).
+        speaker: (n,) index.
+        groups: (n,) index of the group, such as the emotion.
+        rank: K, the largest number of directions, at most F; with fewer than that, rows of zeros.
+        shrinkage: fraction of the covariance that is replaced by a multiple of the identity.
+
+    Returns:
+        ``mean`` (F,), ``read`` (F, K) and ``write`` (K, F) of a ``LinearErasure``.
+    """
+    values = statistics.double()  # small directions count
+    mean, size = values.mean(dim=0), values.shape[1]
+    centred = values - _group_means(values, groups)[groups]  # (n, F)
+    covariance = centred.T @ centred / len(values)  # (F, F)
+    scale = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    identity = torch.eye(size, dtype=values.dtype, device=values.device)
+    factor = torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * identity)
+    named = F.one_hot(speaker).to(values)  # (n, S)
+    counts = named.sum(dim=0).clamp_min(1)
+    differences = centred.T @ named / (len(values) * counts).sqrt()  # (F, S)
+    directions, strength, _ = torch.linalg.svd(
+        torch.linalg.solve_triangular(factor, differences, upper=False), full_matrices=False
+    )
+    directions = F.pad(directions * (strength > _SMALLEST), (0, max(0, rank - directions.shape[1])))[:, :rank]  # (F, K)
+    read = torch.linalg.solve_triangular(factor.T, directions, upper=True)
+    return {name: value.float() for name, value in
+            {"mean": mean, "read": read, "write": directions.T @ factor.T}.items()}  # fmt: skip
+
+
+def _group_means(values: Tensor, groups: Tensor) -> Tensor:
+    """Mean of ``values`` (n, F) per group: (G, F)."""
+    members = F.one_hot(groups).to(values)  # (n, G)
+    return members.T @ values / members.sum(dim=0).clamp_min(1)[:, None]
