@@ -46,7 +46,8 @@ class Critics(Adversary):
         SerError: a number is out of range.
     """
 
-    chance_loss: Tensor
+    recent: Tensor
+    dead: Tensor
 
     def __init__(
         self,
