@@ -104,6 +104,12 @@ AllowDownload = Annotated[
 ]
 NoGate = Annotated[bool, typer.Option("--no-gate", help="Give silence and noise an emotion, too.")]
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table: .csv or .json.")]
+Shrinkage = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", callback=_positive, help="Weight of the training statistics beside a speaker's own."
+    ),
+]
 
 
 @app.callback()
@@ -119,6 +125,7 @@ def ser(
     USE,
     "ser predict a.wav recordings/ --checkpoint RUN --output table.csv",
     "ser predict interview.mp3 --checkpoint RUN --window 5 --hop 1",
+    "ser predict speakers/ --checkpoint RUN --speaker-per-folder --enrol 8",
 )
 def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Audio files, and folders of them.")],
@@ -143,13 +150,20 @@ def predict(
         bool,
         typer.Option("--speaker-per-folder", help="normalization=speaker: each folder holds the files of one speaker."),
     ] = False,
+    enrol: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="K", help="With --speaker-per-folder: the first K files of each folder give its statistics."
+        ),
+    ] = None,
+    shrinkage: Shrinkage = 10.0,
 ) -> int:
     """Recognise the emotion of audio files and folders.
 
     Files longer than 60 s get the mean over windows of 10 s. Exit code 3: some files could not be read.
     """
     from ser.inference import screen  # noqa: PLC0415
-    from ser.inference.files import collect_files  # noqa: PLC0415
+    from ser.inference.files import collect_files, statistics_by_folder  # noqa: PLC0415
     from ser.inference.recognizer import Recognizer  # noqa: PLC0415
     from ser.inference.timeline import check_windows  # noqa: PLC0415
     from ser.inference.vad import best_gate  # noqa: PLC0415
@@ -160,7 +174,12 @@ def predict(
     files = collect_files(paths)
     recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
     gate = None if no_gate else best_gate()
-    table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, speaker_per_folder, gate)
+    if enrol is not None and not speaker_per_folder:
+        raise SerError(f"--enrol {enrol} was given without --speaker-per-folder, which it belongs to; add that.")
+    statistics_of = (
+        statistics_by_folder(recognizer, files, enrol, shrinkage) if speaker_per_folder else lambda path: None
+    )
+    table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, statistics_of, gate)
     screen.show_predictions(table, recognizer, speaker_per_folder, gate)
     if output is not None:
         screen.write_table(output, table)
@@ -380,6 +399,22 @@ def probe(
     from ser.evaluation.probe_screen import probe_and_show  # noqa: PLC0415
 
     probe_and_show(path)
+    return 0
+
+
+@_command(RESULTS, "ser enrol outputs/ravdess-whisper_base/recommended_speaker", "ser enrol RUN --shrinkage 3")
+def enrol(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or a folder of runs of one variant.")],
+    shrinkage: Shrinkage = 10.0,
+    draws: Annotated[int, typer.Option(min=1, metavar="N", help="Random choices of the utterances per k.")] = 10,
+) -> int:
+    """Measure how many unlabelled utterances of a new speaker a model needs; of runs with normalization=speaker.
+
+    Writes enrolment.csv and enrolment.png into RUN.
+    """
+    from ser.evaluation.enrolment import enrol as measure  # noqa: PLC0415
+
+    measure(path, shrinkage, draws)
     return 0
 
 

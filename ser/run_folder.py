@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 RESULTS = (
     "run.json", "split.json", "metrics.json", "history.csv", "predictions.csv", "embeddings.npy",
     "train_predictions.csv", "train_embeddings.npy", "leakage.json", "report.html", "train.log", "checkpoints",
-    "tensorboard", "csv", "wandb", "figures", "figures.partial",
+    "tensorboard", "csv", "wandb", "figures", "figures.partial", "enrolment.csv",
+    "enrolment.png",
 )  # fmt: skip
 Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
 

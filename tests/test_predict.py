@@ -153,6 +153,10 @@ def test_each_folder_is_a_speaker_when_told_so(tmp_path, folder):
     expected = recognizer(voice(1.0, 0), 16000, statistics=own)
     assert found["normalization"].tolist() == ["speaker"] * 3
     assert found[P].to_numpy()[0] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
+    first = recognizer.speaker_statistics([(voice(1.0, 0), 16000)], shrinkage=2.0)
+    found = predict_files(recognizer, files, statistics_of=statistics_by_folder(recognizer, files, 1, 2.0)).table
+    expected = recognizer(voice(0.5, 2), 16000, statistics=first)
+    assert found[P].to_numpy()[1] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
 
 
 @pytest.mark.parametrize("ending", ["csv", "json"])

@@ -137,7 +137,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         self.emotions = list(corpus.emotions)
         self.speakers = sorted({utterance.speaker for utterance in split.train})
         self.batch_size, self.max_frames, self.workers, self.seed = batch_size, max_frames, workers, seed
-        self.average, self.jitter = average, jitter
+        self.frame_rate, self.average, self.jitter = frame_rate, average, jitter
         self.test_each_epoch = test_each_epoch and test
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
         self.normalization = normalization

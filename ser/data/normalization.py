@@ -4,7 +4,7 @@ Statistics are those of the encoder's frames, before consecutive ones are averag
 from the cache's sums, and normalising before or after averaging is the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Utterance
 
+SHRINKAGE_SECONDS = 10.0  # weight of the training statistics beside those of a new speaker's audio
 SMALLEST_STD = 1e-5  # a channel of smaller std counts as constant and is not scaled up
 
 
@@ -40,19 +41,15 @@ class FrameStatistics:
     std: Tensor
     source: str
 
-    @classmethod
-    def of_frames(cls, recordings: Iterable[Tensor], source: str = "speaker") -> "FrameStatistics":
-        """Statistics over all frames of several recordings (L, D) of one speaker."""
-        count, total, square = 0, torch.zeros(()), torch.zeros(())
-        for frames in recordings:
-            double = frames.double().cpu()
-            count += len(double)
-            total, square = total + double.sum(0), square + double.square().sum(0)
-        return cls(*mean_and_std(count, total, square), source)
+
+def prior_sums(training: FrameStatistics, frames: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Number (1,), sums and sums of squares (D,) of so many frames that have the statistics ``training``."""
+    mean, std = training.mean.double(), training.std.double()
+    return torch.tensor([frames], dtype=torch.float64), frames * mean, frames * (mean.square() + std.square())
 
 
 class RunningStatistics:
-    """Mean and std of a stream's frames so far, starting from those of the training part.
+    """Mean and std of a speaker's frames so far, starting from those of the training part.
 
     The training statistics count as ``prior_seconds`` of audio already heard (the conjugate update of a normal's mean
     and variance with pseudo-counts), so the first windows are not normalised by a second of audio alone.
@@ -60,26 +57,31 @@ class RunningStatistics:
     Args:
         training: where to start.
         frame_rate: frames per second.
-        prior_seconds: weight of the start.
+        prior_seconds: weight of the start; 0: the frames alone count.
+        source: what a Prediction calls them.
     """
 
-    def __init__(self, training: FrameStatistics, frame_rate: float, prior_seconds: float = 10.0) -> None:
-        self._count = prior_seconds * frame_rate
-        mean, std = training.mean.double(), training.std.double()
-        self._total = self._count * mean
-        self._square = self._count * (mean.square() + std.square())
+    def __init__(
+        self,
+        training: FrameStatistics,
+        frame_rate: float,
+        prior_seconds: float = SHRINKAGE_SECONDS,
+        source: str = "stream",
+    ) -> None:
+        self.source = source
+        self._count, self._total, self._square = prior_sums(training, prior_seconds * frame_rate)
 
     def update(self, frames: Tensor) -> None:
         """Add frames (L, D) that were not counted before."""
         double = frames.double().cpu()
-        self._count += len(double)
+        self._count = self._count + len(double)
         self._total = self._total + double.sum(0)
         self._square = self._square + double.square().sum(0)
 
     @property
     def current(self) -> FrameStatistics:
         """Statistics of the start and everything since."""
-        return FrameStatistics(*mean_and_std(self._count, self._total, self._square), "stream")
+        return FrameStatistics(*mean_and_std(self._count, self._total, self._square), self.source)
 
 
 @dataclass(frozen=True)

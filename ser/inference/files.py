@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE, duration, printable, read_audio
 from ser.data.batching import length_batches
-from ser.data.normalization import FrameStatistics
+from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics
 from ser.errors import SerError
 from ser.inference.recognizer import LONGEST_SECONDS, Prediction, Recognizer, prepare
 from ser.inference.timeline import predict_gated, predict_long, speech_of
@@ -142,10 +142,21 @@ def _table(predictions: Sequence[tuple[Path, Prediction]], emotions: Sequence[st
     return pd.DataFrame(rows, columns=[*columns, *(f"p_{name}" for name in emotions)])
 
 
-def statistics_by_folder(recognizer: Recognizer, paths: Sequence[Path]) -> StatisticsOf:
+def statistics_by_folder(
+    recognizer: Recognizer,
+    paths: Sequence[Path],
+    enrol: int | None = None,
+    shrinkage: float = SHRINKAGE_SECONDS,
+) -> StatisticsOf:
     """Statistics of each folder's own files among ``paths``: for corpora with one folder per speaker.
 
     Files that cannot be read are left out; the first minute of every file counts.
+
+    Args:
+        recognizer: the model.
+        paths: audio files.
+        enrol: how many files of each folder count, the first ones; None: all.
+        shrinkage: weight of the training statistics, in seconds of audio.
     """
     inside: dict[Path, list[Path]] = {}
     for path in paths:
@@ -153,9 +164,9 @@ def statistics_by_folder(recognizer: Recognizer, paths: Sequence[Path]) -> Stati
     folders: dict[Path, FrameStatistics] = {}
     for folder, own in inside.items():
         waveforms = map(_waveform_or_none, own)
-        recordings = ((waveform, SAMPLE_RATE) for waveform in waveforms if waveform is not None)
+        recordings = islice(((waveform, SAMPLE_RATE) for waveform in waveforms if waveform is not None), enrol)
         if first := next(recordings, None):
-            folders[folder] = recognizer.speaker_statistics(chain([first], recordings))
+            folders[folder] = recognizer.speaker_statistics(chain([first], recordings), shrinkage)
     return lambda path: folders.get(path.parent)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE, resample_mono
 from ser.data.batching import length_batches
-from ser.data.normalization import FrameStatistics
+from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics, RunningStatistics
 from ser.encoders import Encoder, encode
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig, find_model, from_hub, read_checkpoint, read_folder
@@ -262,9 +262,20 @@ class Recognizer:
             scores = self.model([utterance[: self.longest_frames] for utterance in frames], statistics, attention)
         return self._predictions(scores, seconds, statistics)
 
-    def speaker_statistics(self, recordings: Iterable[Recording]) -> FrameStatistics:
-        """Statistics of the recordings of one speaker, for models trained with ``normalization=speaker``."""
-        return FrameStatistics.of_frames(self.frames([prepare(*recording)])[0] for recording in recordings)
+    def speaker_statistics(
+        self, recordings: Iterable[Recording], shrinkage: float = SHRINKAGE_SECONDS
+    ) -> FrameStatistics:
+        """Statistics of the recordings of one speaker, for models trained with ``normalization=speaker``.
+
+        Args:
+            recordings: unlabelled; a few are enough (``ser enrol`` measures how many).
+            shrinkage: weight of the training statistics, in seconds of audio; 0: the recordings alone.
+        """
+        rate = self.encoder.frame_rate if self.encoder is not None else 0.0
+        running = RunningStatistics(self.config.statistics, rate, shrinkage, "speaker")
+        for recording in recordings:
+            running.update(self.frames([prepare(*recording)])[0])
+        return running.current
 
     def _predictions(self, scores: Scores, seconds: Sequence[float], statistics: FrameStatistics) -> list[Prediction]:
         attention: Sequence[Any] = scores.attention or [None] * len(seconds)

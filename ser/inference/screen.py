@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ser.data.audio import SAMPLE_RATE, printable, read_audio
 from ser.errors import SerError
-from ser.inference.files import collect_files, predict_files, statistics_by_folder
+from ser.inference.files import StatisticsOf, collect_files, predict_files
 from ser.inference.recognizer import LONGEST_SECONDS, Recognizer, prepare
 from ser.inference.sources import Source
 from ser.inference.streaming import StreamEvent, StreamingRecognizer
@@ -63,11 +63,10 @@ def recognise(
     hop: float,
     batch_seconds: float,
     workers: int,
-    speaker_per_folder: bool,
+    statistics_of: StatisticsOf,
     gate: SpeechGate | None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Table of the predictions of files, or of their windows, and the reason per file that could not be read."""
-    statistics_of = statistics_by_folder(recognizer, files) if speaker_per_folder else lambda path: None
     columns = TextColumn("recognising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=get_console(), transient=True) as progress:
         task = progress.add_task("", total=len(files))

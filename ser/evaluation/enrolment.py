@@ -1,0 +1,196 @@
+"""What unlabelled utterances of a new speaker are worth: UAR against how many of them give the statistics.
+
+A run with ``normalization=speaker`` tests with the statistics of all utterances of each test speaker. A user has a few.
+Here every test utterance is normalised by the statistics of ``k`` other utterances of its speaker, drawn at random and
+shrunk towards those of the training part (the conjugate update of ``ser.data.normalization.RunningStatistics``).
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from rich import get_console
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor, nn
+
+from ser.data.datamodule import EmotionDataModule, normalize
+from ser.data.normalization import FrameStatistics, mean_and_std, prior_sums
+from ser.errors import SerError, check_number
+from ser.evaluation.figures.style import BLUE, GREY, PERCENT, new_figure, save_figure, styled
+from ser.evaluation.report.tables import percent
+from ser.evaluation.runs import Run, find_runs, pooled
+from ser.evaluation.significance import bootstrap_interval
+from ser.inference.checkpoint import read_checkpoint
+from ser.inference.engines import build_network
+from ser.io import atomic_path, read_json
+from ser.run_identity import stored_config
+
+COUNTS = (0, 1, 2, 4, 8, 16)
+EXPLANATION = (
+    "Percent; mean over draws, 95% intervals over speakers. k: unlabelled utterances of the speaker, never the tested "
+    "one; all: all others. 0 uses the training part's statistics only."
+)
+
+
+def enrol(path: str, shrinkage: float, draws: int) -> None:
+    """Measure the runs at or below ``path``, write ``enrolment.csv`` and ``enrolment.png`` there, and print the table.
+
+    Args:
+        path: a run folder, or a folder of runs of one variant.
+        shrinkage: weight of the training statistics, in seconds of audio.
+        draws: random choices of the utterances for each k.
+
+    Raises:
+        SerError: there is no run, runs are of several variants or not of normalization=speaker, or their corpus or
+            checkpoint is not what it was.
+    """
+    check_number("--shrinkage", shrinkage, 0, above=True)
+    runs = find_runs(path)
+    if len({run.variant for run in runs}) > 1:
+        raise SerError(f"{path} holds runs of several variants; give the folder of one of them.")
+    predictions: dict[str, list[pd.DataFrame]] = {}
+    for run in runs:
+        for count, table in predict_enrolled(run, shrinkage, draws):
+            predictions.setdefault(count, []).append(table)
+    rows = [_row(count, pd.concat(tables)) for count, tables in predictions.items()]
+    table = pd.DataFrame([*rows, _row("own run", pooled(runs))])
+    folder = Path(path)
+    with atomic_path(folder / "enrolment.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    save_figure(draw_enrolment(table, runs[0].variant, shrinkage), folder / "enrolment")
+    _show(table, runs[0].variant, shrinkage)
+
+
+def predict_enrolled(run: Run, shrinkage: float, draws: int) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Prediction tables of the test part, one or more per k (named ``0``, ``1`` ... ``all``)."""
+    datamodule, network, training = _loaded(run)
+    utterances = datamodule.split.test
+    rows = {utterance.id: row for row, utterance in enumerate(utterances)}
+    frames, total, square = (torch.from_numpy(table) for table in datamodule.cache.sums(rows))
+    sums = torch.cat([frames[:, None].double(), total, square], 1)  # (U, 1 + 2D)
+    prior = torch.cat(prior_sums(training, shrinkage * datamodule.frame_rate))  # (1 + 2D)
+    speakers = pd.factorize(np.array([utterance.speaker for utterance in utterances]))[0]
+    most = int(np.bincount(speakers).max()) - 1  # others of a speaker
+    random = np.random.default_rng(0)
+    for count in [*(count for count in COUNTS if count < most), most]:
+        for _ in range(1 if count in (0, most) else draws):  # these leave nothing to draw
+            others = _sums_of_others(sums, speakers, count, random)
+            found = prior + others
+            mean, std = mean_and_std(found[:, :1], *found[:, 1:].chunk(2, 1))
+            yield "all" if count == most else str(count), _predictions(run, datamodule, network, mean, std)
+
+
+def _sums_of_others(sums: Tensor, speakers: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
+    """For each utterance, the sums (U, K) over ``count`` other utterances of its speaker.
+
+    One order is drawn per speaker: an utterance gets the first ``count`` others in it.
+    """
+    others = torch.zeros_like(sums)
+    for speaker in range(speakers.max() + 1):
+        order = random.permutation(np.flatnonzero(speakers == speaker))
+        chosen = order[: count + 1]
+        others[order] = sums[chosen[:count]].sum(0)
+        inside = chosen[:count]  # these give way to the next in the order
+        others[inside] = sums[chosen].sum(0) - sums[inside]
+    return others
+
+
+@torch.inference_mode()
+def _predictions(
+    run: Run, datamodule: EmotionDataModule, network: nn.Module, mean: Tensor, std: Tensor
+) -> pd.DataFrame:
+    """The run's prediction table with the answers to frames normalised by ``mean`` and ``std`` (U, D)."""
+    answers: dict[str, np.ndarray] = {}
+    for batch in datamodule.loader("test"):
+        logits = network(normalize(batch, mean, std).frames, batch.lengths).emotion_logits
+        answers |= dict(zip(batch.ids, logits.softmax(-1).double().numpy(), strict=True))
+    found = np.stack([answers[identifier] for identifier in run.predictions["id"]])
+    columns = {f"p_{name}": found[:, index] for index, name in enumerate(datamodule.emotions)}
+    return run.predictions.assign(predicted=np.array(datamodule.emotions)[found.argmax(1)], **columns)
+
+
+def _loaded(run: Run) -> tuple[EmotionDataModule, nn.Module, FrameStatistics]:
+    """Data, network and training statistics of a finished run."""
+    from ser.training import load_data  # noqa: PLC0415  Lightning loads only when something runs
+
+    if not run.metrics:
+        raise SerError(f"{run.folder} is a table, but enrolment needs a run folder with its checkpoint; give one.")
+    checkpoint = run.folder / "checkpoints" / "best.ckpt"
+    config, weights = read_checkpoint(checkpoint)
+    if config.kind != "speaker":
+        raise SerError(
+            f"{run.folder} was trained with normalization={config.kind}, expected a run with normalization=speaker, "
+            "whose network expects each speaker's own statistics; for example experiment=recommended_speaker."
+        )
+    cfg, _, _ = stored_config(run.folder, run.folder)
+    started_in = Path(str((read_json(run.folder / "run.json") or {}).get("folder")))
+    logging.disable(logging.INFO)  # the corpus is the same in each run
+    try:
+        with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
+            data = load_data(cfg)
+    finally:
+        logging.disable(logging.NOTSET)
+    if data.record["hash"] != run.hash:
+        raise SerError(
+            f"{run.folder} was tested on the split {run.hash}, but its corpus now gives {data.record['hash']}; restore "
+            "the corpus, or run it again."
+        )
+    network = build_network(config, weights, checkpoint).eval()
+    dataset = data.module.datasets["test"]
+    dataset.statistics = torch.arange(len(dataset))  # every utterance has statistics of its own
+    return data.module, network, config.statistics
+
+
+def _row(count: str, table: pd.DataFrame) -> dict[str, object]:
+    interval = bootstrap_interval(table, "uar")
+    return {"k": count, "uar": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def _show(table: pd.DataFrame, variant: str, shrinkage: float) -> None:
+    screen = Table("k", "UAR", "95%", "against k = 0", title=f"{variant}, shrinkage {shrinkage:g} s", box=SIMPLE_HEAD)
+    for column in screen.columns[1:]:
+        column.justify = "right"
+    first = table["uar"].iloc[0]
+    for row in table.itertuples():
+        screen.add_row(
+            str(row.k),
+            percent(row.uar),
+            f"{percent(row.low)} to {percent(row.high)}",
+            f"{100 * (row.uar - first):+.1f}",
+        )
+    get_console().print(screen)
+    get_console().print(
+        f"{EXPLANATION} own run: all utterances of the speaker, the tested one included, without shrinkage.",
+        highlight=False,
+    )
+
+
+@styled
+def draw_enrolment(table: pd.DataFrame, variant: str, shrinkage: float) -> Figure:
+    """UAR with its interval against k; the run's own result as a dashed line.
+
+    Args:
+        table: k, uar, low, high; the last row is the run's own result.
+        variant: its name.
+        shrinkage: weight of the training statistics in seconds.
+    """
+    figure = new_figure(6.4, 3.8, f"UAR with the statistics of k utterances of a new speaker: {variant}")
+    axes = figure.subplots()
+    curve, own = table.iloc[:-1], table.iloc[-1]
+    places: Sequence[int] = range(len(curve))
+    axes.fill_between(places, curve["low"], curve["high"], color=BLUE, alpha=0.15, linewidth=0)
+    axes.plot(places, curve["uar"], "o-", color=BLUE)
+    for place, value in zip(places, curve["uar"], strict=True):
+        axes.annotate(f"{100 * value:.1f}", (place, value), xytext=(0, -15), textcoords="offset points", ha="center")
+    axes.axhline(own["uar"], color=GREY, linestyle="--", linewidth=1)
+    axes.annotate("the run's own result", (0, own["uar"]), xytext=(-8, 4), textcoords="offset points", color="#666666")
+    axes.set_xticks(list(places), curve["k"])
+    axes.set(xlabel=f"unlabelled utterances of the speaker (shrinkage {shrinkage:g} s)", ylabel="UAR (%)")
+    axes.yaxis.set_major_formatter(PERCENT)
+    return figure

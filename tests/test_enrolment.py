@@ -1,0 +1,64 @@
+"""Enrolment: the statistics of other utterances of the speaker, never of the tested one, and the command on a run."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ser import training
+from ser.cli import main
+from ser.data.normalization import FrameStatistics, RunningStatistics, mean_and_std, prior_sums
+from ser.evaluation.enrolment import _sums_of_others
+
+
+def test_an_utterance_gets_k_others_of_its_own_speaker():
+    speakers = np.array([0, 1, 0, 0, 1, 1, 0, 1, 0])
+    sums = torch.eye(len(speakers), dtype=torch.float64)  # says whose sums were added
+    for count in range(4):
+        chosen = _sums_of_others(sums, speakers, count, np.random.default_rng(count)).numpy()
+        assert (chosen.sum(1) == count).all()
+        assert set(np.unique(chosen)) <= {0.0, 1.0}
+        assert (np.diag(chosen) == 0).all()
+        assert (speakers[:, None] == speakers)[chosen == 1].all()
+
+
+def test_the_statistics_are_those_of_prediction():
+    training_part = FrameStatistics(torch.randn(3), torch.rand(3) + 0.5, "training")
+    frames = 2 + torch.randn(40, 3)
+    running = RunningStatistics(training_part, 50, 2.0, "speaker")
+    running.update(frames)
+    count, total, square = prior_sums(training_part, 100)
+    double = frames.double()
+    mean, std = mean_and_std(count + 40, total + double.sum(0), square + double.square().sum(0))
+    assert torch.equal(running.current.mean, mean) and torch.equal(running.current.std, std)
+    whole = torch.cat([training_part.mean + training_part.std * torch.randn(100_000, 3), *[frames] * 1000])
+    assert torch.allclose(mean, whole.mean(0), atol=0.02) and torch.allclose(std, whole.std(0), atol=0.02)
+
+
+@pytest.fixture
+def run(configure, tmp_path):
+    def carry_out(experiment):
+        words = [f"experiment={experiment}", "callbacks.progress_bar=null", "logger=none", "leakage=false"]
+        training.run(configure(*words, "figures=false", tiny=False))
+        return tmp_path / "run"
+
+    return carry_out
+
+
+def test_the_command_measures_draws_and_writes(run, capsys):
+    folder = run("statistics_logistic_speaker")
+    capsys.readouterr()
+    assert main(["enrol", str(folder), "--shrinkage", "0.000001", "--draws", "2"]) == 0
+    table = pd.read_csv(folder / "enrolment.csv")
+    assert table["k"].tolist() == ["0", "1", "2", "4", "all", "own run"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert table["uar"].iloc[-1] == pytest.approx(metrics["test"]["uar"])
+    assert (folder / "enrolment.png").stat().st_size > 10_000
+    assert "against k = 0" in capsys.readouterr().out
+
+
+def test_a_model_that_expects_no_speaker_statistics_is_refused(run, capsys):
+    assert main(["enrol", str(run("statistics_logistic"))]) == 1
+    assert "normalization=speaker" in " ".join(capsys.readouterr().err.split())
