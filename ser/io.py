@@ -6,13 +6,18 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ser.errors import SerError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_UMASK = os.umask(0)  # it cannot be read without being set
+os.umask(_UMASK)
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")  # as atomic_path names them
 
 
@@ -73,6 +78,22 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON to ``path``, whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, NDArray[Any]]", metadata: Mapping[str, str]) -> None:
+    """Write ``tensors`` as a safetensors file with the permissions of any new file.
+
+    Raises:
+        OSError: it cannot be written or the disk is full.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415  every command imports this module
+    from safetensors.numpy import save_file  # noqa: PLC0415
+
+    try:
+        save_file(dict(tensors), path, dict(metadata))
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(None, str(error)) from error
+    path.chmod(0o666 & ~_UMASK)  # safetensors lets only the owner read its files
 
 
 def spreadsheet_safe(text: str) -> str:

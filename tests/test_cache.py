@@ -70,6 +70,11 @@ def test_it_is_a_plain_safetensors_file(path):
     assert records[0]["id"] in frames_of() and {"recording", "length", "crc32"} <= records[0].keys()
 
 
+def test_whoever_may_read_a_new_file_may_read_a_shard(path):
+    path.with_name("new").touch()
+    assert path.stat().st_mode == path.with_name("new").stat().st_mode
+
+
 def test_any_flipped_bit_is_noticed_or_changes_nothing(path):
     content, generator, refused = path.read_bytes(), random.Random(0), 0
     for _ in range(300):
@@ -122,7 +127,7 @@ def test_a_write_that_fails_leaves_nothing_behind(path, monkeypatch):
     def fail(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ser.data.cache.save_file", fail)
+    monkeypatch.setattr("safetensors.numpy.save_file", fail)
     with pytest.raises(SerError, match="No space left"):
         write(path, frames_of())
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -161,6 +161,7 @@ def test_a_hub_folder_is_the_same_model(tmp_path, call):
     recognizer = load(tmp_path, max_seconds=2.0)
     folder = export_hub(recognizer, tmp_path / "hub", tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # safetensors alone would hide the weights
     other = getattr(Recognizer, call)(folder)
     assert values(other(voice(3.0), 16000)) == pytest.approx(values(recognizer(voice(3.0), 16000)), abs=1e-9)
     assert torch.equal(other.config.statistics.mean, recognizer.config.statistics.mean)

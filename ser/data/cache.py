@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import SerError
-from ser.io import atomic_path
+from ser.io import atomic_path, write_tensors
 
 FORMAT = 2  # of the shards
 FRAME_CODE = 2  # raise it when the same audio and encoder settings begin to give other frames
@@ -99,10 +98,7 @@ def write_shard(path: Path, frames: Mapping[str, Frames], recordings: Mapping[st
     )
     metadata = {_CONTENT: f"{zlib.crc32(content.encode()):08x} {content}"}  # one key: safetensors shuffles several
     with atomic_path(path) as temporary:
-        try:
-            save_file({**frames, **dict(zip(_SUMS, sums, strict=True))}, temporary, metadata)
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(None, str(error)) from error
+        write_tensors(temporary, {**frames, **dict(zip(_SUMS, sums, strict=True))}, metadata)
 
 
 @dataclass

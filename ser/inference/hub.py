@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-
 from ser.errors import SerError
 from ser.evaluation.predictions import read_predictions
 from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import to_plain
 from ser.inference.engines import TorchNetwork
 from ser.inference.recognizer import Recognizer
+from ser.io import write_tensors
 
 _LICENCES = {
     "iemocap": "IEMOCAP is licensed by USC for research and may not be passed on; read its licence before you pass on "
@@ -53,19 +51,19 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
         )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     replaced = temporary.with_suffix(".old")
-    weights = {name: value.cpu().contiguous() for name, value in recognizer.model.network.state_dict().items()}
+    weights = {name: value.cpu().contiguous().numpy() for name, value in recognizer.model.network.state_dict().items()}
     try:
         temporary.mkdir(parents=True)
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.dumps(to_plain(recognizer.config.plain), indent=2, ensure_ascii=False)
         (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card(recognizer, run), encoding="utf-8")
         if folder.exists():
             folder.rename(replaced)  # a folder cannot be renamed over another one
         temporary.rename(folder)
-    except (OSError, SafetensorError) as error:  # safetensors raises its own error on a full disk
+    except OSError as error:
         raise SerError(
-            f"could not write {folder}: {getattr(error, 'strerror', None) or error}; free space or choose a writable "
+            f"could not write {folder}: {error.strerror or error}; free space or choose a writable "
             "folder (what was there before is unchanged)."
         ) from error
     finally:
