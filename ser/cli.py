@@ -418,6 +418,21 @@ def enrol(
     return 0
 
 
+@_command(RESULTS, "ser curve outputs/ravdess-whisper_base")
+def curve(
+    path: Annotated[str, typer.Argument(metavar="SWEEP", help="Folder of runs of different train_speakers= or so.")],
+) -> int:
+    """Show UAR against the training speakers and utterances of finished runs.
+
+    The runs come from sweep.py variant=A,B train_speakers=4,8,12 (or train_fraction=0.25,0.5). Writes curve.csv and
+    curve.png into SWEEP.
+    """
+    from ser.evaluation.curve import curve as measure  # noqa: PLC0415
+
+    measure(path)
+    return 0
+
+
 @_command(RESULTS, "ser figures outputs/ravdess-logmel", "ser figures RUN --format pdf --format png")
 def figures(
     path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, or folder of runs.")],

@@ -78,6 +78,8 @@ class TrainPage:
     experiment: Any = None
     fold: int = MISSING
     seed: int = MISSING
+    train_speakers: int | None = MISSING
+    train_fraction: float = MISSING
     resume: bool = MISSING
     adversarial_weight: float | None = MISSING
     l2_reg: float = MISSING

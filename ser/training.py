@@ -22,7 +22,7 @@ from ser.console import announce, count_parameters, show_network, show_scores, s
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import Extraction, extract
-from ser.data.protocols import Split, refuse_shared_recordings, split_record
+from ser.data.protocols import Split, refuse_shared_recordings, split_record, with_less_training
 from ser.encoders import Encoder
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
@@ -131,6 +131,7 @@ def load_data(cfg: DictConfig) -> Data:
         log.warning("left out %s: %s", identifier, reason)
     corpus = corpus.without(extraction.failures)
     split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
+    split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
     refuse_shared_recordings(split, extraction.cache.recordings, cfg.allow_duplicates)
     module = EmotionDataModule(
         corpus,

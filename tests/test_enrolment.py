@@ -1,4 +1,4 @@
-"""Enrolment: the statistics of other utterances of the speaker, never of the tested one, and the command on a run."""
+"""Enrolment uses other utterances of the speaker, never the tested one; learning curves take sizes from the splits."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fake_runs import write_run
 
 from ser import training
 from ser.cli import main
@@ -62,3 +63,18 @@ def test_the_command_measures_draws_and_writes(run, capsys):
 def test_a_model_that_expects_no_speaker_statistics_is_refused(run, capsys):
     assert main(["enrol", str(run("statistics_logistic"))]) == 1
     assert "normalization=speaker" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_curve_joins_the_sizes_of_a_variant(tmp_path, capsys):
+    for variant in ("gru", "gru,train_speakers=4", "enhanced_gru,l2_reg=1", "enhanced_gru,l2_reg=1,train_fraction=0.5"):
+        for fold in (1, 2):
+            write_run(tmp_path, variant, fold)
+    assert main(["curve", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "curve.csv")
+    assert table["variant"].tolist() == ["enhanced_gru,l2_reg=1"] * 2 + ["gru"] * 2
+    assert (table["runs"] == 2).all() and (table["speakers"] == 4).all() and (table["utterances"] == 96).all()
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+    assert "enhanced_gru,l2_reg=1" in capsys.readouterr().out
+    write_run(tmp_path / "alone", "gru")
+    assert main(["curve", str(tmp_path / "alone")]) == 1
+    assert "train_speakers=4,8,12" in " ".join(capsys.readouterr().err.split())

@@ -15,6 +15,7 @@ from ser.data.protocols import (
     SuperbProtocol,
     refuse_shared_recordings,
     split_record,
+    with_less_training,
 )
 from ser.errors import SerError
 
@@ -179,3 +180,20 @@ def test_the_record_of_a_split_counts_and_identifies_it():
     other = split_record(SessionProtocol().split(corpus, 3, 0), corpus, {}, False)
     assert other["hash"] != record["hash"] and len(record["hash"]) == 16
     assert other["parts"]["test"]["hash"] == record["parts"]["validation"]["hash"]
+
+
+def test_less_training_is_nested_and_leaves_the_other_parts():
+    split = SessionProtocol().split(make_corpus(), 1, 3)
+    assert with_less_training(split, None, 1.0) is split
+    larger = set(split.train)
+    for speakers, fraction in ((5, 1.0), (3, 1.0), (3, 0.4), (1, 0.01)):
+        less = with_less_training(split, speakers, fraction)
+        assert (less.validation, less.test) == (split.validation, split.test)
+        assert set(less.train) < larger
+        assert len({u.speaker for u in less.train}) == speakers
+        assert {u.emotion for u in less.train} == set(EMOTIONS)
+        larger = set(less.train)
+    assert len(larger) == len(EMOTIONS)
+    for speakers, fraction in ((0, 1.0), (7, 1.0), (None, 0.0), (None, 1.1)):
+        with pytest.raises(SerError, match="train_"):
+            with_less_training(split, speakers, fraction)

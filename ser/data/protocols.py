@@ -6,11 +6,11 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ser.data.corpus import Corpus, Utterance
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +214,40 @@ class RandomProtocol(EvaluationProtocol):
         rest = [utterance for utterance in corpus.utterances if utterance.id not in test]
         validation = _drawn(rest, 0.0, self.validation_fraction, f"{seed}:validation")
         return lambda u: "test" if u.id in test else "validation" if u.id in validation else "train"
+
+
+def with_less_training(split: Split, speakers: int | None, fraction: float) -> Split:
+    """The split with a smaller training part, for learning curves; validation and test stay.
+
+    Of one seed, smaller parts lie inside larger ones.
+
+    Args:
+        split: with all of its training part.
+        speakers: how many training speakers are kept; None: all.
+        fraction: of each speaker's utterances of each emotion, at least one.
+
+    Raises:
+        SerError: a number is out of range, or an emotion has no training utterance left.
+    """
+    train = sorted(split.train, key=lambda u: hashlib.sha256(f"{split.seed}:less:{u.id}".encode()).digest())
+    names = list(dict.fromkeys(utterance.speaker for utterance in train))
+    check_number("train_speakers", len(names) if speakers is None else speakers, 1, len(names), whole=True)
+    check_number("train_fraction", fraction, 0, 1, above=True)
+    if speakers is None and fraction == 1:
+        return split
+    kept_speakers, kept = set(names[:speakers]), set()
+    groups: dict[tuple[str, str], list[str]] = {}
+    for utterance in train:
+        if utterance.speaker in kept_speakers:
+            groups.setdefault((utterance.speaker, utterance.emotion), []).append(utterance.id)
+    for ids in groups.values():
+        kept.update(ids[: max(1, round(fraction * len(ids)))])
+    if missing := sorted({u.emotion for u in train} - {emotion for _, emotion in groups}):
+        raise SerError(
+            f"train_speakers={speakers} leaves no {', '.join(missing)} utterance to train on, expected every emotion; "
+            "keep more speakers."
+        )
+    return replace(split, train=tuple(utterance for utterance in split.train if utterance.id in kept))
 
 
 def refuse_shared_recordings(split: Split, recordings: Mapping[str, Hashable], allowed: bool = False) -> None:
