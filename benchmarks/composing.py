@@ -41,8 +41,8 @@ def compose_experiment(folder: Path, scale: float, *overrides: str) -> Experimen
     own = any(word.startswith("data=") for word in overrides)
     words = [] if own else ["data=synthetic_features", f"data.scale={scale}"]
     cfg = compose_config([*words, f"paths.run={folder}", *overrides])
-    corpus, encoder = instantiate(cfg.data), instantiate(cfg.features)
+    corpus, encoder = instantiate(cfg, "data"), instantiate(cfg, "features")
     cache = extract(corpus, encoder, cfg.paths.cache, show_progress=False).cache
-    split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
-    data = EmotionDataModule(corpus, split, cache, instantiate(cfg.normalization), seed=cfg.seed, **cfg.batches)
+    split = instantiate(cfg, "protocol").split(corpus, cfg.fold, cfg.seed)
+    data = EmotionDataModule(corpus, split, cache, instantiate(cfg, "normalization"), seed=cfg.seed, **cfg.batches)
     return Experiment(cfg, corpus, data)

@@ -349,8 +349,8 @@ def extract(overrides: Overrides = None) -> int:
     from ser.inference.screen import show_failures  # noqa: PLC0415
 
     cfg = compose_config(overrides or [])
-    corpus = instantiate(cfg.data)
-    result = extract_frames(corpus, instantiate(cfg.features), cfg.paths.cache, **cfg.extraction)
+    corpus = instantiate(cfg, "data")
+    result = extract_frames(corpus, instantiate(cfg, "features"), cfg.paths.cache, **cfg.extraction)
     if result.failures:
         show_failures(result.failures, len(corpus.utterances))
     return PARTLY_FAILED if result.failures else 0

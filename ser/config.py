@@ -247,16 +247,24 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"known are {', '.join(name for name in known if '.' not in name and '/' not in name) or 'none'}."
 
 
-def instantiate(node: DictConfig, *arguments: Any, **keywords: Any) -> Any:
-    """Hydra's ``instantiate``; settings that the target refuses become a SerError, also when a partial is called.
+def instantiate(cfg: DictConfig, key: str, **keywords: Any) -> Any:
+    """Hydra's ``instantiate`` of ``cfg[key]``; settings that the target refuses become a SerError.
+
+    Args:
+        cfg: the configuration.
+        key: dotted key of a description with a ``_target_``; errors name it.
+        keywords: further arguments of the target.
+
+    Returns:
+        The object; of a partial a function that raises the same errors.
 
     Raises:
         SerError: naming the overrides and the target's reason.
     """
-    where = str(node._get_full_key(None)) if isinstance(node, DictConfig) else ""
-    _refuse_text(node, where)
-    made = _build(where, hydra.utils.instantiate, node, *arguments, **keywords)
-    return partial(_build, where, made) if isinstance(made, partial) else made
+    node = OmegaConf.select(cfg, key)
+    _refuse_text(node, key)
+    made = _build(key, hydra.utils.instantiate, node, **keywords)
+    return partial(_build, key, made) if isinstance(made, partial) else made
 
 
 def _refuse_text(node: Any, where: str) -> None:

@@ -254,7 +254,7 @@ class Experiment:
             self.not_yet = True
             yield Finding("corpus", "ok", f"the synthetic corpus is not in {data.root} yet; the first run writes it")
             return
-        self.corpus = corpus = instantiate(data)
+        self.corpus = corpus = instantiate(self.cfg, "data")
         counts = Counter(utterance.emotion for utterance in corpus.utterances)
         emotions = ", ".join(f"{counts[emotion]:,} {emotion}" for emotion in corpus.emotions)
         hours = sum(utterance.seconds for utterance in corpus.utterances) / 3600
@@ -293,7 +293,7 @@ class Experiment:
 
     def check_protocol(self) -> Iterator[Finding]:
         """Split the corpus for every fold."""
-        protocol = instantiate(self.cfg.protocol)
+        protocol = instantiate(self.cfg, "protocol")
         folds, broken, sizes = protocol.folds(self.corpus), {}, []
         for fold in range(1, folds + 1):
             try:
@@ -315,7 +315,7 @@ class Experiment:
         if own is None and not on_this_machine(checkpoint):
             yield _on_the_hub(checkpoint)
             return
-        encoder: Any = own or instantiate(self.cfg.features)
+        encoder: Any = own or instantiate(self.cfg, "features")
         described, rate = encoder.description(), encoder.frame_rate
         text = f"{described.get('encoder', 'frames of the corpus')}: {encoder.dim} values, {rate:g} frames/s"
         if checkpoint and own is None:

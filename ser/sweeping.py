@@ -115,7 +115,7 @@ def _all_folds(variants: Sequence[str], shared: Sequence[str]) -> list[str]:
     counts = {}
     for variant in variants:
         cfg = compose_config([*shared, variant])
-        counts[variant] = instantiate(cfg.protocol).folds(instantiate(cfg.data))
+        counts[variant] = instantiate(cfg, "protocol").folds(instantiate(cfg, "data"))
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{variant}: {count}" for variant, count in counts.items())
         raise SerError(f"fold=all was given, but the variants have different numbers of folds ({told}); sweep them one "

@@ -120,17 +120,17 @@ def load_data(cfg: DictConfig) -> Data:
     Raises:
         SerError: bad input.
     """
-    corpus: Corpus = instantiate(cfg.data)
+    corpus: Corpus = instantiate(cfg, "data")
     announce(corpus)
-    encoder: Encoder = instantiate(cfg.features)
-    normalization = instantiate(cfg.normalization)
+    encoder: Encoder = instantiate(cfg, "features")
+    normalization = instantiate(cfg, "normalization")
     own_frames = corpus.frame_source is not None
-    check_finetuning(encoder, normalization.kind, instantiate(cfg.augmentation), own_frames)
+    check_finetuning(encoder, normalization.kind, instantiate(cfg, "augmentation"), own_frames)
     extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
     for identifier, reason in extraction.failures.items():
         log.warning("left out %s: %s", identifier, reason)
     corpus = corpus.without(extraction.failures)
-    split = instantiate(cfg.protocol).split(corpus, cfg.fold, cfg.seed)
+    split = instantiate(cfg, "protocol").split(corpus, cfg.fold, cfg.seed)
     split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
     refuse_shared_recordings(split, extraction.cache.recordings, cfg.allow_duplicates)
     module = EmotionDataModule(
@@ -244,12 +244,12 @@ def build_module(
     """Network, adversary, losses and optimizer, with the plain description that goes into every checkpoint."""
     sizes = {"input_size": datamodule.cache.dim, "emotions": len(datamodule.emotions)}
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
-    network, description = make_network(instantiate(cfg.model), model, sizes, encoder)
+    network, description = make_network(instantiate(cfg, "model"), model, sizes, encoder)
     fitted = isinstance(network, StatisticsLogistic)
     adversary = None if fitted else build_adversary(cfg, network, len(datamodule.speakers), len(datamodule.emotions))
     if network.erase is not None:
         description = {**description, "erase": network.erase.rank}
-    loss = instantiate(cfg.loss)
+    loss = instantiate(cfg, "loss")
     if hasattr(loss, "fit_class_counts"):
         loss.fit_class_counts(datamodule.emotion_counts())
     described: dict[str, Any] = OmegaConf.to_container(cfg.features, resolve=True)  # type: ignore[assignment]
@@ -276,9 +276,9 @@ def build_module(
         network,
         adversary,
         loss,
-        instantiate(cfg.optimizer),
+        instantiate(cfg, "optimizer"),
         datamodule.emotions,
-        augmentation=instantiate(cfg.augmentation),
+        augmentation=instantiate(cfg, "augmentation"),
         l2_reg=cfg.l2_reg,
         seed=cfg.seed,
         config=config,
@@ -289,7 +289,7 @@ def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: 
     """The adversary of ``cfg.adversarial``, attached to the network; None for adversarial=none."""
     if "_target_" not in cfg.adversarial:
         return None
-    make = instantiate(cfg.adversarial, weight=cfg.adversarial_weight)
+    make = instantiate(cfg, "adversarial", weight=cfg.adversarial_weight)
     adversary: Adversary = make(network.pooled_size, speakers, emotions)
     adversary.attach(network)
     return adversary
@@ -298,12 +298,13 @@ def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: 
 def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
     """The trainer with its callbacks and loggers; a network that is fitted at once needs no schedules."""
     callbacks = [
-        *([instantiate(cfg.alpha_schedule), instantiate(cfg.lr_schedule)] if schedules else []),
-        *(instantiate(callback) for callback in cfg.callbacks.values() if callback is not None),
+        *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),
+        *(instantiate(cfg, f"callbacks.{name}") for name, callback in cfg.callbacks.items() if callback is not None),
     ]
-    loggers = [instantiate(logger) for logger in cfg.logger.values()] if cfg.logger else False
+    loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger] if cfg.logger else False
     trainer: lightning.Trainer = instantiate(
-        cfg.trainer,
+        cfg,
+        "trainer",
         precision=_precision(cfg.trainer),
         callbacks=callbacks,
         logger=loggers,

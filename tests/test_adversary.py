@@ -120,7 +120,7 @@ def test_every_adversary_trains_with_every_network(configure, tmp_path, model, a
 def test_the_weight_on_the_page_overrides_that_of_the_adversary(configure):
     for words, expected in (([], 0.05), (["adversarial_weight=0.3"], 0.3), (["adversarial.weight=0.2"], 0.2)):
         cfg = configure(*words)
-        assert instantiate(cfg.adversarial, weight=cfg.adversarial_weight)(P, S, 2).weight == expected
+        assert instantiate(cfg, "adversarial", weight=cfg.adversarial_weight)(P, S, 2).weight == expected
 
 
 def test_a_checkpoint_keeps_what_an_adversary_erases(configure, tmp_path, monkeypatch):

@@ -160,8 +160,8 @@ def test_checkpoint_alone_repeats_the_predictions(configure, cache, tmp_path, wo
     state = {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items()
              if name.startswith("network.")}  # fmt: skip
     network.load_state_dict(state)
-    encoder = instantiate(cfg.features)
-    frames = extract(instantiate(cfg.data), encoder, cache).cache
+    encoder = instantiate(cfg, "features")
+    frames = extract(instantiate(cfg, "data"), encoder, cache).cache
     longest = config["max_seconds"] and round(config["max_seconds"] * encoder.frame_rate)
     table = pd.read_csv(folder / "predictions.csv")
     assert len(table) and [f"p_{name}" for name in config["emotions"]] == list(table)[7:]

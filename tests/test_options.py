@@ -167,7 +167,7 @@ def test_all_loggers_together(make, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", options("trainer"))
 def test_every_trainer_is_built(make, name):
     devices = ["trainer.accelerator=cpu"] if name != "cpu" else []
-    trainer = instantiate(make(f"trainer={name}", *devices).trainer, logger=False)
+    trainer = instantiate(make(f"trainer={name}", *devices), "trainer", logger=False)
     assert trainer.max_epochs == 40
     assert trainer.num_devices == (2 if name == "ddp" else 1)
 
