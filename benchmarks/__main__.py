@@ -14,13 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 FOLDER = Path(__file__).parent
-INDEX = FOLDER.parent.parent / "shared" / "iemocap_index.csv"
-SHORT = {  # words of a quick run; a benchmark not named here runs with its defaults
-    "padding": ["--index", str(INDEX)] if INDEX.is_file() else [],
+SHORT = {  # options of a quick run; a benchmark not named here runs with its defaults
+    "padding": ["--epochs", "1"],
     "loading": ["--steps", "6"],
     "overhead": ["--scale", "0.1", "--rounds", "3"],
     "extraction": ["--clips", "16"],
@@ -30,7 +26,7 @@ SHORT = {  # words of a quick run; a benchmark not named here runs with its defa
 
 
 def main() -> int:
-    """Print a table of what each benchmark printed, beside its command and the machine.
+    """Print the machine, then each benchmark's command and figures as soon as they are measured.
 
     Returns:
         1 if a benchmark failed, else 0.
@@ -42,19 +38,16 @@ def main() -> int:
     names = parser.parse_args().names or available
     if unknown := sorted(set(names) - set(available)):
         parser.error(f"there is no benchmark {', '.join(unknown)}; choose from {', '.join(available)}")
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    table = Table("command", "figures", title=machine(), show_lines=True)
+    print(machine(), flush=True)
     failed = False
     for name in names:
-        words = ["-m", f"benchmarks.{name}", *SHORT.get(name, [])]
-        console.print(f"running {name} ...", highlight=False)
+        arguments = ["-m", f"benchmarks.{name}", *SHORT.get(name, [])]
+        print(f"\npython {shlex.join(arguments)}", flush=True)
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}, check=False)
         failed |= done.returncode != 0
-        text = done.stdout if done.returncode == 0 else f"failed: {done.stderr.strip().splitlines()[-1]}"
-        command = f"python {shlex.join(words)}\n({time.perf_counter() - start:.0f} s)"
-        table.add_row(command, text.strip())
-    console.print(table, highlight=False)
+        outcome = "" if done.returncode == 0 else "failed, "
+        print(f"({outcome}{time.perf_counter() - start:.0f} s)", flush=True)
     return int(failed)
 
 

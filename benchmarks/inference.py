@@ -35,7 +35,7 @@ from ser.inference.engines import TorchNetwork, build_encoder
 from ser.inference.files import predict_file, predict_files
 from ser.inference.onnx import export_onnx, test_sounds
 from ser.inference.recognizer import Recognizer
-from ser.models.build import build_network
+from ser.models.network import build_network
 
 WINDOW = 5.0  # seconds
 

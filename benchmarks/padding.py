@@ -1,6 +1,6 @@
 """Frames computed per real frame: random batches against batches of similar length, for each fold's training part.
 
-    python -m benchmarks.padding --index ../shared/iemocap_index.csv
+    python -m benchmarks.padding --index utterances.csv
 
 The index is a CSV with the columns utterance, label, session, speaker and seconds; without it, the lengths are those
 of the synthetic corpus of the same size, which follow IEMOCAP's distribution. Networks compute every frame of a padded
@@ -24,10 +24,10 @@ TARGET = 1.05
 
 
 def main() -> None:
-    """Print one line a fold and the mean over folds."""
+    """Print one line per fold and the mean over folds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, help="CSV of true utterances (default: lengths of the synthetic corpus)")
-    parser.add_argument("--batch-size", type=int, default=32, help="utterances a batch (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="utterances per batch (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="shuffled epochs to average (default: %(default)s)")
     options = parser.parse_args()
     corpus = read_index(options.index) if options.index else synthetic_labels()

@@ -2,7 +2,7 @@
 
 import torch
 
-from ser.models.build import build_network
+from ser.models.network import build_network
 
 EMOTIONS = ["neutral", "happy", "angry", "sad"]
 ENCODER = {"_target_": "ser.encoders.LogMel", "mels": 40, "hop_seconds": 0.02}

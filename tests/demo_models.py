@@ -5,7 +5,7 @@ from checkpoints import ENCODER, GRU, make_config
 from torch.nn.functional import cross_entropy
 
 from ser.encoders import LogMel, encode
-from ser.models.build import build_network
+from ser.models.network import build_network
 
 SAD, HAPPY = 3, 1  # places in checkpoints.EMOTIONS
 LOW, HIGH = 130.0, 900.0  # Hz

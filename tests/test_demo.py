@@ -28,7 +28,8 @@ pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[de
 
 from fastapi.testclient import TestClient
 
-from ser.demo import plots, recognition, server, texts
+from ser import demo
+from ser.demo import plots, recognition, server
 from ser.demo.app import Page
 from ser.demo.live import LiveSettings, LiveSound, live_panel
 from ser.demo.recognition import Limits, ModelShelf, contrast_with_white
@@ -390,7 +391,7 @@ def test_history_is_bounded_and_exported(tmp_path):
     assert [row["predicted"] for row in records] == [None, "happy", None]
     assert records[1]["p_happy"] == 0.7
     assert to_csv(table).splitlines()[0].endswith("model,p_happy,p_sad")
-    for language in texts.LANGUAGES:
+    for language in demo.LANGUAGES:
         assert len(plots.result_table(table, language).columns) == len(table.columns)
     (tmp_path / "large.wav").write_bytes(b"x" * 9)
     history.add("file", "large", 1.0, {}, "m", tmp_path / "large.wav")
@@ -453,9 +454,9 @@ def test_every_text_says_the_same_in_both_languages():
     def fields(message):
         return {name for _, name, _, _ in string.Formatter().parse(message) if name}
 
-    source = "".join(path.read_text() for path in Path(texts.__file__).parent.glob("*.py"))
-    for key, shown in texts._TEXTS.items():
-        assert list(shown) == list(texts.LANGUAGES), key
+    source = "".join(path.read_text() for path in Path(demo.__file__).parent.glob("*.py"))
+    for key, shown in demo._TEXTS.items():
+        assert list(shown) == list(demo.LANGUAGES), key
         assert fields(shown["en"]) == fields(shown["zh"]), key
         assert re.search("[\u4e00-\u9fff]", shown["zh"]), key
         assert key in source or key.startswith(("kind_", "card_", "column_", "setting_", "download_")), key

@@ -23,7 +23,7 @@ from ser.encoders import LogMel, encode
 from ser.errors import SerError
 from ser.inference.files import predict_file
 from ser.inference.recognizer import Recognizer
-from ser.models.build import build_network, construct
+from ser.models.network import build_network, construct
 
 
 def values(prediction):
@@ -330,13 +330,13 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, form):
     [
         "os.system",
         "ser.io.os.system",
-        "ser.models.build.importlib",
+        "ser.models.network.importlib",
         "builtins.eval",
         "ser.models.layers.torch",
         "ser.io.write_text",
         "ser.models..build_network",
         "ser.models.gru.GRU.__init__",
-        "ser.models.build.classes",
+        "ser.models.network.classes",
         7,
         None,
     ],

@@ -7,11 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from ser.demo import plots
+from ser.demo import LANGUAGES, plots, text
 from ser.demo.live import LiveSettings, live_tab
 from ser.demo.recognition import Limits, ModelShelf, analyse, check_upload, recognise_files
 from ser.demo.state import Session, Sessions
-from ser.demo.texts import LANGUAGES, text
 from ser.errors import SerError
 from ser.inference.vad import SpeechGate
 

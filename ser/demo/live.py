@@ -9,9 +9,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.demo import emotion_name, text
 from ser.demo.plots import answer, bars, columns, headline, note, panel, timeline, waveform
 from ser.demo.recognition import HIGHEST_RATE, Model
-from ser.demo.texts import emotion_name, text
 from ser.errors import SerError
 from ser.inference.streaming import RingBuffer, StreamEvent, StreamingRecognizer
 from ser.inference.vad import SpeechGate

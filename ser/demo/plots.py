@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ser.demo import emotion_name, text
 from ser.demo.recognition import Analysis, Model
-from ser.demo.texts import emotion_name, text
 from ser.emotions import Emotion
 
 Looks = Mapping[str, Emotion]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE, read_audio
-from ser.demo.texts import text
+from ser.demo import text
 from ser.emotions import Emotion, looks
 from ser.errors import SerError
 from ser.evaluation.runs import Run, load_run

@@ -26,10 +26,10 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.demo import text
 from ser.demo.live import live_panel
 from ser.demo.recognition import Limits, ModelShelf
 from ser.demo.state import Session, Sessions, to_csv, to_json
-from ser.demo.texts import text
 from ser.errors import SerError
 from ser.inference.recognizer import LONGEST_SECONDS
 from ser.inference.vad import SpeechGate, best_gate

@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from ser.demo import text
 from ser.demo.live import LiveSettings, LiveSound
 from ser.demo.recognition import Analysis, Model
-from ser.demo.texts import text
 from ser.errors import SerError
 from ser.inference.vad import SpeechGate
 from ser.io import spreadsheet_safe
@@ -117,7 +117,7 @@ class Session:
     folder: Path  # its clips; removed when it closes
     model: str  # name of the chosen model
     client: str  # address of its computer
-    language: str = "en"  # key of ser.demo.texts.LANGUAGES
+    language: str = "en"  # key of ser.demo.LANGUAGES
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))  # its browser shows it to be served
     history: History = field(default_factory=History)
     settings: LiveSettings = field(default_factory=LiveSettings)

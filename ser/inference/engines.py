@@ -17,8 +17,8 @@ from ser.encoders import Encoder
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 from ser.inference.checkpoint import ModelConfig
-from ser.models import build as models
-from ser.models.build import construct
+from ser.models import network as models
+from ser.models.network import construct
 
 METADATA_KEY = "ser_config"  # in an ONNX file's metadata_props
 WAVEFORM, FRAMES = "waveform", "frames"  # name of an ONNX graph's first input, which says what it takes

@@ -185,6 +185,7 @@ def export_and_compare(
         rows[f"{output.name}, given files"] = agreement(recognizer, exported, waveforms)
     table = Table("form", "recordings", "seconds", "largest difference", "same label", box=SIMPLE_HEAD)
     table.title = "compared with PyTorch"
+    table.columns[0].overflow = "fold"  # a file's name stays whole
     for name, row in rows.items():
         seconds, difference = f"{row.shortest:.2f} - {row.longest:.1f}", f"{row.largest_difference:.1e}"
         table.add_row(name, str(row.recordings), seconds, difference, f"{100 * row.same_label:.1f}%")
