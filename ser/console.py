@@ -85,9 +85,9 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
         figures = ("-" if value is None else f"{100 * value:.1f}" for value in row)
         table.add_row(part, str(score["n"]), *figures, style=style)
     fitted = metrics.get("regularization_c")  # of a network without epochs
-    chosen = f"epoch {metrics['best_epoch']}" if fitted is None else f"C = {fitted:g}"
+    chosen = f"epoch {metrics['best_epoch']} chosen by validation UAR" if fitted is None else f"C = {fitted:g}"
     where = f"{escape(metrics['variant'])}, fold {metrics['fold']}"
-    table.title = f"{where}, {chosen} chosen by validation UAR; under emotions: recall"
+    table.title = f"{where}, {chosen}; under emotions: recall"
     table.caption = _notes(metrics)
     get_console().print(table)
 
