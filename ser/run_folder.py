@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,9 @@ class RunFolder:
             return None
         if not resume:
             self.work = self._attempt
+            with suppress(SerError):  # of an unreadable identity nothing can be said
+                if (difference := first_difference(read_identity(self.path), identity)) is not None:
+                    log.warning("this run will replace the finished one in %s, which has %s", self.path, difference)
             return None
         if first_difference(read_identity(self.path), identity) is None:
             return metrics if "test" in metrics or not test else None

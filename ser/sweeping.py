@@ -33,7 +33,8 @@ def expand(words: Sequence[str]) -> list[str]:
     """The command line of ``train.py`` that a command line of ``sweep.py`` means.
 
     ``variant=`` becomes the models or experiments it names, ``fold=all`` the numbers of all folds; finished runs are
-    skipped and interrupted ones resumed. Without ``baseline=``, the baselines are added.
+    skipped and interrupted ones resumed, unless ``resume=false`` is given. Without ``baseline=``, the baselines are
+    added.
 
     Raises:
         SerError: a variant is neither a model nor an experiment, or the variants have different numbers of folds.
@@ -60,7 +61,8 @@ def expand(words: Sequence[str]) -> list[str]:
         folds = _all_folds([f"{group}={variant}" for variant in variants], shared)
     seeds = [str(seed) for seed in _listed(settings["seed"])]
     command = ["-m", f"{group}={','.join(variants)}", *others, f"seed={','.join(seeds)}", f"fold={','.join(folds)}"]
-    return [*command, "resume=true", *([f"hydra.callbacks.sweep.baseline='{baseline}'"] if baseline else [])]
+    command += [] if any(override.key_or_group == "resume" for override in parsed) else ["resume=true"]
+    return [*command, *([f"hydra.callbacks.sweep.baseline='{baseline}'"] if baseline else [])]
 
 
 def _listed(value: Any) -> list[Any]:

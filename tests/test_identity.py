@@ -129,6 +129,9 @@ def test_other_labels_speakers_and_audio_are_refused_by_name(kept):
     kept(refused="labels = ")
     kept.table.write_text(text.replace("spk1", "spk9"))
     kept(refused="labels = |split = |audio = ")
+    assert ",F," in text
+    kept.table.write_text(text.replace(",F,", ",M,"))  # a table of scores by gender would be false
+    kept(refused="labels = ")
     kept.table.write_text(text)
     sound = next(kept.table.parent.rglob("*.wav"))
     samples, rate = soundfile.read(sound)
@@ -180,3 +183,49 @@ def test_runs_of_one_variant_that_differ_are_not_averaged(tmp_path):
         find_runs(tmp_path)
     (run / "run.json").write_text(json.dumps({"format": 2, "identity": {**identity, "encoder.weights": "a"}}))
     assert len(find_runs(tmp_path)) == 2
+
+
+IRRELEVANT_SETTINGS = [
+    "test_each_epoch=false",
+    "batches.workers=1",
+    "extraction.workers=1",
+    "extraction.batch_seconds=1",
+    "extraction.trust_cache=true",
+    "trainer.num_sanity_val_steps=2",
+    "trainer.log_every_n_steps=1",
+    "trainer.enable_progress_bar=false",
+    "trainer.enable_model_summary=true",
+    "logger=[csv,tensorboard]",
+    "allow_duplicates=true",
+    "leakage=true",
+    "variant=mine",
+]
+
+
+def test_settings_declared_irrelevant_change_no_number(configure, tmp_path, monkeypatch):
+    """Neither from the start nor from the second epoch on."""
+    words = ["model=enhanced_gru", "model.hidden_size=8", "augmentation=strong", "trainer.max_epochs=3"]
+    other = [*words, *IRRELEVANT_SETTINGS, f"paths.cache={tmp_path / 'cache'}"]
+    plain, changed, resumed = tmp_path / "plain", tmp_path / "changed", tmp_path / "resumed"
+    training.run(configure(*words, folder=plain))
+    training.run(configure(*other, folder=changed))
+    with monkeypatch.context() as patch, pytest.raises(SerError, match="full"):
+        patch.setattr(training.RunFolder, "finish", full_disk)
+        training.run(configure(*words, folder=resumed))
+    training.run(configure(*other, "resume=true", folder=resumed))
+    for folder in (changed, resumed):
+        for name in ("predictions.csv", "train_predictions.csv", "embeddings.npy"):
+            assert (folder / name).read_bytes() == (plain / name).read_bytes(), (folder.name, name)
+    training.run(configure("resume=true", *words, folder=changed))  # the same run in every respect that counts
+
+
+def test_a_run_that_replaces_another_one_says_so(configure, tmp_path, caplog):
+    training.run(configure(folder=tmp_path / "run"))
+    training.run(configure(folder=tmp_path / "run"))
+    assert "replace the finished one" not in caplog.text
+    training.run(configure("l2_reg=0.5", folder=tmp_path / "run"))
+    assert f"replace the finished one in {tmp_path / 'run'}, which has l2_reg = 0.0, now 0.5" in caplog.text
+
+
+def full_disk(*arguments):
+    raise SerError("the disk is full")

@@ -69,6 +69,11 @@ def test_two_spellings_of_a_list(word):
     assert expand([word, "fold=[1,2]", "seed=1,2", "trainer.max_epochs=3"]) == expected
 
 
+def test_a_sweep_resumes_unless_told_otherwise():
+    """An error message about finished runs of other settings names resume=false as a remedy."""
+    assert [word for word in expand(["variant=gru", "fold=1", "resume=false"]) if "resume" in word] == ["resume=false"]
+
+
 def test_all_folds_are_those_of_the_protocol_and_other_words_stay():
     words = expand(["variant=gru", "adversarial_weight=0,0.05", "data=synthetic_features", "baseline=gru"])
     assert words[:5] == ["-m", "model=gru", "adversarial_weight=0,0.05", "data=synthetic_features", "seed=1"]
