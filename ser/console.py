@@ -94,4 +94,4 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
 
 def _notes(facts: Mapping[str, Any]) -> str | None:
     """The labels that every result with them must carry."""
-    return "; ".join(text for key, text in WARNINGS.items() if facts[key]) or None
+    return "; ".join(text for key, text in WARNINGS.items() if facts.get(key)) or None

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ser.data.datamodule import EmotionDataModule
 from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
-from ser.evaluation.predictions import write_embeddings, write_predictions
+from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
 from ser.evaluation.scores import cross_speaker, scores
 from ser.io import (
@@ -81,7 +81,9 @@ class RunFolder:
         if metrics is None or "validation" not in metrics:
             return None
         try:
-            load_run(self.path)
+            run = load_run(self.path)
+            read_embeddings(self.path / "embeddings.npy", len(run.predictions))
+            _ = run.history
         except UntestedRunError:
             return metrics
         except SerError as error:

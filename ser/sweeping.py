@@ -184,7 +184,8 @@ class SweepCallback(Callback):
         place = f"fold {config.fold}" if config.search_folds is None else f"folds {config.search_folds}"
         name = ",".join(part for part in name_parts(config.variant) if part not in self.shared)
         entry = {"folder": str(folder), "run": f"{name} {place} seed {config.seed}", "error": reason,
-                 "seconds": time.time() - self.job_started, "uar": None, "tested": config.test}  # fmt: skip
+                 "number": config.hydra.job.num, "seconds": time.time() - self.job_started,
+                 "uar": None, "tested": config.test}  # fmt: skip
         if reason is None:
             tested = folder / "metrics.json"
             entry["uar"] = job_return.return_value
@@ -201,7 +202,7 @@ class SweepCallback(Callback):
         if self.ended is not None and self.watcher is not None:
             self.ended.set()
             self.watcher.join()
-        entries = self._entries()
+        entries = sorted(self._entries(), key=lambda entry: int(entry["number"]))  # as started, not as ended
         if self.record is not None:
             self.record.unlink(missing_ok=True)
         done = list(dict.fromkeys(Path(entry["folder"]) for entry in entries if not entry["error"] and entry["tested"]))

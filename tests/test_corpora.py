@@ -228,6 +228,7 @@ def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tm
     [
         ("path,emotion", "a.wav,sad", "not speaker"),
         ("path,emotion,speaker", "a.wav,,x", "line 3, has no emotion"),
+        ("path,emotion,speaker", "a.wav,sa\x1b[31md,x", "line 3, has control characters in an emotion"),
         ("path,emotion,speaker,gender", "a.wav,sad,x,tall", "line 3, has a gender.*tall"),
         ("path,emotion,speaker,start", "a.wav,sad,x,soon", "line 3, has a start"),
         ("path,emotion,speaker,start,end", "a.wav,sad,x,2,1", "line 3, has an end"),

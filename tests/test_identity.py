@@ -17,7 +17,8 @@ from tiny_encoders import save_tiny_hubert
 
 from ser import training
 from ser.errors import SerError
-from ser.evaluation.runs import find_runs
+from ser.evaluation.runs import find_runs, load_run, scan_runs, warnings_of
+from ser.evaluation.summary import summarize
 from ser.run_identity import IRRELEVANT, describe, first_difference, irrelevant, read_identity
 
 
@@ -129,8 +130,8 @@ def test_other_labels_speakers_and_audio_are_refused_by_name(kept):
     kept(refused="labels = ")
     kept.table.write_text(text.replace("spk1", "spk9"))
     kept(refused="labels = |split = |audio = ")
-    assert ",F," in text
-    kept.table.write_text(text.replace(",F,", ",M,"))  # a table of scores by gender would be false
+    assert ",F\n" in text
+    kept.table.write_text(text.replace(",F\n", ",\n"))  # a table of scores by gender would be false
     kept(refused="labels = ")
     kept.table.write_text(text)
     sound = next(kept.table.parent.rglob("*.wav"))
@@ -183,6 +184,9 @@ def test_runs_of_one_variant_that_differ_are_not_averaged(tmp_path):
         find_runs(tmp_path)
     (run / "run.json").write_text(json.dumps({"format": 2, "identity": {**identity, "encoder.weights": "a"}}))
     assert len(find_runs(tmp_path)) == 2
+    (run / "run.json").write_text("{")
+    runs, left_out = scan_runs(tmp_path)
+    assert len(runs) == 1 and "fold2" in left_out[0]
 
 
 IRRELEVANT_SETTINGS = [
@@ -225,6 +229,15 @@ def test_a_run_that_replaces_another_one_says_so(configure, tmp_path, caplog):
     assert "replace the finished one" not in caplog.text
     training.run(configure("l2_reg=0.5", folder=tmp_path / "run"))
     assert f"replace the finished one in {tmp_path / 'run'}, which has l2_reg = 0.0, now 0.5" in caplog.text
+
+
+def test_frames_without_their_audio_are_said_with_every_result(tmp_path):
+    run = write_run(tmp_path, "gru", 1, 1)
+    assert not warnings_of([load_run(run)])
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "trusted_frames": 3}))
+    assert "without their audio" in str(warnings_of([load_run(run)]))
+    assert "without their audio" in str(summarize([load_run(run)]).notes)
 
 
 def full_disk(*arguments):

@@ -1,6 +1,7 @@
 """Whatever the corpus: parts are disjoint, complete, and no speaker leaks unless the protocol says so."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_fractions_outside_zero_and_one_are_refused(fraction):
 def test_the_same_recording_in_two_parts_is_refused_unless_allowed(caplog):
     corpus = make_corpus()
     split = SessionProtocol().split(corpus, 1, 0)
-    recordings = {utterance.id: utterance.id for utterance in corpus.utterances}
+    recordings = {utterance.id: (utterance.id, 0.0, None) for utterance in corpus.utterances}
     recordings[split.train[1].id] = recordings[split.train[0].id]  # within one part it does no harm
     refuse_shared_recordings(split, recordings)
     recordings[split.test[3].id] = recordings[split.train[0].id]
@@ -167,6 +168,20 @@ def test_the_same_recording_in_two_parts_is_refused_unless_allowed(caplog):
         refuse_shared_recordings(split, recordings)
     refuse_shared_recordings(split, recordings, allowed=True)
     assert "1 recording(s) in two parts" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [((0.0, None), (0.0, None), True), ((0.0, None), (0.1, 9.0), True), ((0.0, 4.0), (0.001, 4.0), True),
+     ((1.0, 3.0), (0.0, 60.0), True), ((0.0, 4.0), (3.0, 7.0), False), ((0.0, 4.0), (4.0, 8.0), False)],
+)  # fmt: skip
+def test_segments_of_one_recording_are_the_same_when_they_share_half_of_the_shorter(one, other, same):
+    corpus = make_corpus()
+    split = SessionProtocol().split(corpus, 1, 0)
+    recordings = {utterance.id: (utterance.id, 0.0, None) for utterance in corpus.utterances}
+    recordings[split.train[0].id], recordings[split.test[0].id] = ("dialogue", *one), ("dialogue", *other)
+    with pytest.raises(SerError, match="in two parts") if same else nullcontext():
+        refuse_shared_recordings(split, recordings)
 
 
 def test_the_record_of_a_split_counts_and_identifies_it():

@@ -220,6 +220,16 @@ def test_weights_that_are_no_numbers_are_refused(refused, value):
     assert "NaN or infinite" in refused(change)
 
 
+def test_a_model_that_overflows_gives_an_error_and_no_label(run_folder, tmp_path):
+    content = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
+    for name, weight in content["state_dict"].items():
+        if name.startswith("network.") and weight.dim() == 2:
+            weight.fill_(3e38)  # finite, so the file itself is sound
+    torch.save(content, tmp_path / "changed.ckpt")
+    with pytest.raises(SerError, match="answers NaN"):
+        Recognizer.from_checkpoint(tmp_path / "changed.ckpt")(np.ones(16000, np.float32) * 0.1, 16000)
+
+
 def test_impossible_descriptions_are_refused(refused):
     def std(content, value):
         content["config"]["normalization"]["std"][0] = value
@@ -230,6 +240,9 @@ def test_impossible_descriptions_are_refused(refused):
     assert "std of 1e-38" in refused(lambda content: std(content, 1e-38))
     assert "finite" in refused(lambda content: std(content, float("nan")))
     assert "occurs twice" in refused(name)
+    assert "a mean or std of 3e+38" in refused(lambda content: content["config"]["normalization"]["mean"].fill_(3e38))
+    for text in ("", " ", "\x1b[31m"):
+        assert "can be printed" in refused(lambda content, text=text: content["config"]["emotions"].insert(0, text))
     for value in (-1, 0, float("nan"), float("inf")):
         assert "max_seconds" in refused(lambda content, value=value: content["config"].update(max_seconds=value))
 

@@ -81,6 +81,6 @@ class Corpus:
         return Corpus(self.name, self.emotions, kept, self.frame_source)
 
     def fingerprint(self) -> str:
-        """Hash of what is labelled how: ids, emotions, speakers, genders, sessions, boundaries; not of where files lie."""
+        """Hash of ids, emotions, speakers, genders, sessions and boundaries; not of where files lie."""
         rows = [(u.id, u.emotion, u.speaker, u.gender, u.session, u.start, u.end) for u in self.utterances]
         return hashlib.sha256(json.dumps([self.emotions, sorted(rows)]).encode()).hexdigest()[:16]

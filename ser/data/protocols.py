@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -250,24 +251,27 @@ def with_less_training(split: Split, speakers: int | None, fraction: float) -> S
     return replace(split, train=tuple(utterance for utterance in split.train if utterance.id in kept))
 
 
-def refuse_shared_recordings(split: Split, recordings: Mapping[str, Hashable], allowed: bool = False) -> None:
+def refuse_shared_recordings(
+    split: Split, recordings: Mapping[str, tuple[str, float, float | None]], allowed: bool = False
+) -> None:
     """Check that no recording occurs in two parts under different ids; a warning where that is ``allowed``.
+
+    Segments of one recording are different ones unless they share at least half of the shorter.
 
     Args:
         split: the parts.
-        recordings: what tells recordings apart, per utterance id (``FeatureCache.recordings``).
+        recordings: content hash of the audio, start and end in seconds per utterance id (``FeatureCache.recordings``).
         allowed: warn instead of refusing.
 
     Raises:
         SerError: naming the first pair.
     """
-    first: dict[Hashable, tuple[str, Utterance]] = {}
-    pairs = []
+    segments: dict[str, list[_Segment]] = {}
     for name, part in split.parts().items():
         for utterance in part:
-            where, other = first.setdefault(recordings[utterance.id], (name, utterance))
-            if where != name:
-                pairs.append((other, utterance))
+            audio, start, end = recordings[utterance.id]
+            segments.setdefault(audio, []).append((start, math.inf if end is None else end, name, utterance))
+    pairs = [pair for found in segments.values() if len(found) > 1 and (pair := next(_shared(found), None))]
     if not pairs:
         return
     one, other = pairs[0]
@@ -278,6 +282,21 @@ def refuse_shared_recordings(split: Split, recordings: Mapping[str, Hashable], a
     if not allowed:
         raise SerError(f"{text}, expected each recording in one part; remove the copies, or set allow_duplicates=true.")
     log.warning("%s; this makes the result look better than it is", text)
+
+
+_Segment = tuple[float, float, str, Utterance]  # start and end in seconds, part
+
+
+def _shared(segments: list[_Segment]) -> Iterator[tuple[Utterance, Utterance]]:
+    """Pairs of segments of one recording that are in two parts and share at least half of the shorter."""
+    segments.sort(key=lambda segment: segment[:2])
+    for place, (start, end, part, utterance) in enumerate(segments):
+        for other_start, other_end, other_part, other in segments[place + 1 :]:
+            if other_start >= end:
+                break
+            common = min(end, other_end) - other_start
+            if part != other_part and common >= min(end - start, other_end - other_start) / 2:
+                yield utterance, other
 
 
 def split_record(split: Split, corpus: Corpus, left_out: Mapping[str, str], transductive: bool) -> dict[str, Any]:

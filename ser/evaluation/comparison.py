@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.runs import Run, by_fold, find_runs, pooled
+from ser.evaluation.runs import WARNINGS, Run, by_fold, find_runs, pooled
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
     corrected_t_test,
@@ -196,8 +196,7 @@ def _side(runs: Sequence[Run], path: str | Path) -> dict[str, Any]:
         "runs": len(runs),
         "folds": sorted({run.fold for run in runs}),
         "seeds": sorted({run.seed for run in runs}),
-        "speaker_overlap": any(run.speaker_overlap for run in runs),
-        "transductive": any(run.transductive for run in runs),
+        **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
         "pooled": scores(pooled(runs)),
     }
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 WARNINGS = {
     "speaker_overlap": "speaker overlap: test speakers occur in training, so this is not a result on unseen speakers",
     "transductive": "transductive: uses unlabelled audio of the test speakers",
+    "trusted_frames": "unchecked frames: cached frames were used without their audio (extraction.trust_cache)",
 }
 _NEEDED = ("variant", "fold", "seed")
 _NOT_RESULTS = {"summary.csv", "summary_comparisons.csv", "history.csv", "train_predictions.csv"}
@@ -76,6 +77,13 @@ class Run:
         path = self.folder / "leakage.json"
         return read_json(path) if self.metrics and path.is_file() else None
 
+    @cached_property
+    def identity(self) -> dict[str, Any] | None:
+        """What the run was made of, by its ``run.json``; None for results of other tools."""
+        path = self.folder / "run.json"
+        found = read_json(path).get("identity") if self.metrics and path.is_file() else None
+        return found if isinstance(found, dict) else None
+
     @property
     def emotions(self) -> list[str]:
         """Class names in order."""
@@ -97,6 +105,11 @@ class Run:
     def transductive(self) -> bool:
         """Whether the test speakers' unlabelled audio was used, as per-speaker normalisation does."""
         return bool(self.split.get("transductive") or self.metrics.get("transductive"))
+
+    @property
+    def trusted_frames(self) -> bool:
+        """Whether cached frames were used without their audio, so that nobody knows whether they belong to it."""
+        return bool(self.metrics.get("trusted_frames"))
 
 
 def load_run(folder: str | Path) -> Run:
@@ -202,7 +215,7 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str], list[str]]
     for folder in folders:
         try:
             run = load_run(folder)
-            _ = run.history, run.leakage  # so that a damaged file is found here
+            _ = run.history, run.leakage, run.identity  # so that a damaged file is found here
             runs.append(run)
         except UntestedRunError as error:
             untested.append(str(error))
@@ -220,12 +233,10 @@ def refuse_mixed(runs: Sequence[Run]) -> None:
     """
     first: dict[str, tuple[Run, dict[str, Any]]] = {}
     for run in sorted(runs, key=lambda run: (run.variant, run.fold, run.seed)):
-        record = run.folder / "run.json"
-        identity = read_json(record).get("identity") if run.metrics and record.is_file() else None
-        if not isinstance(identity, dict):
-            continue  # made by another tool
-        other, expected = first.setdefault(run.variant, (run, identity))
-        if (difference := first_difference(expected, identity, ignored=("fold", "seed", "split"))) is not None:
+        if run.identity is None:
+            continue
+        other, expected = first.setdefault(run.variant, (run, run.identity))
+        if (difference := first_difference(expected, run.identity, ignored=("fold", "seed", "split"))) is not None:
             raise SerError(
                 f"{other.folder} and {run.folder} are both {run.variant}, but the first has {difference} in the "
                 "second; run one of them again, or give a folder with only one kind of run."

@@ -117,8 +117,7 @@ def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> 
         "corpus": _joined(runs, "corpus"),
         "features": _joined(runs, "features"),
         "protocol": _joined(runs, "protocol"),
-        "speaker_overlap": any(run.speaker_overlap for run in runs),
-        "transductive": any(run.transductive for run in runs),
+        **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
         "splits": _splits_hash(folds),
     }
     overall = scores(table)

@@ -18,6 +18,7 @@ from ser.io import DamagedCheckpointError, read_checkpoint_file
 FORMAT = 2
 _SOURCES = {"none": "none", "global": "global", "speaker": "training"}  # kind in training -> name in a Prediction
 _SMALLEST_STD = 1e-6  # training replaces a smaller std than 1e-5 by 1
+_LARGEST_FRAME = 65504.0  # frames are cached in half precision
 _LARGEST_DESCRIPTION = 10_000_000  # bytes of config.json
 _MOST_LAYERS, _LARGEST_SIZE = 256, 1_000_000  # of a network; more would exhaust time or memory before it fails
 _EXPECTED = (
@@ -187,6 +188,8 @@ def to_plain(value: Any) -> Any:
 def _check_emotions(names: Any, count: Any) -> None:
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise ValueError("no emotions")
+    if not all(name.strip() and name.isprintable() for name in names):
+        raise ValueError(f"the emotions {names}, expected names that can be printed")
     if len(set(names)) < len(names):
         raise ValueError(f"an emotion occurs twice among {', '.join(names)}")
     if count != len(names):
@@ -217,6 +220,8 @@ def _statistics(normalization: Mapping[str, Any], width: int) -> FrameStatistics
     mean, std = found
     if not bool((std >= _SMALLEST_STD).all()):
         raise ValueError(f"a std of {float(std.min()):.1g}, expected at least {_SMALLEST_STD:g}")
+    if float(largest := torch.stack((mean.abs(), std)).max()) > _LARGEST_FRAME:
+        raise ValueError(f"a mean or std of {float(largest):.1g}, expected at most {_LARGEST_FRAME:g}")
     return FrameStatistics(mean, std, _SOURCES[normalization["kind"]])
 
 

@@ -279,6 +279,10 @@ class Recognizer:
 
     def _predictions(self, scores: Scores, seconds: Sequence[float], statistics: FrameStatistics) -> list[Prediction]:
         attention: Sequence[Any] = scores.attention or [None] * len(seconds)
+        if not np.isfinite(scores.probabilities).all():
+            raise SerError(
+                "the model answers NaN in place of probabilities; its weights are damaged, so train or copy it again."
+            )
         return [
             Prediction.of(self.emotions, row, seconds=length, normalization=statistics.source, attention=weights)
             for row, length, weights in zip(scores.probabilities, seconds, attention, strict=True)

@@ -91,6 +91,8 @@ def _table(source: Path) -> pd.DataFrame:
     table = table.apply(lambda text: text.str.strip())
     for column in table.columns.intersection(["path", "emotion", "speaker", "session", "id"]):
         _refuse(source, table[column].eq(""), table[column], f"no {column}", "a value in every row")
+    control = ~table["emotion"].map(str.isprintable)
+    _refuse(source, control, table["emotion"].map(ascii), "control characters in an emotion", "plain text")
     gender = table.get("gender", pd.Series("", index=table.index))
     _refuse(source, ~gender.str.lower().isin(_GENDERS), gender, "a gender that is none", "F, M or nothing")
     start, end = (_seconds(source, table, column) for column in ("start", "end"))
