@@ -93,6 +93,16 @@ class History(lightning.Callback):
         self.norms: list[torch.Tensor] = []
         self.started = 0.0
 
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the table of a resumed run, which may have no epoch left."""
+        if self.rows:
+            self._write(trainer)
+
+    def _write(self, trainer: lightning.Trainer) -> None:
+        if trainer.is_global_zero:
+            with atomic_path(self.path) as temporary:
+                pd.DataFrame(self.rows).to_csv(temporary, index=False)
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
         self.started = time.perf_counter()
@@ -123,9 +133,7 @@ class History(lightning.Callback):
             row["epoch"],
             *(row.get(name, math.nan) for name in ("train/loss", "train/uar", "val/loss", "val/uar", "seconds")),
         )
-        if trainer.is_global_zero:
-            with atomic_path(self.path) as temporary:
-                pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """All rows so far."""
