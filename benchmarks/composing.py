@@ -6,12 +6,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ser.config import compose_config, instantiate
+from ser.config import compose_config
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
-from ser.data.extraction import extract
 from ser.module import EmotionModule
-from ser.training import build_module
+from ser.training import build_module, load_data
 
 FACTS = {"corpus": "synthetic_features", "protocol": "session", "fold": 1, "seed": 1, "hash": ""}
 
@@ -35,14 +34,11 @@ def compose_experiment(folder: Path, scale: float, *overrides: str) -> Experimen
     Args:
         folder: where the run may write.
         scale: size of the synthetic features relative to IEMOCAP's.
-        overrides: further words of the command line; ``data=...`` takes another corpus.
+        overrides: further overrides of the command line; ``data=...`` takes another corpus.
     """
     logging.getLogger("ser").setLevel(logging.ERROR)
     own = any(word.startswith("data=") for word in overrides)
     words = [] if own else ["data=synthetic_features", f"data.scale={scale}"]
     cfg = compose_config([*words, f"paths.run={folder}", *overrides])
-    corpus, encoder = instantiate(cfg, "data"), instantiate(cfg, "features")
-    cache = extract(corpus, encoder, cfg.paths.cache, show_progress=False).cache
-    split = instantiate(cfg, "protocol").split(corpus, cfg.fold, cfg.seed)
-    data = EmotionDataModule(corpus, split, cache, instantiate(cfg, "normalization"), seed=cfg.seed, **cfg.batches)
-    return Experiment(cfg, corpus, data)
+    loaded = load_data(cfg)
+    return Experiment(cfg, loaded.corpus, loaded.module)
