@@ -31,7 +31,7 @@ TARGET = 1.05
 
 
 def main() -> None:
-    """Print the ratio and what it is in milliseconds a step."""
+    """Print the ratio and what it is in milliseconds per step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=0.2, help="size relative to IEMOCAP (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of epochs (default: %(default)s)")
@@ -111,7 +111,7 @@ def bare_epoch(experiment: Experiment) -> NDArray[np.float64]:
     network.eval()
     right = 0
     with torch.no_grad():
-        for raw in itertools.chain(data.val_dataloader(), data.test_dataloader()):
+        for raw in itertools.chain(*data.val_dataloader()):
             batch = data.on_after_batch_transfer(raw, 0)
             right += int((network(batch.frames, batch.lengths).emotion_logits.argmax(-1) == batch.emotion).sum())
     return clocks() - start
