@@ -153,7 +153,9 @@ def predict(
     enrol: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="K", help="With --speaker-per-folder: the first K files of each folder give its statistics."
+            min=1,
+            metavar="K",
+            help="With --speaker-per-folder: K files of each folder, evenly spaced, give its statistics.",
         ),
     ] = None,
     shrinkage: Shrinkage = 10.0,

@@ -159,6 +159,17 @@ def test_each_folder_is_a_speaker_when_told_so(tmp_path, folder):
     assert found[P].to_numpy()[1] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
 
 
+def test_enrolment_takes_files_from_all_over_the_folder(recognizer, monkeypatch):
+    files = [Path("speaker") / f"{number}.wav" for number in range(10)]
+    monkeypatch.setattr("ser.inference.files._waveform_or_none", lambda path: path.stem)
+    monkeypatch.setattr(
+        recognizer, "speaker_statistics", lambda recordings, shrinkage: [name for name, _ in recordings]
+    )
+    used = {k: statistics_by_folder(recognizer, files, k)(files[0]) for k in (1, 3, 10, 40, None)}
+    assert (used[1], used[3]) == (["0"], ["0", "3", "6"])
+    assert used[10] == used[40] == used[None] == [str(number) for number in range(10)]
+
+
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_the_command_writes_what_python_gives(checkpoint, recognizer, folder, tmp_path, ending, capsys):
     output = tmp_path / f"table.{ending}"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -155,7 +155,8 @@ def statistics_by_folder(
     Args:
         recognizer: the model.
         paths: audio files.
-        enrol: how many files of each folder count, the first ones; None: all.
+        enrol: how many files of each folder count, evenly spaced in it, since neighbours often share an emotion; None:
+            all.
         shrinkage: weight of the training statistics, in seconds of audio.
     """
     inside: dict[Path, list[Path]] = {}
@@ -163,8 +164,9 @@ def statistics_by_folder(
         inside.setdefault(path.parent, []).append(path)
     folders: dict[Path, FrameStatistics] = {}
     for folder, own in inside.items():
-        waveforms = map(_waveform_or_none, own)
-        recordings = islice(((waveform, SAMPLE_RATE) for waveform in waveforms if waveform is not None), enrol)
+        few = enrol if enrol is not None and enrol < len(own) else len(own)
+        waveforms = map(_waveform_or_none, (own[number * len(own) // few] for number in range(few)))
+        recordings = ((waveform, SAMPLE_RATE) for waveform in waveforms if waveform is not None)
         if first := next(recordings, None):
             folders[folder] = recognizer.speaker_statistics(chain([first], recordings), shrinkage)
     return lambda path: folders.get(path.parent)
