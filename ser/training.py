@@ -67,6 +67,7 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     overrides = list(HydraConfig.get().overrides.task) if overrides is None else list(overrides)
     cfg = cfg.copy()  # its run folder may move
     _check_numbers(cfg)
+    _refuse_choice_by_test(cfg)
     lightning.seed_everything(cfg.seed, verbose=False)
     _quieten()
     data = load_data(cfg)
@@ -112,6 +113,16 @@ def _check_numbers(cfg: DictConfig) -> None:
         check_number("adversarial_weight", cfg.adversarial_weight, 0)
     if not cfg.paths.outputs:
         raise SerError("paths.outputs= was given, expected a folder; the default is outputs.")
+
+
+def _refuse_choice_by_test(cfg: DictConfig) -> None:
+    """Test scores of each epoch are recorded; an epoch or a learning rate chosen by them would be a false result."""
+    for name, node in {**cfg.callbacks, "lr_schedule": cfg.lr_schedule}.items():
+        if str((node or {}).get("monitor")).startswith("test/"):
+            raise SerError(
+                f"{name} has monitor={node.monitor}, but nothing may be chosen by the test part; monitor val/uar or "
+                "val/loss."
+            )
 
 
 def load_data(cfg: DictConfig) -> Data:

@@ -240,5 +240,12 @@ def test_frames_without_their_audio_are_said_with_every_result(tmp_path):
     assert "without their audio" in str(summarize([load_run(run)]).notes)
 
 
+@pytest.mark.parametrize("key", ["callbacks.early_stopping", "callbacks.checkpoint", "lr_schedule"])
+def test_nothing_is_chosen_by_the_test_part(configure, tmp_path, key):
+    with pytest.raises(SerError, match="nothing may be chosen by the test part"):
+        training.run(configure("lr_schedule=plateau", f"{key}.monitor=test/uar", folder=tmp_path / "run"))
+    assert not list((tmp_path / "run").iterdir())
+
+
 def full_disk(*arguments):
     raise SerError("the disk is full")
