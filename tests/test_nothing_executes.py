@@ -137,6 +137,13 @@ def test_a_run_folder_from_a_stranger_calls_nothing_of_its_own(tmp_path, place, 
     assert not mark.exists() and not (tmp_path / "again").exists()
 
 
+def test_a_run_folder_of_another_version_ends_in_one_line(tmp_path):
+    record = {"format": FORMAT, "identity": {}, "config": {"seed": 1}, "choices": {}, "overrides": [], "folder": "/"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(SerError, match="written by another version"):
+        repeat(tmp_path, tmp_path / "again")
+
+
 def test_a_run_folder_from_a_stranger_writes_only_where_it_is_told_to(tmp_path):
     config = {"paths": {"run": "/old"}, "callbacks": {"history": {"folder": "/etc"}}, "logger": {"a": "/etc"}}
     record = {"format": FORMAT, "identity": {}, "config": config, "choices": {}, "overrides": [], "folder": "/"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -61,7 +62,13 @@ def repeat(original: Path, folder: Path) -> None:
     cfg, choices, overrides = stored_config(original, folder)
     started_in = Path(str((read_json(original / "run.json") or {}).get("folder")))  # relative paths start there
     with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
-        carry_out(cfg, choices, overrides)
+        try:
+            carry_out(cfg, choices, overrides)
+        except OmegaConfBaseException as error:  # a setting is missing that this version needs
+            raise SerError(
+                f"{original}/run.json was written by another version ({str(error).splitlines()[0]}), expected all "
+                "settings of this one; check out that version, or run it again by train.py."
+            ) from error
 
 
 Row = tuple[str, str, str, bool, str]  # figure, original, again, agrees, how
