@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
 from ser import training
@@ -21,6 +20,7 @@ from ser.adversary import (
 )
 from ser.adversary.base import reverse_gradient
 from ser.adversary.erasure import fit_erasure
+from ser.config import instantiate
 from ser.data.augmentation import Augmentation
 from ser.errors import SerError
 from ser.inference.checkpoint import read_checkpoint
