@@ -19,7 +19,17 @@ _PACKAGES = ("ser", "torch", "torchaudio", "lightning", "transformers", "numpy",
 _MOST_ERRORS = 25
 
 
-def scores_table(run: Run) -> Table:
+def score_tables(run: Run) -> list[Table]:
+    """The tables below "Scores" on the page of a run."""
+    return [_scores(run), _classes(run.test)]
+
+
+def speaker_tables(analysis: Mapping[str, Any]) -> list[Table]:
+    """The tables below "Across speakers" on the page of a run, from ``cross_speaker``."""
+    return [_spread(analysis), _speakers(analysis)]
+
+
+def _scores(run: Run) -> Table:
     """The four scores with intervals over speakers, beside those of the validation part."""
     validation = run.metrics.get("validation", {})
     rows = []
@@ -32,7 +42,7 @@ def scores_table(run: Run) -> Table:
     return Table("Scores", columns, rows, caption)
 
 
-def classes_table(result: Mapping[str, Any]) -> Table:
+def _classes(result: Mapping[str, Any]) -> Table:
     """Precision, recall, F1 and count of each emotion."""
     counts = np.array(result["confusion"]).sum(axis=1)
     rows = [
@@ -61,7 +71,7 @@ def split_table(split: Mapping[str, Any]) -> Table:
     return Table("Parts", columns, rows, f"Split hash {split['hash']}.")
 
 
-def spread_table(analysis: Mapping[str, Any]) -> Table:
+def _spread(analysis: Mapping[str, Any]) -> Table:
     """How much scores differ between speakers, genders and sessions, from ``cross_speaker``."""
     names = {
         "overall_accuracy": "accuracy over all utterances (%)",
@@ -86,7 +96,7 @@ def spread_table(analysis: Mapping[str, Any]) -> Table:
     return Table("Differences between speakers", ["figure", "value", "95% interval"], rows, f"{METHOD}.")
 
 
-def speakers_table(analysis: Mapping[str, Any]) -> Table:
+def _speakers(analysis: Mapping[str, Any]) -> Table:
     """Every speaker of one run."""
     rows = [
         [

@@ -62,11 +62,11 @@ def run_page(run: Run) -> Page:
     ]
     analysis = cross_speaker(table)
     sections = [
-        Section("Scores", [parts.scores_table(run), parts.classes_table(result)]),
+        Section("Scores", parts.score_tables(run)),
         _split_section(run),
         _choice_section(run),
         _figure_section(figures_of_run(run)),
-        Section("Across speakers", [parts.spread_table(analysis), parts.speakers_table(analysis)]),
+        Section("Across speakers", parts.speaker_tables(analysis)),
     ]
     leakage = measured_leakage({run.variant: [run]}, run.variant)
     if len(leakage):
