@@ -1,21 +1,28 @@
 """Whatever the lengths, the padding and the batch mates: an utterance's logits are its own."""
 
-from functools import partial
+from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser.models.bottleneck_gru import BottleneckGRU
-from ser.models.enhanced_gru import EnhancedGRU
-from ser.models.gru import GRU
+from ser.config import CONFIG_FOLDER, compose_config, instantiate
 
-NETWORKS = {
-    "gru": partial(GRU, hidden_size=6),
-    "enhanced_gru": partial(EnhancedGRU, hidden_size=4, layers=2, heads=2),
-    "bottleneck_gru": partial(BottleneckGRU, hidden_size=6, heads=2),
-}
+NETWORKS = sorted(file.stem for file in (CONFIG_FOLDER / "model").glob("*.yaml"))  # a new one is covered
+SMALL = {"hidden_size": 8, "layers": 2}
+
+
+@cache
+def composed(name):
+    return compose_config([f"model={name}"])
+
+
+def small_network(name):
+    """A network of 5 values per frame and 4 emotions, with the settings of conf/model but narrower."""
+    cfg = composed(name)
+    small = {key: value for key, value in SMALL.items() if key in cfg.model}
+    return instantiate(cfg, "model", **small)(5, 4).eval()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -28,7 +35,7 @@ NETWORKS = {
 )
 def test_padding_and_batch_mates_change_nothing(name, lengths, longer, filling, seed):
     torch.manual_seed(seed)
-    network = NETWORKS[name](5, 4).eval()
+    network = small_network(name)
     utterances = [torch.randn(length, 5) for length in lengths]
     frames = torch.full((len(lengths), max(lengths) + longer, 5), filling)
     for row, utterance in zip(frames, utterances, strict=True):
