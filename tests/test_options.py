@@ -1,15 +1,18 @@
-"""Every file in conf/ composes, builds its object and trains; a new file is covered without a change here."""
+"""Every file in conf/ composes, builds its object and trains; a new file is covered without a change here.
+
+A corpus needs ``write_<option>`` in fake_corpora, a pretrained encoder of a new kind an entry in ``ENCODERS``.
+"""
 
 import json
 import os
 import subprocess
 import sys
 
+import fake_corpora
 import pandas as pd
 import pytest
 import tiny_encoders
 import torch
-from fake_corpora import write_emodb, write_iemocap, write_manifest, write_ravdess
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,6 +32,12 @@ GROUPS = [
 ]
 SMALL = ["model.hidden_size=8", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "callbacks.progress_bar=null",
          "leakage=false", "figures=false"]  # fmt: skip
+CORPORA = {  # settings of fake_corpora.write_<option> that keep a corpus small
+    "manifest": {"session": True, "seconds": 0.3},
+    "ravdess": {"actors": 12, "repetitions": 1},
+    "emodb": {"texts": 1},
+    "iemocap": {"seconds": 0.3},
+}
 ENCODERS = {  # by how the file's name begins
     "hubert_large": lambda folder: tiny_encoders.save_tiny_hubert(folder, large=True),
     "hubert": tiny_encoders.save_tiny_hubert,
@@ -61,18 +70,13 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def supplies(place):
     """The words that a choice of corpus or encoder needs; what they point to is written once."""
-    writers = {
-        "manifest": lambda root: write_manifest(root, session=True, seconds=0.3),
-        "ravdess": lambda root: write_ravdess(root, actors=12, repetitions=1),
-        "emodb": lambda root: write_emodb(root, texts=1),
-        "iemocap": lambda root: write_iemocap(root, seconds=0.3),
-    }
     known = {"synthetic": ["data.utterances=40"], "synthetic_features": ["data.scale=0.01", "data.dim=32"]}
 
     def words(data, features):
         if data not in known:
             key = "manifest" if data == "manifest" else "root"
-            known[data] = [f"data.{key}={writers[data](place / data)}"]
+            write = getattr(fake_corpora, f"write_{data}")
+            known[data] = [f"data.{key}={write(place / data, **CORPORA.get(data, {}))}"]
         if features not in known:
             start = next((name for name in ENCODERS if features.startswith(name)), None)
             made = ENCODERS[start](place / features) if start else None
