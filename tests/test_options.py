@@ -259,8 +259,7 @@ def test_two_processes_share_a_run(manifest, cache, tmp_path):
 
 @pytest.mark.parametrize(("native", "kept"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_bf16_stays_in_float32_where_the_cpu_cannot_do_it(make, monkeypatch, caplog, native, kept):
-    for feature in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, feature, lambda: native)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native, "amx_bf16": native})
     trainer = training.build_trainer(make(*SMALL, "trainer.precision=bf16-mixed", "logger=none"))
     assert trainer.precision == kept
     assert ("no bf16 instructions" in caplog.text) is not native
