@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_config
+from fake_runs import write_run
 
 import ser
 from ser.data.cache import Shard
 from ser.errors import SerError
 from ser.evaluation.predictions import read_embeddings
 from ser.evaluation.reproduce import repeat
+from ser.evaluation.runs import find_runs
 from ser.run_folder import RunFolder
 from ser.run_identity import FORMAT, stored_config
 
@@ -135,6 +137,14 @@ def test_a_run_folder_from_a_stranger_calls_nothing_of_its_own(tmp_path, place, 
     with pytest.raises(SerError, match=r"would call|holds the interpolation"):
         repeat(tmp_path, tmp_path / "again")
     assert not mark.exists() and not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "split.json", "run.json", "leakage.json"])
+def test_deeply_nested_json_ends_in_one_line(tmp_path, name):
+    run = write_run(tmp_path, "gru", 1, 1)
+    (run / name).write_text("[" * 200_000)
+    with pytest.raises(SerError, match=f"{name} is not readable JSON"):
+        find_runs(tmp_path)
 
 
 def test_a_run_folder_of_another_version_ends_in_one_line(tmp_path):

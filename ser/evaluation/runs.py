@@ -279,7 +279,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SerError(f"{path} is missing; a finished run has it, so run it again.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise SerError(f"{path} is not readable JSON; the file is damaged, so run it again.") from error
     if not isinstance(content, dict):
         raise SerError(f"{path} does not hold a JSON object; the file is from another program, so run it again.")
