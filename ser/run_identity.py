@@ -129,6 +129,13 @@ def stored_config(run: Path, folder: Path) -> tuple[DictConfig, dict[str, str], 
     old = str((config.get("paths") or {}).get("run", ""))
     config = _moved({**config, "logger": {}, "resume": False}, old, str(folder))
     config["paths"] = {**config.get("paths", {}), "run": str(folder)}
+    written = {key: value for key, value in _leaves(config) if key in ("paths.cache", "data.root")}
+    for key, value in written.items():
+        place = Path(value).absolute() if isinstance(value, str) else Path.cwd()
+        if not (place.exists() or place.is_relative_to(Path.cwd())):
+            raise SerError(
+                f"{run}/run.json would make the folder {value} ({key}); make it yourself if you trust this run."
+            )
     for key, value in _leaves(config.get("callbacks", {})):
         place = Path(value) if isinstance(value, str) else Path()
         if ".." in place.parts or (place.is_absolute() and not place.is_relative_to(folder)):

@@ -164,3 +164,10 @@ def test_a_run_folder_from_a_stranger_writes_only_where_it_is_told_to(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(record))
     cfg = stored_config(tmp_path, tmp_path / "again")[0]
     assert cfg.callbacks.history.folder == str(tmp_path / "again/x") and cfg.logger == {}
+    for key, section in (("paths.cache", "paths"), ("data.root", "data")):
+        elsewhere = {**config, section: {**config.get(section, {}), key.partition(".")[2]: str(tmp_path / "made")}}
+        (tmp_path / "run.json").write_text(json.dumps({**record, "config": elsewhere}))
+        with pytest.raises(SerError, match=f"would make the folder .*made .{key}"):
+            stored_config(tmp_path, tmp_path / "again")
+    (tmp_path / "made").mkdir()
+    assert stored_config(tmp_path, tmp_path / "again")[0].data.root == str(tmp_path / "made")
