@@ -9,7 +9,7 @@ from ser.data.cache import FeatureCache, Recording, write_shard
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
 from ser.data.normalization import GlobalNormalization, NoNormalization, SpeakerNormalization
-from ser.data.protocols import SessionProtocol
+from ser.data.protocols import RandomProtocol, SessionProtocol
 from ser.errors import SerError
 
 DIM = 6
@@ -117,6 +117,18 @@ def test_speaker_statistics_are_each_speakers_own(corpus, split, frames, cache, 
         row = statistics.row(speaker)
         assert torch.equal(again.mean[row], statistics.mean[row]) == (speaker not in tested)
     assert torch.equal(again.mean[0], statistics.mean[0])
+
+
+def test_opening_the_test_part_changes_no_training_statistics_where_speakers_overlap(corpus, cache):
+    split = RandomProtocol().split(corpus, 1, 1)
+    closed, opened = (
+        EmotionDataModule(corpus, split, cache, SpeakerNormalization(), frame_rate=50.0, test=test)
+        for test in (False, True)
+    )
+    for speaker in {utterance.speaker for utterance in split.train}:
+        mine, theirs = closed.statistics.row(speaker), opened.statistics.row(speaker)
+        assert torch.equal(closed.statistics.mean[mine], opened.statistics.mean[theirs])
+        assert torch.equal(closed.statistics.std[mine], opened.statistics.std[theirs])
 
 
 def test_only_speaker_normalization_is_transductive():

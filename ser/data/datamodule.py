@@ -142,7 +142,9 @@ class EmotionDataModule(lightning.LightningDataModule):
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
         self.normalization = normalization
         parts = {name: part for name, part in split.parts().items() if test or name != "test"}
-        everyone = [utterance for part in parts.values() for utterance in part]
+        # Test utterances of a speaker who also trains or validates stay out: opening the test part changes no training.
+        known = {utterance.speaker for utterance in (*split.train, *split.validation)}
+        everyone = [u for name, part in parts.items() for u in part if name != "test" or u.speaker not in known]
         self.statistics = normalization.fit(cache, split.train, everyone)
         self.datasets = {name: self._dataset(part) for name, part in parts.items()}
 
