@@ -240,7 +240,10 @@ def nearest(key: str, known: Iterable[str]) -> str:
     last = {name: name.rpartition(".")[2] for name in known}
     leaf = difflib.get_close_matches(key.rpartition(".")[2], set(last.values()), n=1)
     # The page and the optimizer come before what is nested deeper.
-    meant = sorted((name for name in known if leaf and last[name] == leaf[0]), key=lambda name: (name.count("."), name))
+    usual = [
+        (name.count("."), not name.startswith("optimizer."), name) for name in known if leaf and last[name] == leaf[0]
+    ]
+    meant = [name for _, _, name in sorted(usual)]
     near = difflib.get_close_matches(key, known, n=1)
     if meant or near:
         return f"did you mean {(meant or near)[0]}?"

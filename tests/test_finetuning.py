@@ -129,7 +129,7 @@ def test_interrupted_fine_tuning_ends_like_an_uninterrupted_one(configure, tmp_p
     words += ["trainer.max_epochs=3", "lr_schedule=cosine"]
     training.run(configure(*words, folder=tmp_path / "whole"))
     build = training.build_trainer
-    stopping = lambda cfg: (trainer := build(cfg)).callbacks.append(StopAt(1)) or trainer  # noqa: E731
+    stopping = lambda cfg, **keywords: (trainer := build(cfg, **keywords)).callbacks.append(StopAt(1)) or trainer  # noqa: E731
     monkeypatch.setattr(training, "build_trainer", stopping)
     with pytest.raises(KilledError):
         training.run(configure(*words, folder=tmp_path / "broken"))

@@ -44,8 +44,8 @@ def kill_at(monkeypatch):
     build = training.build_trainer
 
     def arm(epoch):
-        def with_stop(cfg):
-            trainer = build(cfg)
+        def with_stop(cfg, **keywords):
+            trainer = build(cfg, **keywords)
             trainer.callbacks.append(StopAt(epoch))
             return trainer
 
