@@ -53,11 +53,13 @@ def test_extraction_killed(corpus, tmp_path):
     [
         (["history", "predictions", "metrics", "leakage"], 5, ["lr_schedule=cosine"]),
         (["checkpoints"], 4, ["lr_schedule=plateau", "leakage=false"]),
+        (["tensorboard"], 2, ["logger=tensorboard", "leakage=false"]),
     ],
 )
 def test_training_killed(corpus, cache, tmp_path, among, count, more):
     place = tmp_path / "whole"
-    words = ["train.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.run={place}", *more]
+    small = [word for word in TINY if not word.startswith("logger") or "logger=tensorboard" not in more]
+    words = ["train.py", *corpus, *small, f"paths.cache={cache}", f"paths.run={place}", *more]
     ended = command(place, *words)
     assert ended.code == 0, ended.shown
     kills = moments(ended.changes, among, count, seed=2)
@@ -90,3 +92,23 @@ def test_report_killed(corpus, cache, tmp_path):
         assert_whole(place)
         assert command(place, *words).code == 0
         assert results(place) == expected
+
+
+@pytest.mark.faults
+def test_export_killed(corpus, cache, tmp_path):
+    """The file is absent or whole after a kill, and the same command writes the file of an undisturbed export."""
+    run, place = tmp_path / "run", tmp_path / "exported"
+    trained = command(run, "train.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.run={run}")
+    assert trained.code == 0, trained.shown
+    file = place / "model.onnx"
+    words = ["ser", "export", "--checkpoint", run, "--output", file]
+    ended = command(place, *words)
+    assert ended.code == 0 and ended.changes, ended.shown
+    expected = file.stat().st_size
+    for kill in [Kill(number, delay) for number in range(len(ended.changes)) for delay in (0, 1)][:4]:
+        shutil.rmtree(place)
+        assert command(place, *words, kill=kill).code in (-signal.SIGKILL, 0)
+        assert not file.exists() or file.stat().st_size == expected
+        again = command(place, *words)
+        assert again.code == 0, again.shown
+        assert file.stat().st_size == expected
