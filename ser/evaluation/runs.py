@@ -296,6 +296,8 @@ def _table_as_runs(path: Path, variant: str) -> list[Run]:
         numbers[key] = pd.to_numeric(column, errors="coerce")
     if numbers.isna().any(axis=None):
         raise SerError(f"{path} has folds or seeds that are not whole numbers; write numbers into these columns.")
+    if content.empty:
+        raise SerError(f"{path} has no rows, expected one per utterance; write the table again.")
     places = [(int(fold), int(seed)) for fold, seed in numbers.to_numpy()]
     runs = []
     for fold, seed in sorted(set(places)):
