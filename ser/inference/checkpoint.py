@@ -228,7 +228,9 @@ def _statistics(normalization: Mapping[str, Any], width: int) -> FrameStatistics
 def _check_weights(weights: Mapping[str, Any], source: Path) -> None:
     """Refuse NaN and infinite weights, and tensors that claim more values than the file holds."""
     for name, weight in weights.items():
-        if not isinstance(weight, Tensor) or weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+        if not isinstance(weight, Tensor) or weight.layout != torch.strided:
+            raise SerError(f"{name} in {source} is no dense tensor, {_EXPECTED}.")
+        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
             raise SerError(f"the weights {name} in {source} are larger than the file, {_EXPECTED}.")
         if not bool(torch.isfinite(weight).all()):
             raise SerError(
