@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ser.models.enhanced_gru import EnhancedGRU
-from ser.models.layers import BidirectionalGRU
+from ser.models.layers import BidirectionalRNN
 
 SIZES = [(16, 50, 64, 32), (16, 150, 64, 32), (16, 200, 128, 64), (32, 200, 256, 128)]  # B, L, D, H
 BATCH, FRAMES, WIDTH, HIDDEN = 16, 200, 768, 64  # of EnhancedGRU's input: HuBERT base, 4 s
@@ -81,7 +81,7 @@ def main() -> None:
     for batch, frames, inputs, hidden in SIZES:
         lengths = torch.randint(int(0.95 * frames), frames + 1, (batch,))  # as batches of similar length have them
         x = torch.randn(batch, frames, inputs)
-        layers = {"packed nn.GRU": PackedGRU(inputs, hidden), "ours": BidirectionalGRU(inputs, hidden)}
+        layers = {"packed nn.GRU": PackedGRU(inputs, hidden), "ours": BidirectionalRNN(inputs, hidden)}
         variants = {name: partial(step, layer, x, lengths) for name, layer in layers.items()}
         report(f"B {batch} L {frames} D {inputs} H {hidden}", alternate(variants, options.repeats))
     network = EnhancedGRU(WIDTH, 4, hidden_size=HIDDEN)

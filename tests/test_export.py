@@ -88,6 +88,16 @@ def test_the_baseline_is_exported_too(tmp_path):
     assert export_onnx(recognizer, tmp_path / "model.onnx")["float32"].largest_difference < 1e-4
 
 
+def test_an_lstm_is_exported_as_one_operator_and_quantized(tmp_path):
+    recognizer = load(tmp_path, model={**ENHANCED, "hidden_size": 64, "layers": 1, "cell": "lstm"})
+    assert export_onnx(recognizer, tmp_path / "model.onnx")["float32"].largest_difference < 1e-4
+    assert [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node].count("LSTM") == 2
+    found = export_onnx(recognizer, tmp_path / "model.int8.onnx", quantize=True)["int8"]
+    assert 1e-6 < found.largest_difference < 0.05
+    smaller = (tmp_path / "model.int8.onnx").stat().st_size / (tmp_path / "model.onnx").stat().st_size
+    assert smaller < 0.4
+
+
 def test_the_encoder_can_be_inside(tmp_path):
     recognizer = load(tmp_path, model=SMALL, max_seconds=2.0)
     found = export_onnx(recognizer, tmp_path / "whole.onnx", with_encoder=True)["float32"]

@@ -23,7 +23,7 @@ from ser.models.enhanced_gru import EnhancedGRU, EnhancedGRUReference
 from ser.models.gru import GRU
 from ser.models.layers import (
     AttentiveStatisticsPooling,
-    BidirectionalGRU,
+    BidirectionalRNN,
     MeanMaxPooling,
     MeanStdPooling,
     SinusoidalPositions,
@@ -193,7 +193,7 @@ def test_noise_on_the_bottleneck_is_for_training_only():
 
 def test_each_gru_direction_equals_a_run_on_the_utterance_alone():
     torch.manual_seed(0)
-    ours = BidirectionalGRU(D, 5)
+    ours = BidirectionalRNN(D, 5)
     theirs = nn.GRU(D, 5, batch_first=True, bidirectional=True)
     weights = dict(ours.forward_direction.state_dict())
     weights |= {f"{name}_reverse": value for name, value in ours.backward_direction.state_dict().items()}

@@ -1,10 +1,10 @@
-"""The bidirectional GRU layer equals nn.GRU run on every utterance alone, in its states and in all its gradients."""
+"""The bidirectional layer equals nn.GRU or nn.LSTM run on every utterance alone, in states and all gradients."""
 
 import pytest
 import torch
 from torch import nn
 
-from ser.models.layers import BidirectionalGRU
+from ser.models.layers import CELLS, BidirectionalRNN
 
 SIZES = {  # lengths, D, H
     "one frame": ([1], 3, 4),
@@ -16,17 +16,17 @@ SIZES = {  # lengths, D, H
 }
 
 
-def case(name, dtype=torch.float32):
+def case(name, dtype=torch.float32, cell="gru"):
     torch.manual_seed(0)
     lengths, inputs, hidden = SIZES[name]
-    layer = BidirectionalGRU(inputs, hidden).to(dtype)
+    layer = BidirectionalRNN(inputs, hidden, cell).to(dtype)
     frames = torch.randn(len(lengths), max(lengths), inputs, dtype=dtype, requires_grad=True)
     valid = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).unsqueeze(-1)
     return layer, frames, torch.tensor(lengths), valid
 
 
 def alone(layer, frames, lengths):
-    """States of every utterance by nn.GRU, without padding; 0 beyond its end."""
+    """States of every utterance by torch's layer, without padding; 0 beyond its end."""
     rows = []
     for row, length in zip(frames, lengths.tolist(), strict=True):
         ahead, _ = layer.forward_direction(row[None, :length])
@@ -36,9 +36,10 @@ def alone(layer, frames, lengths):
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", SIZES)
-def test_states_and_gradients_equal_those_of_each_utterance_alone(name):
-    layer, frames, lengths, valid = case(name, torch.float64)
+def test_states_and_gradients_equal_those_of_each_utterance_alone(name, cell):
+    layer, frames, lengths, valid = case(name, torch.float64, cell)
     results = []
     for states in (layer(frames, lengths) * valid, alone(layer, frames, lengths)):
         weights = list(layer.parameters())
@@ -68,4 +69,4 @@ def test_checkpoints_hold_the_parameters_of_two_plain_layers():
     expected = {
         f"{direction}_direction.{name}" for direction in ("forward", "backward") for name in nn.GRU(2, 3).state_dict()
     }
-    assert set(BidirectionalGRU(2, 3).state_dict()) == expected
+    assert set(BidirectionalRNN(2, 3).state_dict()) == expected

@@ -98,77 +98,93 @@ class WaveformGraph(nn.Module):
         return probabilities
 
 
-@torch.library.custom_op("ser::gru", mutates_args=())
-def gru(frames: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor, hidden_size: int) -> Tensor:
-    """One GRU layer in one direction from a zero state, (B, L, D) -> (B, L, H), as the one ONNX operator it is.
+@torch.library.custom_op("ser::recurrent", mutates_args=())
+def recurrent(frames: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor, hidden_size: int, cell: str) -> Tensor:
+    """One recurrent layer in one direction from a zero state, (B, L, D) -> (B, L, H), as the one ONNX operator it is.
 
-    ``torch.export`` would unroll ``nn.GRU`` into a copy of its cell per frame of the example, which fixes the length;
-    and onnxruntime has a fast kernel for the operator.
+    ``torch.export`` would unroll the layer into a copy of its cell per frame of the example, which fixes the length;
+    and onnxruntime has fast kernels for the operators.
 
     Args:
         frames: (B, L, D).
-        weight: (1, 3H, D), gates in ONNX's order: update, reset, new.
-        recurrence: (1, 3H, H).
-        bias: (1, 6H), of the input, then of the recurrence.
+        weight: (1, G H, D), the G gates in ONNX's order.
+        recurrence: (1, G H, H).
+        bias: (1, 2 G H), of the input, then of the recurrence.
         hidden_size: H.
+        cell: ``gru`` (G = 3) or ``lstm`` (G = 4).
     """
-    parameters = [_other_order(value) for value in (weight[0], recurrence[0], *bias[0].chunk(2))]
+    order = _ONNX_GATES[cell]
+    back = [order.index(gate) for gate in range(len(order))]
+    parameters = [_ordered(value, back) for value in (weight[0], recurrence[0], *bias[0].chunk(2))]
     start = frames.new_zeros(1, len(frames), hidden_size)
-    output, _ = torch.gru(frames, start, parameters, True, 1, 0.0, False, False, True)
+    options = (parameters, True, 1, 0.0, False, False, True)
+    output: Tensor = (
+        torch.gru(frames, start, *options)[0] if cell == "gru" else torch.lstm(frames, (start, start), *options)[0]
+    )
     return output
 
 
-@gru.register_fake
-def _shape(frames: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor, hidden_size: int) -> Tensor:
+@recurrent.register_fake
+def _shape(frames: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor, hidden_size: int, cell: str) -> Tensor:
     return frames.new_empty(frames.shape[0], frames.shape[1], hidden_size)
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The ``custom_translation_table`` that ``torch.onnx.export`` needs for ``gru``."""
+    """The ``custom_translation_table`` that ``torch.onnx.export`` needs for ``recurrent``."""
     from onnxscript import opset18  # noqa: PLC0415
 
     op: Any = opset18  # its annotations are those of ONNX types, not of what tracing passes
 
-    def translated(frames: Any, weight: Any, recurrence: Any, bias: Any, hidden_size: int) -> Any:
-        time_first = op.Transpose(frames, perm=[1, 0, 2])  # (L, B, D)
-        output, _ = op.GRU(time_first, weight, recurrence, bias, hidden_size=hidden_size, linear_before_reset=1)
+    def translated(frames: Any, weight: Any, recurrence: Any, bias: Any, hidden_size: int, cell: str) -> Any:
+        parameters = (op.Transpose(frames, perm=[1, 0, 2]), weight, recurrence, bias)  # frames (L, B, D)
+        if cell == "gru":
+            output, _ = op.GRU(*parameters, hidden_size=hidden_size, linear_before_reset=1)
+        else:
+            output, _, _ = op.LSTM(*parameters, hidden_size=hidden_size)
         one_direction = op.Squeeze(output, op.Constant(value_ints=[1]))  # (L, 1, B, H) -> (L, B, H)
         return op.Transpose(one_direction, perm=[1, 0, 2])  # (B, L, H)
 
-    return {torch.ops.ser.gru.default: translated}
+    return {torch.ops.ser.recurrent.default: translated}
 
 
-class _ExportableGRU(nn.Module):
-    """Replaces a one-layer, one-directional, batch-first ``nn.GRU`` that starts from zeros."""
+class _ExportableRNN(nn.Module):
+    """Replaces a one-layer, one-directional, batch-first ``nn.GRU`` or ``nn.LSTM`` that starts from zeros."""
 
-    def __init__(self, layer: nn.GRU) -> None:
+    def __init__(self, layer: nn.GRU | nn.LSTM) -> None:
         super().__init__()
         if layer.num_layers != 1 or layer.bidirectional or not layer.batch_first or not layer.bias:
-            raise TypeError(f"expected a GRU of one layer and one direction, batch first, with bias: {layer}")
+            raise TypeError(f"expected a layer of one direction, batch first, with bias: {layer}")
         self.hidden_size = layer.hidden_size
-        weight, recurrence, *biases = (_other_order(value) for value in layer.parameters())
+        self.cell = layer.mode.lower()
+        weight, recurrence, *biases = (_ordered(value, _ONNX_GATES[self.cell]) for value in layer.parameters())
         self.register_buffer("weight", weight[None])
         self.register_buffer("recurrence", recurrence[None])
         self.register_buffer("bias", torch.cat(biases)[None])
 
     def forward(self, frames: Tensor) -> tuple[Tensor, None]:
         """(B, L, D) -> (B, L, H), and no final state."""
-        return torch.ops.ser.gru(frames, self.weight, self.recurrence, self.bias, self.hidden_size), None
+        weights = (self.weight, self.recurrence, self.bias)
+        return torch.ops.ser.recurrent(frames, *weights, self.hidden_size, self.cell), None
 
 
-def _other_order(value: Tensor) -> Tensor:
-    """PyTorch's order of gates (reset, update, new) from ONNX's (update, reset, new), or back: (3H, ...)."""
-    first, second, third = value.detach().chunk(3)
-    return torch.cat((second, first, third))
+# Position in PyTorch's order of each gate in ONNX's: reset, update, new -> update, reset, new of a GRU; input, forget,
+# cell, output -> input, output, forget, cell of an LSTM.
+_ONNX_GATES = {"gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
+
+
+def _ordered(value: Tensor, gates: list[int]) -> Tensor:
+    """Weights (G H, ...) with their G gates in the given order."""
+    parts = value.detach().chunk(len(gates))
+    return torch.cat([parts[gate] for gate in gates])
 
 
 def _exportable(network: nn.Module) -> nn.Module:
-    """A copy on the CPU whose GRUs are exportable and whose convolutions hold their weight as one tensor."""
+    """A copy on the CPU with exportable recurrent layers; convolutions hold their weight as one tensor."""
     network = copy.deepcopy(network).cpu()
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.GRU):
-                setattr(module, name, _ExportableGRU(child))
+            if isinstance(child, nn.GRU | nn.LSTM):
+                setattr(module, name, _ExportableRNN(child))
             elif isinstance(child, nn.Conv1d) and is_parametrized(child, "weight"):
                 # Not remove_parametrizations: the copy shares its class with the original, which would change too.
                 sizes = (child.in_channels, child.out_channels, child.kernel_size[0])

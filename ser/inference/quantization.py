@@ -15,7 +15,7 @@ def quantize_file(path: Path) -> None:
 
     They become single precision again when the file is loaded, and all products are computed in it. Dynamic
     quantisation (integer products) changes more labels of a trained model for a file of the same size, and onnxruntime
-    has none for the GRU, which takes nearly all the time.
+    has none for recurrent layers, which takes nearly all the time.
     """
     import onnx  # noqa: PLC0415
     from onnx import helper, numpy_helper  # noqa: PLC0415
@@ -46,7 +46,7 @@ def quantize_file(path: Path) -> None:
 def _weights(nodes: Any) -> Iterator[tuple[str, int]]:
     """Names of the nodes' weights, and the axis of their output channels."""
     for node in nodes:
-        if node.op_type == "GRU":  # (1, 3H, D) and (1, 3H, H)
+        if node.op_type in ("GRU", "LSTM"):  # (1, G H, D) and (1, G H, H)
             yield from ((name, 1) for name in node.input[1:3])
         elif node.op_type == "Conv":  # (out, in, width)
             yield node.input[1], 0

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ser.errors import check_number
 from ser.models.attention import MultiHeadSelfAttention
-from ser.models.enhanced_gru import ResidualGRU
+from ser.models.enhanced_gru import ResidualRNN
 from ser.models.layers import MeanStdPooling, Pooling, valid_frames
 from ser.models.network import Network, check_settings
 
@@ -46,8 +46,9 @@ class BottleneckGRU(Network):
     Args:
         input_size: D, values per frame.
         emotions: C, number of classes.
-        hidden_size: H, GRU units per direction.
-        layers: number of GRU layers.
+        hidden_size: H, units per direction.
+        layers: number of recurrent layers.
+        cell: of the recurrent layers, ``gru`` or ``lstm``.
         heads: attention heads, a divisor of 2H; None for no attention.
         dropout: probability, everywhere.
         pooling: makes the pooling of frames of a given width (2H).
@@ -65,6 +66,7 @@ class BottleneckGRU(Network):
         *,
         hidden_size: int = 32,
         layers: int = 1,
+        cell: str = "gru",
         heads: int | None = None,
         dropout: float = 0.3,
         pooling: Callable[[int], Pooling] = MeanStdPooling,
@@ -79,7 +81,7 @@ class BottleneckGRU(Network):
         width = 2 * hidden_size
         self.project = nn.Linear(input_size, width)
         self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(ResidualGRU(width, hidden_size, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(ResidualRNN(width, hidden_size, dropout, cell) for _ in range(layers))
         self.attention = MultiHeadSelfAttention(width, heads, dropout) if heads is not None else None
         self.pooling = pooling(width)
         size = self.pooling.size

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ser.errors import check_number
 from ser.models.attention import MultiHeadSelfAttention
 from ser.models.layers import (
-    BidirectionalGRU,
+    BidirectionalRNN,
     MeanMaxPooling,
     Pooling,
     SinusoidalPositions,
@@ -21,19 +21,19 @@ from ser.models.layers import (
 from ser.models.network import ClassifierHead, Network, check_settings
 
 
-class ResidualGRU(nn.Module):
-    """Bidirectional GRU, LayerNorm, the input added where the widths agree, dropout."""
+class ResidualRNN(nn.Module):
+    """Bidirectional recurrent layer, LayerNorm, the input added where the widths agree, dropout."""
 
-    def __init__(self, input_size: int, hidden_size: int, dropout: float) -> None:
+    def __init__(self, input_size: int, hidden_size: int, dropout: float, cell: str = "gru") -> None:
         super().__init__()
-        self.gru = BidirectionalGRU(input_size, hidden_size)
+        self.recurrent = BidirectionalRNN(input_size, hidden_size, cell)
         self.norm = nn.LayerNorm(2 * hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.residual = input_size == 2 * hidden_size
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Run over states (B, L, input_size) of ``lengths`` (B,): (B, L, 2 * hidden_size)."""
-        output: Tensor = self.norm(self.gru(states, lengths))
+        output: Tensor = self.norm(self.recurrent(states, lengths))
         return self.dropout(output + states if self.residual else output)
 
 
@@ -43,8 +43,9 @@ class EnhancedGRU(Network):
     Args:
         input_size: D, values per frame.
         emotions: C, number of classes.
-        hidden_size: H; the GRU layers have 2H units per direction, the head has H.
-        layers: number of GRU layers.
+        hidden_size: H; the recurrent layers have 2H units per direction, the head has H.
+        layers: number of recurrent layers.
+        cell: of the recurrent layers, ``gru`` or ``lstm``.
         heads: attention heads; a divisor of 4H.
         dropout: probability, everywhere but on the attention weights.
         attention_dropout: probability of dropping an attention weight; None: ``dropout``.
@@ -65,6 +66,7 @@ class EnhancedGRU(Network):
         *,
         hidden_size: int = 256,
         layers: int = 3,
+        cell: str = "gru",
         heads: int = 8,
         dropout: float = 0.3,
         attention_dropout: float | None = None,
@@ -83,7 +85,9 @@ class EnhancedGRU(Network):
         self.positions = SinusoidalPositions(half) if positions else None
         self.speaker_norm = SpeakerNorm(half) if speaker_norm else None
         self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(ResidualGRU(width if index else half, half, dropout) for index in range(layers))
+        self.layers = nn.ModuleList(
+            ResidualRNN(width if index else half, half, dropout, cell) for index in range(layers)
+        )
         self.attention = MultiHeadSelfAttention(width, heads, attention_dropout) if attention else None
         self.enhance = _enhancement(width, half, dropout) if enhancement else None
         poolings = [pooling(size) for size in (width, *[half] * enhancement)]

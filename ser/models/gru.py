@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.models.attention import GeneralAttention, MatchingAttention
-from ser.models.layers import BidirectionalGRU, masked_max, valid_frames
+from ser.models.layers import BidirectionalRNN, masked_max, valid_frames
 from ser.models.network import Network, check_settings
 
 
@@ -17,8 +17,9 @@ class GRU(Network):
     Args:
         input_size: D, values per frame.
         emotions: C, number of classes.
-        hidden_size: H, GRU units per direction.
-        layers: number of GRU layers.
+        hidden_size: H, units per direction.
+        layers: number of recurrent layers.
+        cell: of the recurrent layers, ``gru`` or ``lstm``.
         dropout: probability.
         attention: makes the attention over states of the given width (2H); None for no attention.
 
@@ -33,6 +34,7 @@ class GRU(Network):
         *,
         hidden_size: int = 256,
         layers: int = 2,
+        cell: str = "gru",
         dropout: float = 0.2,
         attention: Callable[[int], MatchingAttention] | None = GeneralAttention,
     ) -> None:
@@ -41,7 +43,7 @@ class GRU(Network):
         width = 2 * hidden_size
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            BidirectionalGRU(width if index else input_size, hidden_size) for index in range(layers)
+            BidirectionalRNN(width if index else input_size, hidden_size, cell) for index in range(layers)
         )
         self.attention = attention(width) if attention else None
         self.pooled_size = width

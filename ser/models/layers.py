@@ -1,10 +1,13 @@
-"""Layers that respect the true length of every utterance: norm, positions, pooling and the bidirectional GRU."""
+"""Layers that respect the true length of every utterance: norm, positions, pooling and the recurrent layer."""
 
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
+from ser.errors import SerError
+
+CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 _SMALLEST_VARIANCE = 1e-5  # keeps the gradient of the square root finite for an utterance of one frame
 
 
@@ -119,18 +122,28 @@ class AttentiveStatisticsPooling(Pooling):
         return torch.cat((mean, (variance + _SMALLEST_VARIANCE).sqrt()), dim=-1)
 
 
-class BidirectionalGRU(nn.Module):
-    """One GRU layer in both directions; the backward one starts at the true end of each utterance.
+class BidirectionalRNN(nn.Module):
+    """One recurrent layer in both directions; the backward one starts at the true end of each utterance.
 
-    The backward direction is a second ``nn.GRU`` over the frames of each utterance in reverse order, with the padding
-    left behind them. Packed sequences compute the same, but cannot be exported, and on CPU a training step through them
+    The backward direction is a second layer over the frames of each utterance in reverse order, with the padding left
+    behind them. Packed sequences compute the same, but cannot be exported, and on CPU a training step through them
     takes 1.3 to 3 times as long (``python -m benchmarks.recurrent``).
+
+    Args:
+        input_size: D, values per frame.
+        hidden_size: H, units per direction.
+        cell: ``gru``, or ``lstm``, for which torch has a faster CPU kernel at small sizes.
+
+    Raises:
+        SerError: another cell.
     """
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, cell: str = "gru") -> None:
         super().__init__()
-        self.forward_direction = nn.GRU(input_size, hidden_size, batch_first=True)
-        self.backward_direction = nn.GRU(input_size, hidden_size, batch_first=True)
+        if cell not in CELLS:
+            raise SerError(f"model.cell={cell} was given, expected {' or '.join(CELLS)}; correct model.cell.")
+        self.forward_direction = CELLS[cell](input_size, hidden_size, batch_first=True)
+        self.backward_direction = CELLS[cell](input_size, hidden_size, batch_first=True)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Run over (B, L, D) of ``lengths`` (B,): states (B, L, 2H), undefined at padded frames."""
