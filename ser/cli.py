@@ -358,6 +358,52 @@ def extract(overrides: Overrides = None) -> int:
     return PARTLY_FAILED if result.failures else 0
 
 
+@_command(
+    RESULTS,
+    "ser evaluate --checkpoint RUN data=emodb data.root=EMODB map.calm=neutral",
+    "ser evaluate --checkpoint RUN --manifest my.csv",
+    "ser evaluate recordings/ --checkpoint RUN --output results",
+)
+def evaluate(
+    checkpoint: Model,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE|FOLDER", help="data=..., or a folder whose names hold the emotions."),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table of recordings: path, emotion, speaker; as data=manifest.")
+    ] = None,
+    encoder: Encoder = None,
+    device: Device = "cpu",
+    allow_download: AllowDownload = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write; default: below outputs/evaluation.")
+    ] = None,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Also test speakers that training has seen, and label the result.")
+    ] = False,
+    leave_out_seen: Annotated[
+        bool, typer.Option("--leave-out-seen", help="Leave out speakers that training has seen.")
+    ] = False,
+) -> int:
+    """Score a trained model on labelled recordings that it was not trained on.
+
+    Writes the files of a run. Classes that only one side knows are left out, or mapped: map.calm=neutral.
+    """
+    from ser.evaluation.evaluate import Trained, show_evaluation  # noqa: PLC0415
+    from ser.evaluation.evaluate import evaluate as score  # noqa: PLC0415
+
+    words = list(overrides or [])
+    words = [f"data=folder data.root={word}" if "=" not in word else word for word in words]
+    words = [part for word in words for part in word.split(" ", 1)]
+    words += [] if manifest is None else ["data=manifest", f"data.manifest={manifest}"]
+    if not any(word.startswith("data=") for word in words):
+        raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")
+    trained = Trained.of(checkpoint, encoder, device, allow_download)
+    show_evaluation(score(trained, words, output, allow_seen=allow_seen, leave_out_seen=leave_out_seen))
+    return 0
+
+
 @_command(RESULTS, "ser report outputs/ravdess-whisper_base", "ser report RUN --output page.html")
 def report(
     path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, folder of runs, or .csv table.")],

@@ -156,7 +156,8 @@ def load_data(cfg: DictConfig) -> Data:
         test_each_epoch=cfg.test_each_epoch,
         **cfg.batches,
     )
-    record = split_record(split, corpus, extraction.failures, module.normalization.transductive)
+    transductive, recordings = module.normalization.transductive, extraction.cache.recordings
+    record = split_record(split, corpus, extraction.failures, transductive, recordings)
     return Data(corpus, encoder, extraction, split, module, record)
 
 

@@ -173,3 +173,13 @@ def write_manifest(
         writer.writeheader()
         writer.writerows(rows)
     return root / "manifest.csv"
+
+
+def write_folder(root: Path, speakers: int = 6, repetitions: int = 1, seconds: float = 0.3) -> Path:
+    """``root/anna1/angry/1.wav``: a folder per speaker, inside it one per emotion."""
+    for number in range(speakers):
+        for emotion in ("angry", "happy", "neutral", "sad"):
+            for index in range(repetitions):
+                path = root / f"anna{number}" / emotion / f"{index}.wav"
+                write_voice(path, f"anna{number}", emotion, seconds, number % 2 == 0)
+    return root

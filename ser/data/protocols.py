@@ -284,6 +284,12 @@ def refuse_shared_recordings(
     log.warning("%s; this makes the result look better than it is", text)
 
 
+def recording_key(recording: tuple[str, float, float | None]) -> str:
+    """The content hash of a recording as split.json keeps it, with the segment where it is a part of a file."""
+    audio, start, end = recording
+    return audio[:16] if not start and end is None else f"{audio[:16]} {start:g}-{'' if end is None else f'{end:g}'}"
+
+
 _Segment = tuple[float, float, str, Utterance]  # start and end in seconds, part
 
 
@@ -299,7 +305,13 @@ def _shared(segments: list[_Segment]) -> Iterator[tuple[Utterance, Utterance]]:
                 yield utterance, other
 
 
-def split_record(split: Split, corpus: Corpus, left_out: Mapping[str, str], transductive: bool) -> dict[str, Any]:
+def split_record(
+    split: Split,
+    corpus: Corpus,
+    left_out: Mapping[str, str],
+    transductive: bool,
+    recordings: Mapping[str, tuple[str, float, float | None]] | None = None,
+) -> dict[str, Any]:
     """What ``split.json`` holds: who is in which part, and hashes by which two runs can be told to be comparable.
 
     Args:
@@ -307,8 +319,12 @@ def split_record(split: Split, corpus: Corpus, left_out: Mapping[str, str], tran
         corpus: the whole corpus.
         left_out: utterances that could not be used, with the reason.
         transductive: whether test speakers' own unlabelled frames are used (normalisation by speaker).
+        recordings: as for ``refuse_shared_recordings``; with them a later test on other data finds what was seen here.
     """
     parts = {name: _part_record(part, corpus.emotions) for name, part in split.parts().items()}
+    if recordings is not None:
+        for name, part in split.parts().items():
+            parts[name]["recordings"] = sorted({recording_key(recordings[u.id]) for u in part})
     return {
         "corpus": corpus.name,
         "corpus_fingerprint": corpus.fingerprint(),

@@ -90,6 +90,12 @@ class Run:
         return emotions_of(self.predictions)
 
     @property
+    def origin(self) -> str:
+        """``trained on X, tested on Y`` where a model was tested on other data than its own (``ser evaluate``)."""
+        trained_on = self.metrics.get("trained_on")
+        return f"trained on {trained_on}, tested on {self.metrics['corpus']}" if trained_on else ""
+
+    @property
     def hash(self) -> str:
         """Identity of corpus, labels and parts."""
         return str(self.split["hash"])
@@ -260,7 +266,7 @@ def by_variant(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def warnings_of(runs: Sequence[Run]) -> list[str]:
     """What results of these runs must say; names the variants where it holds for some of them only."""
-    phrases = []
+    phrases = list(dict.fromkeys(run.origin for run in runs if run.origin))
     for key, text in WARNINGS.items():
         flagged = sorted({run.variant for run in runs if getattr(run, key)})
         if flagged:

@@ -30,10 +30,12 @@ class Scores(NamedTuple):
     Attributes:
         probabilities: (B, C) in double precision.
         attention: per utterance (L,), how much its frames are attended to, summing to 1; None without attention.
+        pooled: (B, P) features that the classifier gets; None from an ONNX file.
     """
 
     probabilities: NDArray[np.float64]
     attention: list[NDArray[np.float32]] | None
+    pooled: NDArray[np.float32] | None = None
 
 
 class FrameModel(Protocol):
@@ -74,7 +76,7 @@ class TorchNetwork:
                 matrix[:length, :length].mean(0).float().cpu().numpy()
                 for matrix, length in zip(output.attention, lengths.tolist(), strict=True)
             ]
-        return Scores(probabilities, weights)
+        return Scores(probabilities, weights, output.pooled.float().cpu().numpy())
 
 
 class OnnxNetwork:

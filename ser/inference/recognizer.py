@@ -255,12 +255,19 @@ class Recognizer:
         attention: bool = False,
     ) -> list[Prediction]:
         """Recognise frames (L, D) from frames() as one batch; ``seconds`` are the lengths of their recordings."""
+        statistics = statistics or self.config.statistics
+        return self._predictions(self.score(frames, statistics, attention), seconds, statistics)
+
+    def score(self, frames: Sequence[Tensor], statistics: FrameStatistics, attention: bool = False) -> Scores:
+        """Probabilities and pooled features of frames (L, D) as one batch, cut to the length that training kept.
+
+        Raises:
+            SerError: the encoder is inside the model.
+        """
         if isinstance(self.model, OnnxWaveformModel):
             raise SerError("this exported model holds its encoder and takes no frames; load the checkpoint instead.")
-        statistics = statistics or self.config.statistics
         with self._lock:
-            scores = self.model([utterance[: self.longest_frames] for utterance in frames], statistics, attention)
-        return self._predictions(scores, seconds, statistics)
+            return self.model([utterance[: self.longest_frames] for utterance in frames], statistics, attention)
 
     def speaker_statistics(
         self, recordings: Iterable[Recording], shrinkage: float = SHRINKAGE_SECONDS

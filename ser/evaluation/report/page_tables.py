@@ -11,6 +11,7 @@ from ser.evaluation.bootstrap import METHOD
 from ser.evaluation.predictions import probabilities
 from ser.evaluation.report.tables import UNKNOWN, Table, interval, listed, number, percent, records
 from ser.evaluation.runs import Run, by_fold
+from ser.evaluation.scores import calibration
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.summary import Summary
 from ser.metrics import MEANINGS, TITLES
@@ -50,6 +51,17 @@ def _classes(result: Mapping[str, Any]) -> Table:
         for emotion, count in zip(result["recall"], counts, strict=True)
     ]
     return Table("Emotions", ["emotion", "precision (%)", "recall (%)", "F1 (%)", "utterances"], rows)
+
+
+def calibration_table(run: Run) -> Table:
+    """How far the confidence can be trusted."""
+    found = calibration(run.predictions)
+    rows = [
+        ["expected calibration error (15 bins)", percent(found["ece"])],
+        [f"mean confidence of the {found['n_right']:,} right answers", percent(found["confidence_right"])],
+        [f"mean confidence of the {found['n_wrong']:,} wrong answers", percent(found["confidence_wrong"])],
+    ]
+    return Table("Calibration", ["figure", "value (%)"], rows)
 
 
 def split_table(split: Mapping[str, Any]) -> Table:

@@ -1,0 +1,309 @@
+"""``ser evaluate``: a trained model scored on labelled data, in the files of a run, with what it has seen left out."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich import get_console
+
+from ser.config import compose_config, corpus_name, instantiate
+from ser.data.batching import length_batches
+from ser.data.cache import FeatureCache, Recording
+from ser.data.corpus import Corpus, Utterance
+from ser.data.extraction import extract
+from ser.data.inventory import CacheFolder
+from ser.data.normalization import FrameStatistics, SpeakerNormalization
+from ser.data.protocols import recording_key
+from ser.encoders import Encoder
+from ser.errors import SerError
+from ser.evaluation.predictions import PREFIX, emotions_of, write_embeddings, write_predictions
+from ser.evaluation.report.page_tables import calibration_table, score_tables, speaker_tables
+from ser.evaluation.report.render import show
+from ser.evaluation.runs import WARNINGS, Run, load_run
+from ser.evaluation.scores import cross_speaker, scores
+from ser.evaluation.shared_classes import SharedClasses
+from ser.inference.checkpoint import find_model
+from ser.inference.engines import OnnxWaveformModel
+from ser.inference.recognizer import Recognizer
+from ser.io import read_json, told_writing, write_json
+
+_BATCH_FRAMES = 16_000  # padded frames of the encoder in a batch, as in training
+_OWN_FILES = ("metrics.json", "split.json", "predictions.csv", "embeddings.npy", "report.html", "leakage.json")
+_MOST_SPEAKERS = 30  # on the screen; the page has all
+_UNNAMED = ("manifest", "folder")  # corpora of any name: equal speakers in two of them mean nothing
+_KEYS = ("data", "paths", "extraction", "map")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, and what is known of its training.
+
+    Attributes:
+        recognizer: the model.
+        encoder: what makes its frames.
+        path: its file.
+        corpus: what it was trained on, by name.
+        name: variant, fold and seed.
+        speakers: of its training and validation part.
+        recordings: keys of the recordings of these parts; None where no split.json says them.
+    """
+
+    recognizer: Recognizer
+    encoder: Encoder
+    path: Path
+    corpus: str
+    name: dict[str, Any]
+    speakers: frozenset[str]
+    recordings: frozenset[str] | None
+
+    @classmethod
+    def of(cls, checkpoint: str | Path, encoder: str | None, device: str, allow_download: bool) -> "Trained":
+        """Load a model, and read split.json, metrics.json and run.json of the run folder around it.
+
+        Raises:
+            SerError: there is no model, or it gives no frames because its encoder is inside.
+        """
+        path = find_model(checkpoint)
+        recognizer = Recognizer.from_checkpoint(path, encoder, device, allow_download=allow_download)
+        own = recognizer.encoder
+        if isinstance(recognizer.model, OnnxWaveformModel) or own is None:
+            raise SerError(f"{path} holds its encoder and takes no cached frames; give the run folder it came from.")
+        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        metrics, split, record = (read_json(folder / f"{name}.json") or {} for name in ("metrics", "split", "run"))
+        plain = recognizer.config.plain
+        data = (record.get("config") or {}).get("data") or {}
+        name = {"variant": path.stem, "fold": plain.get("fold", 1), "seed": plain.get("seed", 0), "features": ""}
+        name |= {key: metrics[key] for key in name if key in metrics}
+        parts = [split.get("parts", {}).get(part, {}) for part in ("train", "validation")]
+        known = all("recordings" in part for part in parts)
+        return cls(
+            recognizer,
+            own,
+            path,
+            corpus_name(str(plain.get("corpus", "an unknown corpus")), data.get("manifest")),
+            name,
+            frozenset(speaker for part in parts for speaker in part.get("speakers", plain.get("speakers", ()))),
+            frozenset(key for part in parts for key in part["recordings"]) if known else None,
+        )
+
+
+def evaluate(
+    trained: Trained,
+    overrides: Sequence[str],
+    output: Path | None = None,
+    *,
+    allow_seen: bool = False,
+    leave_out_seen: bool = False,
+) -> Run:
+    """Score a model on a labelled corpus and write predictions.csv, embeddings.npy, split.json and metrics.json.
+
+    The frames come from the feature cache, where missing ones are added. They are normalised as in training: with
+    ``normalization=speaker`` by each test speaker's own statistics, which makes the result transductive.
+
+    Args:
+        trained: the model.
+        overrides: the corpus, as for train.py (``data=``, ``data.root=``, ``paths.cache=``), and ``map.calm=neutral``.
+        output: folder to write; None: ``outputs/evaluation/<trained>-on-<tested>/<variant>/fold<k>/seed<s>``.
+        allow_seen: also test speakers that training has seen; the result is then labelled as such.
+        leave_out_seen: test the other speakers.
+
+    Raises:
+        SerError: the corpus cannot be read, has seen speakers or no two classes of the model, or the folder cannot be
+            written.
+    """
+    started = time.time()
+    settings, mapping = _settings(overrides)
+    cfg = compose_config(settings)
+    corpus: Corpus = instantiate(cfg, "data")
+    tested = Path(cfg.data.root).name if corpus.name == "folder" else corpus_name(corpus.name, cfg.data.get("manifest"))
+    folder = output or Path(cfg.paths.outputs) / "evaluation" / f"{trained.corpus}-on-{tested}" / _place(trained.name)
+    _refuse_other(folder)
+    classes = SharedClasses.of(trained.recognizer.emotions, corpus.emotions, mapping)
+    left_out = {u.id: f"labelled {u.emotion}" for u in corpus.utterances if u.emotion not in classes.of_label}
+    encoder = trained.encoder
+    inside = CacheFolder.of(corpus, corpus.frame_source or encoder, cfg.paths.cache, cfg.extraction.trust_cache)
+    seen = _seen(trained, corpus, inside.recordings)
+    if seen and leave_out_seen:
+        left_out |= {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}
+    elif seen and not allow_seen:
+        raise SerError(_refusal(trained, corpus, seen))
+    corpus = corpus.without(left_out)
+    if not corpus.utterances:
+        raise SerError(f"no utterance of {tested} is left to test on, expected some; give other data.")
+    extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
+    corpus, left_out = corpus.without(extraction.failures), left_out | extraction.failures
+    table, pooled = predict_corpus(trained.recognizer, corpus, extraction.cache, classes)
+    speaker = trained.recognizer.config.kind == "speaker"
+    facts = {
+        **trained.name,
+        "trained_on": trained.corpus,
+        "corpus": tested,
+        "checkpoint": hashlib.sha256(trained.path.read_bytes()).hexdigest()[:16] if trained.path.is_file() else "",
+        "corpus_fingerprint": corpus.fingerprint(),
+        "speaker_overlap": bool(seen and not leave_out_seen),
+        "transductive": speaker,
+        "trusted_frames": len(extraction.trusted),
+        "left_out": len(left_out),
+        "only_model": classes.only_model,
+        "only_corpus": classes.only_corpus,
+        "seen_checked": trained.recordings is not None,
+        "seconds": round(time.time() - started, 1),
+    }
+    return _write(folder, table, pooled, facts, left_out)
+
+
+def predict_corpus(
+    recognizer: Recognizer, corpus: Corpus, cache: FeatureCache, classes: SharedClasses
+) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Prediction table and pooled features (n, P) of a corpus, rows in its order; ONNX files give no features.
+
+    Raises:
+        SerError: the corpus brings its own frames and they have another width than the model's.
+    """
+    if cache.dim != recognizer.config.input_size:
+        raise SerError(
+            f"the frames of {corpus.name} have {cache.dim} values, the model expects {recognizer.config.input_size}; "
+            "give a model that was trained on such frames."
+        )
+    found: list[np.ndarray] = [np.empty(0)] * len(corpus.utterances)
+    pooled: list[np.ndarray | None] = [None] * len(found)
+    for statistics, rows in _by_statistics(recognizer, corpus.utterances, cache):
+        lengths = [cache.lengths[corpus.utterances[row].id] for row in rows]
+        for batch in length_batches(lengths, _BATCH_FRAMES):
+            places = [rows[place] for place in batch]
+            frames = [torch.from_numpy(cache.read(corpus.utterances[place].id)).float() for place in places]
+            answer = recognizer.score(frames, statistics)
+            for index, place in enumerate(places):
+                found[place] = answer.probabilities[index]
+                pooled[place] = None if answer.pooled is None else answer.pooled[index]
+    probabilities = classes.shared_probabilities(np.stack(found))
+    table = pd.DataFrame(
+        {
+            **{key: [getattr(u, key) for u in corpus.utterances] for key in ("id", "session", "speaker", "gender")},
+            "seconds": [round(u.seconds, 4) for u in corpus.utterances],
+            "emotion": [classes.of_label[u.emotion] for u in corpus.utterances],
+            "predicted": [classes.emotions[place] for place in probabilities.argmax(axis=1)],
+            **{f"{PREFIX}{name}": probabilities[:, place] for place, name in enumerate(classes.emotions)},
+        }
+    )
+    return table, np.stack([row for row in pooled if row is not None]) if pooled[0] is not None else None
+
+
+def show_evaluation(run: Run) -> None:
+    """Print what was tested and left out, the scores, and where they lie."""
+    console, facts = get_console(), run.metrics
+    lines = [f"{facts['variant']}, fold {facts['fold']}, seed {facts['seed']}: {run.origin}"]
+    for key, side in (("only_corpus", "only the corpus knows"), ("only_model", "only the model knows")):
+        lines += [f"{side}, so left out: {', '.join(facts[key])}"] if facts[key] else []
+    reasons = Counter(run.split["left_out"].values())
+    lines += [f"left out: {count} utterances: {reason}" for reason, count in reasons.most_common(5)]
+    if not facts["seen_checked"]:
+        lines.append("whether these recordings were in training is unknown, since no split.json lists its recordings")
+    lines += [text for key, text in WARNINGS.items() if getattr(run, key)]
+    console.print("\n".join(lines), highlight=False, markup=False)
+    _, speakers = speaker_tables(facts["speakers"])
+    show([*score_tables(run), calibration_table(run), *([speakers] if len(speakers.rows) <= _MOST_SPEAKERS else [])])
+    where = f"predictions.csv, metrics.json and more in {run.folder}\na page of it: ser report {run.folder}"
+    console.print(where, soft_wrap=True, highlight=False, markup=False)
+
+
+def _settings(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The overrides of the corpus, and the mapping of classes among them."""
+    maps = [word for word in overrides if word.startswith(("map=", "map."))]
+    others = [word for word in overrides if word not in maps]
+    for word in others:
+        if word.lstrip("+~").partition("=")[0].split(".")[0] not in _KEYS:
+            raise SerError(f"{word} was given, expected data=, data.root=, paths.cache= or map.calm=neutral; the model "
+                           "keeps its own features and normalisation.")  # fmt: skip
+    try:
+        mapping = OmegaConf.to_container(OmegaConf.from_dotlist(maps)) if maps else {}
+        found = mapping.get("map") if isinstance(mapping, dict) else None
+        return others, {str(key): str(value) for key, value in (found or {}).items()}
+    except (OmegaConfBaseException, AttributeError, ValueError) as error:
+        raise SerError(f"{' '.join(maps)} was given, expected classes such as map.calm=neutral.") from error
+
+
+def _seen(trained: Trained, corpus: Corpus, recordings: Mapping[str, Recording]) -> set[str]:
+    """Speakers of the corpus with a recording in the model's training or validation part, or of the same name there."""
+    known = trained.recordings or frozenset()
+    seen = {u.speaker for u in corpus.utterances if u.id in recordings and recording_key(recordings[u.id]) in known}
+    if corpus.name not in _UNNAMED and corpus.name == trained.corpus:
+        seen |= trained.speakers & set(corpus.speakers)
+    return seen
+
+
+def _refusal(trained: Trained, corpus: Corpus, seen: set[str]) -> str:
+    count = sum(u.speaker in seen for u in corpus.utterances)
+    names = ", ".join(sorted(seen)[:4]) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
+    return (
+        f"{count} of {len(corpus.utterances)} utterances are by {len(seen)} speaker(s) whom {trained.path} was trained "
+        f"or validated on ({names}), expected unseen ones; --leave-out-seen tests the others, --allow-seen tests all "
+        "and labels the result."
+    )
+
+
+def _by_statistics(
+    recognizer: Recognizer, utterances: Sequence[Utterance], cache: FeatureCache
+) -> Iterator[tuple[FrameStatistics, list[int]]]:
+    """Rows that share statistics: all of them, or those of each speaker where training normalised so."""
+    if recognizer.config.kind != "speaker":
+        yield recognizer.config.statistics, list(range(len(utterances)))
+        return
+    fitted = SpeakerNormalization().fit(cache, utterances, utterances)
+    for speaker, number in fitted.row_of_speaker.items():
+        own = [row for row, utterance in enumerate(utterances) if utterance.speaker == speaker]
+        yield FrameStatistics(fitted.mean[number], fitted.std[number], "speaker"), own
+
+
+def _write(
+    folder: Path, table: pd.DataFrame, pooled: np.ndarray | None, facts: Mapping[str, Any], left_out: Mapping[str, str]
+) -> Run:
+    """The folder, metrics.json last, as a Run."""
+    emotions = emotions_of(table)
+    labels = sorted(zip(table["id"], table["emotion"], strict=True))
+    digest = hashlib.sha256(repr(labels).encode()).hexdigest()[:16]
+    part = {
+        "utterances": len(table),
+        "seconds": round(float(table["seconds"].sum()), 3),
+        "speakers": sorted(table["speaker"].unique()),
+        "sessions": sorted({int(session) for session in table["session"]}),
+        "emotions": {name: int((table["emotion"] == name).sum()) for name in emotions},
+        "ids": list(table["id"]),
+        "hash": digest,
+    }
+    split = {
+        "corpus": facts["corpus"],
+        "corpus_fingerprint": facts["corpus_fingerprint"],
+        "emotions": emotions,
+        "left_out": dict(left_out),
+        "parts": {"test": part},
+        "hash": f"evaluation {digest}",
+    }
+    with told_writing(folder):
+        for name in _OWN_FILES:
+            (folder / name).unlink(missing_ok=True)
+    write_predictions(folder / "predictions.csv", table)
+    if pooled is not None:
+        write_embeddings(folder / "embeddings.npy", pooled)
+    write_json(folder / "split.json", split)
+    write_json(folder / "metrics.json", {"test": scores(table), "speakers": cross_speaker(table), **facts})
+    return load_run(folder)
+
+
+def _refuse_other(folder: Path) -> None:
+    """Refuse to write into a run, or into a folder of anything else."""
+    if folder.is_dir() and any(folder.iterdir()) and "trained_on" not in (read_json(folder / "metrics.json") or {}):
+        raise SerError(f"{folder} holds something else, expected a new folder or an earlier evaluation; give --output.")
+
+
+def _place(name: Mapping[str, Any]) -> Path:
+    return Path(str(name["variant"])) / f"fold{name['fold']}" / f"seed{name['seed']}"

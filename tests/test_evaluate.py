@@ -1,0 +1,115 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_corpora import write_folder, write_manifest, write_voice
+from small_runs import TINY
+
+from ser import training
+from ser.cli import main
+from ser.config import compose_config
+from ser.data.corpora.folder import folder as read_folder
+from ser.errors import SerError
+from ser.evaluation.predictions import read_predictions
+from ser.evaluation.shared_classes import SharedClasses
+
+FILES = ("predictions.csv", "embeddings.npy", "metrics.json", "split.json")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def corpus(place):
+    return write_manifest(place / "mine", session=True)
+
+
+@pytest.fixture(scope="module", params=["global", "speaker"])
+def run(request, place, corpus):
+    words = [*TINY, "data=manifest", f"data.manifest={corpus}", f"normalization={request.param}", "adversarial=none"]
+    words += [f"paths.cache={place / 'cache'}", f"paths.run={place / request.param}", f"paths.outputs={place}"]
+    training.run(compose_config(words))
+    return place / request.param
+
+
+def evaluate(run, place, output, *words):
+    options = ["--checkpoint", str(run), "--output", str(output)]
+    return main(["evaluate", *options, f"paths.cache={place / 'cache'}", *words])
+
+
+def said(capsys):
+    shown = capsys.readouterr()
+    return " ".join((shown.out + shown.err).split())
+
+
+def test_the_held_out_fold_gets_the_predictions_of_the_run(run, corpus, place, tmp_path):
+    assert evaluate(run, place, tmp_path / "own", "--manifest", str(corpus), "--leave-out-seen") == 0
+    pd.testing.assert_frame_equal(*(read_predictions(one / "predictions.csv") for one in (run, tmp_path / "own")))
+    np.testing.assert_array_equal(*(np.load(one / "embeddings.npy") for one in (run, tmp_path / "own")))
+    metrics = json.loads((tmp_path / "own" / "metrics.json").read_text())
+    assert metrics["test"] == json.loads((run / "metrics.json").read_text())["test"]
+    assert not metrics["speaker_overlap"]
+
+
+def test_seen_recordings_are_refused_under_any_name_and_labelled_where_allowed(run, corpus, place, tmp_path, capsys):
+    seen = json.loads((run / "split.json").read_text())["parts"]["train"]["ids"][0]
+    shutil.copy(corpus.parent / "audio" / f"{seen}.wav", write_folder(tmp_path / "new") / "anna0" / "angry" / "new.wav")
+    assert evaluate(run, place, tmp_path / "a", str(tmp_path / "new")) == 1
+    assert "5 of 25 utterances are by 1 speaker(s)" in said(capsys) and not (tmp_path / "a").exists()
+    assert evaluate(run, place, tmp_path / "a", str(tmp_path / "new"), "--allow-seen") == 0
+    assert "speaker overlap" in said(capsys)
+    assert evaluate(run, place, tmp_path / "a", str(tmp_path / "new"), "--leave-out-seen") == 0
+    assert set(read_predictions(tmp_path / "a" / "predictions.csv")["speaker"]) == {f"anna{n}" for n in range(1, 6)}
+    assert "speaker overlap" not in said(capsys)
+
+
+def test_figures_and_page_say_what_was_tested(run, place, tmp_path, capsys):
+    assert evaluate(run, place, tmp_path / "a", str(write_folder(tmp_path / "new"))) == 0
+    assert "trained on manifest, tested on new" in said(capsys)
+    assert main(["report", str(tmp_path / "a")]) == 0
+    assert "rained on manifest, tested on new" in (tmp_path / "a" / "report.html").read_text()
+    assert main(["figures", str(tmp_path / "a")]) == 0
+    assert list((tmp_path / "a" / "figures").glob("confusion.png"))
+
+
+def test_a_run_is_never_written_over_and_bad_words_are_named(run, corpus, place, tmp_path, capsys):
+    before = {name: (run / name).read_bytes() for name in FILES}
+    assert evaluate(run, place, run, "--manifest", str(corpus), "--leave-out-seen") == 1
+    assert before == {name: (run / name).read_bytes() for name in FILES}
+    for words, message in (
+        (["model=gru", "data=synthetic"], "model=gru was given, expected data="),
+        ([], "no recordings were given"),
+        (["--manifest", str(corpus), "map.joy=happy"], "map.joy was given"),
+        (["--manifest", str(corpus), "map=3"], "map=3 was given"),
+    ):
+        assert evaluate(run, place, tmp_path / "a", *words) == 1
+        assert message in said(capsys)
+
+
+def test_classes_are_compared_by_alias_merged_and_left_out():
+    found = SharedClasses.of(["neutral", "calm", "happy", "fearful"], ["Anger", "joy", "neutral"], {"calm": "neutral"})
+    assert found.emotions == ["neutral", "happy"]
+    assert found.of_label == {"joy": "happy", "neutral": "neutral"}
+    assert (found.only_model, found.only_corpus) == (["fearful"], ["Anger"])
+    shared = found.shared_probabilities(np.array([[0.1, 0.3, 0.4, 0.2], [0.0, 0.0, 0.0, 1.0]]))
+    np.testing.assert_allclose(shared, [[0.5, 0.5], [0.5, 0.5]])
+    with pytest.raises(SerError, match="two or more classes in common"):
+        SharedClasses.of(["happy", "sad"], ["happy", "bored"], {})
+
+
+def test_emotion_and_speaker_come_from_the_names(tmp_path):
+    for name in ("DC_a_angry.wav", "DC_b_HAP.wav", "x/sad/1.wav", "happy/solo.wav", "Sad/happy_sad.wav", "none.wav"):
+        write_voice(tmp_path / name, "a", "sad", 0.2, True)
+    found = {u.id: (u.emotion, u.speaker) for u in read_folder(tmp_path).utterances}
+    assert found == {
+        "DC_a_angry": ("angry", "DC"),
+        "DC_b_HAP": ("happy", "DC"),
+        "x/sad/1": ("sad", "x"),
+        "happy/solo": ("happy", "unknown"),
+    }
+    with pytest.raises(SerError, match="expected two or more"):
+        read_folder(tmp_path / "x")
