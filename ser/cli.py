@@ -20,7 +20,7 @@ USE, PREPARE, RESULTS = "Use a model", "Prepare", "Look at results"
 
 app = typer.Typer(
     help="Recognise emotions in recordings of speech, and examine the models that do it. "
-    "Train with [bold]python train.py[/], sweep with [bold]python sweep.py[/].",
+    "[bold]ser train[/] and [bold]ser sweep[/] make them.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -64,7 +64,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version  # noqa: PLC0415
 
-        typer.echo(f"ser {version('ser')}")
+        typer.echo(f"ser {version('ser-lab')}")
         raise typer.Exit
 
 
@@ -88,7 +88,7 @@ class Quantization(StrEnum):
 
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings as for train.py, such as data=iemocap.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings as for ser train, such as data=iemocap.")
 ]
 Model = Annotated[
     str,
@@ -268,7 +268,7 @@ def demo(
         from ser.demo.server import Settings, serve  # noqa: PLC0415
     except ImportError as error:
         raise SerError(
-            f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser[demo]'."
+            f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser-lab[demo]'."
         ) from error
     serve(
         Settings(checkpoint, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or (), allow_download)
@@ -356,6 +356,27 @@ def extract(overrides: Overrides = None) -> int:
     if result.failures:
         show_failures(result.failures, len(corpus.utterances))
     return PARTLY_FAILED if result.failures else 0
+
+
+_PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
+def train(context: typer.Context) -> None:
+    """Train and test one fold; with -m several. Settings are KEY=VALUE; --help lists them."""
+    from ser.launching import train as start  # noqa: PLC0415
+
+    sys.argv = ["ser train", *context.args]  # Hydra reads the arguments of the program
+    start()
+
+
+@app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
+def sweep(context: typer.Context) -> None:
+    """Train variants on all folds with several seeds, then compare them; --help shows how."""
+    from ser.launching import sweep as start  # noqa: PLC0415
+
+    sys.argv = ["ser sweep", *context.args]
+    start()
 
 
 @_command(
@@ -472,7 +493,7 @@ def curve(
 ) -> int:
     """Show UAR against the training speakers and utterances of finished runs.
 
-    The runs come from sweep.py variant=A,B train_speakers=4,8,12 (or train_fraction=0.25,0.5). Writes curve.csv and
+    The runs come from ser sweep variant=A,B train_speakers=4,8,12 (or train_fraction=0.25,0.5). Writes curve.csv and
     curve.png into SWEEP.
     """
     from ser.evaluation.curve import curve as measure  # noqa: PLC0415

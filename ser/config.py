@@ -22,7 +22,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ser.errors import SerError, explain
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+
+def find_config_folder() -> Path:
+    """The folder ``conf/``: inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+CONFIG_FOLDER = find_config_folder()
 LONGEST_NAME = 120  # bytes of a folder name; file systems allow 255
 
 
@@ -138,10 +146,10 @@ def folder_name(name: str) -> str:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that ``train.py`` would run with; it becomes Hydra's current one.
+    """The configuration that ``ser train`` would run with; it becomes Hydra's current one.
 
     Raises:
-        SerError: conf/ is not beside the package, or an override is not valid.
+        SerError: conf/ is missing, or an override is not valid.
     """
     check_overrides(overrides)
     cfg = _compose(overrides)
@@ -191,7 +199,7 @@ def _joined(override: Override, points: Sequence[str]) -> str:
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
     if not (CONFIG_FOLDER / "train.yaml").is_file():
-        raise SerError(f"there is no {CONFIG_FOLDER}/train.yaml; run from a checkout installed with pip install -e .")
+        raise SerError(f"there is no {CONFIG_FOLDER}/train.yaml; install ser-lab again.")
     register_resolvers()
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):

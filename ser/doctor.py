@@ -36,7 +36,7 @@ from ser.errors import SerError, explain
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _IMPORTED = ("torch", "torchaudio", "lightning", "hydra", "transformers", "safetensors", "soundfile", "torchmetrics")
-_INSTALL = "run `pip install -e . -c constraints.txt` in the checkout"
+_INSTALL = "run `pip install --upgrade ser-lab`, in a checkout `make test`"
 _LITTLE_SPACE, _NO_SPACE = 2e9, 100e6  # bytes of free disk
 _DECODED = 24  # files that are decoded without --deep
 _UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong folder or an incomplete copy
@@ -67,7 +67,7 @@ def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
     """Findings about the installation and about the experiment that ``overrides`` describe.
 
     Args:
-        overrides: as for train.py.
+        overrides: as for ``ser train``.
         deep: decode every file, run the encoder and verify every checksum of the cache.
     """
     checks: list[tuple[str, Check]] = [("packages", check_packages), ("audio", check_audio)]
@@ -110,8 +110,8 @@ def show(findings: Sequence[Finding]) -> int:
 
 def check_packages() -> Iterator[Finding]:
     """Python and packages against the bounds of pyproject.toml, and whether the binaries load."""
-    needed = [found for found in map(Requirement, requires("ser") or []) if found.marker is None]
-    python, wanted = platform.python_version(), metadata("ser")["Requires-Python"] or ""
+    needed = [found for found in map(Requirement, requires("ser-lab") or []) if found.marker is None]
+    python, wanted = platform.python_version(), metadata("ser-lab")["Requires-Python"] or ""
     wrong = [] if SpecifierSet(wanted).contains(python, prereleases=True) else [f"Python {python}, {wanted} needed"]
     for requirement in needed:
         try:
@@ -202,7 +202,7 @@ def check_optional() -> Iterator[Finding]:
     """Packages that only some commands need, with the extra of this package that brings each."""
     there: dict[str, str] = {}
     missing: dict[str, str] = {}
-    for requirement in map(Requirement, requires("ser") or []):
+    for requirement in map(Requirement, requires("ser-lab") or []):
         extra = str(requirement.marker or "").partition('extra == "')[2].strip('"')
         if extra in ("", "dev"):
             continue
@@ -213,14 +213,14 @@ def check_optional() -> Iterator[Finding]:
     yield Finding("optional", "ok", ", ".join(there.values()) or "none installed")
     if missing:
         extras = ",".join(dict.fromkeys(missing.values()))
-        yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"pip install 'ser[{extras}]'")
+        yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"pip install 'ser-lab[{extras}]'")
 
 
 class Experiment:
     """Checks of one configuration, from causes to consequences.
 
     Args:
-        cfg: as train.py composes it.
+        cfg: as ``ser train`` composes it.
         deep: decode every file, run the encoder and verify every checksum of the cache.
     """
 
@@ -353,7 +353,7 @@ class Experiment:
         if room > free_space(folder.path):
             yield Finding("cache", "problem", f"{text}, but the disk is too small", "set paths.cache=/other/disk")
             return
-        yield Finding("cache", "ok", text, "train.py or ser extract with the same overrides extracts them")
+        yield Finding("cache", "ok", text, "ser train or ser extract with the same overrides extracts them")
 
 
 def audio_fault(waveform: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""What ``train.py`` and ``sweep.py`` start: the check of the command line, one job, and the objective of a search."""
+"""``ser train`` and ``ser sweep``: the check of the command line, one job, and the objective of a search."""
 
 import logging
 import sys
@@ -6,24 +6,61 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich import get_console
 from rich.markup import escape
 
-from ser.config import check_overrides, compose_config
+from ser.config import CONFIG_FOLDER, check_overrides, compose_config
 from ser.errors import SerError, explain
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code, as shells count Ctrl-C
 _SEVERAL = ("-m", "--multirun")
+SWEEP_USAGE = """\
+usage: ser sweep variant=a,b [fold=all] [seed=1,2,3] [baseline=a] [key=value as for ser train ...]
+
+Train every variant on every fold with every seed, one line per run as it ends, then one summary with paired tests.
+The same command goes on where it stopped: finished runs are skipped, an interrupted one is resumed.
+
+  variant    models (conf/model) or experiments (conf/experiment), for example gru,recommended,ladder/global
+  fold       all (default), or numbers
+  seed       1 (default), or several
+  baseline   the variant that the others are tested against; by default statistics_logistic, which is then added with
+             and without speaker statistics (seconds per run; not where settings of the model or other keys are swept)
+
+  ser sweep variant=gru,enhanced_gru data=ravdess data.root=/path/to/RAVDESS
+  ser sweep variant=recommended fold=1,2 optimizer.lr=1e-3,3e-4
+  ser sweep variant=gru seed=1,2,3 hydra/launcher=joblib hydra.launcher.n_jobs=2
+  ser sweep variant=gru seed=1,2,3 hydra/launcher=submitit_slurm
+"""
 
 
 class FailedRun(float):
     """NaN, which a failed run of several returns in place of its validation UAR, with the reason."""
 
     reason = ""
+
+
+def train() -> None:
+    """Train and test one fold, or with ``-m`` several, as the arguments of the program say."""
+    launch(_hydra_main)
+
+
+def sweep() -> None:
+    """Carry out ``ser train -m`` with the expanded arguments of the program; without any, show what is expected."""
+    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
+        get_console().print(SWEEP_USAGE, markup=False, highlight=False, soft_wrap=True)
+        return
+    from ser.sweeping import expand  # noqa: PLC0415  imports this module
+
+    try:
+        sys.argv[1:] = expand(sys.argv[1:])
+    except SerError as error:
+        raise SystemExit(f"error: {error}") from None
+    train()
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -112,3 +149,8 @@ def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> floa
     mean = sum(found) / len(found)
     log.info("validation UAR %.4f, mean over the folds %s", mean, ", ".join(map(str, cfg.search_folds)))
     return mean
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
+def _hydra_main(cfg: DictConfig) -> float:
+    return run_job(cfg)

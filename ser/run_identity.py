@@ -45,7 +45,7 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "trainer.num_sanity_val_steps": "computed before training, kept nowhere",
     "trainer.enable_*": "only shown on screen",
 }
-_VERSIONS = ("ser", "torch", "torchaudio", "lightning", "transformers", "numpy", "scikit-learn")
+_VERSIONS = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "numpy", "scikit-learn")
 
 
 def describe(cfg: DictConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def check_stored(content: Any, source: Path) -> None:
         if key == "_target_" and not (isinstance(value, str) and value in known):
             raise SerError(
                 f"{source} would call {_shown(value)}, expected only what the options in {CONFIG_FOLDER} call; if you "
-                "trust it, add an option with that _target_ there, or start the run with train.py."
+                "trust it, add an option with that _target_ there, or start the run with `ser train`."
             )
 
 

@@ -1,4 +1,4 @@
-"""Many runs as one: what ``sweep.py`` expands to, and the progress lines and the summary of every multirun."""
+"""Many runs as one: what ``ser sweep`` expands to, and the progress lines and the summary of every multirun."""
 
 import json
 import logging
@@ -25,12 +25,12 @@ from ser.launching import FailedRun
 
 log = logging.getLogger(__name__)
 BASELINES = ("statistics_logistic", "statistics_logistic_speaker")  # in every sweep, unless it names another baseline
-_OWN_KEYS = ("variant", "fold", "seed", "baseline")  # of sweep.py, not of train.py
+_OWN_KEYS = ("variant", "fold", "seed", "baseline")  # of ser sweep, not of ser train
 _LOOK = 0.5  # seconds between looks at what has ended
 
 
 def expand(words: Sequence[str]) -> list[str]:
-    """The command line of ``train.py`` that a command line of ``sweep.py`` means.
+    """The command line of ``ser train`` that a command line of ``ser sweep`` means.
 
     ``variant=`` becomes the models or experiments it names, ``fold=all`` the numbers of all folds; finished runs are
     skipped and interrupted ones resumed, unless ``resume=false`` is given. Without ``baseline=``, the baselines are

@@ -24,7 +24,7 @@ from ser.errors import SerError
 from ser.inference.files import predict_file
 from ser.inference.vad import EnergyGate
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[demo]'")
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser-lab[demo]'")
 
 from fastapi.testclient import TestClient
 

@@ -17,7 +17,7 @@ from ser.inference.vad import EnergyGate
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser[demo]'")
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser-lab[demo]'")
 
 FLAGS = [
     "--use-fake-ui-for-media-stream",

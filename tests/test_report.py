@@ -94,8 +94,8 @@ def test_a_run_shows_the_figures_of_its_table(run_page):
 
 
 def test_the_command_can_be_pasted(run_page):
-    command = next(word for word in Links(run_page[1]).words if word.startswith("python train.py"))
-    assert command.split("\n")[0] == "python train.py model=gru fold=1 'data.root=/my corpora/x'"
+    command = next(word for word in Links(run_page[1]).words if word.startswith("ser train"))
+    assert command.split("\n")[0] == "ser train model=gru fold=1 'data.root=/my corpora/x'"
 
 
 def test_choosing_on_the_test_part_is_told_from_the_history(run_page):
@@ -151,9 +151,9 @@ def test_the_page_keeps_the_baseline_of_the_sweep(tmp_path):
 
 
 def test_one_command_stands_for_a_grid_of_runs(sweep_page, tmp_path):
-    commands = next(word for word in Links(sweep_page[1]).words if word.startswith("python train.py"))
-    assert commands.split("\n")[0] == "python train.py -m model=enhanced_gru,gru fold=1,2"
-    assert sweep_page[1].count("python train.py") == 1
+    commands = next(word for word in Links(sweep_page[1]).words if word.startswith("ser train"))
+    assert commands.split("\n")[0] == "ser train -m model=enhanced_gru,gru fold=1,2"
+    assert sweep_page[1].count("ser train") == 1
     runs = [
         with_record(write_run(tmp_path, variant, fold), [f"model={variant}", f"fold={fold}"])
         for variant, fold in (("gru", 1), ("gru", 2), ("enhanced_gru", 1))

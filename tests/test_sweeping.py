@@ -141,7 +141,7 @@ def test_usage_is_shown_without_arguments(command, tmp_path):
         done = subprocess.run([sys.executable, str(CONFIG_FOLDER.parent / "sweep.py"), *words], capture_output=True,
                               text=True, check=False, cwd=tmp_path)  # fmt: skip
         assert done.returncode == 0
-        assert done.stdout.startswith("usage: python sweep.py variant=")
+        assert done.stdout.startswith("usage: ser sweep variant=")
     assert not list(tmp_path.iterdir())
 
 

@@ -65,7 +65,7 @@ def checkpoint_folder(checkpoint: str, allow_download: bool = True) -> Path:
 
 def remedy(checkpoint: str) -> str:
     """What to do where ``checkpoint`` is missing, as the end of an error message."""
-    place = "features.checkpoint=FOLDER for train.py, --encoder FOLDER for ser"
+    place = "features.checkpoint=FOLDER for training, --encoder FOLDER for use"
     if not _is_hub_id(checkpoint):
         return f"name the folder where it is now ({place})"
     return (

@@ -36,7 +36,7 @@ def curve(path: str) -> None:
     if not table["variant"].duplicated().any():
         raise SerError(
             f"{path} holds no variant with training parts of different sizes; make them with "
-            "sweep.py variant=statistics_logistic train_speakers=4,8,12, for example."
+            "ser sweep variant=statistics_logistic train_speakers=4,8,12, for example."
         )
     with atomic_path(Path(path) / "curve.csv") as temporary:
         table.to_csv(temporary, index=False)

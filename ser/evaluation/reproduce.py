@@ -67,7 +67,7 @@ def repeat(original: Path, folder: Path) -> None:
         except OmegaConfBaseException as error:  # a setting is missing that this version needs
             raise SerError(
                 f"{original}/run.json was written by another version ({str(error).splitlines()[0]}), expected all "
-                "settings of this one; check out that version, or run it again by train.py."
+                "settings of this one; check out that version, or run it again by `ser train`."
             ) from error
 
 

@@ -22,7 +22,7 @@ _LARGEST_FRAME = 65504.0  # frames are cached in half precision
 _LARGEST_DESCRIPTION = 10_000_000  # bytes of config.json
 _MOST_LAYERS, _LARGEST_SIZE = 256, 1_000_000  # of a network; more would exhaust time or memory before it fails
 _EXPECTED = (
-    "expected a run folder, a .ckpt that train.py wrote, a folder of `ser export --format hub` or an .onnx "
+    "expected a run folder, a .ckpt that `ser train` wrote, a folder of `ser export --format hub` or an .onnx "
     "file of `ser export --format onnx`"
 )
 

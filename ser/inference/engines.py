@@ -171,7 +171,7 @@ def build_encoder(
         description["checkpoint"] = str(checkpoint)
     encoder: Encoder = construct(description, "ser.encoders")
     if not isinstance(encoder, Encoder):
-        raise SerError(f"{description.get('_target_')} is no encoder; use a checkpoint that train.py wrote.")
+        raise SerError(f"{description.get('_target_')} is no encoder; use a checkpoint that `ser train` wrote.")
     if isinstance(encoder, PretrainedEncoder):
         encoder.allow_download = allow_download or checkpoint is not None
     check_encoder(config, encoder)
@@ -210,7 +210,7 @@ def open_onnx(path: Path, device: str = "cpu") -> tuple[ModelConfig, Any]:
     try:
         import onnxruntime  # noqa: PLC0415
     except ImportError as error:
-        raise SerError(f"{path} needs onnxruntime, which is not installed; pip install 'ser[export]'.") from error
+        raise SerError(f"{path} needs onnxruntime, which is not installed; pip install 'ser-lab[export]'.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     wanted = ["CUDAExecutionProvider"] * device.startswith("cuda") + ["CPUExecutionProvider"]

@@ -236,7 +236,7 @@ def export_onnx(
     """
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
         raise SerError(
-            f"ONNX export needs {' and '.join(missing)}, which this installation lacks; pip install 'ser[export]'."
+            f"ONNX export needs {' and '.join(missing)}, which this installation lacks; pip install 'ser-lab[export]'."
         )
     found: dict[str, Agreement] = {}
     with atomic_path(path) as temporary:

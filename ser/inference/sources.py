@@ -108,7 +108,7 @@ def microphone_source(device: int | str | None = None, block: float = 0.1) -> So
         import sounddevice  # noqa: PLC0415
     except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
         raise SerError(
-            f"the microphone needs sounddevice and PortAudio ({error}); pip install 'ser[live]' (on Linux "
+            f"the microphone needs sounddevice and PortAudio ({error}); pip install 'ser-lab[live]' (on Linux "
             "also apt install libportaudio2), or listen to a file with --input."
         ) from error
     try:

@@ -38,7 +38,7 @@ class SileroGate:
         threshold: least probability of speech.
 
     Raises:
-        ImportError: the package is not installed (pip install 'ser[live]').
+        ImportError: the package is not installed (pip install 'ser-lab[live]').
     """
 
     name = "Silero voice activity detector"

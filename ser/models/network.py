@@ -145,7 +145,7 @@ def build_network(description: Mapping[str, Any]) -> Network:
     if not isinstance(network, Network):
         raise SerError(
             f"the checkpoint's network is a {type(network).__name__}, expected a network of ser; use a "
-            "checkpoint that train.py wrote."
+            "checkpoint that `ser train` wrote."
         )
     if "erase" in description:
         check_number("erase of the checkpoint's network", description["erase"], 1, network.statistics_size, whole=True)
@@ -174,7 +174,7 @@ def construct(description: Mapping[str, Any], package: str) -> Any:
     if unknown:
         raise SerError(
             f"the checkpoint's description of {name} holds {', '.join(sorted(unknown))}, expected only "
-            "_target_, _partial_ and arguments; use a checkpoint that train.py wrote."
+            "_target_, _partial_ and arguments; use a checkpoint that `ser train` wrote."
         )
     arguments = {key: _nested(value, package) for key, value in description.items() if key not in _DIRECTIVES}
     if description.get("_partial_"):

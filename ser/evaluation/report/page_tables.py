@@ -16,7 +16,7 @@ from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.summary import Summary
 from ser.metrics import MEANINGS, TITLES
 
-_PACKAGES = ("ser", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
+_PACKAGES = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
 _MOST_ERRORS = 25
 
 

@@ -205,6 +205,6 @@ def train_commands(runs: Sequence[Run]) -> list[str]:
     points = {tuple(sorted(one.items())) for one in settings}
     if len(points) == size and not any(None in found for found in values.values()):
         grid = [f"{key}={','.join(map(str, found))}" for key, found in values.items()]
-        return [shlex.join(["python", "train.py", *(["-m"] if size > 1 else []), *grid])]
+        return [shlex.join(["ser", "train", *(["-m"] if size > 1 else []), *grid])]
     lines = [[f"{key}={value}" for key, value in one.items()] for one in settings]
-    return list(dict.fromkeys(shlex.join(["python", "train.py", *line]) for line in lines))
+    return list(dict.fromkeys(shlex.join(["ser", "train", *line]) for line in lines))
