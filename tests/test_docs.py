@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-pytest.importorskip("mkdocs", reason="needs ser[docs]")
+pytest.importorskip("mkdocs", reason="needs ser-lab[docs]")
 sys.path.insert(0, str(ROOT / "docs"))
 import generate  # noqa: E402
 

@@ -111,7 +111,7 @@ def evaluate(
 
     Args:
         trained: the model.
-        overrides: the corpus, as for ``ser train`` (``data=``, ``data.root=``, ``paths.cache=``), and ``map.calm=neutral``.
+        overrides: the corpus, as in training (``data=``, ``data.root=``, ``paths.cache=``), and ``map.calm=neutral``.
         output: folder to write; None: ``outputs/evaluation/<trained>-on-<tested>/<variant>/fold<k>/seed<s>``.
         allow_seen: also test speakers that training has seen; the result is then labelled as such.
         leave_out_seen: test the other speakers.
