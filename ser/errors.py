@@ -16,6 +16,12 @@ _DISK = {
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.
 _USAGE_ERRORS = ("lightning.fabric.utilities.exceptions", "wandb.errors")
 
+_ENDS_OF_SEARCHES = ("No trials are completed", "`Study.stop` is supposed")  # Optuna, after failed trials
+_NO_RESULT = (
+    "the search has no result, because every trial failed, or the last one of a grid; correct the settings that the "
+    "messages above name."
+)
+
 
 class SerError(Exception):
     """Bad input in one line: what was given, what was expected, what to do.
@@ -70,7 +76,7 @@ def explain(error: BaseException) -> str | None:
         return f"the device's memory is full ({first_line(error)}); lower batches.batch_size or set batches.max_frames."
     if type(error).__module__.startswith(_USAGE_ERRORS) or str(error).startswith("Early stopping conditioned"):
         return f"{' '.join(str(error).split()).rstrip('. ')}; correct the trainer, callbacks or logger settings."
-    return None
+    return _NO_RESULT if str(error).startswith(_ENDS_OF_SEARCHES) else None
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """``ser train`` and ``ser sweep``: the check of the command line, one job, and the objective of a search."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from ser.config import CONFIG_FOLDER, check_overrides, compose_config
 from ser.errors import SerError, explain
 
 log = logging.getLogger(__name__)
-INTERRUPTED = 130  # exit code, as shells count Ctrl-C
+INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes, as shells count SIGINT and SIGPIPE
 _SEVERAL = ("-m", "--multirun")
 SWEEP_USAGE = """\
 usage: ser sweep variant=a,b [fold=all] [seed=1,2,3] [baseline=a] [key=value as for ser train ...]
@@ -67,13 +68,18 @@ def launch(main: Callable[[], Any]) -> None:
     """Call a ``hydra.main`` function after a check of ``sys.argv``, so that no bad input ends in a traceback.
 
     Raises:
-        SystemExit: bad input, which Python prints, with exit code 1; or Ctrl-C, with exit code 130.
+        SystemExit: bad input, which Python prints, with exit code 1; Ctrl-C (130); output that nobody reads (141).
     """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on, and does not print them itself
     try:
         sys.argv[1:] = check_arguments(sys.argv[1:])
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # train.py --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it flushes at exit
+        raise SystemExit(CLOSED_PIPE) from None
     except Exception as error:
         if (reason := explain(error)) is None:
             raise

@@ -1,5 +1,6 @@
 """Many runs as one: what ``ser sweep`` expands to, and the progress lines and the summary of every multirun."""
 
+import atexit
 import json
 import logging
 import math
@@ -163,6 +164,7 @@ class SweepCallback(Callback):
         try:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             self.record.unlink(missing_ok=True)
+            atexit.register(self.record.unlink, missing_ok=True)  # an interrupted or failed search has no end
         except OSError as error:
             raise SystemExit(f"error: {explain(error) or error}") from None
         self.started, self.ended = time.time(), threading.Event()

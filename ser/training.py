@@ -11,6 +11,7 @@ import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -313,12 +314,14 @@ def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
         *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),
         *(instantiate(cfg, f"callbacks.{name}") for name, callback in cfg.callbacks.items() if callback is not None),
     ]
+    shown = cfg.trainer.enable_progress_bar and any(isinstance(callback, ProgressBar) for callback in callbacks)
     loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger] if cfg.logger else False
     trainer: lightning.Trainer = instantiate(
         cfg,
         "trainer",
         precision=_precision(cfg.trainer),
-        callbacks=callbacks,
+        callbacks=[callback for callback in callbacks if shown or not isinstance(callback, ProgressBar)],
+        enable_progress_bar=shown,  # else Lightning would add a bar of its own
         logger=loggers,
         plugins=[WholeFileCheckpointIO()],
     )

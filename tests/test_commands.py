@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -41,6 +42,20 @@ def test_probe_writes_into_every_run_below(probed):
     for run in probed.glob("*/fold*/seed1"):
         assert json.loads((run / "leakage.json").read_text())["speakers"]["accuracy"] > 0
     assert len(list(probed.rglob("leakage.json"))) == 4
+
+
+@pytest.mark.parametrize("name", ["embeddings.npy", "train_embeddings.npy", "leakage.json"])
+def test_one_damaged_run_of_several_is_named_and_left_out(probed, tmp_path, caplog, name):
+    shutil.copytree(probed / "gru", tmp_path / "gru")
+    damaged, whole = (tmp_path / "gru" / f"fold{fold}" / "seed1" for fold in (1, 2))
+    (damaged / name).write_text("[")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speaker_probe, "KINDS", ("LDA",))
+        patch.setattr(speaker_probe, "_probes", lambda seed, every=speaker_probe._probes: every(seed)[:2])
+        assert main(["probe", str(tmp_path)]) == 0
+        (whole / name).write_text("[")
+        assert main(["probe", str(tmp_path)]) == 1
+    assert "left out: " in caplog.text and str(damaged / name) in caplog.text
 
 
 def test_probe_refuses_a_table(sweep, capsys):

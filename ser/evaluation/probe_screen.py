@@ -1,5 +1,6 @@
 """What ``ser probe`` shows: the speaker leakage of finished runs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ser.evaluation.leakage import COLUMNS, figures, write_leakage
 from ser.evaluation.report.tables import percent
 from ser.evaluation.runs import Run, find_runs
 
+log = logging.getLogger(__name__)
 CLOSED, UNSEEN = ("speaker", "speaker_control", "chance", "adversary"), ("eer", "gender", "gender_control")
 PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  # figures with an interval, in leakage.json
 BELOW = (
@@ -27,7 +29,7 @@ def probe_and_show(path: str) -> None:
     """Measure each run at or below ``path``, write its ``leakage.json``, and print all of them.
 
     Raises:
-        SerError: there is no run.
+        SerError: there is no run, or none of them can be measured.
     """
     if Path(path).suffix.lower() == ".csv":
         raise SerError(
@@ -35,9 +37,17 @@ def probe_and_show(path: str) -> None:
             "train_embeddings.npy, predictions.csv and embeddings.npy; give such a folder."
         )
     variants: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    left_out = []
     for entry in find_runs(path):
-        leakage = write_leakage(entry.folder, entry.metrics.get("best_epoch"))
+        try:
+            leakage = write_leakage(entry.folder, entry.metrics.get("best_epoch"))
+        except SerError as error:
+            left_out.append(str(error))
+            log.warning("left out: %s", error)
+            continue
         variants.setdefault(entry.variant, []).append((entry, leakage))
+    if not variants:
+        raise SerError(left_out[0])
     console = get_console()
     console.print(_table("Training speakers, held-out utterances", CLOSED, "best probe", variants))
     console.print(_table("Unseen speakers", UNSEEN, "", variants))

@@ -14,7 +14,14 @@ from typing import Any
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.predictions import check_predictions, emotions_of, read_history, read_predictions, read_table
+from ser.evaluation.predictions import (
+    check_predictions,
+    emotions_of,
+    read_embeddings,
+    read_history,
+    read_predictions,
+    read_table,
+)
 from ser.evaluation.scores import scores
 from ser.run_identity import first_difference
 
@@ -222,6 +229,8 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str], list[str]]
         try:
             run = load_run(folder)
             _ = run.history, run.leakage, run.identity  # so that a damaged file is found here
+            if (run.folder / "embeddings.npy").is_file():
+                read_embeddings(run.folder / "embeddings.npy", len(run.predictions))
             runs.append(run)
         except UntestedRunError as error:
             untested.append(str(error))

@@ -179,6 +179,7 @@ def _predict(features: np.ndarray, labels: np.ndarray, folds: Sequence[Any], see
             inner, outer = views[whitened]
             with warnings.catch_warnings():  # a probe that has not converged is still a lower bound on the leak
                 warnings.simplefilter("ignore", ConvergenceWarning)
+                warnings.filterwarnings("ignore", message="Got `batch_size`")  # of fewer utterances than a batch
                 named[row, held_out] = make().fit(inner, labels[train]).predict(outer)
     return named
 
