@@ -1,43 +1,48 @@
 """The generated reference says what every setting means, and lists every error message."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import fake_corpora
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest.importorskip("mkdocs", reason="needs ser-lab[docs]")
-sys.path.insert(0, str(ROOT / "docs"))
-import generate  # noqa: E402
+sys.path.insert(0, str(ROOT / "docs" / "reference"))
+import from_code  # noqa: E402
+import from_conf  # noqa: E402
 
-GROUPS = sorted(group for group in generate.folder_names() if not group.startswith("experiment"))
+GROUPS = sorted(group for group in from_conf.folder_names() if not group.startswith("experiment"))
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_setting_and_option_of_a_group_is_explained(group):
-    meanings = generate.group_meanings(group)
-    for file in (generate.CONF / group).glob("*.yaml"):
-        assert generate.header(file), f"{file} needs a comment at its top"
-        for setting in generate.read_settings(file):
+    meanings = from_conf.group_meanings(group)
+    for file in (from_conf.CONF / group).glob("*.yaml"):
+        assert from_conf.header(file), f"{file} needs a comment at its top"
+        for setting in from_conf.read_settings(file):
             assert setting.meaning or meanings.get(setting.key.rpartition(".")[2]), f"{file}: {setting.key}: a comment"
 
 
 def test_each_key_of_the_page_is_explained():
-    for setting in generate.read_settings(generate.CONF / "train.yaml"):
+    for setting in from_conf.read_settings(from_conf.CONF / "train.yaml"):
         assert setting.meaning, f"conf/train.yaml: {setting.key} needs a comment"
 
 
 def test_each_experiment_is_explained():
-    for file in (generate.CONF / "experiment").rglob("*.yaml"):
-        assert generate.header(file), f"{file} needs a comment at its top"
+    for file in (from_conf.CONF / "experiment").rglob("*.yaml"):
+        assert from_conf.header(file), f"{file} needs a comment at its top"
 
 
 def test_settings_are_read_with_value_and_comment(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "# top\n_target_: x.Y\na: 1  # one\nb:\n  - _target_: x.Z\n    c: '#'  # two\n# up\nd: []\n"
     )
-    assert generate.read_settings(tmp_path / "a.yaml") == [
+    assert from_conf.read_settings(tmp_path / "a.yaml") == [
         ("a", "1", "one"), ("b.0.c", "'#'", "Z: two"), ("d", "[]", "up")
     ]  # fmt: skip
 
@@ -46,19 +51,49 @@ def test_error_messages_are_split_into_what_is_wrong_and_what_to_do(tmp_path):
     (tmp_path / "a.py").write_text(
         "_WAY = 'give another'\n\ndef f(n):\n    raise SerError(f'n={n} was given, expected 1; {_WAY}.')\n"
     )
-    (message,) = generate.messages(tmp_path / "a.py")
+    (message,) = from_code.messages(tmp_path / "a.py")
     assert message == "n=⟨n⟩ was given, expected 1; give another."
-    assert generate._row(message) == "| n=⟨n⟩ was given, expected 1 | Give another. |"
+    assert from_code._row(message) == "| n=⟨n⟩ was given, expected 1 | Give another. |"
 
 
 def test_each_error_message_is_on_its_page():
-    page = generate.errors()
+    page = from_code.errors()
     rows = re.findall(r"^\| (?!message|-).*\|$", page, re.M)
     assert len(rows) > 200
-    assert len(re.findall(r"^## ", page, re.M)) == len(set(generate.TOPICS.values()))
+    assert len(re.findall(r"^## ", page, re.M)) == len(set(from_code.TOPICS.values()))
 
 
 def test_commands_show_their_examples_as_code():
-    page = generate.commands()
+    page = from_code.commands()
     assert "```bash\nser predict " in page
     assert not re.search(r"\[(cyan|bold)\]|<span", page)
+
+
+def test_examples_of_the_guides_run_together(tmp_path):
+    for name in ("ser", "conf", "train.py"):
+        source, ignored = ROOT / name, shutil.ignore_patterns("__pycache__")
+        (shutil.copytree(source, tmp_path / name, ignore=ignored) if source.is_dir() else shutil.copy(source, tmp_path))
+    blocks = [
+        found
+        for guide in ("extend", "corpus")
+        for found in re.findall(
+            r'```\w+ title="([^" ]+)([^"]*)"\n(.*?)```', (ROOT / f"docs/howto/{guide}.md").read_text(), re.S
+        )
+    ]
+    for name, place, text in blocks:
+        file = tmp_path / name
+        assert file.exists() == bool(place), name
+        file.write_text(f"{file.read_text()}\n\n{text}" if place else text)
+    assert len(blocks) == 11
+    for speaker in ("anna", "ben", "carla", "dirk", "eva", "fred"):
+        for emotion in ("angry", "happy", "sad"):
+            path = tmp_path / f"wav/{speaker}_{emotion}_01.wav"
+            fake_corpora.write_voice(path, speaker, emotion, 0.4, female=speaker.endswith("a"))
+    options = "data=mine data.root=wav features=energy model=convolution loss=generalized adversarial=means"
+    done = subprocess.run(
+        [sys.executable, "train.py", *options.split(), "trainer.max_epochs=1", "logger=none", "leakage=false"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}, check=False,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.glob("outputs/mine-energy/*/fold1/seed1/figures/certainty.png"))

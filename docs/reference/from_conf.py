@@ -1,42 +1,17 @@
-"""MkDocs hook: the pages of the reference that are read from conf/, from the ``ser`` command and from the code."""
+"""MkDocs hook: the page of all settings, read from conf/ and its comments."""
 
-import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
-# Keys of Hydra, and of defaults lists, whose meaning is the same in every file.
-PLUMBING = {"_target_", "_partial_", "defaults"}
-# Where in the code an error message comes from: the heading it is listed under. The first that fits counts.
-TOPICS = {
-    "ser/data/corpora": "Corpora and manifests",
-    "ser/data/audio.py": "Audio files",
-    "ser/data/protocols.py": "Splits: folds, speakers, duplicates",
-    "ser/data": "Frames: extraction, cache, batches",
-    "ser/encoders": "Encoders",
-    "ser/evaluation": "Reports, comparisons and figures",
-    "ser/inference/onnx.py": "Export",
-    "ser/inference/hub.py": "Export",
-    "ser/inference/quantization.py": "Export",
-    "ser/inference": "Prediction and live use",
-    "ser/demo": "Prediction and live use",
-    "ser/run_": "Run folders, resuming and reproducing",
-    "ser/io.py": "Run folders, resuming and reproducing",
-    "ser/sweeping.py": "Sweeps and searches",
-    "ser/launching.py": "Sweeps and searches",
-    "ser/models": "Networks and checkpoints",
-    "ser/cli.py": "The ser command",
-    "ser/": "Configuration and training",
-}
+PLUMBING = {"_target_", "_partial_", "defaults"}  # of Hydra, the same in every file
 
 
 class Setting(NamedTuple):
@@ -48,22 +23,23 @@ class Setting(NamedTuple):
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages to the site."""
-    pages = {"configuration": configuration, "cli": commands, "errors": errors}
-    for name, write in pages.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=write()))
+    """Add the page to the site."""
+    files.append(File.generated(config, "reference/configuration.md", content=configuration()))
     return files
-
-
-# ---- conf/ -------------------------------------------------------------------------------------------------------
 
 
 def configuration() -> str:
     """Return the page of all settings: those of conf/train.yaml, then each group with its options."""
     page, groups = read_settings(CONF / "train.yaml"), group_comments()
     introduction = (ROOT / "docs/reference/configuration.intro.md").read_text(encoding="utf-8")
-    parts = [introduction, "## Top-level keys", "From `conf/train.yaml`.", table(page, {})]
-    for group in sorted(folder_names(), key=lambda name: (list(groups).index(name.split("/")[0]), name)):
+    ordered = sorted(folder_names(), key=lambda name: (list(groups).index(name.split("/")[0]), name))
+    rows = []
+    for group in ordered:
+        options = ", ".join(file.stem for file in sorted((CONF / group).glob("*.yaml")))
+        rows.append(f"| [{group}](#{group.replace('/', '')}) | {options} |")
+    parts = [introduction, "## Groups", "\n".join(["| group | options |", "|---|---|", *rows])]
+    parts += ["## Top-level keys", "From `conf/train.yaml`.", table(page, {})]
+    for group in ordered:
         parts.append(f"## {group}")
         comment = groups.get(group, "")
         if comment:
@@ -179,84 +155,3 @@ def cell(text: str) -> str:
 def sentence(text: str) -> str:
     """Text with a capital and a full stop."""
     return text[:1].upper() + text[1:].rstrip(".;") + "."
-
-
-# ---- the ser command ---------------------------------------------------------------------------------------------
-
-
-def commands() -> str:
-    """Return the page of the ``ser`` command, as typer documents it, with the examples as code."""
-    words = [sys.executable, "-m", "typer", "ser.cli", "utils", "docs", "--name", "ser", "--title", "The ser command"]
-    text = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    text = re.sub(r"(?:\[cyan\].*?\[/\]\s*)+", lambda found: _examples(found[0]), text)
-    text = re.sub(r"\[bold\](.*?)\[/\]", r"\1:", text)
-    return re.sub(r'<span style="font-weight: bold">(.*?)</span>', r"`\1`", text)
-
-
-def _examples(block: str) -> str:
-    lines = re.findall(r"\[cyan\](.*?)\[/\]", block)
-    return "\n".join(["```bash", *(line.replace("\\[", "[") for line in lines), "```"]) + "\n\n"
-
-
-# ---- error messages ----------------------------------------------------------------------------------------------
-
-
-def errors() -> str:
-    """Return the page of all error messages, by topic, with what to do."""
-    topics: dict[str, list[str]] = {topic: [] for topic in dict.fromkeys(TOPICS.values())}
-    for file in sorted((ROOT / "ser").rglob("*.py")):
-        name = str(file.relative_to(ROOT))
-        topic = next(topic for start, topic in TOPICS.items() if name.startswith(start))
-        topics[topic] += [row for row in map(_row, messages(file)) if row not in topics[topic]]
-    parts = [(ROOT / "docs/reference/errors.intro.md").read_text(encoding="utf-8")]
-    for topic in sorted(topics):
-        parts.append(f"## {topic}")
-        parts.append("\n".join(["| message | what to do |", "|---|---|", *topics[topic]]))
-    return "\n\n".join(parts) + "\n"
-
-
-def messages(file: Path) -> list[str]:
-    """The messages of the errors for users that a module raises; what is filled in stands in angle brackets."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    constants = {
-        statement.targets[0].id: statement.value
-        for statement in tree.body
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-    }
-    calls = (
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args and node.func.id in _CLASSES
-    )
-    found = [_text(call.args[0], constants) for call in sorted(calls, key=lambda call: call.lineno)]
-    return [message for message in found if re.search(r"[a-z]{3,} [a-z]", re.sub("⟨.*?⟩", "", message))]
-
-
-_CLASSES = {"SerError", "UnfitWaveform", "UntestedRunError"}
-
-
-def _text(node: ast.AST, constants: dict[str, Any]) -> str:
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_text(value, constants) for value in node.values)
-    if isinstance(node, ast.FormattedValue):
-        return _text(node.value, constants)
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _text(node.left, constants) + _text(node.right, constants)
-    if isinstance(node, ast.Name) and isinstance(constants.get(node.id), ast.Constant | ast.JoinedStr):
-        return _text(constants[node.id], constants)
-    names = [part.attr if isinstance(part, ast.Attribute) else part.id for part in ast.walk(node) if _named(part)]
-    return f"⟨{names[0].lower()}⟩" if len(names) == 1 or isinstance(node, ast.Attribute) else "⟨…⟩"
-
-
-def _named(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute | ast.Name)
-
-
-def _row(message: str) -> str:
-    given, separator, remedy = message.rpartition("; ")
-    if not separator:
-        given, separator, remedy = message.partition(", expected ")
-        remedy = remedy and f"expected {remedy}"
-    return f"| {cell(given if separator else message)} | {cell(sentence(remedy) if remedy else '')} |"
