@@ -40,6 +40,7 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "batches.workers": "how fast batches are read",
     "trainer.accelerator": "where the network computes",
     "trainer.devices": "which devices; their number is compared as processes",
+    "trainer.threads": "how fast it computes; sums may differ in their last digits, as on another device",
     "trainer.num_nodes": "compared as processes",
     "trainer.log_every_n_steps": "loggers only watch",
     "trainer.num_sanity_val_steps": "computed before training, kept nowhere",

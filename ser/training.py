@@ -14,8 +14,9 @@ from hydra.types import RunMode
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import get_console
+from threadpoolctl import threadpool_limits
 
 from ser.adversary import Adversary
 from ser.config import instantiate
@@ -37,6 +38,9 @@ from ser.run_folder import RunFolder, WholeFileCheckpointIO
 from ser.run_identity import describe, run_record
 
 log = logging.getLogger(__name__)
+SMALL_NETWORK = (
+    2_000_000  # parameters; the parallel parts of smaller ones are so short that threads wait for each other
+)
 
 
 @dataclass(frozen=True)
@@ -92,17 +96,17 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     show_network(module, choices["model"])
     trainer = build_trainer(cfg, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # refused here, settings leave no folder behind
-    with folder.hold():
+    with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
         with folder.logged():
             for logger in trainer.loggers:
                 logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
             metrics = train(data.module, module, trainer, folder, facts, checkpoint, cfg.leakage)
-    if trainer.is_global_zero:
-        show_scores(metrics)
-        if cfg.test and cfg.figures:
-            _draw(folder.path, trainer.loggers)
-        log.info("results lie in %s", folder.path)
+        if trainer.is_global_zero:
+            show_scores(metrics)
+            if cfg.test and cfg.figures:
+                _draw(folder.path, trainer.loggers)
+            log.info("results lie in %s", folder.path)
     return float(metrics["validation"]["uar"])
 
 
@@ -316,6 +320,8 @@ def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
     ]
     shown = cfg.trainer.enable_progress_bar and any(isinstance(callback, ProgressBar) for callback in callbacks)
     loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger] if cfg.logger else False
+    with open_dict(cfg := cfg.copy()):
+        cfg.trainer.pop("threads", None)  # not one of Lightning's own
     trainer: lightning.Trainer = instantiate(
         cfg,
         "trainer",
@@ -326,6 +332,20 @@ def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
         plugins=[WholeFileCheckpointIO()],
     )
     return trainer
+
+
+def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
+    """``trainer.threads``; of ``auto`` one for a small network on the CPU, else None: as many as the library likes.
+
+    Raises:
+        SerError: neither ``auto`` nor a whole number from 1.
+    """
+    if trainer.threads == "auto":
+        small = sum(value.numel() for value in network.parameters()) < SMALL_NETWORK
+        return 1 if small and trainer.accelerator == "cpu" else None
+    threads: int = trainer.threads
+    check_number("trainer.threads", threads, 1, whole=True)
+    return threads
 
 
 def has_bf16_instructions() -> bool:

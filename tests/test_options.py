@@ -19,7 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from ser import training
-from ser.config import CONFIG_FOLDER, compose_config, instantiate, register_resolvers
+from ser.config import CONFIG_FOLDER, compose_config, register_resolvers
+from ser.errors import SerError
 from ser.evaluation.scores import scores
 
 ROOT = CONFIG_FOLDER.parent
@@ -171,7 +172,7 @@ def test_all_loggers_together(make, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", options("trainer"))
 def test_every_trainer_is_built(make, name):
     devices = ["trainer.accelerator=cpu"] if name != "cpu" else []
-    trainer = instantiate(make(f"trainer={name}", *devices), "trainer", logger=False)
+    trainer = training.build_trainer(make(f"trainer={name}", *devices, "logger=none"))
     assert trainer.max_epochs == 40
     assert trainer.num_devices == (2 if name == "ddp" else 1)
 
@@ -263,3 +264,30 @@ def test_bf16_stays_in_float32_where_the_cpu_cannot_do_it(make, monkeypatch, cap
     trainer = training.build_trainer(make(*SMALL, "trainer.precision=bf16-mixed", "logger=none"))
     assert trainer.precision == kept
     assert ("no bf16 instructions" in caplog.text) is not native
+
+
+def test_a_small_network_gets_one_thread_and_the_caller_gets_its_threads_back(make, monkeypatch):
+    seen = []
+    fit = training.fit_by_epochs
+    monkeypatch.setattr(training, "fit_by_epochs", lambda *a: (seen.append(torch.get_num_threads()), fit(*a)))
+    torch.set_num_threads(3)
+    try:
+        for setting in ("auto", 2):
+            training.run(make("model=gru", *SMALL, "logger=none", f"trainer.threads={setting}", "resume=false"))
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("threads", ["0", "1.5", "many"])
+def test_other_numbers_of_threads_are_refused_before_a_folder_is_made(make, tmp_path, threads):
+    with pytest.raises(SerError, match=r"trainer\.threads"):
+        training.run(make("model=gru", *SMALL, "logger=none", f"trainer.threads={threads}"))
+    assert not list((tmp_path / "run").rglob("run.json"))
+
+
+def test_a_large_network_keeps_all_threads():
+    settings = OmegaConf.create({"threads": "auto", "accelerator": "cpu"})
+    assert training.count_threads(settings, torch.nn.Linear(2_000, 1_500)) is None
+    assert training.count_threads(settings, torch.nn.Linear(200, 100)) == 1
