@@ -128,7 +128,10 @@ def ser(
     "ser predict speakers/ --checkpoint RUN --speaker-per-folder --enrol 8",
 )
 def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Audio files, and folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Audio files (or frames, of features=files), and folders of them."),
+    ],
     checkpoint: Model,
     encoder: Encoder = None,
     device: Device = "cpu",
@@ -164,8 +167,9 @@ def predict(
 
     Files longer than 60 s get the mean over windows of 10 s. Exit code 3: some files could not be read.
     """
+    from ser.encoders import FrameFiles  # noqa: PLC0415
     from ser.inference import screen  # noqa: PLC0415
-    from ser.inference.files import collect_files, statistics_by_folder  # noqa: PLC0415
+    from ser.inference.files import collect_files, predict_frames, statistics_by_folder  # noqa: PLC0415
     from ser.inference.recognizer import Recognizer  # noqa: PLC0415
     from ser.inference.timeline import check_windows  # noqa: PLC0415
     from ser.inference.vad import best_gate  # noqa: PLC0415
@@ -173,21 +177,25 @@ def predict(
     screen.check_table_name(output)
     if window is not None:
         check_windows(window, hop)
-    files = collect_files(paths)
-    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
-    gate = None if no_gate else best_gate()
     if enrol is not None and not speaker_per_folder:
         raise SerError(f"--enrol {enrol} was given without --speaker-per-folder, which it belongs to; add that.")
-    statistics_of = (
-        statistics_by_folder(recognizer, files, enrol, shrinkage) if speaker_per_folder else lambda path: None
-    )
-    table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, statistics_of, gate)
+    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
+    gate = None if no_gate or isinstance(recognizer.encoder, FrameFiles) else best_gate()
+    if isinstance(recognizer.encoder, FrameFiles):
+        found = predict_frames(recognizer, paths, batch_seconds)
+        table, failures = found.table, found.failures
+    else:
+        files = collect_files(paths)
+        statistics_of = (
+            statistics_by_folder(recognizer, files, enrol, shrinkage) if speaker_per_folder else lambda path: None
+        )
+        table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, statistics_of, gate)
     screen.show_predictions(table, recognizer, speaker_per_folder, gate)
     if output is not None:
         screen.write_table(output, table)
         typer.echo(f"{len(table)} rows in {output}")
     if failures:
-        screen.show_failures(failures, len(files))
+        screen.show_failures(failures, len(failures) + table["file"].nunique())
     return PARTLY_FAILED if failures else 0
 
 
@@ -232,6 +240,8 @@ def listen(
     screen.check_table_name(output)
     check_windows(window, hop)
     recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
+    if recognizer.encoder is not None:
+        recognizer.encoder.load()  # a model of frames from files refuses here
     wanted = int(microphone) if microphone is not None and microphone.isdigit() else microphone
     source = microphone_source(wanted) if input is None else file_source(input, realtime)
     found = None if no_gate else best_gate()

@@ -31,6 +31,7 @@ def find_config_folder() -> Path:
 
 
 CONFIG_FOLDER = find_config_folder()
+_PLACE = re.compile(r"data\.\w+\.(root|manifest)=")  # of a part of data=combined
 LONGEST_NAME = 120  # bytes of a folder name; file systems allow 255
 
 
@@ -108,13 +109,27 @@ def register_resolvers() -> None:
     """Make the page's types and the resolvers of its folder names known to Hydra."""
     ConfigStore.instance().store(name="train_page", node=TrainPage)
     OmegaConf.register_new_resolver("ser.variant", variant_name, replace=True)
-    OmegaConf.register_new_resolver("ser.corpus", corpus_name, replace=True)
+    OmegaConf.register_new_resolver("ser.source", source_name, replace=True)
     OmegaConf.register_new_resolver("ser.folder", folder_name, replace=True)
 
 
-def corpus_name(data: str, manifest: str | None) -> str:
-    """The corpus in a folder name: the option of ``data``, or the file name of the manifest."""
-    return Path(manifest).stem if manifest else data
+def source_name(option: str, path: str | None, corpora: Sequence[str] | None = None) -> str:
+    """A corpus or an encoder in a folder name: the option, or the files that ``data=manifest`` or ``files`` takes.
+
+    The short hash tells files of one name in different folders apart; those of the working folder go without.
+
+    Args:
+        option: of ``data`` or ``features``.
+        path: manifest, or folder of frames.
+        corpora: of ``data=combined``.
+    """
+    if option == "combined" and corpora:
+        return "+".join(corpora)
+    if option not in ("manifest", "files") or not path:
+        return option
+    place = Path(path).expanduser().absolute()
+    apart = "" if place.parent == Path.cwd() else f"-{hashlib.sha256(str(place).encode()).hexdigest()[:6]}"
+    return f"{place.stem}{apart}"
 
 
 def variant_name(model: str, experiment: str | None, overrides: str | None) -> str:
@@ -125,7 +140,7 @@ def variant_name(model: str, experiment: str | None, overrides: str | None) -> s
         experiment: chosen option, which replaces the model as the name.
         overrides: Hydra's ``override_dirname``.
     """
-    settings = name_parts(overrides) if overrides else []
+    settings = [part for part in name_parts(overrides or "") if part and not _PLACE.match(part)]
     if not experiment:
         settings = [setting for setting in settings if setting != f"model={model}"]
     return ",".join([experiment or model, *settings]).replace(" ", "").replace("/", "-")

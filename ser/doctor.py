@@ -29,7 +29,7 @@ from ser.config import compose_config, instantiate
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
 from ser.data.cache import FeatureCache
 from ser.data.inventory import CacheFolder
-from ser.encoders import encode
+from ser.encoders import FrameFiles, encode
 from ser.encoders.weights import on_this_machine, remedy
 from ser.errors import SerError, explain
 
@@ -40,6 +40,7 @@ _INSTALL = "run `pip install --upgrade ser-lab`, in a checkout `make test`"
 _LITTLE_SPACE, _NO_SPACE = 2e9, 100e6  # bytes of free disk
 _DECODED = 24  # files that are decoded without --deep
 _UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong folder or an incomplete copy
+_FRAME_FILES = "ser.encoders.FrameFiles"
 _NAMED = 3  # recordings that a line lists by name
 
 
@@ -264,8 +265,8 @@ class Experiment:
     def check_files(self) -> Iterator[Finding]:
         """Whether a sample of the files, or all of them, can be decoded; with ``deep`` also what is in them."""
         corpus = self.corpus
-        if corpus.frame_source is not None:
-            yield Finding("audio files", "ok", "none: the corpus makes its own frames")
+        if corpus.frame_source is not None or self.cfg.features.get("_target_") == _FRAME_FILES:
+            yield Finding("audio files", "ok", "not needed: the frames do not come from audio")
             return
         utterances = corpus.utterances
         sample = list(utterances[:: 1 if self.deep else max(1, len(utterances) // _DECODED)])
@@ -320,7 +321,9 @@ class Experiment:
         text = f"{described.get('encoder', 'frames of the corpus')}: {encoder.dim} values, {rate:g} frames/s"
         if checkpoint and own is None:
             text += f", layers {described.get('layers')}, weights {described.get('weights')} in {encoder.folder}"
-        if own is None and (self.deep or not checkpoint):
+        if isinstance(encoder, FrameFiles):
+            text = f"files: {encoder.dim} values, {len(encoder.entries):,} files or entries in {encoder.root}"
+        elif own is None and (self.deep or not checkpoint):
             (frames,) = encode(encoder, [torch.zeros(SAMPLE_RATE)])  # (L, D)
             text += f"; a second of silence gives {len(frames)} frames"
         self.encoder = encoder

@@ -18,6 +18,7 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "paths.*": "where files lie; their content is compared",
     "data.root": "where the corpus lies; labels and audio are compared",
     "data.manifest": "where the table lies; labels and audio are compared",
+    "features.root": "where frames lie; their content is compared",
     "features.checkpoint": "where the encoder lies; its weights are compared",
     "experiment": "the settings it stands for are compared",
     "name": "names the folder",

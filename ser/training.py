@@ -25,7 +25,7 @@ from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import Extraction, extract
 from ser.data.protocols import Split, refuse_shared_recordings, split_record, with_less_training
-from ser.encoders import Encoder
+from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
 from ser.evaluation.figures import write_figures
@@ -94,6 +94,12 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     facts |= {key: data.record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     module = build_module(cfg, data.module, facts, data.encoder)
     show_network(module, choices["model"])
+    if max(data.extraction.cache.lengths.values()) == 1 and not choices["model"].startswith("statistics"):
+        log.warning(
+            "every utterance is one vector, but model=%s reads sequences of frames; statistics_logistic and "
+            "statistics_mlp are meant for vectors",
+            choices["model"],
+        )
     trainer = build_trainer(cfg, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # refused here, settings leave no folder behind
     with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
@@ -272,6 +278,8 @@ def build_module(
     described: dict[str, Any] = OmegaConf.to_container(cfg.features, resolve=True)  # type: ignore[assignment]
     if isinstance(encoder, PretrainedEncoder):
         described["checkpoint"] = encoder.checkpoint  # absolute, if it is a folder
+    if isinstance(encoder, FrameFiles):
+        described |= {"root": None, "dim": encoder.dim, "frame_rate": encoder.frame_rate}
     config = {
         **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
         "format": FORMAT,

@@ -73,7 +73,9 @@ def test_every_reason_is_given_and_applies_to_something(configure):
     keys = {".".join(map(str, path)) for path, _ in leaves(plain)}
     for pattern, reason in IRRELEVANT.items():
         assert reason
-        assert pattern == "features.checkpoint" or any(irrelevant(key) for key in keys if key.startswith(pattern[:4]))
+        assert pattern in ("features.checkpoint", "features.root") or any(
+            irrelevant(key) for key in keys if key.startswith(pattern[:4])
+        )
 
 
 def test_a_difference_names_both_sides():

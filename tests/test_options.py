@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 
 import fake_corpora
+import numpy as np
 import pandas as pd
 import pytest
 import tiny_encoders
@@ -82,7 +84,18 @@ def supplies(place):
             start = next((name for name in ENCODERS if features.startswith(name)), None)
             made = ENCODERS[start](place / features) if start else None
             known[features] = [f"features.checkpoint={made}"] if made else []
+        if features == "files":
+            return known[data] + [f"features.root={frames_for(data, known[data])}", "features.frame_rate=50"]
         return known[data] + known[features]
+
+    def frames_for(data, overrides):
+        root = place / f"frames-{data}"
+        cfg = compose_config([f"data={data}", *overrides, f"paths.outputs={place}"])
+        for utterance in instantiate(cfg, "data").utterances:
+            path = root / f"{utterance.id}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.random.default_rng(zlib.crc32(utterance.id.encode())).random((6, 5)))
+        return root
 
     return words
 

@@ -24,6 +24,7 @@ class Utterance:
         seconds: length; 0 where the file header could not be read.
         start: where the utterance begins inside the file, in seconds.
         end: where it ends, in seconds; None means the end of the file.
+        frames: the file of its frames below ``features.root``, for features=files; None: found by the id.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Utterance:
     seconds: float = 0.0
     start: float = 0.0
     end: float | None = None
+    frames: Path | None = None
 
 
 class FrameSource(Protocol):

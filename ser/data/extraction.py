@@ -21,7 +21,7 @@ from ser.data.batching import length_batches
 from ser.data.cache import FeatureCache, Frames, write_shard
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.data.inventory import CacheFolder
-from ser.encoders import Encoder, UnfitWaveform, encode
+from ser.encoders import Encoder, FrameFiles, UnfitWaveform, encode
 from ser.errors import SerError
 from ser.io import write_text
 
@@ -102,8 +102,11 @@ def extract(
             f"none of the {len(corpus.utterances)} utterances of {corpus.name} could be encoded "
             f"(first: {name}: {reason}), expected some; see {folder.path / 'failures.csv'}."
         )
+    cache = FeatureCache(folder.places)
+    if isinstance(maker, FrameFiles):
+        maker.settle_rate(cache.lengths, corpus.utterances)
     result = Extraction(
-        FeatureCache(folder.places),
+        cache,
         failures,
         filling.extracted,
         len(folder.places) - filling.extracted,
@@ -185,11 +188,12 @@ class _Filling:
         batches = [[u for u in batch if u.id in missing] for batch in utterance_batches(utterances, self.batch_seconds)]
         wanted = [utterance for batch in batches for utterance in batch]
         log.info("session %d: %d of %d utterances to extract", session, len(wanted), len(utterances))
-        made = (
-            self._encode([batch for batch in batches if batch], self.maker)
-            if isinstance(self.maker, Encoder)
-            else self.maker.frames(wanted)
-        )
+        if isinstance(self.maker, FrameFiles):
+            made = self._import(wanted, self.maker)
+        elif isinstance(self.maker, Encoder):
+            made = self._encode([batch for batch in batches if batch], self.maker)
+        else:
+            made = self.maker.frames(wanted)
         with _progress_bar(self.show_progress) as bar:
             task = bar.add_task(f"session {session}", total=len(wanted), speed=0.0)
             seconds, started = 0.0, time.monotonic()
@@ -197,6 +201,18 @@ class _Filling:
                 seconds += item[0].seconds
                 bar.update(task, advance=1, speed=seconds / max(time.monotonic() - started, 1e-3))
                 yield item
+
+    def _import(self, utterances: Iterable[Utterance], files: FrameFiles) -> Iterator[tuple[Utterance, Tensor]]:
+        """Frames from files; what is wrong with one is its reason and stops no other."""
+        for utterance in utterances:
+            try:
+                place = files.locate(utterance)
+                frames = files.read(place)
+                self._check_current(place.path)
+            except SerError as error:
+                self.folder.failures[utterance.id] = str(error)
+            else:
+                yield utterance, frames
 
     def _encode(self, batches: Iterable[list[Utterance]], encoder: Encoder) -> Iterator[tuple[Utterance, Tensor]]:
         """Decode in threads, a few batches ahead of the encoder."""
@@ -215,9 +231,12 @@ class _Filling:
     def _decode(self, utterance: Utterance) -> Tensor:
         """Waveform (N,) of the audio that was hashed."""
         waveform = read_audio(utterance.path, utterance.start, utterance.end)
-        if not self.folder.hashes.is_current(utterance.path):
-            raise SerError(f"{utterance.path} was replaced while it was read; run the same command again.")
+        self._check_current(utterance.path)
         return waveform
+
+    def _check_current(self, path: Path) -> None:
+        if not self.folder.hashes.is_current(path):
+            raise SerError(f"{path} was replaced while it was read; run the same command again.")
 
     def _encode_batch(
         self, batch: Iterable[tuple[Utterance, "Future[Tensor]"]], encoder: Encoder

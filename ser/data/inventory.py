@@ -11,7 +11,7 @@ from typing import Any
 
 from ser.data.cache import Recording, Shard, fingerprint, library_versions
 from ser.data.corpus import Corpus, FrameSource, Utterance
-from ser.encoders import Encoder
+from ser.encoders import Encoder, FrameFiles
 from ser.errors import SerError
 from ser.io import write_text
 
@@ -110,13 +110,28 @@ class CacheFolder:
         if corpus.frame_source is not None:
             folder.recordings = {u.id: _made_up(u) for u in corpus.utterances}
         else:
-            found = folder.hashes.of(utterance.path for utterance in corpus.utterances)
+            places = folder._locate(corpus.utterances, maker)
+            found = folder.hashes.of(path for path, _, _ in places.values())
             folder.recordings = {
-                u.id: Recording(found[u.path], u.start, u.end) for u in corpus.utterances if u.path in found
+                name: Recording(found[path], start, end) for name, (path, start, end) in places.items() if path in found
             }
         folder.refresh()
         folder._trust([u for u in corpus.utterances if u.id not in folder.recordings], trust_cache)
         return folder
+
+    def _locate(
+        self, utterances: Iterable[Utterance], maker: "FrameSource | Encoder"
+    ) -> dict[str, tuple[Path, float, float | None]]:
+        """File and segment that the frames of each utterance are made from; rows where the file holds frames."""
+        if not isinstance(maker, FrameFiles):
+            return {u.id: (u.path, u.start, u.end) for u in utterances}
+        places = {}
+        for utterance in utterances:
+            try:
+                places[utterance.id] = maker.locate(utterance)
+            except SerError as error:
+                self.failures[utterance.id] = str(error)
+        return {name: (path, float(first), last) for name, (path, first, last) in places.items()}
 
     def refresh(self) -> None:
         """Read the shards that were written since, and find the utterances in them."""
@@ -142,7 +157,8 @@ class CacheFolder:
                 by_name.setdefault((record.id, start, end), {})[audio] = (shard, record.id)
         for utterance in absent:
             cached = by_name.get((utterance.id, utterance.start, utterance.end), {})
-            reason = f"{utterance.path}: no such audio file; check the path and the corpus root"
+            absence = f"{utterance.path}: no such audio file; check the path and the corpus root"
+            reason = self.failures.pop(utterance.id, absence).rstrip(".")
             if len(cached) == 1 and trust_cache:
                 ((audio, place),) = cached.items()
                 self.recordings[utterance.id] = Recording(audio, utterance.start, utterance.end)

@@ -85,6 +85,8 @@ class ModelShelf:
                 recognizer = Recognizer.from_checkpoint(
                     path, self._encoder, self._device, allow_download=self._allow_download
                 )
+                if recognizer.encoder is not None:
+                    recognizer.encoder.load()
                 found = looks(recognizer.emotions)
                 dark = {key: emotion._replace(color=darkened(emotion.color)) for key, emotion in found.items()}
                 self._loaded[name] = Model(name, path, recognizer, dark, *_results(path))

@@ -5,8 +5,9 @@ on a complete cache never loads them.
 """
 
 from ser.encoders.base import Encoder, UnfitWaveform, encode
+from ser.encoders.files import FrameFiles
 from ser.encoders.logmel import LogMel
 from ser.encoders.ssl import FULL, SpeechEncoder
 from ser.encoders.whisper import WhisperEncoder
 
-__all__ = ["FULL", "Encoder", "LogMel", "SpeechEncoder", "UnfitWaveform", "WhisperEncoder", "encode"]
+__all__ = ["FULL", "Encoder", "FrameFiles", "LogMel", "SpeechEncoder", "UnfitWaveform", "WhisperEncoder", "encode"]

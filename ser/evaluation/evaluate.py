@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 
-from ser.config import compose_config, corpus_name, instantiate
+from ser.config import compose_config, instantiate
 from ser.data.batching import length_batches
 from ser.data.cache import FeatureCache, Recording
 from ser.data.corpus import Corpus, Utterance
@@ -89,7 +89,7 @@ class Trained:
             recognizer,
             own,
             path,
-            corpus_name(str(plain.get("corpus", "an unknown corpus")), data.get("manifest")),
+            _called(str(plain.get("corpus", "an unknown corpus")), data.get("manifest")),
             name,
             frozenset(speaker for part in parts for speaker in part.get("speakers", plain.get("speakers", ()))),
             frozenset(key for part in parts for key in part["recordings"]) if known else None,
@@ -124,7 +124,7 @@ def evaluate(
     settings, mapping = _settings(overrides)
     cfg = compose_config(settings)
     corpus: Corpus = instantiate(cfg, "data")
-    tested = Path(cfg.data.root).name if corpus.name == "folder" else corpus_name(corpus.name, cfg.data.get("manifest"))
+    tested = Path(cfg.data.root).name if corpus.name == "folder" else _called(corpus.name, cfg.data.get("manifest"))
     folder = output or Path(cfg.paths.outputs) / "evaluation" / f"{trained.corpus}-on-{tested}" / _place(trained.name)
     _refuse_other(folder)
     classes = SharedClasses.of(trained.recognizer.emotions, corpus.emotions, mapping)
@@ -214,6 +214,11 @@ def show_evaluation(run: Run) -> None:
     show([*score_tables(run), calibration_table(run), *([speakers] if len(speakers.rows) <= _MOST_SPEAKERS else [])])
     where = f"predictions.csv, metrics.json and more in {run.folder}\na page of it: ser report {run.folder}"
     console.print(where, soft_wrap=True, highlight=False, markup=False)
+
+
+def _called(corpus: str, manifest: str | None) -> str:
+    """What results call a corpus: its name, or that of its table."""
+    return Path(manifest).stem if corpus == "manifest" and manifest else corpus
 
 
 def _settings(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -164,11 +164,12 @@ def build_encoder(
     """
     description = dict(config.plain["encoder"])
     if checkpoint is not None:
-        if "checkpoint" not in description:
+        key = next((key for key in ("checkpoint", "root") if key in description), None)  # root: of features=files
+        if key is None:
             raise SerError(
                 f"the model's encoder is {description.get('_target_')}, which reads no checkpoint; leave out --encoder."
             )
-        description["checkpoint"] = str(checkpoint)
+        description[key] = str(checkpoint)
     encoder: Encoder = construct(description, "ser.encoders")
     if not isinstance(encoder, Encoder):
         raise SerError(f"{description.get('_target_')} is no encoder; use a checkpoint that `ser train` wrote.")

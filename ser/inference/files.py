@@ -1,6 +1,6 @@
 """Predictions of audio files and folders, in bounded memory: whole files in batches, long ones window by window."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,6 +13,9 @@ from torch import Tensor
 from ser.data.audio import SAMPLE_RATE, duration, printable, read_audio
 from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics
+from ser.encoders import FrameFiles
+from ser.encoders.files import SUFFIXES as FRAME_SUFFIXES
+from ser.encoders.files import FrameSlice
 from ser.errors import SerError
 from ser.inference.recognizer import LONGEST_SECONDS, Prediction, Recognizer, prepare
 from ser.inference.timeline import predict_gated, predict_long, speech_of
@@ -39,14 +42,19 @@ class FilePredictions:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def collect_files(paths: Sequence[str | Path]) -> list[Path]:
+def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Audio files among ``paths``: files as they are, folders recursively by file name ending, each file once.
 
     Hidden files, hidden folders and macOS's ``._`` twins are skipped inside folders.
 
+    Args:
+        paths: files and folders.
+        suffixes: endings in a folder, lower case.
+
     Raises:
-        SerError: a path does not exist, or a folder holds no audio.
+        SerError: a path does not exist, or a folder holds no such files.
     """
+    what = "audio" if suffixes is SUFFIXES else "frame"
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.exists():
@@ -59,13 +67,13 @@ def collect_files(paths: Sequence[str | Path]) -> list[Path]:
         inside = sorted(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in SUFFIXES
+            if file.suffix.lower() in suffixes
             and file.is_file()
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
         if not inside:
             raise SerError(
-                f"{printable(path)} holds no audio files, expected some of {', '.join(sorted(SUFFIXES)[:6])} ...; "
+                f"{printable(path)} holds no {what} files, expected some of {', '.join(sorted(suffixes)[:6])} ...; "
                 "check the folder."
             )
         found |= dict.fromkeys(inside)
@@ -121,6 +129,39 @@ def predict_files(
     predictions = [(path, outcome) for path in files if isinstance(outcome := found[path], Prediction)]
     failures = {printable(path): outcome for path in files if isinstance(outcome := found[path], str)}
     return FilePredictions(_table(predictions, recognizer.emotions), failures)
+
+
+def predict_frames(recognizer: Recognizer, paths: Sequence[str | Path], batch_seconds: float = 60.0) -> FilePredictions:
+    """Recognise files of frames (L, D), for models that were trained with features=files; a bad one is listed.
+
+    Args:
+        recognizer: the model.
+        paths: files as features=files reads them, and folders of them.
+        batch_seconds: padded frames in one batch, in seconds.
+
+    Raises:
+        SerError: a path is not there or holds no frames, or all are files of audio.
+    """
+    encoder = recognizer.encoder
+    if not isinstance(encoder, FrameFiles):
+        raise SerError("this model makes its own frames, expected audio files; give it recordings.")
+    frames: dict[Path, Tensor] = {}
+    failures: dict[str, str] = {}
+    given = collect_files(paths, FRAME_SUFFIXES)
+    if any(path.suffix.lower() in SUFFIXES for path in given):
+        encoder.load()  # says what this model takes
+    for path in given:
+        try:
+            frames[path] = encoder.read(FrameSlice(path)).half().float()  # as in the cache
+        except SerError as error:
+            failures[printable(path)] = str(error)
+    files = list(frames)
+    found: dict[Path, Prediction] = {}
+    for rows in length_batches([len(frames[path]) for path in files], batch_seconds * encoder.frame_rate):
+        batch = [frames[files[row]] for row in rows]
+        seconds = [len(utterance) / encoder.frame_rate for utterance in batch]
+        found |= zip((files[row] for row in rows), recognizer.classify(batch, seconds), strict=True)
+    return FilePredictions(_table([(path, found[path]) for path in files], recognizer.emotions), failures)
 
 
 def _table(predictions: Sequence[tuple[Path, Prediction]], emotions: Sequence[str]) -> pd.DataFrame:

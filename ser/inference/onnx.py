@@ -19,11 +19,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.batching import average_frames
-from ser.encoders.base import valid
+from ser.encoders import FrameFiles
+from ser.encoders.base import HOP_SAMPLES, valid
 from ser.errors import SerError
 from ser.inference.checkpoint import to_plain
 from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM, TorchNetwork
-from ser.inference.recognizer import SHORTEST_SAMPLES, Recognizer
+from ser.inference.recognizer import SHORTEST_SAMPLES, Prediction, Recognizer
 from ser.io import atomic_path
 
 TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX in single precision
@@ -259,12 +260,22 @@ def export_onnx(
 def agreement(one: Recognizer, other: Recognizer, waveforms: Sequence[Tensor] | None = None) -> Agreement:
     """Compare two forms of a model on waveforms at 16 kHz; None takes synthetic sounds of 25 ms to 30 s."""
     waveforms = test_sounds() if waveforms is None else waveforms
-    pairs = [(one.predict_batch([waveform])[0], other.predict_batch([waveform])[0]) for waveform in waveforms]
+    pairs = [tuple(_predict(recognizer, waveform) for recognizer in (one, other)) for waveform in waveforms]
     values = [[list(prediction.probabilities.values()) for prediction in pair] for pair in pairs]
     gaps = np.ptp(np.array(values), axis=1)  # (n, C)
     seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
     same = [first.label == second.label for first, second in pairs]
     return Agreement(len(pairs), min(seconds), max(seconds), float(gaps.max()), float(np.mean(same)))
+
+
+def _predict(recognizer: Recognizer, waveform: Tensor) -> Prediction:
+    """The prediction of a waveform (N,), or of made-up frames of its length where the model takes no audio."""
+    if not isinstance(recognizer.encoder, FrameFiles):
+        return recognizer.predict_batch([waveform])[0]
+    mean, std = recognizer.config.statistics.mean, recognizer.config.statistics.std
+    length = len(waveform) // HOP_SAMPLES  # as encoders of 50 frames per second have
+    noise = torch.randn(length, len(mean), generator=torch.Generator().manual_seed(length))
+    return recognizer.classify([mean + std * noise], [length * HOP_SAMPLES / SAMPLE_RATE])[0]
 
 
 def test_sounds(count: int = 40, seed: int = 0) -> list[Tensor]:
