@@ -12,9 +12,11 @@ import lightning
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
 
 from ser.errors import check_number
 from ser.io import atomic_path
+from ser.module import ConfusionMetric
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +86,16 @@ class GradientCheck(lightning.Callback):
 class History(lightning.Callback):
     """Writes ``history.csv``: losses and their parts, metrics, rate, alpha, gradient norm, seconds, peak memory.
 
-    The rows travel in the checkpoint, so that a resumed run continues the table.
+    What is no metric of the module goes to the loggers from here. The rows travel in the checkpoint, so that a resumed
+    run continues the table, and the csv logger has the epochs before.
+
+    Args:
+        folder: where history.csv is written.
+        confusion: show the validation confusion matrix of each epoch in TensorBoard and Weights & Biases.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / "history.csv"
+    def __init__(self, folder: str | Path, confusion: bool = False) -> None:
+        self.path, self.confusion = Path(folder) / "history.csv", confusion
         self.rows: list[dict[str, float]] = []
         self.norms: list[torch.Tensor] = []
         self.started = 0.0
@@ -97,6 +104,10 @@ class History(lightning.Callback):
         """Write the table of a resumed run, which may have no epoch left."""
         if self.rows:
             self._write(trainer)
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            for row in self.rows if isinstance(logger, CSVLogger) else ():  # which deletes its file when it starts
+                shown = {name: value for name, value in row.items() if not name.startswith("test/")}
+                logger.log_metrics(shown, int(row["step"]))
 
     def _write(self, trainer: lightning.Trainer) -> None:
         if trainer.is_global_zero:
@@ -116,16 +127,17 @@ class History(lightning.Callback):
         self.norms.append(torch.nn.utils.get_total_norm(gradients))  # stays on the device: no wait each step
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Add this epoch's row and write the table."""
+        """Add this epoch's row, write the table, and tell the loggers what the module does not log."""
         metrics = trainer.callback_metrics
-        row = {
-            "epoch": trainer.current_epoch,
+        measured = {
             "seconds": time.perf_counter() - self.started,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "alpha": float(getattr(pl_module.adversary, "alpha", 0.0)),
             "gradient_norm": float(torch.stack(self.norms).mean()) if self.norms else math.nan,
             "peak_memory_mb": peak_memory_mb(),
         }
+        if pl_module.adversary is not None:
+            measured["alpha"] = float(pl_module.adversary.alpha)  # type: ignore[arg-type, union-attr]
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **measured}
         row |= {name: float(metrics[name]) for name in COLUMNS if name in metrics}
         self.rows.append(row)
         log.info(
@@ -134,6 +146,17 @@ class History(lightning.Callback):
             *(row.get(name, math.nan) for name in ("train/loss", "train/uar", "val/loss", "val/uar", "seconds")),
         )
         self._write(trainer)
+        pl_module.log_dict(measured, rank_zero_only=True)
+        if self.confusion and trainer.is_global_zero:
+            self._show_confusion(trainer, pl_module)
+
+    def _show_confusion(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        from ser.dashboards import log_figure  # noqa: PLC0415  rarely needed
+        from ser.evaluation.figures.run import draw_confusion  # noqa: PLC0415
+
+        metric: ConfusionMetric = pl_module.val_metrics["uar"]  # type: ignore[index, assignment]
+        figure = draw_confusion(metric.counts.cpu().numpy(), pl_module.emotions)  # type: ignore[arg-type]
+        log_figure("validation_confusion", figure, trainer.loggers, trainer.global_step - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """All rows so far."""

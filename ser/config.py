@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 import hydra.utils
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -175,6 +177,15 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     return plain
 
 
+def compose_options(options: Mapping[str, Any]) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration of these options of groups with their own values, and the option of every group in it."""
+    plain = _compose([f"{group}={option}" for group, option in options.items()])
+    choices = {str(group): choice for group, choice in plain.hydra.runtime.choices.items()}
+    with open_dict(plain):
+        plain.pop("hydra")
+    return plain, choices
+
+
 def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str]:
     """Refuse overrides that Hydra would not compose; return them with the repeated points of a sweep dropped.
 
@@ -217,7 +228,9 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         raise SerError(f"there is no {CONFIG_FOLDER}/train.yaml; install ser-lab again.")
     register_resolvers()
     try:
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        # Inside a run Hydra is there already.
+        running = GlobalHydra.instance().is_initialized()
+        with nullcontext() if running else initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             return compose("train", overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: normalization=-1
         raise SerError(explain(error) or f"{error}; correct the overrides.") from error

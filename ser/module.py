@@ -32,8 +32,8 @@ class ConfusionMetric(MulticlassConfusionMatrix):
 
     def compute(self) -> Tensor:
         """The metric so far, a scalar."""
-        counts = super().compute()  # (C, C), rows the truth
-        return torch.tensor(float(self.metric(counts.cpu().numpy())), device=counts.device)
+        self.counts = super().compute()  # (C, C), rows the truth; kept when the metric is reset for the next epoch
+        return torch.tensor(float(self.metric(self.counts.cpu().numpy())), device=self.counts.device)
 
 
 def emotion_metrics(emotions: int, prefix: str) -> MetricCollection:
@@ -114,6 +114,8 @@ class EmotionModule(lightning.LightningModule):
         if self.l2_reg > 0:
             parts["l2"] = self.l2_reg * l2_norms(self)
             loss = loss + parts["l2"]
+        if self.adversary is None:
+            del parts["emotion_loss"]  # the loss itself
         self._log_step("train", {"loss": loss, **parts}, self.train_metrics, output.emotion_logits, batch)
         return loss
 
@@ -137,7 +139,7 @@ class EmotionModule(lightning.LightningModule):
         logits = self(batch.frames, batch.lengths).emotion_logits
         losses = {} if dataloader_idx else {"loss": F.cross_entropy(logits, batch.emotion)}
         metrics = (self.val_metrics, self.test_metrics)[dataloader_idx]
-        self._log_step("val", losses, metrics, logits, batch)
+        self._log_step("val", losses, metrics, logits, batch, shown=dataloader_idx == 0)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
@@ -168,9 +170,16 @@ class EmotionModule(lightning.LightningModule):
         checkpoint["config"] = self.config
 
     def _log_step(
-        self, phase: str, losses: dict[str, Tensor], metrics: MetricCollection, logits: Tensor, batch: Batch
+        self,
+        phase: str,
+        losses: dict[str, Tensor],
+        metrics: MetricCollection,
+        logits: Tensor,
+        batch: Batch,
+        shown: bool = True,
     ) -> None:
-        common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
+        """Log for history.csv and, unless not to be ``shown``, the loggers: test scores tempt to choose by them."""
+        common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False, "logger": shown}
         size = len(batch.emotion)
         for name, value in losses.items():
             bar = name in ("loss", "speaker_loss")

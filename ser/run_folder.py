@@ -118,7 +118,7 @@ class RunFolder:
         """
         if _is_first() and (self._replaced.exists() or (self._attempt / "metrics.json").exists()):
             with self.hold():
-                self._swap()  # a process was killed when all but this was done
+                self.replace_earlier()  # a process was killed when all but this was done
         metrics = self.read_metrics()
         if metrics is None:
             if resume and self.last_checkpoint.is_file():
@@ -256,7 +256,7 @@ class RunFolder:
         return metrics | {"speakers": cross_speaker(parts["test"][0])} if tested else metrics
 
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
-        """Write tables and features, then ``metrics.json``, take the place of an earlier run, return the metrics.
+        """Write tables and features, then ``metrics.json``, and return its content.
 
         Args:
             parts: what was predicted.
@@ -276,12 +276,10 @@ class RunFolder:
                 log.warning("the run goes without the speaker probe: %s", error)
         metrics = self.scores(parts, facts)
         write_json(self.work / "metrics.json", metrics)
-        if self.work != self.path:
-            self._swap()
         return metrics
 
-    def _swap(self) -> None:
-        """Put the finished attempt in the place of the earlier run; repeatable after a kill at any point."""
+    def replace_earlier(self) -> None:
+        """Put a finished attempt in the place of the earlier run; repeatable after a kill at any point."""
         with told_writing(self.path):
             if (self._attempt / "metrics.json").exists():
                 if self.path.exists():

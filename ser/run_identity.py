@@ -25,6 +25,7 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "variant": "names the folder",
     "logger*": "loggers only watch",
     "callbacks.progress_bar*": "only shown on screen",
+    "callbacks.history.confusion": "loggers only watch",
     "callbacks.*.dirpath": "the run folder",
     "callbacks.*.folder": "the run folder",
     "test_each_epoch": "recorded, never used",

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class AlphaSchedule(lightning.Callback, ABC):
-    """Sets ``alpha`` of the module's adversary before every step and logs it; does nothing without an adversary.
+    """Sets ``alpha`` of the module's adversary before every step; does nothing without an adversary.
 
     Args:
         max_alpha: largest value.
@@ -51,11 +51,10 @@ class AlphaSchedule(lightning.Callback, ABC):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set and log alpha for this step."""
+        """Set alpha for this step."""
         if (adversary := _adversary(pl_module)) is not None:
             epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
             adversary.alpha.fill_(self.value(epoch, int(trainer.max_epochs or 1)))
-            pl_module.log("alpha", adversary.alpha, on_step=True, on_epoch=False)
 
 
 def _adversary(module: lightning.LightningModule) -> Adversary | None:
@@ -176,11 +175,10 @@ class LearningRateSchedule(lightning.Callback, ABC):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set and log the learning rate of the coming step."""
+        """Set the learning rate of the coming step."""
         if trainer.global_step > self.steps:  # not after a batch whose gradient was only accumulated
             self.scheduler.step()
             self.steps = trainer.global_step
-        pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state and the numbers of steps."""

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from ser.adversary import Adversary
 from ser.config import instantiate
 from ser.console import announce, count_parameters, show_network, show_scores, show_split
+from ser.dashboards import log_result, shown_result, shown_settings
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import Extraction, extract
@@ -30,6 +31,7 @@ from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
 from ser.evaluation.figures import write_figures
 from ser.inference.checkpoint import FORMAT
+from ser.io import read_json
 from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network
 from ser.models.statistics import StatisticsLogistic
@@ -108,10 +110,16 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
             for logger in trainer.loggers:
                 logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
             metrics = train(data.module, module, trainer, folder, facts, checkpoint, cfg.leakage)
+            if trainer.is_global_zero:
+                show_scores(metrics)
+                if trainer.loggers:
+                    result = shown_result(metrics, read_json(folder.work / "leakage.json"))
+                    log_result(trainer.loggers, shown_settings(cfg, choices), result)
+                if cfg.test and cfg.figures:
+                    _draw(folder.work, trainer.loggers)
         if trainer.is_global_zero:
-            show_scores(metrics)
-            if cfg.test and cfg.figures:
-                _draw(folder.path, trainer.loggers)
+            if folder.work != folder.path:  # not before: loggers write into the folder
+                folder.replace_earlier()
             log.info("results lie in %s", folder.path)
     return float(metrics["validation"]["uar"])
 
@@ -154,7 +162,9 @@ def load_data(cfg: DictConfig) -> Data:
     corpus = corpus.without(extraction.failures)
     split = instantiate(cfg, "protocol").split(corpus, cfg.fold, cfg.seed)
     split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
-    refuse_shared_recordings(split, extraction.cache.recordings, cfg.allow_duplicates)
+    refuse_shared_recordings(
+        split, extraction.cache.recordings, extraction.cache.copies(), allowed=cfg.allow_duplicates
+    )
     module = EmotionDataModule(
         corpus,
         split,

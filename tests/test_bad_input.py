@@ -266,10 +266,16 @@ def test_bad_files_are_left_out_each_with_its_reason(ser_command, train, damaged
     assert all(name in shown for name in bad)
 
 
-def test_the_same_recording_under_two_speakers_is_refused_unless_allowed(train, tmp_path):
+@pytest.mark.parametrize("subtype", [None, "PCM_16", "PCM_24"])
+def test_the_same_recording_under_two_speakers_is_refused_unless_allowed(train, tmp_path, subtype):
+    """As a copy of the file, and as a FLAC file of the same samples."""
     table = write_manifest(tmp_path, utterances_per_speaker_and_emotion=1, seconds=0.2, session=True)
     one, *_, other = sorted((tmp_path / "audio").iterdir())
-    other.write_bytes(one.read_bytes())
+    if subtype is None:
+        other.write_bytes(one.read_bytes())
+    else:
+        soundfile.write(other.with_suffix(".flac"), *soundfile.read(one), subtype=subtype)
+        table.write_text(table.read_text().replace(other.name, other.with_suffix(".flac").name))
     words = ["data=manifest", f"data.manifest={table}"]
     code, said, _ = train(tmp_path / "out", *words)
     assert code == 1 and "same content" in one_sentence(said) and "allow_duplicates=true" in said

@@ -24,9 +24,9 @@ from ser.module import EmotionModule, emotion_metrics
 DIM, SPEAKERS = 6, 3
 ENHANCED = ["model=enhanced_gru", "model.hidden_size=8", "augmentation=none"]
 HISTORY = [
-    "epoch", "seconds", "learning_rate", "alpha", "gradient_norm", "peak_memory_mb", "train/loss", "train/emotion_loss",
-    "train/speaker_loss", "train/l2", "train/wa", "train/uar", "train/f1", "train/speaker_accuracy", "val/loss",
-    "val/wa", "val/uar", "val/f1", "test/wa", "test/uar",
+    "epoch", "step", "seconds", "learning_rate", "gradient_norm", "peak_memory_mb", "alpha", "train/loss",
+    "train/emotion_loss", "train/speaker_loss", "train/l2", "train/wa", "train/uar", "train/f1",
+    "train/speaker_accuracy", "val/loss", "val/wa", "val/uar", "val/f1", "test/wa", "test/uar",
 ]  # fmt: skip
 
 

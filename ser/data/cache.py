@@ -240,6 +240,24 @@ class FeatureCache:
             np.add.at(square, into, second[rows])
         return counts, total, square
 
+    def copies(self) -> list[list[str]]:
+        """Utterances whose frames agree in number and, but for rounding, in their means: one recording.
+
+        So the same samples are found as WAV and as FLAC. Eight columns tell two recordings of one length apart.
+        """
+        shards = {shard.path: shard for shard, _ in self._places.values()}
+        columns = np.linspace(0, self.dim - 1, 8).astype(int)
+        rows = {path: {name: row for row, name in enumerate(shard.records)} for path, shard in shards.items()}
+        totals = {path: shard.sums()[0][:, columns] for path, shard in shards.items()}
+        chosen = [totals[shard.path][rows[shard.path][name]] for shard, name in self._places.values()]
+        lengths = np.array([self.lengths[identifier] for identifier in self._places])[:, None]
+        means = np.stack(chosen) / lengths  # (n, 8)
+        keys = np.hstack([lengths, np.round(means / (means.std(axis=0) + 1e-9), 3) + 0.0])
+        found: dict[bytes, list[str]] = {}
+        for identifier, key in zip(self._places, keys, strict=True):
+            found.setdefault(key.tobytes(), []).append(identifier)
+        return [names for names in found.values() if len(names) > 1]
+
     def _place(self, identifier: str) -> tuple[Shard, str]:
         if identifier not in self._places:
             raise SerError(f"{identifier} is not in the feature cache, expected frames of it; run `ser extract` again.")

@@ -6,7 +6,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -252,7 +252,10 @@ def with_less_training(split: Split, speakers: int | None, fraction: float) -> S
 
 
 def refuse_shared_recordings(
-    split: Split, recordings: Mapping[str, tuple[str, float, float | None]], allowed: bool = False
+    split: Split,
+    recordings: Mapping[str, tuple[str, float, float | None]],
+    copies: Iterable[Sequence[str]] = (),
+    allowed: bool = False,
 ) -> None:
     """Check that no recording occurs in two parts under different ids; a warning where that is ``allowed``.
 
@@ -261,17 +264,22 @@ def refuse_shared_recordings(
     Args:
         split: the parts.
         recordings: content hash of the audio, start and end in seconds per utterance id (``FeatureCache.recordings``).
+        copies: ids of utterances of equal samples in files of different content (``FeatureCache.copies``).
         allowed: warn instead of refusing.
 
     Raises:
         SerError: naming the first pair.
     """
+    parts = {utterance.id: (name, utterance) for name, part in split.parts().items() for utterance in part}
     segments: dict[str, list[_Segment]] = {}
-    for name, part in split.parts().items():
-        for utterance in part:
-            audio, start, end = recordings[utterance.id]
-            segments.setdefault(audio, []).append((start, math.inf if end is None else end, name, utterance))
+    for name, utterance in parts.values():
+        audio, start, end = recordings[utterance.id]
+        segments.setdefault(audio, []).append((start, math.inf if end is None else end, name, utterance))
     pairs = [pair for found in segments.values() if len(found) > 1 and (pair := next(_shared(found), None))]
+    for names in copies:
+        first = next((name for name in names if name in parts), "")
+        apart = [name for name in names if name in parts and parts[name][0] != parts[first][0]]
+        pairs += [(parts[first][1], parts[name][1]) for name in apart if recordings[name][0] != recordings[first][0]]
     if not pairs:
         return
     one, other = pairs[0]

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ def caption_of(name: str) -> str:
     return next(entry.caption for entry in FIGURES if entry.name == name.partition("-")[0])
 
 
-def write_figures(folder: Path, loggers: Iterable["Logger"] = (), formats: Sequence[str] = ("png",)) -> None:
+def write_figures(folder: Path, loggers: Sequence["Logger"] = (), formats: Sequence[str] = ("png",)) -> None:
     """Draw a finished run into its ``figures/`` and hand the figures to TensorBoard and Weights & Biases.
 
     The folder appears whole or not at all: a run that was killed while drawing draws again when it is resumed.
@@ -45,30 +45,20 @@ def write_figures(folder: Path, loggers: Iterable["Logger"] = (), formats: Seque
     Raises:
         SerError: the run is not finished or damaged, a format is unknown, or the folder cannot be written.
     """
-    loggers = list(loggers)
     drawn, kept = folder / "figures.partial", folder / "figures"
     shutil.rmtree(drawn, ignore_errors=True)
     try:
         for name, figure in figures_of_run(load_run(folder)).items():
             save_figure(figure, drawn / name, formats)
-            _log(name, figure, loggers)
+            if loggers:
+                from ser.dashboards import log_figure  # noqa: PLC0415  reports need no torch
+
+                log_figure(name, figure, loggers)
         with told_writing(kept):
             shutil.rmtree(kept, ignore_errors=True)
             drawn.rename(kept)
     finally:
         shutil.rmtree(drawn, ignore_errors=True)
-
-
-def _log(name: str, figure: Figure, loggers: Iterable["Logger"]) -> None:
-    if not loggers:
-        return
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger  # noqa: PLC0415  reports need no torch
-
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(f"figures/{name}", figure, close=False)
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(f"figures/{name}", [figure])
 
 
 def _drawn(source: str, data: Any, runs: Sequence[Run]) -> dict[str, Figure]:

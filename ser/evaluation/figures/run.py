@@ -37,8 +37,11 @@ _MOST_SPEAKERS, _MOST_GROUPS = 48, 40
 )
 def confusion(predictions: pd.DataFrame, note: str = "") -> Figure:
     """Confusion matrix, rows the true emotion: counts, and percent of each row (the diagonal is the recall)."""
-    emotions = emotions_of(predictions)
-    counts = np.array(scores(predictions)["confusion"])
+    return draw_confusion(np.array(scores(predictions)["confusion"]), emotions_of(predictions), note)
+
+
+def draw_confusion(counts: np.ndarray, emotions: list[str], note: str = "") -> Figure:
+    """The figure of confusion counts (C, C), rows the true emotion."""
     rates = row_rates(counts)
     side = max(3.4, 0.62 * len(emotions) + 1.4)
     drawn = new_figure(2 * side + 1.4, side + 0.6, "Confusion matrix", note)

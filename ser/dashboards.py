@@ -1,0 +1,74 @@
+"""What TensorBoard and Weights & Biases show of a finished run: its settings and the result of the chosen epoch."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig
+
+from ser.config import compose_options
+from ser.evaluation.leakage import COLUMNS, figures
+from ser.metrics import TITLES
+from ser.run_identity import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = ("uar", "wa", "macro_f1")
+_PROBE = ("speaker", "chance", "eer")  # of the speaker probe: figures beside the scores
+_NOT_SETTINGS = ("format", "processes", "fold", "seed")  # entries of ``describe``
+
+
+def shown_settings(cfg: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Variant, fold and seed, the options that are not the default ones, and the values that differ from theirs.
+
+    Args:
+        cfg: the configuration of a run.
+        choices: which option of each group it was composed of.
+    """
+    _, usual = compose_options({})
+    options = {
+        group: choice
+        for group, choice in choices.items()
+        if group in usual and usual[group] != choice and group not in ("logger", "callbacks", "experiment")
+    }
+    plain = describe(compose_options(options)[0], {})
+    values = {
+        key: value
+        for key, value in describe(cfg, {}).items()
+        if key not in (*_NOT_SETTINGS, *options) and not key.endswith("_target_") and (key, value) not in plain.items()
+    }
+    return {"variant": cfg.variant, "fold": cfg.fold, "seed": cfg.seed, **options, **values}
+
+
+def shown_result(metrics: Mapping[str, Any], leakage: Mapping[str, Any] | None) -> dict[str, float]:
+    """Scores of the chosen epoch and of the speaker probe, as fractions, by names such as ``result/test UAR``.
+
+    Args:
+        metrics: content of ``metrics.json``.
+        leakage: content of ``leakage.json``; None where it was not measured.
+    """
+    result = {f"{part} {TITLES[key]}": metrics[part][key] for part in ("validation", "test") if part in metrics
+              for key in _SHOWN}  # fmt: skip
+    probed = figures(leakage) if leakage else {}
+    result |= {f"probe: {COLUMNS[key][0]}": value for key in _PROBE if (value := probed.get(key)) is not None}
+    return {f"result/{name}": float(value) for name, value in result.items() if value is not None}
+
+
+def log_result(loggers: Sequence[Logger], settings: Mapping[str, Any], result: Mapping[str, float]) -> None:
+    """Write a row of TensorBoard's HParams table and the summary of Weights & Biases."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(dict(settings), dict(result))
+            logger.save()
+        elif isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(dict(result))
+
+
+def log_figure(name: str, figure: "Figure", loggers: Sequence[Logger], step: int | None = None) -> None:
+    """Show a figure in TensorBoard and Weights & Biases; others show none."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(f"figures/{name}", figure, step, close=False)
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(f"figures/{name}", [figure], step)

@@ -1,0 +1,94 @@
+"""What TensorBoard, Weights & Biases and the csv logger keep of a run."""
+
+import json
+
+import pandas as pd
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import TQDMProgressBar
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from ser import training
+from ser.dashboards import shown_result, shown_settings
+
+EACH_EPOCH = {"seconds", "learning_rate", "gradient_norm", "peak_memory_mb"}
+
+
+def events(folder):
+    """Scalars as tag -> [(step, value)], tags of images, and the row of the HParams table."""
+    found = EventAccumulator(str(folder / "tensorboard")).Reload()
+    scalars = {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    row = HParamsPluginData.FromString(content).session_start_info.hparams
+    return scalars, found.Tags()["images"], {key: row[key].string_value or row[key].number_value for key in row}
+
+
+def test_tensorboard_shows_settings_result_and_every_epoch(configure, tmp_path):
+    folder = tmp_path / "run"
+    words = ["logger=tensorboard", "trainer.max_epochs=2", "optimizer.lr=2e-3", "leakage=true",
+             "callbacks.history.confusion=true"]  # fmt: skip
+    for _ in range(2):  # the second time beside the finished run, whose place it takes
+        training.run(configure(*words, folder=folder))
+        scalars, images, row = events(folder)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert row["model"] == "gru" and row["optimizer.lr"] == 2e-3 and row["fold"] == row["seed"] == 1
+        assert not [
+            key for key in row if key.startswith(("paths", "logger", "callbacks", "hydra")) or "_target_" in key
+        ]
+        for part in ("validation", "test"):
+            for name, key in (("UAR", "uar"), ("WA", "wa"), ("macro F1", "macro_f1")):
+                assert scalars[f"result/{part} {name}"][0][1] == pytest.approx(metrics[part][key])
+        assert "result/probe: speaker named" in scalars and "hp_metric" not in scalars
+        assert not [tag for tag in scalars if tag.startswith("test/")]
+        assert all(len(scalars[tag]) == 2 for tag in EACH_EPOCH | {"alpha", "train/emotion_loss", "val/uar"})
+        assert "figures/validation_confusion" in images
+        assert "test/uar" in pd.read_csv(folder / "history.csv")
+        assert not [path for path in tmp_path.glob(".run.*") if path.is_dir()]
+
+
+def test_wandb_summarises_the_chosen_epoch_not_the_last(configure, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    training.run(configure("logger=wandb", "+logger.wandb.offline=true", "adversarial=none", "variant=mine"))
+    summary, name = dict(wandb.run.summary), wandb.run.name
+    wandb.finish()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {key: summary[key] for key in summary if key.startswith("result/")} == shown_result(metrics, None)
+    assert set(summary) >= EACH_EPOCH and not [key for key in summary if key.startswith("test/")]
+    assert "alpha" not in summary and "train/emotion_loss" not in summary  # without an adversary
+    assert name == "mine fold 1 seed 1"
+
+
+def test_the_csv_logger_keeps_the_epochs_before_a_resume(configure, tmp_path, monkeypatch):
+    words = ["logger=csv", "trainer.max_epochs=3"]
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.RunFolder, "finish", killed)
+        training.run(configure(*words))
+    before = pd.read_csv(tmp_path / "run" / "csv" / "metrics.csv")
+    training.run(configure(*words, "resume=true"))
+    after = pd.read_csv(tmp_path / "run" / "csv" / "metrics.csv")
+    assert not [column for column in after if column.startswith("test/")]
+    for column in ("val/uar", "train/loss", "learning_rate"):
+        kept, old = (table.dropna(subset=[column]).set_index("step")[column] for table in (after, before))
+        assert list(kept.index) == list(old.index) and kept.to_numpy() == pytest.approx(old.to_numpy())
+
+
+def test_only_what_differs_from_the_defaults_is_shown(configure):
+    cfg = configure("optimizer=sgd", "l2_reg=1e-5", "logger=none", "variant=mine", "figures=true", tiny=False)
+    shown = shown_settings(cfg, HydraConfig.get().runtime.choices)
+    assert shown == {"variant": "mine", "fold": 1, "seed": 1, "data": "manifest", "optimizer": "sgd", "l2_reg": 1e-5}
+
+
+@pytest.mark.parametrize(("words", "bars"), [
+    (["callbacks.progress_bar=null"], 0),
+    (["trainer.enable_progress_bar=false", "callbacks=default"], 0),
+    (["callbacks.progress_bar={_target_: lightning.pytorch.callbacks.TQDMProgressBar}"], 1),
+])  # fmt: skip
+def test_a_bar_is_shown_only_where_one_is_configured(configure, words, bars):
+    trainer = training.build_trainer(configure("logger=none", *words, tiny=False))
+    assert isinstance(trainer.progress_bar_callback, TQDMProgressBar if bars else type(None))
