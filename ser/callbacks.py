@@ -59,6 +59,26 @@ class ResumableEarlyStopping(EarlyStopping):
             self.wait_count = 0
 
 
+class StopAfter(lightning.Callback):
+    """Ends training after so many epochs, while schedules go on as if all of ``trainer.max_epochs`` followed.
+
+    Args:
+        epochs: how many.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        check_number("callbacks.early_stopping.epochs", epochs, 1, whole=True)
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop at once where a resumed run has had its epochs."""
+        trainer.should_stop = trainer.current_epoch >= self.epochs
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop where this was the last one."""
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
 class GradientCheck(lightning.Callback):
     """Reports, once, every trainable parameter whose gradient is missing or all zero in the first step.
 
@@ -140,11 +160,12 @@ class History(lightning.Callback):
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **measured}
         row |= {name: float(metrics[name]) for name in COLUMNS if name in metrics}
         self.rows.append(row)
-        log.info(
-            "epoch %d: train loss %.3f UAR %.3f, validation loss %.3f UAR %.3f (%.1f s)",
-            row["epoch"],
-            *(row.get(name, math.nan) for name in ("train/loss", "train/uar", "val/loss", "val/uar", "seconds")),
-        )
+        shown = [
+            f"{part} loss {row[f'{key}/loss']:.3f} UAR {row.get(f'{key}/uar', math.nan):.3f}"
+            for part, key in (("train", "train"), ("validation", "val"))
+            if f"{key}/loss" in row
+        ]
+        log.info("epoch %d: %s (%.1f s)", row["epoch"], ", ".join(shown), row["seconds"])
         self._write(trainer)
         pl_module.log_dict(measured, rank_zero_only=True)
         if self.confusion and trainer.is_global_zero:

@@ -91,6 +91,7 @@ class TrainPage:
     seed: int = MISSING
     train_speakers: int | None = MISSING
     train_fraction: float = MISSING
+    epochs_from: str | None = MISSING
     resume: bool = MISSING
     adversarial_weight: float | None = MISSING
     l2_reg: float = MISSING

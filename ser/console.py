@@ -12,7 +12,10 @@ from rich.table import Table
 from torch import nn
 
 from ser.data.corpus import Corpus
+from ser.evaluation.report.render import show
+from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.runs import WARNINGS
+from ser.inference.checkpoint import score_line
 from ser.module import EmotionModule
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ def show_split(record: Mapping[str, Any]) -> None:
         "part", "utt.", "min", *map(escape, record["emotions"]), "sessions", "speakers", title=title, box=SIMPLE_HEAD
     )
     for name, part in record["parts"].items():
+        if not part["utterances"]:
+            continue  # protocol=everyone
         table.add_row(
             name,
             f"{part['utterances']:,}",
@@ -75,6 +80,9 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 def show_scores(metrics: Mapping[str, Any]) -> None:
     """The test table in percent: UAR first, since it selects; then WA, F1 and each emotion's recall."""
+    if "validation" not in metrics:
+        _show_untested(metrics)
+        return
     emotions = list(metrics["validation"]["recall"])
     table = Table("%", "utt.", "UAR", "WA", "macro F1", "weighted F1", *map(escape, emotions), box=SIMPLE_HEAD)
     for part in ("validation", "test"):
@@ -90,6 +98,18 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
     table.title = f"{where}, {chosen}; under emotions: recall"
     table.caption = _notes(metrics)
     get_console().print(table)
+
+
+def _show_untested(metrics: Mapping[str, Any]) -> None:
+    """What is known of a training on everyone: how long it took, and the cross-validated scores of its recipe."""
+    record = metrics["cross_validation"]
+    epochs = f"{metrics['variant']}: {metrics['epochs']} epochs on every speaker"
+    if record is not None:
+        found = sorted(record["epochs"])
+        epochs += f" (the best epochs of {record['variant']} were {found[0]} to {found[-1]}; this is their median)"
+    show([cross_validation_table(record)] if record else [])
+    for line in (epochs, score_line(record)):
+        get_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _notes(facts: Mapping[str, Any]) -> str | None:

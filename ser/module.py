@@ -129,6 +129,13 @@ class EmotionModule(lightning.LightningModule):
             for buffer in self.network.erase.buffers():
                 buffer.copy_(self.trainer.strategy.broadcast(buffer))  # each process saw its own part
 
+    def on_train_epoch_end(self) -> None:
+        """Without a validation part, do what comes before it."""
+        if not self.trainer.val_dataloaders:
+            self.eval()
+            self.on_validation_start()
+            self.train()
+
     def _training_features(self) -> Iterator[Features]:
         for loaded in self.trainer.train_dataloader:  # type: ignore[union-attr]
             batch = self.trainer.strategy.batch_to_device(loaded, self.device)

@@ -78,7 +78,7 @@ class RunFolder:
     def read_metrics(self) -> dict[str, Any] | None:
         """The figures of a finished run; None where there are none, or its files are damaged."""
         metrics = read_json(self.path / "metrics.json")
-        if metrics is None or "validation" not in metrics:
+        if metrics is None or not {"validation", "cross_validation"} & metrics.keys():
             return None
         try:
             run = load_run(self.path)
@@ -246,14 +246,13 @@ class RunFolder:
 
     def scores(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
         """The content of metrics.json."""
-        tested = {"test": scores(parts["test"][0])} if "test" in parts else {}
+        scored = {part: scores(parts[part][0]) for part in ("test", "validation") if part in parts}
         metrics = {
-            **tested,
-            "validation": scores(parts["validation"][0]),
+            **scored,
             **facts,
             "seconds": round(time.time() - self.started, 1),
         }
-        return metrics | {"speakers": cross_speaker(parts["test"][0])} if tested else metrics
+        return metrics | {"speakers": cross_speaker(parts["test"][0])} if "test" in parts else metrics
 
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
         """Write tables and features, then ``metrics.json``, and return its content.

@@ -33,6 +33,7 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "figures": "drawn from the finished tables",
     "leakage": "computed from the finished tables",
     "test": "whether the test part is opened after training, once",
+    "epochs_from": "where the sweep lies; the epochs it found are compared",
     "search_folds": "each fold is a run of its own",
     "resume": "a resumed run ends like an uninterrupted one",
     "extraction.device": "where the encoder computes",

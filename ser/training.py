@@ -1,6 +1,7 @@
 """One experiment, one fold: the only reader of the configuration, and the run it starts."""
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
 from ser.evaluation.figures import write_figures
+from ser.everyone import recipe_for
 from ser.inference.checkpoint import FORMAT
 from ser.io import read_json
 from ser.models.finetuned import check_finetuning, make_network
@@ -75,11 +77,14 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     cfg = cfg.copy()  # its run folder may move
     _check_numbers(cfg)
     _refuse_choice_by_test(cfg)
+    recipe = recipe_for(cfg, overrides)
     lightning.seed_everything(cfg.seed, verbose=False)
     _quieten()
     data = load_data(cfg)
     folder = RunFolder(cfg.paths.run)
-    identity = describe(cfg, _measured(data))
+    identity = describe(cfg, _measured(data) | (recipe.facts if recipe else {}))
+    if recipe is not None:
+        recipe.check(identity)
     metrics = folder.choose(identity, resume=cfg.resume, test=cfg.test)
     if metrics is not None:
         log.info("finished already: %s", folder.path)
@@ -87,13 +92,14 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
             show_scores(metrics)
         if cfg.test and cfg.figures and not (folder.path / "figures").is_dir():  # killed while drawing
             _draw(folder.path)
-        return float(metrics["validation"]["uar"])
+        return _objective(metrics)
     record = run_record(cfg, identity, choices, overrides)
     cfg.paths.run = str(folder.work)
     show_split(data.record)
     facts = {"corpus": data.corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
     facts["trusted_frames"] = len(data.extraction.trusted)
     facts |= {key: data.record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
+    facts |= {} if recipe is None else {"cross_validation": recipe.record}
     module = build_module(cfg, data.module, facts, data.encoder)
     show_network(module, choices["model"])
     if max(data.extraction.cache.lengths.values()) == 1 and not choices["model"].startswith("statistics"):
@@ -121,7 +127,13 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
             if folder.work != folder.path:  # not before: loggers write into the folder
                 folder.replace_earlier()
             log.info("results lie in %s", folder.path)
-    return float(metrics["validation"]["uar"])
+    return _objective(metrics)
+
+
+def _objective(metrics: Mapping[str, Any]) -> float:
+    """Validation UAR; of a training on everyone the cross-validated UAR, NaN where it is unknown."""
+    found: Mapping[str, Any] = metrics.get("validation") or metrics.get("cross_validation") or {}
+    return float(found.get("uar", math.nan))
 
 
 def _check_numbers(cfg: DictConfig) -> None:
@@ -223,6 +235,8 @@ def train(
     best = folder.read_best()
     module.load_state_dict(best["state_dict"])
     predictions = trainer.predict(module, datamodule=datamodule) or []
+    if len(datamodule.datasets) == 1:  # Lightning's answer to one loader is not nested
+        predictions = [predictions]
     parts = {
         part: folder.collect(batches, datamodule, part)
         for part, batches in zip(datamodule.datasets, predictions, strict=True)
@@ -263,7 +277,7 @@ def fit_at_once(
             (batch.frames, batch.lengths, batch.emotion)
             for batch in (datamodule.on_after_batch_transfer(batch, 0) for batch in datamodule.loader(part))
         )
-        for part in ("train", "validation")
+        for part in ("train", "validation" if "validation" in datamodule.datasets else "train")
     )
     found = network.fit(*parts)
     trainer.validate(module, datamodule=datamodule, verbose=False)  # for the loggers; it also attaches the module
@@ -301,6 +315,7 @@ def build_module(
         "speakers": datamodule.speakers,
         "sample_rate": 16_000,
         "max_seconds": cfg.batches.max_seconds,
+        **_score(facts),
         "normalization": {
             "kind": datamodule.normalization.kind,
             "mean": datamodule.statistics.mean[0].clone(),
@@ -318,6 +333,14 @@ def build_module(
         seed=cfg.seed,
         config=config,
     )
+
+
+def _score(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The cross-validated score of a training on everyone for its checkpoint, without the place of the sweep."""
+    if "cross_validation" not in facts:
+        return {}
+    record = facts["cross_validation"] or {}
+    return {"cross_validation": {key: value for key, value in record.items() if key != "folder"} or None}
 
 
 def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: int) -> Adversary | None:

@@ -141,7 +141,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         self.test_each_epoch = test_each_epoch and test
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
         self.normalization = normalization
-        parts = {name: part for name, part in split.parts().items() if test or name != "test"}
+        parts = {name: part for name, part in split.parts().items() if part and (test or name != "test")}
         # Test utterances of a speaker who also trains or validates stay out: opening the test part changes no training.
         known = {utterance.speaker for utterance in (*split.train, *split.validation)}
         everyone = [u for name, part in parts.items() for u in part if name != "test" or u.speaker not in known]
@@ -191,7 +191,8 @@ class EmotionDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> list["DataLoader[Batch]"]:
         """Validation batches, always in the same order; test batches as well with ``test_each_epoch``."""
-        return [self.loader(part) for part in ("validation", *["test"] * self.test_each_epoch)]
+        names = ("validation", *["test"] * self.test_each_epoch)
+        return [self.loader(part) for part in names if part in self.datasets]
 
     def test_dataloader(self) -> "DataLoader[Batch]":
         """Test batches, always in the same order."""

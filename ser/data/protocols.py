@@ -52,6 +52,8 @@ class EvaluationProtocol(ABC):
     overlapping_parts: ClassVar[frozenset[str]] = frozenset()
     """The parts whose speakers may also occur in training."""
     fewest_sessions: ClassVar[int] = 1
+    expected_parts: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    """The parts that may not be empty."""
 
     @abstractmethod
     def folds(self, corpus: Corpus) -> int:
@@ -96,10 +98,10 @@ class EvaluationProtocol(ABC):
 
     def _verify(self, split: Split, emotions: tuple[str, ...]) -> None:
         parts, where = split.parts(), f"fold {split.fold} of protocol {self.name}"
-        empty = [name for name, part in parts.items() if not part]
+        empty = [name for name in self.expected_parts if not parts[name]]
         if empty:
             raise SerError(
-                f"{where} leaves the {empty[0]} part empty, expected utterances in all three; use a larger corpus or "
+                f"{where} leaves the {empty[0]} part empty, expected utterances in it; use a larger corpus or "
                 "another protocol."
             )
         counts = Counter(utterance.id for part in parts.values() for utterance in part)
@@ -215,6 +217,20 @@ class RandomProtocol(EvaluationProtocol):
         rest = [utterance for utterance in corpus.utterances if utterance.id not in test]
         validation = _drawn(rest, 0.0, self.validation_fraction, f"{seed}:validation")
         return lambda u: "test" if u.id in test else "validation" if u.id in validation else "train"
+
+
+class EveryoneProtocol(EvaluationProtocol):
+    """Train on every speaker. Nothing is left to choose an epoch by or to test on: a sweep must have done that."""
+
+    name = "everyone"
+    expected_parts = ("train",)
+
+    def folds(self, corpus: Corpus) -> int:
+        """One."""
+        return 1
+
+    def _assign(self, corpus: Corpus, fold: int, seed: int) -> Callable[[Utterance], str]:
+        return lambda u: "train"
 
 
 def with_less_training(split: Split, speakers: int | None, fraction: float) -> Split:

@@ -78,11 +78,15 @@ def card_panel(model: Model, language: str, gate: str) -> str:
     plain, run, uar = model.recognizer.config.plain, model.run, model.uar
     warnings = ["card_limits"] + ["card_synthetic"] * is_synthetic(model)
     facts: list[tuple[str, Any]] = [(f"card_{key}", plain.get(key, "–")) for key in ("corpus", "protocol", "fold")]
-    if run is None or uar is None:
+    record = model.recognizer.config.cross_validation
+    if record is not None:  # trained on everyone
+        shown = _estimate(record["uar"], record["uar_low"], record["uar_high"], language)
+        facts += [("card_cross", shown), ("card_cross_wa", f"{record['wa']:.1%}")]
+        warnings.append("card_everyone")
+    elif run is None or uar is None:
         warnings.append("card_no_results")
     else:
-        interval = f"{text(language, 'card_interval')} {uar.low:.1%} – {uar.high:.1%}"
-        shown = f"{uar.estimate:.1%} ({text(language, 'card_few') if np.isnan(uar.low) else interval})"
+        shown = _estimate(uar.estimate, uar.low, uar.high, language)
         count = text(language, "card_test_value", n=len(run.predictions), speakers=run.predictions["speaker"].nunique())
         facts += [("card_uar", shown), ("card_wa", f"{run.test['wa']:.1%}"), ("card_test", count)]
         warnings += ["card_overlap"] * run.speaker_overlap + ["card_transductive"] * run.transductive
@@ -100,6 +104,12 @@ def card_panel(model: Model, language: str, gate: str) -> str:
     ]
     rows = "".join(f"<dt>{text(language, key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts)
     return "".join(note(text(language, key), "warning") for key in warnings) + f'<dl class="ser-card">{rows}</dl>'
+
+
+def _estimate(value: float, low: float | None, high: float | None, language: str) -> str:
+    if low is None or high is None or np.isnan(low):
+        return f"{value:.1%} ({text(language, 'card_few')})"
+    return f"{value:.1%} ({text(language, 'card_interval')} {low:.1%} – {high:.1%})"
 
 
 def is_synthetic(model: Model) -> bool:

@@ -144,6 +144,12 @@ def load_run(folder: str | Path) -> Run:
             "or start the run again to finish it."
         )
     metrics, split = read_json(folder / "metrics.json"), read_json(folder / "split.json")
+    if metrics.get("protocol") == "everyone":
+        sweep = (metrics.get("cross_validation") or {}).get("folder", "the sweep of its variant")
+        raise UntestedRunError(
+            f"the run {folder} was trained on all speakers (protocol=everyone), so it has no test part; what is known "
+            f"of it was measured by {sweep}: give that folder."
+        )
     if "test" not in metrics:
         raise UntestedRunError(
             f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "

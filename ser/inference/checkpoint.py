@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ _SMALLEST_STD = 1e-6  # training replaces a smaller std than 1e-5 by 1
 _LARGEST_FRAME = 65504.0  # frames are cached in half precision
 _LARGEST_DESCRIPTION = 10_000_000  # bytes of config.json
 _MOST_LAYERS, _LARGEST_SIZE = 256, 1_000_000  # of a network; more would exhaust time or memory before it fails
+_COUNTS = ("folds", "seeds", "speakers", "utterances")  # of a cross-validation
+SYNTHETIC = "this model has only heard a synthetic voice: on people its answers mean nothing"
 _EXPECTED = (
     "expected a run folder, a .ckpt that `ser train` wrote, a folder of `ser export --format hub` or an .onnx "
     "file of `ser export --format onnx`"
@@ -56,6 +58,7 @@ class ModelConfig:
             plain["max_seconds"] = None if plain["max_seconds"] is None else float(plain["max_seconds"])
             _check_emotions(plain["emotions"], plain["network"]["emotions"])
             _check_sizes(plain["network"])
+            _check_score(plain.get("cross_validation"), plain["emotions"])
             if not isinstance(plain["encoder"], Mapping) or not isinstance(
                 plain.get("encoder_identity") or {}, Mapping
             ):
@@ -77,6 +80,18 @@ class ModelConfig:
     def kind(self) -> str:
         """Normalisation in training: none, global or speaker."""
         return str(self.plain["normalization"]["kind"])
+
+    @property
+    def cross_validation(self) -> dict[str, Any] | None:
+        """Scores of its recipe on speakers not in training, of a model trained on everyone; None where unknown."""
+        found: dict[str, Any] | None = self.plain.get("cross_validation")
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said wherever this model answers."""
+        notes = [SYNTHETIC] if str(self.plain.get("corpus")).startswith("synthetic") else []
+        return notes + ([score_line(self.cross_validation)] if "cross_validation" in self.plain else [])
 
     @property
     def average(self) -> int:
@@ -174,6 +189,28 @@ def from_hub(name: str) -> Path:
         f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); check the "
         "name, or copy the folder here."
     ) from error
+
+
+def score_line(record: Mapping[str, Any] | None) -> str:
+    """What is known of a model that was trained on everyone, from the record of its cross-validation."""
+    if record is None:
+        return "trained on every speaker for a given number of epochs: how good it is was never measured"
+    bounds = "" if record["uar_low"] is None else f" [{100 * record['uar_low']:.1f}, {100 * record['uar_high']:.1f}]"
+    return (
+        f"cross-validated UAR {100 * record['uar']:.1f}%{bounds} on {record['speakers']} speakers not in training "
+        f"({record['folds']} folds); this model was trained on all of them and cannot be tested on them"
+    )
+
+
+def _check_score(record: Any, emotions: Sequence[str]) -> None:
+    """Refuse a cross-validated score that is none."""
+    if record is None:
+        return
+    values = [record["uar"], record["wa"], *record["recall"].values()]
+    values += [value for value in (record["uar_low"], record["uar_high"]) if value is not None]
+    known = list(record["recall"]) == list(emotions) and all(isinstance(record[key], int) for key in _COUNTS)
+    if not known or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+        raise ValueError("a cross-validated score that is none")
 
 
 def to_plain(value: Any) -> Any:

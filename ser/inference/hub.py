@@ -10,8 +10,10 @@ from typing import Any
 
 from ser.errors import SerError
 from ser.evaluation.predictions import read_predictions
+from ser.evaluation.report.render import to_markdown
+from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.significance import bootstrap_interval
-from ser.inference.checkpoint import to_plain
+from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain
 from ser.inference.engines import TorchNetwork
 from ser.inference.recognizer import Recognizer
 from ser.io import write_tensors
@@ -88,7 +90,7 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
         'recognizer = Recognizer.from_pretrained("<this folder or Hub id>")\n'
         "prediction = recognizer(waveform, sample_rate)  # label, confidence, probabilities\n```",
         "## Data and protocol\n\n" + _data(facts, split),
-        "## Results\n\n" + _results(metrics, run),
+        "## Results\n\n" + _results(facts, metrics, run),
         "## Model\n\n" + _model(recognizer),
         "## Limits\n\n" + _limits(facts, metrics),
         "## Licences\n\n" + _licences(facts),
@@ -97,23 +99,26 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
 
 
 def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
-    lines = [
-        f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`, fold {facts.get('fold')}"
-        + (f" of {split['folds']}" if "folds" in split else "")
-        + f", seed {facts.get('seed')}."
-    ]
+    fold = f", fold {facts.get('fold')}" + (f" of {split['folds']}" if "folds" in split else "")
+    fold = " (nobody is held out)" if "cross_validation" in facts else fold
+    lines = [f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`{fold}, seed {facts.get('seed')}."]
     if "parts" in split:
         lines += ["", "| part | utterances | minutes | speakers |", "|---|---|---|---|"]
         lines += [
             f"| {name} | {part['utterances']} | {part['seconds'] / 60:.1f} | {len(part['speakers'])} |"
             for name, part in split["parts"].items()
+            if part["utterances"]
         ]
     return "\n".join(lines)
 
 
-def _results(metrics: Mapping[str, Any], run: str | Path | None) -> str:
-    if not metrics:
-        return "The checkpoint was exported without a finished run, so there are no figures."
+def _results(facts: Mapping[str, Any], metrics: Mapping[str, Any], run: str | Path | None) -> str:
+    if "cross_validation" in facts:
+        record = facts["cross_validation"]
+        tables = to_markdown([cross_validation_table(record)]).replace("## ", "### ") + "\n" if record else ""
+        return f"{tables}{_sentence(score_line(record))}."
+    if "test" not in metrics:
+        return "The checkpoint was exported without a tested run, so there are no figures."
     test = metrics["test"]
     rows = ["| part | n | UAR | WA | macro F1 |", "|---|---|---|---|---|"]
     rows += [
@@ -163,7 +168,7 @@ def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
             "expect lower figures."
         )
     if facts.get("corpus", "").startswith("synthetic"):
-        lines.append("- Trained on a synthetic voice: an example, not usable on people.")
+        lines.append(f"- {_sentence(SYNTHETIC)}.")
     return "\n".join(lines)
 
 
@@ -191,6 +196,10 @@ def _name(description: Mapping[str, Any]) -> str:
 def _public_name(checkpoint: str) -> str:
     """A Hub id as it is; of a local folder only the last part, since the card is for strangers."""
     return Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _percent(value: float | None) -> str:

@@ -121,6 +121,8 @@ def show_predictions(
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
     console.print(screen)
+    for note in recognizer.config.notes:
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
     silent = int((table["predicted"] == NO_SPEECH).sum())
     if silent and gate is not None:
         what = f"{silent} of {len(table)} rows hold no speech by the {gate.name}"
@@ -228,6 +230,8 @@ def listen(
     console = Console(stderr=True) if as_json else get_console()
     seen = gate.name if gate else "no gate, so silence gets an emotion, too"
     log.info("listening to %s at %d Hz, speech by %s; Ctrl-C ends", source.name, source.sample_rate, seen)
+    for note in recognizer.config.notes:
+        log.info(note)
     on_screen = console.is_terminal and not as_json
 
     def show(event: StreamEvent) -> None:

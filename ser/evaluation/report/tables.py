@@ -104,6 +104,21 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
+def cross_validation_table(record: Mapping[str, Any]) -> Table:
+    """Scores on speakers not in training, of the recipe of a model that was trained on everyone."""
+    uar = bounds(record["uar"], record["uar_low"], record["uar_high"])
+    rows = [["UAR", uar], *([TITLES[key], percent(record[key])] for key in ("wa", "macro_f1"))]
+    rows += [[f"recall of {name}", percent(value)] for name, value in record["recall"].items()]
+    warned = "".join(f" {text[0].upper()}{text[1:]}." for key, text in WARNINGS.items() if record.get(key))
+    seeds = f", {record['seeds']} seeds" if record["seeds"] > 1 else ""
+    caption = (
+        f"Pooled over the {record['folds']} folds of protocol {record['protocol']}{seeds}: {record['utterances']} "
+        f"utterances of {record['speakers']} speakers, each tested by a network that was not trained on it. {METHOD}. "
+        f"The model itself was trained on all of them.{warned}"
+    )
+    return Table("Cross-validated on unseen speakers", ["score", "%"], rows, _explained(caption, rows))
+
+
 def summary_tables(summary: Summary) -> list[Table]:
     """Scores and recall of every variant, differences from the baseline, differences between speakers, leakage."""
     names, shared = short_names([str(name) for name in summary.variants["variant"]])
