@@ -268,8 +268,8 @@ def test_dropped_windows_bring_advice(model):
     live.write(0, np.zeros(16000 * 6, np.float32))
     assert "too slow" not in live_panel(live, "en")["html"]
     live.write(16000 * 6, np.zeros(16000 * 20, np.float32))
-    assert live.stream.dropped > 30
-    assert "too slow" in live_panel(live, "en")["html"]
+    assert live.stream.dropped >= 3
+    assert "an answer comes every" in live_panel(live, "en")["html"]
     released.set()
     live.stop()
     assert live.stream.processed <= 2  # no queue has grown

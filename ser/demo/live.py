@@ -1,5 +1,6 @@
 """A browser's microphone: blocks in order into the streaming recognizer, and what the page shows of it."""
 
+import math
 import threading
 from dataclasses import dataclass
 from html import escape
@@ -110,12 +111,6 @@ class LiveSound:
         return event is not None and (self.ended or self.stream.seconds - event.end >= self.settings.window)
 
     @property
-    def too_slow(self) -> bool:
-        """Whether the computer drops more than a tenth of the windows."""
-        dropped = self.stream.dropped
-        return dropped > 2 and dropped > 0.1 * (dropped + self.stream.processed)
-
-    @property
     def span(self) -> tuple[float, float]:
         """Begin and end of what is shown, seconds of the stream."""
         end = max(self.stream.seconds, SHOWN_SECONDS)
@@ -179,10 +174,12 @@ def live_panel(live: LiveSound, language: str) -> dict[str, str]:
         facts.append(("lost", text(language, "seconds", value=live.lost / live.sample_rate)))
     items = "".join(f"<div><dt>{text(language, key)}</dt><dd>{value}</dd></div>" for key, value in facts)
     head += f'<dl class="ser-live-facts">{items}</dl>'
-    if live.too_slow:
-        head += note(text(language, "too_slow"), "warning")
+    if live.stream.every > 1:
+        head += note(text(language, "too_slow", hop=live.stream.hop_seconds), "warning")
     span, events = live.span, live.events()
-    times = [(max(span[0], past.end - live.settings.hop), past.end) for past in events]
+    before = [-math.inf, *(past.end for past in events)]
+    hop = live.stream.hop_seconds
+    times = [(max(span[0], end, past.end - hop), past.end) for end, past in zip(before, events, strict=False)]
     html = columns(head, bars(names, language, event.probabilities if event else None))
     html += waveform(language, live.envelope(), span)
     html += timeline(names, language, times, [past.probabilities for past in events], span)

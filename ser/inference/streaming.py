@@ -1,5 +1,7 @@
 """Recognition of a stream: exact windows by the stream's own clock of samples, one thread, nothing queued."""
 
+import logging
+import math
 import threading
 import time
 from collections import deque
@@ -18,6 +20,9 @@ from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer, prepare
 from ser.inference.timeline import check_windows
 from ser.inference.vad import SpeechGate, enough_speech, level
+
+log = logging.getLogger(__name__)
+_RECENT, _TOO_MANY = 10, 3  # so many dropped among the recent windows lengthen the hop
 
 
 class RingBuffer:
@@ -107,7 +112,8 @@ class StreamingRecognizer:
     """Recognises the last ``window`` seconds of a stream every ``hop`` seconds, in its own thread.
 
     Windows are cut by counting samples, so window k covers exactly [k hop, k hop + window) however the blocks arrive.
-    One finished window may wait for the thread; a newer one takes its place, which counts as dropped. Models trained
+    One finished window may wait for the thread; a newer one takes its place, which counts as dropped. Where the machine
+    drops several, only every second, third ... window is made from then on, and a warning says so once. Models trained
     with speaker normalisation use running statistics of the stream's speech that start from the training ones.
 
     Use it as a context manager, or call start() and stop().
@@ -147,9 +153,12 @@ class StreamingRecognizer:
         self.smoothing, self.minimum_speech = smoothing, minimum_speech
         self.buffer = RingBuffer(self.window)
         self.processed = self.dropped = 0  # windows
+        self.every = 1  # of the windows, which ones are made
         self._events: deque[StreamEvent] = deque(maxlen=history)
         self._on_event, self._clock = on_event, clock
-        self._made, self._counted_to = 0, 0  # windows cut; samples that the running statistics have seen
+        self._next_index, self._counted_to = 0, 0  # of a window; samples that the running statistics have seen
+        self._drops: deque[bool] = deque(maxlen=_RECENT)
+        self._seconds = 0.0  # that the last answer took
         self._waiting: _Window | None = None
         self._smoothed: NDArray[np.float64] | None = None
         self._busy, self._ending = False, False
@@ -188,6 +197,11 @@ class StreamingRecognizer:
         return self.buffer.clock / self.sample_rate
 
     @property
+    def hop_seconds(self) -> float:
+        """From one window that is made to the next."""
+        return self.every * self.hop / self.sample_rate
+
+    @property
     def latest(self) -> StreamEvent | None:
         """The newest event."""
         with self._changed:
@@ -208,20 +222,38 @@ class StreamingRecognizer:
         block = np.asarray(samples, np.float32)
         block = block.mean(axis=1) if block.ndim == 2 else block  # (N, channels) -> (N,)
         while len(block):
-            due = self.window + self._made * self.hop
+            due = self.window + self._next_index * self.hop
             part, block = np.split(block, [due - self.buffer.clock])
             self.buffer.write(part)
             if self.buffer.clock == due:
-                self._hand_over(_Window(self._made, due, self.buffer.latest(), self._clock()), wait)
-                self._made += 1
+                self._hand_over(_Window(self._next_index, due, self.buffer.latest(), self._clock()), wait)
+                self._next_index += self.every
 
     def _hand_over(self, window: _Window, wait: bool) -> None:
         with self._changed:
             while wait and (self._waiting is not None or self._busy) and self._failure is None:
                 self._changed.wait()
-            self.dropped += self._waiting is not None
+            self._drops.append(self._waiting is not None)
+            self.dropped += self._drops[-1]
             self._waiting = window
             self._changed.notify_all()
+        if sum(self._drops) >= _TOO_MANY:
+            self._lengthen_hop()
+
+    def _lengthen_hop(self) -> None:
+        """Make fewer windows, as many as the last answer's time allows; the hop stays below the window."""
+        needed = math.ceil(1.2 * self._seconds * self.sample_rate / self.hop)
+        every = min(max(self.every + 1, needed), self.window // self.hop)
+        self._drops.clear()
+        if every == self.every:
+            return
+        if self.every == 1:
+            log.warning(
+                "this computer needs %.1f s per window of %g s, so an answer comes every %g s from now on; a shorter "
+                "window or a smaller model is faster",
+                self._seconds, self.window / self.sample_rate, every * self.hop / self.sample_rate,
+            )  # fmt: skip
+        self.every = every
 
     def _work(self) -> None:
         """Answer windows until the end."""
@@ -251,11 +283,12 @@ class StreamingRecognizer:
             return window
 
     def _answer(self, window: _Window) -> StreamEvent:
-        prediction, error = None, None
+        prediction, error, begun = None, None, self._clock()
         try:
             prediction = self._predict(window)
         except SerError as reason:
             error = str(reason)
+        self._seconds = self._clock() - begun
         return StreamEvent(
             index=window.index,
             start=(window.end - self.window) / self.sample_rate,
