@@ -229,6 +229,10 @@ def listen(
         bool, typer.Option("--json", help="Print one line of JSON per window as it is answered.")
     ] = False,
     output: Output = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.wav", help="Keep what is heard, and a line of JSON per window in FILE.jsonl."),
+    ] = None,
 ) -> int:
     """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends."""
     from ser.inference import screen  # noqa: PLC0415
@@ -245,7 +249,8 @@ def listen(
     wanted = int(microphone) if microphone is not None and microphone.isdigit() else microphone
     source = microphone_source(wanted) if input is None else file_source(input, realtime)
     found = None if no_gate else best_gate()
-    screen.listen(recognizer, source, output, as_json, found, window=window, hop=hop, smoothing=smoothing)
+    settings = {"window": window, "hop": hop, "smoothing": smoothing}
+    screen.listen(recognizer, source, output, as_json, found, **settings, record=record)
     return 0
 
 

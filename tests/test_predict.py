@@ -217,6 +217,19 @@ def test_listening_to_a_file_writes_an_event_a_window(checkpoint, recognizer, tm
     assert set(pd.read_csv(output)["emotion"]) == {"no speech"}
 
 
+def test_what_is_heard_is_kept_on_request(checkpoint, tmp_path, capsys):
+    path, kept = tmp_path / "talk.wav", tmp_path / "kept" / "talk.wav"
+    soundfile.write(path, voice(2.0).numpy(), 16000)
+    words = ["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--window", "1", "--hop", "0.5"]
+    assert main([*words, "--record", str(kept)]) == 0
+    assert np.array_equal(soundfile.read(kept)[0], soundfile.read(path)[0])
+    rows = [json.loads(line) for line in kept.with_suffix(".jsonl").read_text().splitlines()]
+    assert [row["end"] for row in rows] == [1.0, 1.5, 2.0]
+    for name, expected in (("kept/talk.wav", "is there already"), ("talk.mp3", "ends in .wav")):
+        assert main([*words, "--record", str(tmp_path / name)]) == 1
+        assert expected in " ".join(capsys.readouterr().err.split())
+
+
 def test_ctrl_c_ends_listening_tidily(checkpoint, tmp_path, capsys, monkeypatch):
     from ser.inference.sources import Source
 

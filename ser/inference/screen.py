@@ -23,7 +23,7 @@ from ser.data.audio import SAMPLE_RATE, printable, read_audio
 from ser.errors import SerError
 from ser.inference.files import StatisticsOf, collect_files, predict_files
 from ser.inference.recognizer import LONGEST_SECONDS, Recognizer, prepare
-from ser.inference.sources import Source
+from ser.inference.sources import Source, recorded
 from ser.inference.streaming import StreamEvent, StreamingRecognizer
 from ser.inference.timeline import timeline
 from ser.inference.vad import NO_SPEECH, SpeechGate
@@ -214,6 +214,7 @@ def listen(
     window: float = 5.0,
     hop: float = 0.5,
     smoothing: float = 0.0,
+    record: Path | None = None,
 ) -> None:
     """Recognise a source until it ends or Ctrl-C, and show each window as soon as it is answered.
 
@@ -226,7 +227,11 @@ def listen(
         window: seconds of each window.
         hop: seconds from one window to the next.
         smoothing: weight of earlier windows in the probabilities, 0 to below 1.
+        record: keep what is heard in this new WAV file, and a line of JSON per window in one of its name beside it.
     """
+    if record is not None:
+        source = recorded(source, record)
+    lines = None if record is None else record.with_suffix(".jsonl")
     console = Console(stderr=True) if as_json else get_console()
     seen = gate.name if gate else "no gate, so silence gets an emotion, too"
     log.info("listening to %s at %d Hz, speech by %s; Ctrl-C ends", source.name, source.sample_rate, seen)
@@ -235,8 +240,12 @@ def listen(
     on_screen = console.is_terminal and not as_json
 
     def show(event: StreamEvent) -> None:
+        line = json.dumps(event_row(event, recognizer.emotions)) + "\n"
+        if lines is not None:
+            with lines.open("a", encoding="utf-8") as file:
+                file.write(line)
         if as_json:
-            sys.stdout.write(json.dumps(event_row(event, recognizer.emotions)) + "\n")
+            sys.stdout.write(line)
             sys.stdout.flush()
         elif not on_screen:
             console.print(_line(event), highlight=False, soft_wrap=True)
@@ -262,7 +271,7 @@ def listen(
     finally:
         if output is not None:
             write_table(output, event_table(stream.history(), recognizer.emotions))
-        for line in _ending(stream, output):
+        for line in [*_ending(stream, output), *([f"recorded in {record} and {lines}"] if record else [])]:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -3,7 +3,8 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ser.data.audio import open_audio, printable, read_block
 from ser.errors import SerError
+from ser.io import told_writing
 
 Block = NDArray[np.float32]
 _SILENT_DEVICE = 3.0  # seconds without a block after which a microphone counts as gone
@@ -84,6 +86,37 @@ def _file_blocks(
                 yield samples
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def recorded(source: Source, path: Path) -> Source:
+    """The same source, whose samples are also written to a WAV file as they are heard.
+
+    Args:
+        source: of any kind.
+        path: a new file that ends in .wav; its channels are those of the source's first block.
+
+    Raises:
+        SerError: the name does not end in .wav, the file is there already, or cannot be written.
+    """
+    if path.suffix.lower() != ".wav":
+        raise SerError(f"--record {path} was given, expected a name that ends in .wav; rename it.")
+    if path.exists() or path.with_suffix(".jsonl").exists():
+        raise SerError(f"--record {path} is there already, expected a new file; give another name.")
+    with told_writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return replace(source, blocks=_written(source, path))
+
+
+def _written(source: Source, path: Path) -> Iterator[Block]:
+    with ExitStack() as stack:
+        file = None
+        for block in source.blocks:
+            if file is None:
+                channels = block.shape[1] if block.ndim == 2 else 1
+                file = stack.enter_context(soundfile.SoundFile(path, "w", source.sample_rate, channels))
+            file.write(block)
+            yield block
 
 
 def _unreadable(path: str | Path, error: Exception) -> SerError:
