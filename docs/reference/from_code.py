@@ -12,6 +12,11 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 _CLASSES = {"SerError", "UnfitWaveform", "UntestedRunError"}  # of errors for users
+_CALLS = {  # what functions add to a message
+    "remedy": "on a machine with internet run `hf download ⟨checkpoint⟩ --local-dir FOLDER`, then name that folder "
+    "(features.checkpoint=FOLDER for training, --encoder FOLDER for use)",
+    "nearest": "the key that was probably meant is named",
+}
 # Where in the code an error message comes from: the heading it is listed under. The first that fits counts.
 TOPICS = {
     "ser/data/corpora": "Corpora and manifests",
@@ -89,16 +94,17 @@ def messages(file: Path) -> list[str]:
 
 
 def _text(node: ast.AST, constants: dict[str, Any]) -> str:
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_text(value, constants) for value in node.values)
+    if isinstance(node, ast.JoinedStr | ast.BinOp):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node.left, node.right]
+        return "".join(_text(part, constants) for part in parts)
     if isinstance(node, ast.FormattedValue):
         return _text(node.value, constants)
     if isinstance(node, ast.Constant):
         return str(node.value)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _text(node.left, constants) + _text(node.right, constants)
     if isinstance(node, ast.Name) and isinstance(constants.get(node.id), ast.Constant | ast.JoinedStr):
         return _text(constants[node.id], constants)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
+        return _CALLS[node.func.id]
     names = [part.attr if isinstance(part, ast.Attribute) else part.id for part in ast.walk(node) if _named(part)]
     return f"⟨{names[0].strip('_').lower()}⟩" if len(names) == 1 or isinstance(node, ast.Attribute) else "⟨…⟩"
 
