@@ -208,7 +208,7 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
         swept = several and override.is_sweep_override() and override.is_discrete_sweep()
         found = override.sweep_string_iterator() if swept else []
         points.append(list(dict.fromkeys(f"{override.get_key_element()}={point}" for point in found)))
-    for number in range(max(1, *map(len, points)) if several else 0):
+    for number in range(max([1, *map(len, points)]) if several else 0):
         given = zip(parsed, points, strict=True)
         _compose(
             [o.input_line or "" if not p else p[number % len(p)] for o, p in given if p or not o.is_sweep_override()]

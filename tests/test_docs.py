@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import fake_corpora
 import pytest
+import typer
+
+from ser import cli
+from ser.config import check_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest.importorskip("mkdocs", reason="needs ser-lab[docs]")
@@ -112,3 +117,37 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert "error:" not in said
     assert "p speakers" in said
     assert (tmp_path / "report.html").is_file()
+
+
+def commands_of(page):
+    """The ``ser`` commands of a page, continued lines joined, variables filled in."""
+    variables = {"DATA": "data=synthetic"}
+    for block in re.findall(r"```bash\n(.*?)```", page, re.S):
+        for line in re.sub(r"\\\n| >.*", " ", block).splitlines():
+            if found := re.match(r'(\w+)=("?)(.*)\2$', line):
+                variables[found[1]] = found[3]
+            words = [word for part in shlex.split(line, comments=True) for word in expanded(part, variables)]
+            if words[:1] == ["ser"]:
+                yield words[1:]
+
+
+def expanded(word, variables):
+    name = word.lstrip("$")
+    return variables.get(name, word).split() if word in ("DATA", f"${name}") else [word]
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+COMMANDS = sorted({tuple(words) for page in PAGES for words in commands_of(page.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_each_command_of_the_documentation_is_accepted(words):
+    command = typer.main.get_command(cli.app)
+    context = command.make_context("ser", list(words), resilient_parsing=True)
+    name, chosen, rest = command.resolve_command(context, list(words))
+    chosen.make_context(name, list(rest), parent=context)  # refuses unknown options and missing arguments
+    overrides = [word for word in rest if re.match(r"[\w./+]+=", word)]
+    if name in ("train", "sweep", "doctor", "extract") and "--help" not in rest:
+        check_overrides(
+            [word.replace("variant=", "experiment=") if name == "sweep" else word for word in overrides], True
+        )

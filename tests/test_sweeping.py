@@ -10,7 +10,7 @@ from fake_corpora import write_manifest
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
-from ser.config import CONFIG_FOLDER, compose_config, folder_name, variant_name
+from ser.config import CONFIG_FOLDER, check_overrides, compose_config, folder_name, variant_name
 from ser.errors import SerError
 from ser.evaluation.report.tables import short_names
 from ser.sweeping import expand
@@ -314,3 +314,7 @@ def test_the_cluster_launcher_composes():
         compose_config(["hydra/launcher=submitit_slurm"])
     finally:
         GlobalHydra.instance().clear()
+
+
+def test_multirun_without_overrides_is_one_run_of_the_defaults():
+    assert check_overrides([], several=True) == []
