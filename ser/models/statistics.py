@@ -120,7 +120,8 @@ class StatisticsMLP(Network):
         input_size: D, values per frame.
         emotions: C, number of classes.
         hidden_size: H, width of the layer.
-        dropout: probability, on the frames (a third of it) and on the pooled features.
+        dropout: probability, on the channels of the frames (a third of it, a channel in all frames of an utterance at
+            once) and on the pooled features.
         pooling: makes the pooling of frames of a given width (H).
 
     Raises:
@@ -138,9 +139,8 @@ class StatisticsMLP(Network):
     ) -> None:
         super().__init__()
         check_settings(hidden_size, 1, dropout)
-        self.frame_layer = nn.Sequential(
-            nn.LayerNorm(input_size), nn.Dropout(dropout / 3), nn.Linear(input_size, hidden_size), nn.ReLU()
-        )
+        self.channel_dropout = nn.Dropout(dropout / 3)
+        self.frame_layer = nn.Sequential(nn.Linear(input_size, hidden_size), nn.ReLU())
         self.pooling = pooling(hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.pooled_size = self.pooling.size
@@ -148,5 +148,12 @@ class StatisticsMLP(Network):
 
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the pooled features (B, 2H), and None."""
+        if self.training:
+            frames = frames * self.channel_dropout(torch.ones_like(frames[:, :1]))  # (B, L, D)
         states = self.frame_layer(frames)  # (B, L, H)
-        return self.dropout(self.pooling(states, valid_frames(lengths, frames.shape[1]))), None
+        return self.pooling(states, valid_frames(lengths, frames.shape[1])), None
+
+    def reduce(self, statistics: Tensor) -> Tensor:
+        """Return the pooled features with dropout (B, 2H)."""
+        values: Tensor = self.dropout(statistics)
+        return values
