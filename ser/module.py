@@ -119,15 +119,34 @@ class EmotionModule(lightning.LightningModule):
         self._log_step("train", {"loss": loss, **parts}, self.train_metrics, output.emotion_logits, batch)
         return loss
 
+    def on_fit_start(self) -> None:
+        """Refuse to choose among epochs where an adversary acts after the last one.
+
+        Raises:
+            SerError: an earlier epoch could be kept.
+        """
+        chosen = [one for one in self.trainer.checkpoint_callbacks if getattr(one, "monitor", None)]
+        if (
+            self.adversary is not None
+            and self.adversary.after_training
+            and (chosen or self.trainer.early_stopping_callbacks)
+        ):
+            raise SerError(
+                f"{type(self.adversary).__name__} acts after the last epoch, but validation may keep an earlier one; "
+                "set callbacks.early_stopping=null callbacks.checkpoint.monitor=null callbacks.checkpoint.mode=max."
+            )
+
     @torch.no_grad()
     def on_validation_start(self) -> None:
         """Show the training part to an adversary that fits itself to it, with the network in evaluation mode."""
         if self.adversary is None or not self.adversary.refits or self.trainer.train_dataloader is None:
             return
+        if self.adversary.after_training and self.current_epoch + 1 < int(self.trainer.max_epochs or 1):
+            return
         self.adversary.refit(self._training_features())
         if self.network.erase is not None and self.trainer.world_size > 1:
-            for buffer in self.network.erase.buffers():
-                buffer.copy_(self.trainer.strategy.broadcast(buffer))  # each process saw its own part
+            for tensor in (*self.network.erase.buffers(), *self.network.head.parameters()):
+                tensor.copy_(self.trainer.strategy.broadcast(tensor))  # each process saw its own part
 
     def on_train_epoch_end(self) -> None:
         """Without a validation part, do what comes before it."""

@@ -275,3 +275,28 @@ def accuracy(features, speaker, emotion):
     known = np.arange(len(centred)) % 3 > 0
     probe = QuadraticDiscriminantAnalysis(reg_param=0.05).fit(centred[known], speaker.numpy()[known])
     return float((probe.predict(centred[~known]) == speaker.numpy()[~known]).mean())
+
+
+def test_erasure_after_training_leaves_the_answer_alone(configure, tmp_path):
+    experiment = ["experiment=adversary/erasure_after", "callbacks.progress_bar=null", "logger=none", "figures=false"]
+    training.run(configure(*experiment, "leakage=false", tiny=False))
+    config, weights = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    network = build_network(config.plain["network"]).eval()
+    network.load_state_dict(weights)
+    frames = torch.randn(40, 9, config.input_size)
+    with torch.no_grad():
+        output = network(frames, torch.full((40,), 9))
+        probabilities = network.head(output.pooled).softmax(-1)
+    values = torch.linalg.svdvals(output.pooled - output.pooled.mean(dim=0))
+    assert values[len(config.emotions) - 2] > 1e-3 and values[len(config.emotions) - 1] < 1e-3 * values[0]
+    torch.testing.assert_close(output.emotion_logits.softmax(-1), probabilities)
+
+
+def test_erasure_after_training_refuses_to_choose_among_epochs(configure):
+    with pytest.raises(SerError, match="last epoch"):
+        training.run(configure("model=statistics_mlp", "adversarial=erasure_after"))
+
+
+def test_erasure_after_training_needs_a_linear_head_on_the_statistics(configure):
+    with pytest.raises(SerError, match="bottleneck"):
+        training.run(configure("model=bottleneck_gru", "adversarial=erasure_after"))

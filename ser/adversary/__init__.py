@@ -6,7 +6,7 @@ A new kind of speaker removal is one class here and one file in conf/adversarial
 from ser.adversary.base import Adversary, AdversaryOutput
 from ser.adversary.classifier import SpeakerClassifier
 from ser.adversary.critics import ConfusionCritics, FlatCritics, ReversalCritics
-from ser.adversary.erasure import Erasure
+from ser.adversary.erasure import Erasure, ErasureAfterTraining
 from ser.adversary.independence import KernelIndependence
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "AdversaryOutput",
     "ConfusionCritics",
     "Erasure",
+    "ErasureAfterTraining",
     "FlatCritics",
     "KernelIndependence",
     "ReversalCritics",

@@ -38,6 +38,7 @@ class Adversary(nn.Module, ABC):
     Attributes:
         alpha: factor of the gradient that reaches the network, set by the alpha schedule before every step.
         refits: whether ``refit`` wants the training part before each validation.
+        after_training: whether only before the validation of the last epoch, whose weights the run must keep.
 
     Raises:
         SerError: a number is out of range.
@@ -45,6 +46,7 @@ class Adversary(nn.Module, ABC):
 
     alpha: Tensor
     refits = False
+    after_training = False
 
     def __init__(self, weight: float, lr_factor: float = 1.0) -> None:
         super().__init__()

@@ -1,14 +1,16 @@
 """Closed-form removal: least-squares concept erasure of the training speakers."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.adversary.base import Adversary, AdversaryOutput, Features
-from ser.errors import check_number
+from ser.errors import SerError, check_number
 from ser.models.network import LinearErasure, Network
+from ser.models.statistics import fit_logistic
 
 _SMALLEST = 1e-4  # correlation of a direction with the speakers: below, there is nothing to erase
 _LARGEST_FRACTION = 0.25  # of the F values; more directions would take most of the emotion, too
@@ -76,6 +78,60 @@ class Erasure(Adversary):
     def forward(self, pooled: Tensor, speaker: Tensor, emotion: Tensor) -> AdversaryOutput:
         """Return a loss of zero."""
         return AdversaryOutput(pooled.new_zeros(()), None)
+
+
+class ErasureAfterTraining(Erasure):
+    """Erases once, after the last epoch, and fits the emotion head anew on what is left.
+
+    Training is that of the network without removal. With ``answer``, everything that the head does not read is erased
+    too: the pooled features then hold the answer (one value fewer than there are emotions) and nothing else.
+
+    Args:
+        pooled, speakers, emotions, settings: as for Erasure.
+        answer: whether to leave only what the emotion head reads.
+        strength: C of scikit-learn's LogisticRegression, which estimates the head.
+
+    Raises:
+        SerError: a number is out of range, or the network has another head than one linear layer on the statistics.
+    """
+
+    after_training = True
+
+    def __init__(
+        self, pooled: int, speakers: int, emotions: int, *, answer: bool = True, strength: float = 0.03, **settings: Any
+    ) -> None:
+        super().__init__(pooled, speakers, emotions, **settings)
+        check_number("adversarial.strength", strength, 0, above=True)
+        self.answer, self.strength = answer, strength
+        self.head: list[nn.Linear] = []  # in a list, as ``erase``
+
+    def attach(self, network: Network) -> None:
+        """Give the network an erasure that does nothing yet."""
+        super().attach(network)
+        if not isinstance(network.head, nn.Linear) or network.pooled_size != network.statistics_size:
+            raise SerError(
+                f"adversarial=erasure_after was given a {type(network).__name__} with a bottleneck or a deep head, "
+                "expected one linear layer on the pooled statistics; use model=statistics_mlp or model.bottleneck=null."
+            )
+        self.head = [network.head]
+        self.kept_rank = self.erase[0].rank
+        if self.answer:
+            network.erase = LinearErasure(network.statistics_size, network.statistics_size)
+            self.erase = [network.erase]
+
+    def refit(self, batches: Iterable[Features]) -> None:
+        """Fit the erasure, then the head on the erased statistics of the training part."""
+        statistics, speaker, emotion = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        groups = emotion if self.within_emotion else torch.zeros_like(emotion)
+        found = fit_erasure(statistics, speaker, groups, self.kept_rank, self.shrinkage)
+        mean, removed = found["mean"], found["read"] @ found["write"]  # (F,), (F, F)
+        fit_logistic(self.head[0], statistics - (statistics - mean) @ removed, emotion, self.strength)
+        if self.answer:
+            weight = self.head[0].weight - self.head[0].weight.mean(dim=0)  # (C, F), without what all emotions share
+            left = (torch.eye(len(mean)).to(mean) - removed) @ torch.linalg.pinv(weight, rtol=1e-5) @ weight
+            found = {"mean": mean, "read": torch.eye(len(mean)).to(mean) - left, "write": torch.eye(len(mean)).to(mean)}
+        for name, value in found.items():
+            getattr(self.erase[0], name).copy_(value)
 
 
 def fit_erasure(statistics: Tensor, speaker: Tensor, groups: Tensor, rank: int, shrinkage: float) -> dict[str, Tensor]:

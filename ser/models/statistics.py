@@ -101,16 +101,37 @@ class StatisticsLogistic(Network):
 
     @torch.no_grad()
     def _take(self, scaler: Any, model: Any) -> None:
-        """Copy what scikit-learn estimated; of two emotions it keeps the difference of their rows only."""
-        weight, bias = model.coef_, model.intercept_
-        if len(model.classes_) == 2:
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         self.mean.copy_(torch.from_numpy(scaler.mean_))
         self.std.copy_(torch.from_numpy(scaler.scale_))
-        self.head.weight.zero_()
-        self.head.bias.fill_(_ABSENT)
-        self.head.weight[model.classes_] = torch.from_numpy(weight).float()
-        self.head.bias[model.classes_] = torch.from_numpy(bias).float()
+        copy_logistic(self.head, model)
+
+
+@torch.no_grad()
+def copy_logistic(head: nn.Linear, model: Any) -> None:
+    """Give ``head`` what scikit-learn estimated; of two emotions it keeps the difference of their rows only."""
+    weight, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    head.weight.zero_()
+    head.bias.fill_(_ABSENT)
+    head.weight[model.classes_] = torch.from_numpy(weight).to(head.weight)
+    head.bias[model.classes_] = torch.from_numpy(bias).to(head.bias)
+
+
+@torch.no_grad()
+def fit_logistic(head: nn.Linear, features: Tensor, emotion: Tensor, strength: float) -> None:
+    """Estimate ``head`` by logistic regression (C = ``strength``) of ``emotion`` (n,) on ``features`` (n, F).
+
+    Features are standardised for the penalty only.
+    """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  prediction needs no scikit-learn
+
+    std, mean = torch.std_mean(features, dim=0)
+    std = std.clamp_min(1e-6)
+    scaled = ((features - mean) / std).double().cpu().numpy()
+    copy_logistic(head, LogisticRegression(C=strength, max_iter=2000).fit(scaled, emotion.cpu().numpy()))
+    head.weight.div_(std)
+    head.bias.sub_(head.weight @ mean)
 
 
 class StatisticsMLP(Network):
