@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults lint docs bench clean
+RECIPE := recommended
+SHIPPED := data=ravdess features=whisper_base $(if $(SER_ENCODER),features.checkpoint=$(SER_ENCODER))
+
+.PHONY: demo pretrained test test-faults lint docs bench clean
 
 # The stamp remembers which pyproject and constraints the environment was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -12,6 +15,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed  ## install, train and test one fold on the built-in synthetic corpus
 	$(BIN)/python train.py experiment=demo
+
+pretrained: $(VENV)/.installed  ## the model in ser/pretrained again; RAVDESS_ROOT and SER_ENCODER name corpus and encoder
+	$(BIN)/ser sweep variant=$(RECIPE) baseline=$(RECIPE) $(SHIPPED) leakage=false figures=false
+	$(BIN)/ser train experiment=$(RECIPE) $(SHIPPED) resume=true protocol=everyone \
+	  epochs_from=outputs/ravdess-whisper_base/$(RECIPE)
+	$(BIN)/ser export --format hub --output ser/pretrained \
+	  --checkpoint outputs/ravdess-whisper_base/$(RECIPE),protocol=everyone/fold1/seed1
 
 test: $(VENV)/.installed  ## install, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread a worker: more of them would wait for each other

@@ -91,12 +91,18 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings as for ser train, such as data=iemocap.")
 ]
 Model = Annotated[
-    str,
-    typer.Option("--checkpoint", metavar="RUN", help="The model: run folder, .ckpt, exported folder or .onnx file."),
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="RUN",
+        help="The model: run folder, .ckpt, exported folder or .onnx file; default: the one that comes with ser-lab.",
+    ),
 ]
 Encoder = Annotated[
     str | None,
-    typer.Option(metavar="FOLDER", help="Folder or Hub id of the pretrained encoder, if it has moved since training."),
+    typer.Option(
+        metavar="FOLDER", help="Folder or Hub id of the pretrained encoder, if it has moved; default: SER_ENCODER."
+    ),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda or cuda:1.")]
 AllowDownload = Annotated[
@@ -123,6 +129,7 @@ def ser(
 
 @_command(
     USE,
+    "ser predict a.wav",
     "ser predict a.wav recordings/ --checkpoint RUN --output table.csv",
     "ser predict interview.mp3 --checkpoint RUN --window 5 --hop 1",
     "ser predict speakers/ --checkpoint RUN --speaker-per-folder --enrol 8",
@@ -132,7 +139,7 @@ def predict(
         list[Path],
         typer.Argument(metavar="PATH", help="Audio files (or frames, of features=files), and folders of them."),
     ],
-    checkpoint: Model,
+    checkpoint: Model = None,
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
@@ -170,7 +177,7 @@ def predict(
     from ser.encoders import FrameFiles  # noqa: PLC0415
     from ser.inference import screen  # noqa: PLC0415
     from ser.inference.files import collect_files, predict_frames, statistics_by_folder  # noqa: PLC0415
-    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+    from ser.inference.opening import open_model  # noqa: PLC0415
     from ser.inference.timeline import check_windows  # noqa: PLC0415
     from ser.inference.vad import best_gate  # noqa: PLC0415
 
@@ -179,7 +186,7 @@ def predict(
         check_windows(window, hop)
     if enrol is not None and not speaker_per_folder:
         raise SerError(f"--enrol {enrol} was given without --speaker-per-folder, which it belongs to; add that.")
-    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
+    recognizer = open_model(checkpoint, encoder, device, allow_download)
     gate = None if no_gate or isinstance(recognizer.encoder, FrameFiles) else best_gate()
     if isinstance(recognizer.encoder, FrameFiles):
         found = predict_frames(recognizer, paths, batch_seconds)
@@ -201,12 +208,12 @@ def predict(
 
 @_command(
     USE,
-    "ser listen --checkpoint RUN",
+    "ser listen",
     "ser listen --checkpoint RUN --input talk.wav --realtime --window 3",
     "ser listen --checkpoint RUN --json > windows.jsonl",
 )
 def listen(
-    checkpoint: Model,
+    checkpoint: Model = None,
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
@@ -236,14 +243,14 @@ def listen(
 ) -> int:
     """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends."""
     from ser.inference import screen  # noqa: PLC0415
-    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+    from ser.inference.opening import open_model  # noqa: PLC0415
     from ser.inference.sources import file_source, microphone_source  # noqa: PLC0415
     from ser.inference.timeline import check_windows  # noqa: PLC0415
     from ser.inference.vad import best_gate  # noqa: PLC0415
 
     screen.check_table_name(output)
     check_windows(window, hop)
-    recognizer = Recognizer.from_checkpoint(checkpoint, encoder, device, allow_download=allow_download)
+    recognizer = open_model(checkpoint, encoder, device, allow_download)
     if recognizer.encoder is not None:
         recognizer.encoder.load()  # a model of frames from files refuses here
     wanted = int(microphone) if microphone is not None and microphone.isdigit() else microphone
@@ -254,12 +261,15 @@ def listen(
     return 0
 
 
-@_command(USE, "ser demo --checkpoint RUN", "ser demo --checkpoint RUN --checkpoint RUN2 --port 8000")
+@_command(USE, "ser demo", "ser demo --checkpoint RUN --checkpoint RUN2 --port 8000")
 def demo(
     checkpoint: Annotated[
-        list[str],
-        typer.Option(metavar="RUN", help="Run folder, .ckpt, exported folder or .onnx file; repeat to choose among."),
-    ],
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Run folder, .ckpt, exported folder or .onnx file; repeat to choose among. Default: as ser predict.",
+        ),
+    ] = None,
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
@@ -285,9 +295,11 @@ def demo(
         raise SerError(
             f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser-lab[demo]'."
         ) from error
-    serve(
-        Settings(checkpoint, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or (), allow_download)
-    )
+    from ser.inference.opening import PRETRAINED, fetches_encoders  # noqa: PLC0415
+
+    models = checkpoint or [str(PRETRAINED)]
+    fetch = allow_download or fetches_encoders(models, encoder)
+    serve(Settings(models, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or (), fetch))
     return 0
 
 
@@ -299,7 +311,7 @@ def demo(
     "ser export --checkpoint RUN --format hub",
 )
 def export(
-    checkpoint: Model,
+    checkpoint: Model = None,
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
@@ -318,12 +330,13 @@ def export(
     ] = None,
 ) -> int:
     """Write a trained model as an ONNX file or as a Hugging Face folder."""
-    from ser.inference.checkpoint import find_model  # noqa: PLC0415
-    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+    from ser.inference.checkpoint import PRETRAINED, find_model  # noqa: PLC0415
+    from ser.inference.opening import open_model  # noqa: PLC0415
 
-    found = find_model(checkpoint)
+    found = find_model(checkpoint or PRETRAINED)
     run_folder = found.parent.parent if found.parent.name == "checkpoints" else found.parent
-    recognizer = Recognizer.from_checkpoint(found, encoder, device, allow_download=allow_download)
+    run_folder = Path() if found == PRETRAINED else run_folder
+    recognizer = open_model(checkpoint and str(found), encoder, device, allow_download)
     if form == Form.onnx:
         from ser.inference.screen import export_and_compare  # noqa: PLC0415
 
@@ -401,7 +414,7 @@ def sweep(context: typer.Context) -> None:
     "ser evaluate recordings/ --checkpoint RUN --output results",
 )
 def evaluate(
-    checkpoint: Model,
+    checkpoint: Model = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE|FOLDER", help="data=..., or a folder whose names hold the emotions."),
@@ -428,6 +441,7 @@ def evaluate(
     """
     from ser.evaluation.evaluate import Trained, show_evaluation  # noqa: PLC0415
     from ser.evaluation.evaluate import evaluate as score  # noqa: PLC0415
+    from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
 
     words = list(overrides or [])
     words = [f"data=folder data.root={word}" if "=" not in word else word for word in words]
@@ -435,7 +449,7 @@ def evaluate(
     words += [] if manifest is None else ["data=manifest", f"data.manifest={manifest}"]
     if not any(word.startswith("data=") for word in words):
         raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")
-    trained = Trained.of(checkpoint, encoder, device, allow_download)
+    trained = Trained.of(checkpoint or PRETRAINED, encoder, device, allow_download)
     show_evaluation(score(trained, words, output, allow_seen=allow_seen, leave_out_seen=leave_out_seen))
     return 0
 

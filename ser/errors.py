@@ -31,6 +31,21 @@ class SerError(Exception):
     """
 
 
+class EncoderNotHereError(SerError):
+    """A model needs an encoder of the Hugging Face Hub that is not on this machine, and nobody allowed a download.
+
+    Args:
+        encoder: its id.
+    """
+
+    def __init__(self, encoder: str) -> None:
+        self.encoder = encoder
+        super().__init__(
+            f"the model needs the encoder {encoder} of the Hugging Face Hub, which is not on this machine; name its "
+            "local folder with --encoder FOLDER or SER_ENCODER, or add --allow-download to fetch it."
+        )
+
+
 def check_number(
     name: str, value: object, low: float, high: float = math.inf, *, above: bool = False, whole: bool = False
 ) -> None:

@@ -415,7 +415,13 @@ def _draw(folder: Path, loggers: Sequence[Logger] = ()) -> None:
 def _quieten() -> None:
     """Silence advice that does not apply, and every process but the first."""
     # Loaders read whole batches, and the run folder is cleared on purpose.
-    for advice in ("does not have many workers", "exists and is not empty", "LeafSpec", "smaller than the logging"):
+    for advice in (
+        "does not have many workers",
+        "exists and is not empty",
+        "LeafSpec",
+        "smaller than the logging",
+        "across ranks is zero",
+    ):
         warnings.filterwarnings("ignore", message=f".*{advice}")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logger = logging.getLogger(name)

@@ -53,6 +53,10 @@ def test_wheel_holds_every_file(installed):
     inside = {path if path.parts[0] == "ser" else "ser" / path for path in expected if "__pycache__" not in path.parts}
     assert {path for path in found if path.parts[0] == "ser"} == inside
     assert {path.parts[0] for path in found} == {"ser"}
+    metadata = next(installed.glob("*.dist-info")).joinpath("METADATA").read_text()
+    assert "License-Expression: MIT AND CC-BY-NC-SA-4.0" in metadata
+    assert "License-File: ser/pretrained/LICENSE" in metadata
+    assert (installed / "ser" / "pretrained" / "LICENSE").is_file()
 
 
 def test_train_composes_from_the_wheel(ser):

@@ -18,7 +18,7 @@ from ser.emotions import Emotion, looks
 from ser.errors import SerError
 from ser.evaluation.runs import Run, load_run
 from ser.evaluation.significance import Interval, bootstrap_interval
-from ser.inference.checkpoint import find_model
+from ser.inference.checkpoint import PRETRAINED, find_model
 from ser.inference.files import SUFFIXES
 from ser.inference.recognizer import LONGEST_SECONDS, Prediction, Recognizer, prepare
 from ser.inference.timeline import predict_long, timeline
@@ -26,6 +26,7 @@ from ser.inference.vad import NO_SPEECH, SpeechGate, enough_speech
 
 TIMELINE_FROM = 7.5  # seconds: a shorter recording has no timeline
 _WINDOW, _MOST_WINDOWS = 5.0, 100  # seconds and number of the timeline's windows
+_SHIPPED = "the model that comes with ser-lab"
 HIGHEST_RATE = 192_000  # Hz
 _MOST_SAMPLES = 64_000_000  # frames x channels, 256 MB when decoded: ten minutes of 48 kHz stereo
 
@@ -113,6 +114,7 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
     ]
     for count in range(4, 1 + max(map(len, parts), default=4)):
         names = [" / ".join(row[-count:]) for row in parts]
+        names = [_SHIPPED if Path(path) == PRETRAINED else name for name, path in zip(names, paths, strict=True)]
         if len(set(names)) == len(names):
             return names
     return [f"{place}: {path}" for place, path in enumerate(paths, start=1)]

@@ -4,14 +4,16 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ser.errors import SerError
+from ser.errors import EncoderNotHereError, SerError
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # transformers 4 and 5
 _CONFIG_FILES = ["config.json", PREPROCESSOR, PROCESSOR]
+_WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 _LONGEST_JSON = 10_000_000  # bytes
 _LARGEST_SIZE = 1_000_000  # of any number in config.json
 
@@ -41,7 +43,7 @@ def checkpoint_folder(checkpoint: str, allow_download: bool = True) -> Path:
     error: Exception | None = None
     for local in (True, False) if allow_download else (True,):
         # Weights are in safetensors files or, in older repositories, in a pickle of which only tensors are read.
-        for weights in ("model*.safetensors*", "pytorch_model*.bin*"):
+        for weights in _WEIGHTS:
             try:
                 found = Path(
                     snapshot_download(checkpoint, allow_patterns=[*_CONFIG_FILES, weights], local_files_only=local)
@@ -52,15 +54,24 @@ def checkpoint_folder(checkpoint: str, allow_download: bool = True) -> Path:
             if (found / "config.json").is_file() and _weight_files(found):
                 return found
     if not allow_download:
-        raise SerError(
-            f"the model needs the encoder {checkpoint} of the Hugging Face Hub, which is not on this machine; name its "
-            "local folder with --encoder FOLDER, or add --allow-download to fetch it."
-        )
+        raise EncoderNotHereError(checkpoint)
     reason = first_line(error) if error else "no weights in it"
     raise SerError(
         f"{checkpoint} is neither a local folder nor available from the Hugging Face Hub ({reason}); "
         f"{remedy(checkpoint)}."
     ) from error
+
+
+def download_size(checkpoint: str) -> str:
+    """``290 MB``: what fetching a checkpoint of the Hub takes; "an unknown size" where the Hub does not answer."""
+    from huggingface_hub import HfApi  # noqa: PLC0415
+
+    try:
+        files = HfApi().model_info(checkpoint, files_metadata=True, timeout=10).siblings or []
+    except Exception:  # as above
+        return "an unknown size"
+    sizes = {kind: sum(file.size or 0 for file in files if fnmatch(file.rfilename, kind)) for kind in _WEIGHTS}
+    return f"{next(filter(None, sizes.values()), 0) / 1e6:.0f} MB"
 
 
 def remedy(checkpoint: str) -> str:

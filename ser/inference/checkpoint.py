@@ -22,6 +22,7 @@ _LARGEST_FRAME = 65504.0  # frames are cached in half precision
 _LARGEST_DESCRIPTION = 10_000_000  # bytes of config.json
 _MOST_LAYERS, _LARGEST_SIZE = 256, 1_000_000  # of a network; more would exhaust time or memory before it fails
 _COUNTS = ("folds", "seeds", "speakers", "utterances")  # of a cross-validation
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"  # the model that comes with the package
 SYNTHETIC = "this model has only heard a synthetic voice: on people its answers mean nothing"
 _EXPECTED = (
     "expected a run folder, a .ckpt that `ser train` wrote, a folder of `ser export --format hub` or an .onnx "

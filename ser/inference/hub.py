@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from ser.config import CONFIG_FOLDER
+from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 from ser.evaluation.predictions import read_predictions
 from ser.evaluation.report.render import to_markdown
 from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain
-from ser.inference.engines import TorchNetwork
+from ser.inference.engines import TorchNetwork, frames_of_test_sound
 from ser.inference.recognizer import Recognizer
 from ser.io import write_tensors
 
@@ -28,8 +32,15 @@ _LICENCES = {
 }
 
 
+_SPEECH = {
+    "iemocap": "ten actors in pairs, partly improvising, in American English",
+    "ravdess": "24 professional actors who speak two sentences in a studio, in North American English",
+    "emodb": "ten actors who speak ten sentences, in German",
+}
+
+
 def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | None = None) -> Path:
-    """Write ``model.safetensors``, ``config.json`` and ``README.md``; an earlier export in ``folder`` is replaced.
+    """Write ``model.safetensors``, ``config.json`` and ``README.md`` over an earlier export; other files in it stay.
 
     Args:
         recognizer: a model in PyTorch.
@@ -57,9 +68,12 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
     try:
         temporary.mkdir(parents=True)
         write_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
-        config = json.dumps(to_plain(recognizer.config.plain), indent=2, ensure_ascii=False)
+        config = json.dumps(_portable(recognizer, run), indent=2, ensure_ascii=False)
         (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card(recognizer, run), encoding="utf-8")
+        for kept in folder.iterdir() if folder.exists() else ():  # a licence, notes
+            if kept.is_file() and not (temporary / kept.name).exists():
+                shutil.copy2(kept, temporary / kept.name)
         if folder.exists():
             folder.rename(replaced)  # a folder cannot be renamed over another one
         temporary.rename(folder)
@@ -76,22 +90,42 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
     return folder
 
 
+def _portable(recognizer: Recognizer, run: str | Path | None) -> dict[str, Any]:
+    """The description for another machine: the encoder by its id on the Hub, and by the frames it makes."""
+    plain: dict[str, Any] = to_plain(recognizer.config.plain)
+    if isinstance(recognizer.encoder, PretrainedEncoder):
+        plain["encoder"]["checkpoint"] = _hub_id(plain["encoder"]["checkpoint"], run)
+        plain["encoder_frames"] = [float(f"{value:.4g}") for value in frames_of_test_sound(recognizer.encoder).tolist()]
+    return plain
+
+
+def _hub_id(checkpoint: str, run: str | Path | None) -> str:
+    """The id of an encoder: as given, or of a local folder that of the ``features`` option that the run chose."""
+    if not Path(checkpoint).is_absolute():
+        return checkpoint
+    chosen = (_record(run, "run.json").get("choices") or {}).get("features")
+    option = CONFIG_FOLDER / "features" / f"{chosen}.yaml"
+    known = OmegaConf.select(OmegaConf.load(option), "checkpoint") if option.is_file() else None
+    return str(known) if known else Path(checkpoint).name
+
+
 def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
     """The README of an exported model, in Markdown with the Hub's header."""
-    facts = recognizer.config.plain
+    facts = _portable(recognizer, run)
+    corpus = str(facts.get("corpus"))
     metrics, split = (_record(run, name) for name in ("metrics.json", "split.json"))
     emotions = ", ".join(recognizer.emotions)
     sections = [
-        "---\nlibrary_name: ser\npipeline_tag: audio-classification\ntags:\n- speech-emotion-recognition\n"
-        "license: other\n---",
-        f"# Speech emotion recognition: {facts.get('corpus')}, {_name(facts['network'])} on {_name(facts['encoder'])}",
+        "---\nlibrary_name: ser-lab\npipeline_tag: audio-classification\ntags:\n- speech-emotion-recognition\n"
+        f"license: {'cc-by-nc-sa-4.0' if corpus == 'ravdess' else 'other'}\n---",
+        f"# Speech emotion recognition: {corpus}, {_name(facts['network'])} on {_name(facts['encoder'])}",
         f"Recognises {emotions} in one speaker's utterance (16 kHz mono; other rates are resampled).",
-        "```python\nfrom ser.inference.recognizer import Recognizer\n\n"
+        "```python\nfrom ser.inference.recognizer import Recognizer  # pip install ser-lab\n\n"
         'recognizer = Recognizer.from_pretrained("<this folder or Hub id>")\n'
         "prediction = recognizer(waveform, sample_rate)  # label, confidence, probabilities\n```",
         "## Data and protocol\n\n" + _data(facts, split),
         "## Results\n\n" + _results(facts, metrics, run),
-        "## Model\n\n" + _model(recognizer),
+        "## Model\n\n" + _model(recognizer, facts),
         "## Limits\n\n" + _limits(facts, metrics),
         "## Licences\n\n" + _licences(facts),
     ]
@@ -141,8 +175,7 @@ def _interval(run: Path) -> str:
     return "too few speakers" if math.isnan(found.low) else f"{_percent(found.low)} to {_percent(found.high)}"
 
 
-def _model(recognizer: Recognizer) -> str:
-    facts = recognizer.config.plain
+def _model(recognizer: Recognizer, facts: Mapping[str, Any]) -> str:
     parameters = sum(value.numel() for value in recognizer.parameters())
     settings = {key: value for key, value in facts["encoder"].items() if key != "_target_"}
     if "checkpoint" in settings:
@@ -157,6 +190,7 @@ def _model(recognizer: Recognizer) -> str:
 def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     lines = [
         "- It says how an utterance sounds in the terms of its corpus; it does not know what anybody feels.",
+        *(f"- It has only heard {_SPEECH[corpus]}." for corpus in (facts.get("corpus"),) if corpus in _SPEECH),
         "- It answers for other languages, recording conditions and spontaneous speech too, and less accurately.",
         "- Do not use it for decisions about people: hiring, policing, medicine, education.",
     ]

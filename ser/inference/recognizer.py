@@ -16,7 +16,7 @@ from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics, RunningStatistics
 from ser.encoders import Encoder, encode
 from ser.errors import SerError
-from ser.inference.checkpoint import ModelConfig, find_model, from_hub, read_checkpoint, read_folder
+from ser.inference.checkpoint import PRETRAINED, ModelConfig, find_model, from_hub, read_checkpoint, read_folder
 from ser.inference.engines import (
     FrameModel,
     OnnxNetwork,
@@ -148,6 +148,22 @@ class Recognizer:
         else:
             check_encoder(config, encoder)
         return cls(config, model, encoder)
+
+    @classmethod
+    def pretrained(
+        cls, encoder_checkpoint: str | Path | None = None, device: str = "cpu", allow_download: bool = False
+    ) -> "Recognizer":
+        """Load the model that comes with the package; its card is ``ser/pretrained/README.md``.
+
+        Args:
+            encoder_checkpoint: local folder of its encoder; None: what SER_ENCODER names, else the Hub's cache.
+            device: cpu, cuda or cuda:1.
+            allow_download: fetch the encoder from the Hugging Face Hub if it is not here.
+
+        Raises:
+            SerError: the encoder is not here, or it is another one.
+        """
+        return cls.from_checkpoint(PRETRAINED, encoder_checkpoint, device, allow_download=allow_download)
 
     @classmethod
     def from_pretrained(
