@@ -44,6 +44,7 @@ class Batches:
     batch_size: int = MISSING
     max_frames: int | None = MISSING
     jitter: float = MISSING
+    balance: str | None = MISSING
     max_seconds: float | None = MISSING
     workers: int = MISSING
 
@@ -256,9 +257,14 @@ def known_keys() -> set[str]:
     found = {group for group in groups if not group.startswith(("hydra", "experiment/"))}
     found |= {key for key in _keys(page) if not key.startswith("defaults")}
     for group in found & groups - {"experiment"}:
-        for file in (CONFIG_FOLDER / group).glob("*.yaml"):
-            prefix = group.replace("/", ".")
-            found |= {f"{prefix}.{key}" for key in _keys(OmegaConf.to_container(OmegaConf.load(file)))}
+        prefix = group.replace("/", ".")
+        files: list[Any] = [
+            OmegaConf.to_container(OmegaConf.load(file)) for file in (CONFIG_FOLDER / group).glob("*.yaml")
+        ]
+        keys = {key for content in files for key in _keys(content)}
+        parts = [part for content in files for part in content.get("defaults", []) if "@" in str(part)]
+        found |= {f"{prefix}.{key}" for key in keys}
+        found |= {f"{prefix}.{part.partition('@')[2]}.{key}" for part in parts for key in keys}
     return found
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import get_console
@@ -19,6 +19,7 @@ from ser.inference.checkpoint import score_line
 from ser.module import EmotionModule
 
 log = logging.getLogger(__name__)
+_MOST_NAMES = 16  # of speakers in a cell
 
 
 def announce(corpus: Corpus) -> None:
@@ -50,12 +51,17 @@ def show_split(record: Mapping[str, Any]) -> None:
             f"{part['seconds'] / 60:.1f}",
             *(str(part["emotions"][emotion]) for emotion in record["emotions"]),
             " ".join(map(str, part["sessions"])),
-            escape(" ".join(part["speakers"])),
+            escape(_shortened(part["speakers"])),
         )
     if record["left_out"]:
         table.add_row("left out", str(len(record["left_out"])))
     table.caption = _notes(record)
     get_console().print(table)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Names in one cell; of many, the first ones and how many there are."""
+    return " ".join(names if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES // 2], f"... ({len(names)} in all)"])
 
 
 def show_network(module: EmotionModule, name: str) -> None:
@@ -85,8 +91,11 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
         return
     emotions = list(metrics["validation"]["recall"])
     table = Table("%", "utt.", "UAR", "WA", "macro F1", "weighted F1", *map(escape, emotions), box=SIMPLE_HEAD)
-    for part in ("validation", "test"):
-        if (score := metrics.get(part)) is None:
+    rows = {part: metrics.get(part) for part in ("validation", "test")}
+    if len(corpora := metrics.get("corpora", {})) > 1:
+        rows |= {f"  {escape(name)}": score for name, score in corpora.items()}
+    for part, score in rows.items():
+        if score is None:
             continue  # a search leaves the test part closed
         row = [score["uar"], score["wa"], score["macro_f1"], score["weighted_f1"], *score["recall"].values()]
         style = "bold" if part == "test" else None

@@ -239,6 +239,7 @@ class RunFolder:
                 "seconds": [round(u.seconds, 4) for u in utterances],
                 "emotion": [u.emotion for u in utterances],
                 "predicted": [datamodule.emotions[index] for index in predicted],
+                **({"corpus": [u.corpus for u in utterances]} if any(u.corpus for u in utterances) else {}),
                 **{f"p_{name}": probabilities[:, index] for index, name in enumerate(datamodule.emotions)},
             }
         )
@@ -247,6 +248,8 @@ class RunFolder:
     def scores(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
         """The content of metrics.json."""
         scored = {part: scores(parts[part][0]) for part in ("test", "validation") if part in parts}
+        if "test" in parts and "corpus" in (table := parts["test"][0]):
+            scored["corpora"] = {str(name): scores(part) for name, part in table.groupby("corpus", sort=False)}
         metrics = {
             **scored,
             **facts,

@@ -1,6 +1,7 @@
 """What a run was made of: the identity that decides whether its files may be reused, and the configuration it kept."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from importlib import metadata
@@ -18,6 +19,8 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "paths.*": "where files lie; their content is compared",
     "data.root": "where the corpus lies; labels and audio are compared",
     "data.manifest": "where the table lies; labels and audio are compared",
+    "data.*.root": "where a corpus lies; labels and audio are compared",
+    "data.*.manifest": "where a table lies; labels and audio are compared",
     "features.root": "where frames lie; their content is compared",
     "features.checkpoint": "where the encoder lies; its weights are compared",
     "experiment": "the settings it stands for are compared",
@@ -133,7 +136,7 @@ def stored_config(run: Path, folder: Path) -> tuple[DictConfig, dict[str, str], 
     old = str((config.get("paths") or {}).get("run", ""))
     config = _moved({**config, "logger": {}, "resume": False}, old, str(folder))
     config["paths"] = {**config.get("paths", {}), "run": str(folder)}
-    written = {key: value for key, value in _leaves(config) if key in ("paths.cache", "data.root")}
+    written = {key: value for key, value in _leaves(config) if re.fullmatch(r"paths\.cache|data\.(\w+\.)?root", key)}
     for key, value in written.items():
         place = Path(value).absolute() if isinstance(value, str) else Path.cwd()
         if not (place.exists() or place.is_relative_to(Path.cwd())):

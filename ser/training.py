@@ -36,7 +36,7 @@ from ser.inference.checkpoint import FORMAT
 from ser.io import read_json
 from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network
-from ser.models.statistics import StatisticsLogistic
+from ser.models.statistics import StatisticsLogistic, StatisticsMLP
 from ser.module import EmotionModule
 from ser.run_folder import RunFolder, WholeFileCheckpointIO
 from ser.run_identity import describe, run_record
@@ -75,6 +75,7 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     choices = dict(HydraConfig.get().runtime.choices) if choices is None else choices
     overrides = list(HydraConfig.get().overrides.task) if overrides is None else list(overrides)
     cfg = cfg.copy()  # its run folder may move
+    _forget_other_corpora(cfg)
     _check_numbers(cfg)
     _refuse_choice_by_test(cfg)
     recipe = recipe_for(cfg, overrides)
@@ -102,12 +103,6 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     facts |= {} if recipe is None else {"cross_validation": recipe.record}
     module = build_module(cfg, data.module, facts, data.encoder)
     show_network(module, choices["model"])
-    if max(data.extraction.cache.lengths.values()) == 1 and not choices["model"].startswith("statistics"):
-        log.warning(
-            "every utterance is one vector, but model=%s reads sequences of frames; statistics_logistic and "
-            "statistics_mlp are meant for vectors",
-            choices["model"],
-        )
     trainer = build_trainer(cfg, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # refused here, settings leave no folder behind
     with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
@@ -146,6 +141,14 @@ def _check_numbers(cfg: DictConfig) -> None:
         raise SerError("paths.outputs= was given, expected a folder; the default is outputs.")
 
 
+def _forget_other_corpora(cfg: DictConfig) -> None:
+    """Of ``data=combined``, keep the settings of the corpora that are used: others do not belong to the run."""
+    with open_dict(cfg):
+        for name in [key for key, node in cfg.data.items() if OmegaConf.is_dict(node) and "_partial_" in node]:
+            if name not in cfg.data.corpora:
+                del cfg.data[name]
+
+
 def _refuse_choice_by_test(cfg: DictConfig) -> None:
     """Test scores of each epoch are recorded; an epoch or a learning rate chosen by them would be a false result."""
     for name, node in {**cfg.callbacks, "lr_schedule": cfg.lr_schedule}.items():
@@ -168,11 +171,14 @@ def load_data(cfg: DictConfig) -> Data:
     normalization = instantiate(cfg, "normalization")
     own_frames = corpus.frame_source is not None
     check_finetuning(encoder, normalization.kind, instantiate(cfg, "augmentation"), own_frames)
+    protocol = instantiate(cfg, "protocol")
+    split = protocol.split(corpus, cfg.fold, cfg.seed)  # what is wrong with it is said before hours of extraction
+    with_less_training(split, cfg.train_speakers, cfg.train_fraction)
     extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
     for identifier, reason in extraction.failures.items():
         log.warning("left out %s: %s", identifier, reason)
     corpus = corpus.without(extraction.failures)
-    split = instantiate(cfg, "protocol").split(corpus, cfg.fold, cfg.seed)
+    split = protocol.split(corpus, cfg.fold, cfg.seed)
     split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
     refuse_shared_recordings(
         split, extraction.cache.recordings, extraction.cache.copies(), allowed=cfg.allow_duplicates
@@ -292,6 +298,12 @@ def build_module(
     sizes = {"input_size": datamodule.cache.dim, "emotions": len(datamodule.emotions)}
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     network, description = make_network(instantiate(cfg, "model"), model, sizes, encoder)
+    if max(datamodule.cache.lengths.values()) == 1 and not isinstance(network, StatisticsLogistic | StatisticsMLP):
+        log.warning(
+            "every utterance is one vector, but %s reads sequences of frames; model=statistics_logistic and "
+            "statistics_mlp are meant for vectors",
+            type(network).__name__,
+        )
     fitted = isinstance(network, StatisticsLogistic)
     adversary = None if fitted else build_adversary(cfg, network, len(datamodule.speakers), len(datamodule.emotions))
     if network.erase is not None:

@@ -7,6 +7,7 @@ import csv
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -59,13 +60,15 @@ def _twin(path: Path) -> None:
     path.with_name(f"._{path.name}").write_bytes(APPLE_DOUBLE)
 
 
-def iemocap_rows(utterances_per_speaker_and_emotion: int = 2) -> list[dict[str, str]]:
+def iemocap_rows(
+    utterances_per_speaker_and_emotion: int = 2, labels: Iterable[str] = ("neu", "hap", "exc", "ang", "sad")
+) -> list[dict[str, str]]:
     """Rows like those of an index file: both speakers of a session talk in each other's dialogs."""
     rows = []
     for session in range(1, 6):
         dialogs = [f"Ses{session:02d}{marker}_{part}" for marker in "FM" for part in ("impro05a", "script01_1b")]
         for speaker in "FM":
-            for label in ("neu", "hap", "exc", "ang", "sad"):
+            for label in labels:
                 # hap and exc together make the asked number of happy ones
                 count = {
                     "hap": (utterances_per_speaker_and_emotion + 1) // 2,
@@ -95,12 +98,12 @@ def write_iemocap(
             start, name = 6.2901 + number, row["utterance"]
             lines.append(f"[{start:.4f} - {start + seconds:.4f}]\t{name}\t{row['label']}\t[2.5000, 2.5000, 2.5000]\n")
             lines.append(_VOTES)
-            if row["label"] in _IEMOCAP:
+            if row not in unused:
                 last = name.rpartition("_")[2]
                 write_voice(
                     session / "sentences" / "wav" / dialog / f"{name}.wav",
                     f"Ses{dialog[3:5]}{last[0]}",
-                    _IEMOCAP[row["label"]],
+                    _IEMOCAP.get(row["label"], "angry"),
                     seconds,
                     last[0] == "F",
                 )
@@ -113,6 +116,13 @@ def write_iemocap(
         raters.parent.mkdir(exist_ok=True)
         raters.write_text(f"{members[0]['utterance']} :Neutral state; ()\n", encoding="latin-1")
     return root
+
+
+def write_iemocap_6(root: Path, **settings: Any) -> Path:
+    return write_iemocap(root, rows=iemocap_rows(2, ("neu", "hap", "exc", "ang", "sad", "fru")), **settings)
+
+
+write_iemocap_5 = write_iemocap_6
 
 
 def write_ravdess(
@@ -182,4 +192,182 @@ def write_folder(root: Path, speakers: int = 6, repetitions: int = 1, seconds: f
             for index in range(repetitions):
                 path = root / f"anna{number}" / emotion / f"{index}.wav"
                 write_voice(path, f"anna{number}", emotion, seconds, number % 2 == 0)
+    return root
+
+
+def crema_d_files() -> list[tuple[str, str, str]]:
+    """Path, speaker and emotion of each of the 7,442 clips: 82 per actor, less 20 that were never released."""
+    codes = {"NEU": "neutral", "HAP": "happy", "ANG": "angry", "SAD": "sad", "FEA": "fearful", "DIS": "disgust"}
+    sentences = ("DFA", "IEO", "IOM", "ITH", "ITS", "IWL", "IWW", "MTI", "TAI", "TIE", "TSI", "WSI")
+    found = []
+    for number, actor in enumerate(range(1001, 1092)):
+        for code, emotion in codes.items():
+            for sentence in sentences:
+                if sentence == "WSI" and number >= (86 if code == "NEU" else 88):
+                    continue
+                for level in ("LO", "MD", "HI") if sentence == "IEO" and code != "NEU" else ("XX",):
+                    found.append((f"AudioWAV/{actor}_{sentence}_{code}_{level}", str(actor), emotion))
+    return found
+
+
+def esd_files() -> list[tuple[str, str, str]]:
+    """The 35,000 sentences: 350 in each of five emotions by 20 speakers."""
+    names = {"Neutral": "neutral", "Angry": "angry", "Happy": "happy", "Sad": "sad", "Surprise": "surprised"}
+    return [
+        (f"{speaker:04d}/{name}/{speaker:04d}_{350 * block + number:06d}", f"{speaker:04d}", emotion)
+        for speaker in (*range(11, 21), *range(1, 11))
+        for block, (name, emotion) in enumerate(names.items())
+        for number in range(1, 351)
+    ]
+
+
+def tess_files() -> list[tuple[str, str, str]]:
+    """The 2,800 clips: 200 words in seven emotions by two women; one file of the release lacks an F."""
+    names = {"neutral": "neutral", "happy": "happy", "angry": "angry", "sad": "sad", "fear": "fearful",
+             "disgust": "disgust", "ps": "surprised"}  # fmt: skip
+    return [
+        (f"{s}_{name}/{'OA' if (s, name, word) == ('OAF', 'neutral', 7) else s}_word{word}_{name}", s[:2], emotion)
+        for s in ("OAF", "YAF")
+        for name, emotion in names.items()
+        for word in range(200)
+    ]
+
+
+def savee_files() -> list[tuple[str, str, str]]:
+    """The 480 clips: four men, 15 sentences in six emotions and 30 neutral ones."""
+    codes = {"n": "neutral", "h": "happy", "a": "angry", "sa": "sad", "f": "fearful", "d": "disgust", "su": "surprised"}
+    return [
+        (f"AudioData/{speaker}/{code}{number:02d}", speaker, emotion)
+        for speaker in ("DC", "JE", "JK", "KL")
+        for code, emotion in codes.items()
+        for number in range(1, 31 if code == "n" else 16)
+    ]
+
+
+def casia_files() -> list[tuple[str, str, str]]:
+    """The 1,200 public clips: four speakers, six emotions, 50 sentences."""
+    names = {"neutral": "neutral", "happy": "happy", "angry": "angry", "sad": "sad", "fear": "fearful",
+             "surprise": "surprised"}  # fmt: skip
+    return [
+        (f"{speaker}/{name}/{number}", speaker, emotion)
+        for speaker in ("liuchanhg", "wangzhe", "zhaoquanyin", "ZhaoZuoxiang")
+        for name, emotion in names.items()
+        for number in range(201, 251)
+    ]
+
+
+def write_named(
+    root: Path,
+    files: Iterable[tuple[str, str, str]],
+    most: int | None = 2,
+    seconds: float | None = 0.2,
+    speakers: int = 6,
+) -> Path:
+    """Some files of a corpus per speaker and emotion; all of them, and empty, with ``most=None, seconds=None``."""
+    counts: dict[tuple[str, str], int] = {}
+    for name, speaker, emotion in files:
+        counts[speaker, emotion] = counts.get((speaker, emotion), 0) + 1
+        chosen = list(dict.fromkeys(one for one, _ in counts)).index(speaker) < speakers
+        if most is not None and (counts[speaker, emotion] > most or not chosen):
+            continue
+        path = root / f"{name}.wav"
+        if seconds is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        else:
+            write_voice(path, speaker, emotion, seconds, female=True)
+    return root
+
+
+def write_crema_d(root: Path, **settings: Any) -> Path:
+    return write_named(root, crema_d_files(), **settings)
+
+
+def write_esd(root: Path, **settings: Any) -> Path:
+    return write_named(root, esd_files(), **settings)
+
+
+def write_tess(root: Path, **settings: Any) -> Path:
+    return write_named(root, tess_files(), **settings)
+
+
+def write_savee(root: Path, **settings: Any) -> Path:
+    return write_named(root, savee_files(), **settings)
+
+
+def write_casia(root: Path, **settings: Any) -> Path:
+    return write_named(root, casia_files(), **settings)
+
+
+MELD_COUNTS = {  # of the three tables of the release
+    "train": {
+        "neutral": 4710,
+        "joy": 1743,
+        "surprise": 1205,
+        "anger": 1109,
+        "sadness": 683,
+        "disgust": 271,
+        "fear": 268,
+    },
+    "dev": {"neutral": 470, "joy": 163, "surprise": 150, "anger": 153, "sadness": 111, "disgust": 22, "fear": 40},
+    "test": {"neutral": 1256, "joy": 402, "surprise": 281, "anger": 345, "sadness": 208, "disgust": 68, "fear": 50},
+}
+_MELD_FOLDERS = {"train": "train/train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
+
+
+def write_meld(root: Path, most: int | None = 4, seconds: float = 0.2) -> Path:
+    """The three tables, whole with ``most=None`` and then without audio; main speakers occur in all of them."""
+    names = {"joy": "happy", "anger": "angry", "sadness": "sad"}
+    for part, counts in MELD_COUNTS.items():
+        rows = []
+        for emotion, count in counts.items():
+            for number in range(count if most is None else most):
+                name = f"dia{len(rows) // 10}_utt{len(rows) % 10}"
+                speaker = ("Monica", "Ross", f"Guest {part}")[number % 3]
+                rows.append(
+                    f'{len(rows) + 1},"Well, hi.",{speaker},{emotion},neutral,{len(rows) // 10},{len(rows) % 10},1,1'
+                )
+                if most is not None:
+                    path = root / _MELD_FOLDERS[part] / f"{name}.wav"
+                    write_voice(path, f"{part}{speaker}", names.get(emotion, "neutral"), seconds, speaker == "Monica")
+        table = root / ("train" if part == "train" else "") / f"{part}_sent_emo.csv"
+        table.parent.mkdir(parents=True, exist_ok=True)
+        header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode"
+        table.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8-sig")
+    return root
+
+
+def write_msp_podcast(root: Path, per_class: int = 2, seconds: float = 0.2) -> Path:
+    """``Labels/labels_consensus.csv`` and ``Audios/``, with labels and partitions that no run uses among them."""
+    codes = {"N": "neutral", "H": "happy", "A": "angry", "S": "sad", "O": "neutral", "X": "neutral"}
+    rows = []
+    for number, part in enumerate(("Train", "Development", "Test1", "Test2", "Test3")):
+        for place, (code, emotion) in enumerate(codes.items()):
+            for _ in range(per_class):
+                name = f"MSP-PODCAST_{len(rows):04d}_0001.wav"
+                speaker, female = 10 * number + place % 2, place % 2 == 0
+                rows.append(f"{name},{code},4.2,3.1,4.0,{speaker},{'Female' if female else 'Male'},{part}")
+                write_voice(root / "Audios" / name, str(speaker), emotion, seconds, female)
+    (root / "Labels").mkdir(parents=True)
+    header = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"
+    (root / "Labels" / "labels_consensus.csv").write_text("\n".join([header, *rows]) + "\n")
+    return root
+
+
+def write_nemo(root: Path, rows: int = 54 * 2, seconds: float | None = 0.2) -> Path:
+    """``data.tsv`` and ``samples/``: nine speakers, six emotions."""
+    names = {"neutral": "neutral", "happiness": "happy", "anger": "angry", "sadness": "sad", "fear": "fearful",
+             "surprised": "surprised"}  # fmt: skip
+    lines = []
+    for number in range(rows):
+        speaker, label = f"SP{number % 9}", list(names)[number // 9 % 6]
+        name = f"{speaker}_{label}_{number // 54}.wav"
+        lines.append(
+            f"{name}\t{label}\tZażółć.\tzażółć\t{speaker}\t{'female' if number % 9 < 4 else 'male'}\t{20 + number % 9}"
+        )
+        if seconds is not None:
+            write_voice(root / "samples" / name, speaker, names[label], seconds, number % 9 < 4)
+    (root / "samples").mkdir(parents=True, exist_ok=True)
+    header = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"
+    (root / "data.tsv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
     return root

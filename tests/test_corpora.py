@@ -5,17 +5,28 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import fake_corpora
 import pytest
 from fake_corpora import iemocap_rows, write_emodb, write_iemocap, write_manifest, write_ravdess, write_voice
 
+from ser.config import compose_config, instantiate
 from ser.data.audio import read_audio
-from ser.data.corpora.emodb import emodb
 from ser.data.corpora.iemocap import iemocap
 from ser.data.corpora.manifest import manifest
-from ser.data.corpora.ravdess import ravdess
+from ser.data.corpora.meld import meld
+from ser.data.corpora.named import CORPORA, named
 from ser.errors import SerError
 
+RAVDESS_EMOTIONS = ("neutral", "happy", "sad", "angry")
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def ravdess(root, emotions=RAVDESS_EMOTIONS, **settings):
+    return named("ravdess", root, emotions, **settings)
+
+
+def emodb(root, emotions=None, **settings):
+    return named("emodb", root, emotions or tuple(CORPORA["emodb"].emotions.values()), **settings)
 
 
 def emotion_counts(corpus):
@@ -83,6 +94,36 @@ def test_iemocap_takes_flac_and_keeps_an_utterance_without_audio(tmp_path):
     assert corpus[second.id].seconds == 0 and len(corpus) == 80
 
 
+def test_iemocap_is_read_without_the_folders_of_the_release_and_by_scenario(tmp_path, iemocap_root):
+    for session in iemocap_root.glob("Session*"):
+        target = tmp_path / session.name
+        shutil.copytree(session / "dialog" / "EmoEvaluation", target / "EmoEvaluation")
+        (target / "wav").mkdir()
+        for path in session.rglob("Ses*.wav"):
+            shutil.copy(path, target / "wav")
+    assert iemocap(tmp_path).fingerprint() == iemocap(iemocap_root).fingerprint()
+    assert all(u.seconds > 0 for u in iemocap(tmp_path).utterances)
+    larger = write_iemocap(tmp_path / "larger", 4, seconds=0.02)
+    parts = [iemocap(larger, scenario=scenario) for scenario in ("improvised", "scripted", None)]
+    assert len(parts[0].utterances) + len(parts[1].utterances) == len(parts[2].utterances)
+    assert all("_impro" in u.id for u in parts[0].utterances)
+    with pytest.raises(SerError, match="scenario=acted"):
+        iemocap(iemocap_root, scenario="acted")
+
+
+@pytest.mark.parametrize("option, counts", [
+    ("iemocap", {"neutral": 20, "happy": 20, "angry": 20, "sad": 20}),
+    ("iemocap data.merge_excited=false", {"neutral": 20, "happy": 10, "angry": 20, "sad": 20}),
+    ("iemocap_5", {"neutral": 20, "happy": 20, "angry": 20, "sad": 20, "frustrated": 20}),
+    ("iemocap_6", {"neutral": 20, "happy": 10, "excited": 10, "angry": 20, "sad": 20, "frustrated": 20}),
+])  # fmt: skip
+def test_iemocap_presets(tmp_path, option, counts):
+    root = fake_corpora.write_iemocap_6(tmp_path, seconds=0.02)
+    corpus = instantiate(compose_config([*f"data={option}".split(), f"data.root={root}"]), "data")
+    audible = Counter(u.emotion for u in corpus.utterances if u.seconds)
+    assert audible == counts
+
+
 def test_iemocap_refuses_a_repeated_utterance(tmp_path):
     labels = write_iemocap(tmp_path, seconds=0.02) / "Session1/dialog/EmoEvaluation"
     shutil.copy(labels / "Ses01F_impro05a.txt", labels / "Ses01F_impro05a copy.txt")
@@ -142,6 +183,88 @@ def test_the_true_ravdess_has_672_recordings_in_six_groups():
     assert emotion_counts(corpus) == {"neutral": 96, "happy": 192, "sad": 192, "angry": 192}
     assert Counter(u.session for u in corpus.utterances) == dict.fromkeys(range(1, 7), 112)
     assert all(2 < u.seconds < 6 for u in corpus.utterances)
+
+
+def test_ravdess_is_read_beside_songs_flat_nested_and_copied(tmp_path):
+    expected = ravdess(write_ravdess(tmp_path / "plain", actors=2, seconds=0.02)).fingerprint()
+    both = tmp_path / "both"
+    write_ravdess(both / "Audio_Speech_Actors_01-24", actors=2, seconds=0.02)
+    songs = both / "Audio_Song_Actors_01-24" / "Actor_01"
+    songs.mkdir(parents=True)
+    for path in (both / "Audio_Speech_Actors_01-24" / "Actor_01").glob("03-01-*.wav"):
+        shutil.copy(path, songs / path.name.replace("03-01", "03-02"))
+        shutil.copy(path, path.with_name(f"{path.stem} (1).wav"))
+    shutil.copytree(both / "Audio_Speech_Actors_01-24", both / "archive" / "audio_speech_actors_01-24")
+    corpus = ravdess(both)
+    assert corpus.fingerprint() == expected
+    assert not any(" (1)" in u.path.name or "archive" in u.path.parts for u in corpus.utterances)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted((tmp_path / "plain").glob("*/03-01*.wav"))):
+        shutil.copy(path, flat / f"{path.stem}{' (1)' * (number % 2)}{('.WAV', '.Wav', '.wav')[number % 3]}")
+    assert ravdess(flat).fingerprint() == expected
+
+
+def test_map_and_speakers_choose_what_is_read(ravdess_root):
+    corpus = ravdess(ravdess_root, map={"calm": "neutral"}, speakers="0[1-4]")
+    assert emotion_counts(corpus)["neutral"] == 4 * (4 + 8) and len(corpus.speakers) == 4
+    with pytest.raises(SerError, match="no emotion calm"):
+        ravdess(ravdess_root, emotions=("calm", "sad"), map={"calm": "neutral"})
+
+
+@pytest.mark.parametrize("name, speakers, women, counts", [
+    ("crema_d", 91, 43, dict.fromkeys(("angry", "disgust", "fearful", "happy", "sad"), 1271) | {"neutral": 1087}),
+    ("tess", 2, 2, dict.fromkeys(("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised"), 400)),
+    ("savee", 4, 0, dict.fromkeys(("angry", "disgust", "fearful", "happy", "sad", "surprised"), 60) | {"neutral": 120}),
+    ("casia", 4, 0, dict.fromkeys(("angry", "fearful", "happy", "neutral", "sad", "surprised"), 200)),
+    ("esd", 20, 10, dict.fromkeys(("neutral", "angry", "happy", "sad", "surprised"), 7000)),
+])  # fmt: skip
+def test_corpora_of_names_have_their_published_counts(tmp_path, name, speakers, women, counts):
+    getattr(fake_corpora, f"write_{name}")(tmp_path, most=None, seconds=None)
+    corpus = named(name, tmp_path, tuple(counts))
+    assert emotion_counts(corpus) == counts and len(corpus.speakers) == speakers
+    genders = {u.speaker: u.gender for u in corpus.utterances}
+    assert sum(gender == "F" for gender in genders.values()) == women
+    of_speaker = {}
+    for utterance in corpus.utterances:
+        of_speaker.setdefault(utterance.speaker, set()).add(utterance.session)
+    assert all(len(sessions) == 1 for sessions in of_speaker.values())
+    assert len(corpus.sessions) == min(5, speakers)
+
+
+def test_esd_is_read_with_the_folders_of_its_parts_and_by_language(tmp_path):
+    fake_corpora.write_esd(tmp_path / "plain", most=1, speakers=20)
+    for path in (tmp_path / "plain").rglob("*.wav"):
+        target = tmp_path / "parts" / path.parent.relative_to(tmp_path / "plain") / "evaluation" / path.name
+        target.parent.mkdir(parents=True)
+        shutil.copy(path, target)
+    emotions = ("neutral", "angry", "happy", "sad", "surprised")
+    corpus = named("esd", tmp_path / "plain", emotions)
+    assert named("esd", tmp_path / "parts", emotions).fingerprint() == corpus.fingerprint()
+    english = named("esd", tmp_path / "plain" / "0011", emotions, speakers="001[1-9]|0020")
+    assert english.speakers == [f"{number:04d}" for number in range(11, 21)]
+
+
+def test_meld_has_its_published_partitions(tmp_path):
+    emotions = ("neutral", "happy", "sad", "angry", "surprised", "fearful", "disgust")
+    corpus = meld(fake_corpora.write_meld(tmp_path, most=None), emotions)
+    parts = Counter(u.partition for u in corpus.utterances)
+    assert parts == {"train": 9989, "validation": 1109, "test": 2610}
+    assert emotion_counts(corpus)["happy"] == 1743 + 163 + 402
+    found = meld(fake_corpora.write_meld(tmp_path / "sound"), emotions)
+    assert all(u.seconds == pytest.approx(0.2) for u in found.utterances)
+    assert {u.path.parent.name for u in found.utterances if u.partition == "test"} == {"output_repeated_splits_test"}
+
+
+def test_msp_podcast_and_nemo_are_tables(tmp_path):
+    fake_corpora.write_msp_podcast(tmp_path / "msp")
+    corpus = instantiate(compose_config(["data=msp_podcast", f"data.root={tmp_path}/msp"]), "data")
+    assert Counter(u.partition for u in corpus.utterances) == {"train": 8, "validation": 8, "test": 8}
+    assert corpus.name == "msp_podcast" and {u.gender for u in corpus.utterances} == {"F", "M"}
+    fake_corpora.write_nemo(tmp_path / "nemo", rows=4481, seconds=None)
+    corpus = instantiate(compose_config(["data=nemo", f"data.root={tmp_path}/nemo"]), "data")
+    assert len(corpus.utterances) == 4481 and len(corpus.speakers) == 9 and len(corpus.emotions) == 6
+    assert corpus.utterances[0].path.parent == tmp_path / "nemo" / "samples"
 
 
 def test_emodb_reads_seven_emotions_in_five_mixed_pairs(emodb_root):
@@ -237,6 +360,8 @@ def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tm
         ("path,emotion,speaker,id", "a.wav,sad,x,one", "more than once.*one"),
         ("path,emotion,speaker,gender", "a.wav,sad,v,m", "more than one gender"),
         ("path,emotion,speaker", "a.wav,happy,x", "at least two"),
+        ("path,emotion,speaker,partition", "a.wav,happy,x,third", "line 3, has a partition"),
+        ("path,emotion,speaker,seconds", "a.wav,happy,x,-1", "line 3, has a number of seconds"),
     ],
 )
 def test_wrong_manifests_are_refused_by_line(tmp_path, header, row, reason):
@@ -249,6 +374,8 @@ def test_wrong_manifests_are_refused_by_line(tmp_path, header, row, reason):
         "end": "1",
         "session": "1",
         "id": "one",
+        "partition": "train",
+        "seconds": "1",
     }
     table = write_table(tmp_path, header, ",".join(good[column] for column in header.split(",")), row)
     with pytest.raises(SerError, match=reason):
@@ -262,7 +389,36 @@ def test_a_manifest_that_is_no_table_is_refused(tmp_path, content):
         manifest(tmp_path / "table.csv")
 
 
-@pytest.mark.parametrize("parser", [iemocap, ravdess, emodb, manifest])
+@pytest.mark.parametrize("separator", ["\t", ";", ","])
+def test_a_manifest_is_read_with_other_separators_names_and_paths(tmp_path, monkeypatch, separator):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_voice(tmp_path / "my audio" / "a b.wav", "x", "happy", 0.1, female=True)
+    rows = ["FileName,Label,Spk,Sex,Split,dataset", "~/my audio/a b.wav,Anger,x,female,Train,one",
+            "my audio\\a b.wav,happiness,y,Male,dev,two", "my audio/a b,happy,z,,TEST,two"]  # fmt: skip
+    table = write_table(tmp_path, *(row.replace(",", separator) for row in rows))
+    table.write_text(table.read_text(encoding="utf-8-sig").replace("a b,happy", "a b,happy"), encoding="utf-8")
+    with pytest.raises(SerError, match="occur more than once"):
+        manifest(table)
+    numbered = [row + (f",u{n}" if n else ",key") for n, row in enumerate(rows)]
+    table = write_table(tmp_path, *(row.replace(",", separator) for row in numbered))
+    corpus = manifest(table, map={"anger": "angry", "Happiness": "happy"})
+    assert corpus.emotions == ("angry", "happy") and emotion_counts(corpus) == {"angry": 1, "happy": 2}
+    assert all(u.seconds == pytest.approx(0.1) for u in corpus.utterances)
+    found = by_id(corpus)
+    assert [found[f"u{n}"].partition for n in (1, 2, 3)] == ["train", "validation", "test"]
+    assert [found[f"u{n}"].corpus for n in (1, 2, 3)] == ["one", "two", "two"]
+
+
+def test_a_manifest_of_frames_needs_no_audio_and_lengths_need_no_headers(tmp_path):
+    table = write_table(tmp_path, "frames,emotion,speaker,duration", "x/1.npy,sad,a,1.5", "x/2.npy,happy,b,2")
+    corpus = manifest(table)
+    assert {u.id: (u.frames, u.seconds) for u in corpus.utterances} == {
+        "1": (Path("x/1.npy"), 1.5),
+        "2": (Path("x/2.npy"), 2.0),
+    }
+
+
+@pytest.mark.parametrize("parser", [iemocap, ravdess, emodb, meld, manifest])
 def test_a_missing_root_is_refused_with_the_remedy(parser, tmp_path):
     for root in (None, "", tmp_path / "absent"):
         with pytest.raises(SerError, match=r"data\.(root|manifest)="):

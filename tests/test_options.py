@@ -39,7 +39,16 @@ CORPORA = {  # settings of fake_corpora.write_<option> that keep a corpus small
     "manifest": {"session": True, "seconds": 0.3},
     "ravdess": {"actors": 12, "repetitions": 1},
     "emodb": {"texts": 1},
-    "iemocap": {"seconds": 0.3},
+    **{name: {"seconds": 0.3} for name in ("iemocap", "iemocap_5", "iemocap_6")},
+}
+PARTS = ("ravdess", "emodb")  # of data=combined
+PROTOCOLS = {  # what a corpus needs
+    "combined": "corpus",
+    "meld": "given",
+    "msp_podcast": "given",
+    "tess": "random",  # two speakers
+    "savee": "session",  # each speaker alone in a session
+    "casia": "session",
 }
 ENCODERS = {  # by how the file's name begins
     "hubert_large": lambda folder: tiny_encoders.save_tiny_hubert(folder, large=True),
@@ -62,7 +71,10 @@ RUNS = max(len(options(group)) for group in GROUPS)
 
 def words_of_run(number):
     """One option a group; after ``RUNS`` runs each option of each group was used."""
-    return [f"{group}={options(group)[number % len(options(group))]}" for group in GROUPS]
+    chosen = {group: options(group)[number % len(options(group))] for group in GROUPS}
+    usual = "session" if chosen["protocol"] in ("given", "corpus") else chosen["protocol"]
+    chosen["protocol"] = PROTOCOLS.get(chosen["data"], usual)
+    return [f"{group}={name}" for group, name in chosen.items()]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +88,9 @@ def supplies(place):
     known = {"synthetic": ["data.utterances=40"], "synthetic_features": ["data.scale=0.01", "data.dim=32"]}
 
     def words(data, features):
+        if data == "combined":
+            roots = [word.replace("data.", f"data.{part}.") for part in PARTS for word in words(part, "logmel")]
+            known[data] = roots
         if data not in known:
             key = "manifest" if data == "manifest" else "root"
             write = getattr(fake_corpora, f"write_{data}")

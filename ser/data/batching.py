@@ -86,6 +86,7 @@ class LengthBatches(Sampler[list[int]]):
         world_size: number of processes that share the utterances.
         jitter: relative random change of a length before sorting. More jitter mixes utterances more from epoch to
             epoch and costs padding.
+        rows: what each length is the length of, as the batches name it; None: its place.
 
     Raises:
         SerError: jitter is not at least 0 and below 1, or there are fewer utterances than processes.
@@ -102,10 +103,12 @@ class LengthBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         jitter: float = 0.05,
+        rows: Sequence[int] | None = None,
     ) -> None:
         if not 0 <= jitter < 1:
             raise SerError(f"batches.jitter={jitter} was given, expected 0 <= jitter < 1; 0.05 is usual.")
         self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.rows = np.arange(len(lengths)) if rows is None else np.asarray(rows, dtype=np.int64)
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
         self.jitter = jitter if shuffle else 0.0
         # The k-th longest jittered length lies at most this factor above the true one, so the limit holds each epoch.
@@ -128,7 +131,7 @@ class LengthBatches(Sampler[list[int]]):
         batches = np.split(order, np.cumsum(self.sizes)[:-1])
         turns = random.permutation(len(batches)) if self.shuffle else np.arange(len(batches))
         for turn in turns[self.rank :: self.world_size]:
-            yield batches[turn].tolist()
+            yield self.rows[batches[turn]].tolist()
 
 
 def _even_out_last(sizes: list[int]) -> list[int]:

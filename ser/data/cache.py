@@ -193,6 +193,11 @@ class FeatureCache:
         shards = [Shard(Path(path)) for path in paths]
         return cls({name: (shard, name) for shard in shards for name in shard.records})
 
+    @classmethod
+    def joined(cls, caches: "Mapping[str, FeatureCache]") -> "FeatureCache":
+        """All utterances of some caches, each id with the name of its cache before it."""
+        return cls({f"{name}/{one}": place for name, cache in caches.items() for one, place in cache._places.items()})
+
     def fingerprint(self) -> str:
         """Hash of the audio content and segment of every utterance; part of a run's identity."""
         rows = sorted((name, *recording) for name, recording in self.recordings.items())

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ class Utterance:
         start: where the utterance begins inside the file, in seconds.
         end: where it ends, in seconds; None means the end of the file.
         frames: the file of its frames below ``features.root``, for features=files; None: found by the id.
+        partition: train, validation or test where the corpus says so (``protocol=given``), else empty.
+        corpus: where it comes from, in a corpus of several; else empty.
     """
 
     id: str
@@ -37,6 +39,8 @@ class Utterance:
     start: float = 0.0
     end: float | None = None
     frames: Path | None = None
+    partition: str = ""
+    corpus: str = ""
 
 
 class FrameSource(Protocol):
@@ -59,12 +63,26 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named list of utterances; ``emotions`` fixes the class order everywhere."""
+    """A named list of utterances; ``emotions`` fixes the class order everywhere.
+
+    Attributes:
+        name: of the corpus, and of its folder in the cache.
+        emotions: the classes.
+        utterances: all of them.
+        frame_source: makes the frames where there is no audio.
+        parts: of several corpora, each by its name; its ids come without the name that ``utterances`` put before them.
+    """
 
     name: str
     emotions: tuple[str, ...]
     utterances: tuple[Utterance, ...]
     frame_source: FrameSource | None = None
+    parts: "tuple[tuple[str, Corpus], ...]" = ()
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora that the utterances are from, in order; one empty name where it is one corpus."""
+        return list(dict.fromkeys(utterance.corpus for utterance in self.utterances))
 
     @property
     def sessions(self) -> list[int]:
@@ -80,7 +98,11 @@ class Corpus:
         """The same corpus without the utterances named by ``ids``."""
         left_out = set(ids)
         kept = tuple(utterance for utterance in self.utterances if utterance.id not in left_out)
-        return Corpus(self.name, self.emotions, kept, self.frame_source)
+        parts = tuple(
+            (name, part.without(u.id for u in part.utterances if f"{name}/{u.id}" in left_out))
+            for name, part in self.parts
+        )
+        return replace(self, utterances=kept, parts=parts)
 
     def fingerprint(self) -> str:
         """Hash of ids, emotions, speakers, genders, sessions and boundaries; not of where files lie."""

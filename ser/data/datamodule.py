@@ -1,6 +1,7 @@
 """Cached frames as padded batches for Lightning."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -98,6 +99,8 @@ class EmotionDataModule(lightning.LightningDataModule):
         max_seconds: cut longer utterances to their first seconds; None: whole utterances.
         frame_rate: cached frames per second, to turn ``max_seconds`` into frames.
         average: consecutive cached frames averaged into one (the encoder's ``average``).
+        balance: ``corpus``: an epoch has about as many training utterances of each corpus of several, the smaller ones
+            repeated.
         jitter: relative random change of lengths before training utterances are sorted into batches.
         workers: loader processes; 0 reads in the training process.
         seed: of the batch order.
@@ -118,6 +121,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         frame_rate: float = 50.0,
         average: int = 1,
         jitter: float = 0.05,
+        balance: str | None = None,
         workers: int = 0,
         seed: int = 0,
         test_each_epoch: bool = False,
@@ -138,6 +142,9 @@ class EmotionDataModule(lightning.LightningDataModule):
         self.speakers = sorted({utterance.speaker for utterance in split.train})
         self.batch_size, self.max_frames, self.workers, self.seed = batch_size, max_frames, workers, seed
         self.frame_rate, self.average, self.jitter = frame_rate, average, jitter
+        if balance not in (None, "corpus"):
+            raise SerError(f"batches.balance={balance} was given, expected null or corpus.")
+        self.balance = balance
         self.test_each_epoch = test_each_epoch and test
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))
         self.normalization = normalization
@@ -163,9 +170,10 @@ class EmotionDataModule(lightning.LightningDataModule):
     def loader(self, part: str, shuffle: bool = False) -> "DataLoader[Batch]":
         """Batches of ``part`` (train, validation or test) for this process's rank."""
         dataset = self.datasets[part]
+        rows = self._balanced() if shuffle and self.balance else list(range(len(dataset)))
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = LengthBatches(
-            dataset.lengths,
+            [dataset.lengths[row] for row in rows],
             self.batch_size,
             self.max_frames,
             shuffle=shuffle,
@@ -173,6 +181,7 @@ class EmotionDataModule(lightning.LightningDataModule):
             rank=rank,
             world_size=world_size,
             jitter=self.jitter,
+            rows=rows,
         )
         return DataLoader(
             dataset,
@@ -184,6 +193,12 @@ class EmotionDataModule(lightning.LightningDataModule):
             # Its own generator: drawing the workers' seeds must not disturb the run's random numbers.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    def _balanced(self) -> list[int]:
+        """Rows of the training part, those of smaller corpora as often as brings them near the largest."""
+        counts = Counter(utterance.corpus for utterance in self.split.train)
+        times = {corpus: round(max(counts.values()) / count) for corpus, count in counts.items()}
+        return [row for row, u in enumerate(self.split.train) for _ in range(times[u.corpus])]
 
     def train_dataloader(self) -> "DataLoader[Batch]":
         """Shuffled training batches."""

@@ -80,6 +80,9 @@ def extract(
     Raises:
         SerError: the corpus is empty, no utterance could be encoded, or the cache is damaged or cannot be written.
     """
+    if corpus.parts:
+        settings = (cache_root, device, workers, batch_seconds, trust_cache, show_progress)
+        return _joined({name: extract(part, encoder, *settings) for name, part in corpus.parts if part.utterances})
     maker: FrameSource | Encoder | None = corpus.frame_source or encoder
     if maker is None or not corpus.utterances:
         raise SerError(
@@ -114,6 +117,17 @@ def extract(
     )
     _report(result, folder, bool(due))
     return result
+
+
+def _joined(parts: Mapping[str, Extraction]) -> Extraction:
+    """What several corpora have, with the name of its corpus before each id."""
+    return Extraction(
+        FeatureCache.joined({name: part.cache for name, part in parts.items()}),
+        {f"{name}/{one}": reason for name, part in parts.items() for one, reason in part.failures.items()},
+        sum(part.extracted for part in parts.values()),
+        sum(part.reused for part in parts.values()),
+        tuple(f"{name}/{one}" for name, part in parts.items() for one in part.trusted),
+    )
 
 
 def _report(result: Extraction, folder: CacheFolder, worked: bool) -> None:

@@ -156,6 +156,29 @@ class SpeakerNormalization:
         return Statistics(mean, std, {speaker: number + 1 for speaker, number in row.items()})
 
 
+class CorpusNormalization:
+    """Uses the mean and std of each corpus of ``data=combined``: of its training part where it has one.
+
+    A corpus that is only tested gives its own unlabelled frames; the result is then transductive and labelled so.
+    """
+
+    kind = "corpus"
+    transductive = False
+
+    def fit(self, cache: FeatureCache, train: Sequence[Utterance], everyone: Sequence[Utterance]) -> Statistics:
+        """Row 0 from ``train``, then one row per corpus of ``everyone``, which all of its speakers share."""
+        row = {corpus: row for row, corpus in enumerate(sorted({u.corpus for u in everyone}))}
+        trained = {utterance.corpus for utterance in train}
+        self.transductive = not trained >= row.keys()
+        used = [*train, *(utterance for utterance in everyone if utterance.corpus not in trained)]
+        parts = (
+            _moments(cache, {utterance.id: 0 for utterance in train}),
+            _moments(cache, {utterance.id: row[utterance.corpus] for utterance in used}),
+        )
+        mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Statistics(mean, std, {utterance.speaker: row[utterance.corpus] + 1 for utterance in everyone})
+
+
 def _moments(cache: FeatureCache, group_of: dict[str, int]) -> tuple[Tensor, Tensor]:
     """Mean and std (G, D) over all cached frames of each group of utterances."""
     count, total, square = (torch.from_numpy(table) for table in cache.sums(group_of))

@@ -92,7 +92,9 @@ class EvaluationProtocol(ABC):
         for utterance in corpus.utterances:
             parts[part_of(utterance)].append(utterance)
         train, validation, test = map(tuple, parts.values())
-        split = Split(train, validation, test, self.name, fold, folds, seed, bool(self.overlapping_parts))
+        known = {utterance.speaker for utterance in train}
+        overlap = any(u.speaker in known for name in self.overlapping_parts for u in parts[name])
+        split = Split(train, validation, test, self.name, fold, folds, seed, overlap)
         self._verify(split, corpus.emotions)
         return split
 
@@ -127,7 +129,10 @@ class EvaluationProtocol(ABC):
 
 
 class SessionProtocol(EvaluationProtocol):
-    """Test on a session, validate on the next one (after the last comes the first), train on the others."""
+    """Test on a session, validate on the next one (after the last comes the first), train on the others.
+
+    Of several corpora, the next session is one of the same corpus, if it has two.
+    """
 
     name = "session"
     fewest_sessions = 3
@@ -137,8 +142,11 @@ class SessionProtocol(EvaluationProtocol):
         return len(corpus.sessions)
 
     def _assign(self, corpus: Corpus, fold: int, seed: int) -> Callable[[Utterance], str]:
-        sessions = corpus.sessions
-        tested, validated = sessions[fold - 1], sessions[fold % len(sessions)]
+        tested = corpus.sessions[fold - 1]
+        own = {u.corpus for u in corpus.utterances if u.session == tested}
+        sessions = sorted({u.session for u in corpus.utterances if u.corpus in own})
+        sessions = sessions if len(sessions) > 1 else corpus.sessions
+        validated = sessions[(sessions.index(tested) + 1) % len(sessions)]
         return lambda u: "test" if u.session == tested else "validation" if u.session == validated else "train"
 
 
@@ -165,6 +173,54 @@ class SpeakerProtocol(EvaluationProtocol):
                 "another one to validate on; use protocol=session, which tests one speaker per fold here."
             )
         return lambda u: "test" if u.speaker == tested else "validation" if u.session in sessions else "train"
+
+
+class GivenProtocol(EvaluationProtocol):
+    """Train, validation and test as the corpus declares them (a partition column, MSP-Podcast, MELD).
+
+    Speakers may occur in two parts; then the result is labelled as one of overlapping speakers.
+    """
+
+    name = "given"
+    overlapping_parts = frozenset({"validation", "test"})
+
+    def folds(self, corpus: Corpus) -> int:
+        """One."""
+        return 1
+
+    def _assign(self, corpus: Corpus, fold: int, seed: int) -> Callable[[Utterance], str]:
+        if not all(utterance.partition for utterance in corpus.utterances):
+            raise SerError(
+                f"corpus {corpus.name} declares no parts, expected train, validation or test for each utterance; add a "
+                "column partition to the manifest, or use another protocol."
+            )
+        return lambda u: u.partition
+
+
+class CorpusProtocol(EvaluationProtocol):
+    """Test on a corpus of ``data=combined``, validate on the last session of each other one, train on their rest.
+
+    A corpus of one session trains only.
+    """
+
+    name = "corpus"
+
+    def folds(self, corpus: Corpus) -> int:
+        """One per corpus."""
+        return len(corpus.corpora)
+
+    def _assign(self, corpus: Corpus, fold: int, seed: int) -> Callable[[Utterance], str]:
+        if len(corpus.corpora) < 2:
+            raise SerError(
+                f"protocol corpus leaves one corpus out, but {corpus.name} is one; use data=combined, a column corpus "
+                "in the manifest, or another protocol."
+            )
+        tested = corpus.corpora[fold - 1]
+        sessions: dict[str, set[int]] = {}
+        for utterance in corpus.utterances:
+            sessions.setdefault(utterance.corpus, set()).add(utterance.session)
+        last = {(name, max(found)) for name, found in sessions.items() if name != tested and len(found) > 1}
+        return lambda u: "test" if u.corpus == tested else "validation" if (u.corpus, u.session) in last else "train"
 
 
 class SuperbProtocol(EvaluationProtocol):

@@ -52,8 +52,8 @@ def utterance_counts(table: pd.DataFrame) -> pd.DataFrame:
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """The checked content of a ``predictions.csv``.
 
-    Columns that other tools may lack get defaults: ``session`` 1, ``gender`` "" and ``seconds`` 0 (unknown). Further
-    columns are dropped. Labels, ids and speakers are text ("03" stays "03").
+    Columns that other tools may lack get defaults: ``session`` 1, ``gender`` "" and ``seconds`` 0 (unknown). A column
+    ``corpus`` is kept, further ones are dropped. Labels, ids and speakers are text ("03" stays "03").
 
     Raises:
         SerError: the file is absent or is no CSV, or its table breaks a rule of ``check_predictions``.
@@ -67,7 +67,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Raises:
         SerError: the file is absent or is no CSV.
     """
-    texts = dict.fromkeys(("id", "speaker", "gender", "emotion", "predicted"), str)
+    texts = dict.fromkeys(("id", "speaker", "gender", "corpus", "emotion", "predicted"), str)
     return _read_csv(Path(path), "predictions", dtype=texts)
 
 
@@ -94,7 +94,7 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
     table = table.assign(**{column: pd.to_numeric(table[column], errors="coerce").astype(float) for column in columns})
     _check_probabilities(table, source)
     table = _with_optional_columns(table, source)
-    return table[[*COLUMNS, *columns]].reset_index(drop=True)
+    return table[[*COLUMNS, *table.columns.intersection(["corpus"]), *columns]].reset_index(drop=True)
 
 
 def write_predictions(path: str | Path, table: pd.DataFrame) -> None:

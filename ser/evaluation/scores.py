@@ -112,6 +112,8 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     result["worst_speaker"], result["best_speaker"] = by_f1["speaker"].iloc[0], by_f1["speaker"].iloc[-1]
     result["gender_gap"] = _gap(table, "gender", repetitions, seed)
     result["session_gap"] = _gap(table, "session", repetitions, seed)
+    if "corpus" in table:
+        result["corpus_gap"] = _gap(table, "corpus", repetitions, seed)
     result["per_speaker"] = [_record(row) for row in per_speaker.to_dict("records")]
     return result
 

@@ -16,7 +16,12 @@ from ser.errors import SerError
 from ser.io import DamagedCheckpointError, read_checkpoint_file
 
 FORMAT = 2
-_SOURCES = {"none": "none", "global": "global", "speaker": "training"}  # kind in training -> name in a Prediction
+_SOURCES = {
+    "none": "none",
+    "global": "global",
+    "speaker": "training",
+    "corpus": "training",
+}  # kind in training -> name in a Prediction
 _SMALLEST_STD = 1e-6  # training replaces a smaller std than 1e-5 by 1
 _LARGEST_FRAME = 65504.0  # frames are cached in half precision
 _LARGEST_DESCRIPTION = 10_000_000  # bytes of config.json

@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser.data.corpora.parsing import AUDIO_SUFFIXES, assemble, existing_root, log, validate_emotions
+from ser.data.corpora.parsing import assemble, audio_files, existing_root, log, speaker_groups, validate_emotions
 from ser.data.corpus import Corpus, Utterance
 from ser.emotions import find_emotion
 from ser.errors import SerError
 
 _REMEDY = "set data.root to a folder such as recordings/anna/angry/1.wav or recordings/anna_angry_1.wav"
-_MOST_GROUPS = 5  # speaker groups in place of sessions
 _UNKNOWN = "unknown"  # one speaker for all: there is then no interval over speakers
 
 
@@ -30,11 +29,7 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
         SerError: the folder is not there, or no two emotions are found in it.
     """
     base = existing_root(root, "recordings", _REMEDY)
-    files = [
-        path.relative_to(base)
-        for path in sorted(base.rglob("*"))
-        if path.suffix in AUDIO_SUFFIXES and not any(part.startswith(".") for part in path.relative_to(base).parts)
-    ]
+    files = sorted(path.relative_to(base) for path in audio_files(base))
     labels = {path: emotion for path in files if (emotion := _emotion(path)) is not None}
     if len(set(labels.values())) < 2:
         raise SerError(
@@ -48,8 +43,7 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
     kept = [path for path in files if labels.get(path) in wanted]
     first_words = Counter(_words(path.stem)[0] for path in kept)
     speakers = [_speaker(path, first_words) for path in kept]
-    by_size = (speaker for speaker, _ in Counter(speakers).most_common())
-    session = {speaker: place % _MOST_GROUPS + 1 for place, speaker in enumerate(by_size)}
+    session = speaker_groups((speaker, "") for speaker in speakers)
     return assemble(
         "folder",
         wanted,

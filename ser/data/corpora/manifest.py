@@ -1,19 +1,37 @@
-"""Any other corpus: a CSV table with one row per utterance."""
+"""Any other corpus: a table with one row per utterance."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ser.data.corpora.parsing import assemble, existing_root, validate_emotions
+from ser.data.corpora.parsing import assemble, existing_root, relabelled, speaker_groups, validate_emotions
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
-_REQUIRED = ("path", "emotion", "speaker")
-_OPTIONAL = ("session", "gender", "start", "end", "id")
-_GENDERS = {"f": "F", "female": "F", "m": "M", "male": "M", "": ""}
-_MOST_GROUPS = 5  # speaker groups in place of sessions, as many as IEMOCAP's sessions
+# Columns and the other names that tables have for them, in lower case.
+_COLUMNS = {
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "wav", "audio", "audio_path", "file_id"),
+    "emotion": ("label", "emo", "emotion_label", "emoclass"),
+    "speaker": ("spk", "speaker_id", "spkr", "spkrid", "speakerid"),
+    "session": (),
+    "gender": ("sex",),
+    "start": ("start_time", "begin"),
+    "end": ("end_time",),
+    "id": ("key", "utterance_id", "sid"),
+    "seconds": ("duration", "length"),
+    "frames": ("feats", "features"),
+    "partition": ("split", "split_set", "subset", "set", "dset"),
+    "corpus": ("dataset", "database"),
+}
+_TEXTS = ["path", "emotion", "speaker", "session", "id", "frames", "corpus"]  # no value may be empty
+_GENDERS = {"f": "F", "female": "F", "m": "M", "male": "M", "": "", "unknown": ""}
+_PARTITIONS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 _REMEDY = (
     "set data.manifest=/path/to/table.csv with the columns path, emotion, speaker[, session, gender, start, end, id]"
 )
@@ -23,18 +41,27 @@ def manifest(
     manifest: str | Path | None,
     root: str | Path | None = None,
     emotions: Sequence[str] | None = None,
+    map: Mapping[str, str] | None = None,
+    partitions: Mapping[str, str] | None = None,
+    name: str = "manifest",
+    audio: str = "",
 ) -> Corpus:
-    """Read a CSV with the columns ``path, emotion, speaker[, session, gender, start, end, id]``; others are ignored.
+    """Read a table with the columns ``path, emotion, speaker`` and, if there, those of ``_COLUMNS``.
 
-    Emotion names are lower-cased. Whole numbers in the session column are kept, other names become 1, 2, ... in
-    natural order. Without that column the speakers form at most five groups, balanced by gender and number
-    of utterances. Without an id column the id is the file name without suffix (the whole path where names repeat),
-    followed by the start where there is one.
+    Separated by comma, tab or semicolon, which the header tells. Emotion names are lower-cased. Whole numbers in the
+    session column are kept, other names become 1, 2, ... in natural order. Without that column the speakers form at
+    most five groups, balanced by gender and number of utterances. Without an id column the id is the file name without
+    suffix (the whole path where names repeat), followed by the start where there is one.
 
     Args:
-        manifest: the CSV file, UTF-8.
-        root: where relative paths start; None means the folder of the CSV.
+        manifest: the table, UTF-8.
+        root: where relative paths start; None means the folder of the table.
         emotions: the classes in their order, rows of others being left out; None means all that occur, sorted.
+        map: class of a label, such as ``{anger: angry}``.
+        partitions: part (train, validation, test) of each value of the partition column, other rows being left out;
+            None: by the usual names.
+        name: of the corpus.
+        audio: folder below ``root`` where paths start.
 
     Raises:
         SerError: the table or a column is not there, a value is missing or invalid, an id occurs twice, a
@@ -43,67 +70,116 @@ def manifest(
     if not manifest:
         raise SerError(f"no manifest was given; {_REMEDY}.")
     source = Path(manifest).expanduser()
-    table = _table(source)
-    base = (
-        existing_root(root, "manifest", "set data.root to the folder that the paths start from")
-        if root
-        else source.parent
-    )
+    base = source.parent
+    if root or audio:
+        base = existing_root(root, name, "set data.root to the folder that the paths start from") / audio
+    table = _checked(_read(source), source, map, partitions)
     possible = sorted(set(table["emotion"]))
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(source))
     table = table[table["emotion"].isin(wanted)]
-    sessions = _numbered(table["session"], source) if "session" in table else _grouped(table)
+    if "session" in table:
+        sessions = _numbered(table["session"], source)
+    else:
+        groups = speaker_groups(zip(table["speaker"], table["gender"], strict=True))
+        sessions = [groups[speaker] for speaker in table["speaker"]]
+    columns = [table[column] for column in ("path", "emotion", "speaker", "gender", "seconds", "start")]
+    texts = [table.get(column, pd.Series("", index=table.index)) for column in ("frames", "partition", "corpus")]
+    ends = [None if pd.isna(end) else end for end in table["end"]]
     utterances = (
         Utterance(
             identifier,
-            base / row["path"],
-            row["emotion"],
-            row["speaker"],
+            base / path if path else Path(),
+            emotion,
+            speaker,
             session,
-            row["gender"],
-            start=float(row["start"]),
-            end=None if pd.isna(row["end"]) else float(row["end"]),
+            gender,
+            seconds,
+            start,
+            end,
+            Path(frames) if frames else None,
+            partition,
+            corpus,
         )
-        for row, session, identifier in zip(table.to_dict("records"), sessions, _ids(table), strict=True)
+        for identifier, session, end, path, emotion, speaker, gender, seconds, start, frames, partition, corpus in zip(
+            _ids(table), sessions, ends, *columns, *texts, strict=True
+        )
     )
-    return assemble("manifest", wanted, utterances, source)
+    return assemble(name, wanted, utterances, source)
 
 
-def _table(source: Path) -> pd.DataFrame:
-    """The checked rows: text stripped, gender F, M or "", start a number, end a number or NaN."""
+def _read(source: Path) -> pd.DataFrame:
+    """The table as text, with its columns called as here."""
     try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        with source.open(encoding="utf-8-sig") as file:
+            header = file.readline()
+        separator = max(",\t;", key=header.count)
+        table = pd.read_csv(
+            source, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
     except FileNotFoundError as error:
         raise SerError(f"the manifest {source} does not exist; {_REMEDY}.") from error
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise SerError(f"the manifest {source} cannot be read as a UTF-8 CSV table ({reason}); {_REMEDY}.") from error
     table.columns = table.columns.str.strip().str.lower()
-    missing = [column for column in _REQUIRED if column not in table]
+    used = {
+        column: next((name for name in (column, *others) if name in table), None) for column, others in _COLUMNS.items()
+    }
+    if used["path"] is None and used["frames"] is not None:
+        used["path"] = ""  # frames of features=files need no audio
+        table[""] = ""
+    missing = [column for column in ("path", "emotion", "speaker") if used[column] is None]
     if missing:
         raise SerError(
-            f"the manifest {source} has the columns {', '.join(table.columns)} but not "
+            f"the manifest {source} has the columns {', '.join(filter(None, table.columns))} but not "
             f"{', '.join(missing)}; add what is missing."
         )
     if table.empty:
         raise SerError(f"the manifest {source} has no rows below its header, expected one per utterance; {_REMEDY}.")
-    table = table[[column for column in (*_REQUIRED, *_OPTIONAL) if column in table]].fillna("")
-    table = table.apply(lambda text: text.str.strip())
-    for column in table.columns.intersection(["path", "emotion", "speaker", "session", "id"]):
-        _refuse(source, table[column].eq(""), table[column], f"no {column}", "a value in every row")
+    found = {column: table[name].fillna("").str.strip() for column, name in used.items() if name is not None}
+    return pd.DataFrame(found)
+
+
+def _checked(
+    table: pd.DataFrame, source: Path, mapping: Mapping[str, str] | None, partitions: Mapping[str, str] | None
+) -> pd.DataFrame:
+    """The rows with gender F, M or "", start and seconds as numbers, end a number or NaN."""
+    for column in table.columns.intersection(_TEXTS):
+        if column != "path" or "frames" not in table:
+            _refuse(source, table[column].eq(""), table[column], f"no {column}", "a value in every row")
     control = ~table["emotion"].map(str.isprintable)
     _refuse(source, control, table["emotion"].map(ascii), "control characters in an emotion", "plain text")
     gender = table.get("gender", pd.Series("", index=table.index))
     _refuse(source, ~gender.str.lower().isin(_GENDERS), gender, "a gender that is none", "F, M or nothing")
-    start, end = (_seconds(source, table, column) for column in ("start", "end"))
+    start, end, seconds = (_seconds(source, table, column) for column in ("start", "end", "seconds"))
+    _refuse(source, seconds < 0, seconds, "a number of seconds", "0 or more")
+    lower = {str(label).lower(): target for label, target in (mapping or {}).items()}
     table = table.assign(
-        emotion=table["emotion"].str.lower(), gender=gender.str.lower().map(_GENDERS), start=start.fillna(0.0), end=end
+        path=[_path(path) for path in table["path"]],
+        emotion=[relabelled(label, lower).lower() for label in table["emotion"].str.lower()],
+        gender=gender.str.lower().map(_GENDERS),
+        start=start.fillna(0.0),
+        end=end,
+        seconds=seconds.fillna(0.0),
     )
     _refuse(source, (table["start"] < 0) | (table["end"] <= table["start"]), end, "an end", "0 <= start < end")
     genders = table.groupby("speaker")["gender"].nunique()
     if (genders > 1).any():
         raise SerError(f"speaker {genders.idxmax()} has more than one gender in {source}; correct the column gender.")
+    if "partition" in table:
+        names = {str(name).lower(): part for name, part in (partitions or _PARTITIONS).items()}
+        part = table["partition"].str.lower().map(names)
+        if partitions is None:
+            _refuse(source, part.isna(), table["partition"], "a partition", "train, validation (or dev) or test")
+        table = table.assign(partition=part)[part.notna()]
     return table
+
+
+def _path(path: str) -> str:
+    """A path as this system writes it: ``~`` is the home folder, a backslash separates, no suffix means .wav."""
+    path = path.replace("\\", "/")
+    path = str(Path(path).expanduser()) if path.startswith("~") else path
+    return path if not path or PurePosixPath(path).suffix else f"{path}.wav"
 
 
 def _seconds(source: Path, table: pd.DataFrame, column: str) -> "pd.Series[float]":
@@ -128,7 +204,7 @@ def _refuse(source: Path, bad: "pd.Series[bool]", values: pd.Series, given: str,
 def _ids(table: pd.DataFrame) -> list[str]:
     if "id" in table:
         return list(table["id"])
-    names = [PurePosixPath(path.replace("\\", "/")) for path in table["path"]]
+    names = [PurePosixPath(name) for name in (table["path"] if table["path"].all() else table["frames"])]
     starts = [
         f"_{start:.3f}" if start or not pd.isna(end) else ""
         for start, end in zip(table["start"], table["end"], strict=True)
@@ -151,19 +227,3 @@ def _numbered(sessions: "pd.Series[str]", source: Path) -> list[int]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _grouped(table: pd.DataFrame) -> list[int]:
-    """Speaker groups in place of sessions: largest speakers first, each to the group with the fewest of that gender."""
-    speakers = table.groupby("speaker").agg(gender=("gender", "first"), count=("path", "size")).reset_index()
-    speakers = speakers.sort_values(["gender", "count", "speaker"], ascending=[True, False, True])
-    groups = range(1, min(_MOST_GROUPS, len(speakers)) + 1)
-    of_gender = {(group, gender): 0 for group in groups for gender in set(speakers["gender"])}
-    size = dict.fromkeys(groups, 0)
-    group_of = {}
-    for speaker, gender, count in speakers.itertuples(index=False):
-        group = min(groups, key=lambda group: (of_gender[group, gender], size[group], group))
-        group_of[speaker] = group
-        of_gender[group, gender] += 1
-        size[group] += count
-    return [group_of[speaker] for speaker in table["speaker"]]

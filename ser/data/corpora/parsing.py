@@ -1,9 +1,10 @@
 """What the corpus parsers share: the root folder, the emotions, audio files and the checks of the result."""
 
 import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -15,7 +16,9 @@ from ser.errors import SerError
 
 log = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".WAV", ".FLAC")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")  # in any case; the first is taken where a recording has several
+_COPY = re.compile(r" \(\d+\)$")  # what a second download of the same file is called
+_MOST_GROUPS = 5  # speaker groups in place of sessions, as many as IEMOCAP's sessions
 _READERS = 8  # threads: on a network disk, opening a file is mostly waiting
 
 
@@ -76,37 +79,77 @@ def validate_emotions(emotions: Iterable[str], possible: Sequence[str], corpus: 
     return names
 
 
+def relabelled(label: str, mapping: Mapping[str, str] | None) -> str:
+    """The class of a label: what ``data.map`` says, else the label itself."""
+    return label if mapping is None else str(mapping.get(label, label))
+
+
+def audio_files(root: Path) -> Iterator[Path]:
+    """All audio files below ``root``; hidden files and folders and macOS's ``._`` twins are left out."""
+    for folder, inside, names in os.walk(root, followlinks=True):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                yield Path(folder, name)
+
+
 def named_files(paths: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
-    """Audio files whose name without suffix matches; one per name, the .wav where a recording is there in both formats.
+    """Audio files whose path without suffix ends in ``pattern``, which begins with a whole name; one per match.
 
-    macOS's ``._`` twins are left out.
+    Of several files with one name the original is taken (not ``name (1).wav``), then the .wav, then the shortest path.
     """
-    by_name = {path.stem: path for path in sorted(paths) if path.suffix in AUDIO_SUFFIXES}  # .wav sorts last
-    for stem, path in by_name.items():
-        if (match := pattern.fullmatch(stem)) is not None:
-            yield path, match
+    ending = re.compile(rf"(?<![^/]){pattern.pattern}$")
+    found: dict[str, tuple[tuple[bool, int, int, str], Path, re.Match[str]]] = {}
+    for path in paths:
+        if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
+            continue
+        stem = path.with_suffix("").as_posix()
+        original = _COPY.sub("", stem)
+        if (match := ending.search(original)) is not None:
+            order = (original != stem, AUDIO_SUFFIXES.index(path.suffix.lower()), len(path.parts), str(path))
+            if match[0] not in found or order < found[match[0]][0]:
+                found[match[0]] = order, path, match
+    yield from ((path, match) for _, path, match in found.values())
 
 
-def audio_file(folder: Path, stem: str) -> Path:
-    """The audio file of that name with whichever suffix exists; the .wav path where none does."""
-    candidates = (folder / f"{stem}{suffix}" for suffix in AUDIO_SUFFIXES)
-    return next((path for path in candidates if path.is_file()), folder / f"{stem}.wav")
+def speaker_groups(speakers: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Group of each speaker, in place of sessions: at most five, balanced by gender and number of utterances.
+
+    The largest speakers come first, each to the group with the fewest of that gender.
+
+    Args:
+        speakers: speaker and gender of every utterance.
+    """
+    counts = Counter(speakers)
+    ordered = sorted(counts, key=lambda one: (one[1], -counts[one], one[0]))
+    groups = range(1, min(_MOST_GROUPS, len(counts)) + 1)
+    of_gender: Counter[tuple[int, str]] = Counter()
+    size: Counter[int] = Counter()
+    found = {}
+    for speaker, gender in ordered:
+        group = min(groups, key=lambda group: (of_gender[group, gender], size[group], group))
+        found[speaker] = group
+        of_gender[group, gender] += 1
+        size[group] += counts[speaker, gender]
+    return found
 
 
 def assemble(name: str, emotions: tuple[str, ...], utterances: Iterable[Utterance], source: Path) -> Corpus:
-    """The corpus of these utterances, sorted by session and id, with their lengths read from the files' headers.
+    """The corpus of these utterances, sorted by session and id, with lengths that are 0.0 read from the files' headers.
 
-    The length is 0.0 where a file is missing or unreadable, so that the extraction reports it.
+    The length stays 0.0 where a file is missing or unreadable, so that the extraction reports it.
 
     Raises:
         SerError: there are none, an id occurs twice, or an emotion has no utterance.
     """
     found = list(utterances)
-    files = list(dict.fromkeys(utterance.path for utterance in found))
+    files = list(dict.fromkeys(utterance.path for utterance in found if not utterance.seconds))
     with ThreadPoolExecutor(_READERS) as pool:
         length = dict(zip(files, pool.map(duration, files), strict=True))
     ordered = tuple(
-        replace(u, seconds=max(0.0, min(length[u.path], length[u.path] if u.end is None else u.end) - u.start))
+        u
+        if u.seconds
+        else replace(u, seconds=max(0.0, min(length[u.path], length[u.path] if u.end is None else u.end) - u.start))
         for u in sorted(found, key=lambda utterance: (utterance.session, utterance.id))
     )
     if not ordered:

@@ -142,12 +142,13 @@ def classes(predictions: pd.DataFrame, note: str = "") -> Figure:
 
 @figure("groups", "Bars of one panel should be alike; a step between them is a gap between genders or sessions.")
 def groups(predictions: pd.DataFrame, note: str = "") -> Figure:
-    """WA and UAR by gender and by session, with counts."""
+    """WA and UAR by gender, by session and by corpus, with counts."""
+    columns = ["gender", "session", *predictions.columns.intersection(["corpus"])]
     sessions = predictions["session"].nunique()
     height = max(2.6, 1.5 + 0.36 * max(2, min(sessions, _MOST_GROUPS)))
-    drawn = new_figure(10, height, "Gender and session: WA and UAR (%)", note)
-    panels = drawn.subplots(1, 2)
-    for axes, column in zip(panels, ("gender", "session"), strict=True):
+    drawn = new_figure(5 * len(columns), height, f"{', '.join(columns).capitalize()}: WA and UAR (%)", note)
+    panels = drawn.subplots(1, len(columns))
+    for axes, column in zip(panels, columns, strict=True):
         known = predictions[predictions[column].astype(str) != ""]
         if known.empty:
             empty_panel(axes, f"{column}: unknown for every utterance")

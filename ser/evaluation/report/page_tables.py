@@ -84,7 +84,7 @@ def split_table(split: Mapping[str, Any]) -> Table:
 
 
 def _spread(analysis: Mapping[str, Any]) -> Table:
-    """How much scores differ between speakers, genders and sessions, from ``cross_speaker``."""
+    """How much scores differ between speakers, genders, sessions and corpora, from ``cross_speaker``."""
     names = {
         "overall_accuracy": "accuracy over all utterances (%)",
         "average_f1": "mean over speakers of weighted F1 (%)",
@@ -97,9 +97,11 @@ def _spread(analysis: Mapping[str, Any]) -> Table:
         [name, percent(analysis.get(key)), interval(*analysis["intervals"].get(key, (None, None)))]
         for key, name in names.items()
     ]
-    for key in ("gender", "session"):
+    for key, several in (("gender", "genders"), ("session", "sessions"), ("corpus", "corpora")):
+        if key == "corpus" and not analysis.get("corpus_gap"):
+            continue
         gap = analysis[f"{key}_gap"]
-        name = f"gap between {key}s, accuracy (points)"
+        name = f"gap between {several}, accuracy (points)"
         if gap is None:
             rows.append([name, UNKNOWN, UNKNOWN])
             continue

@@ -1,0 +1,57 @@
+"""MELD: 13,708 utterances of the TV series Friends, in given partitions (Poria et al. 2019)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ser.data.corpora.parsing import assemble, audio_files, existing_root, named_files, relabelled, validate_emotions
+from ser.data.corpus import Corpus, Utterance
+from ser.emotions import find_emotion
+from ser.errors import SerError
+
+_REMEDY = "set data.root=/path/to/MELD (or the variable MELD_ROOT), the folder of train_sent_emo.csv"
+_LABELS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
+_NAMES = {label: emotion.name for label in _LABELS if (emotion := find_emotion(label))}
+_PARTITIONS = {"train": "train", "dev": "validation", "test": "test"}  # the first word of a table's name
+_NAME = re.compile(r"dia\d+_utt\d+")
+
+
+def meld(
+    root: str | Path | None,
+    emotions: Sequence[str] = ("neutral", "happy", "sad", "angry"),
+    map: Mapping[str, str] | None = None,
+) -> Corpus:
+    """Read ``{train,dev,test}_sent_emo.csv`` and find ``dia0_utt0.wav`` in the folder that is named after each part.
+
+    The release holds videos (``train_splits/dia0_utt0.mp4``, ``dev_splits_complete``, ``output_repeated_splits_test``):
+    write their sound beside them, ``ffmpeg -i dia0_utt0.mp4 -ac 1 -ar 16000 dia0_utt0.wav``. Speakers occur in several
+    partitions, which ``protocol=given`` labels; each partition is a session. (github.com/declare-lab/MELD)
+
+    Args:
+        root: the folder, searched with its subfolders.
+        emotions: the classes in their order, of neutral, happy, sad, angry, surprised, fearful and disgust.
+        map: class of a label, such as ``{disgust: angry}``.
+
+    Raises:
+        SerError: the folder or a table is not there, or an emotion is unknown or has no utterance.
+    """
+    folder = existing_root(root, "MELD", _REMEDY)
+    labels = {label: relabelled(name, map) for label, name in _NAMES.items()}
+    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "MELD")
+    utterances: list[Utterance] = []
+    for session, (part, partition) in enumerate(_PARTITIONS.items(), 1):
+        table = next(folder.rglob(f"{part}_sent_emo.csv"), None)
+        if table is None:
+            raise SerError(f"{folder} holds no {part}_sent_emo.csv, expected the three tables of MELD; {_REMEDY}.")
+        within = (path for path in audio_files(folder) if part in path.parent.relative_to(folder).as_posix())
+        files = {path.stem: path for path, _ in named_files(within, _NAME)}
+        for row in pd.read_csv(table, dtype=str, encoding="utf-8-sig").to_dict("records"):
+            name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
+            emotion = labels[row["Emotion"].strip().lower()]
+            path = files.get(name, folder / f"{part}_splits" / f"{name}.wav")
+            utterances.append(
+                Utterance(f"{part}_{name}", path, emotion, row["Speaker"].strip(), session, "", partition=partition)
+            )
+    return assemble("meld", wanted, (u for u in utterances if u.emotion in wanted), folder)

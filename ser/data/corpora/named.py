@@ -1,0 +1,175 @@
+"""Corpora whose file names say everything: one row of a table each, and a file in conf/data/.
+
+Sources of the names: RAVDESS, Livingstone & Russo 2018 (zenodo.org/record/1188976); EMO-DB, Burkhardt et al. 2005
+(emodb.bilderbar.info/docu); CREMA-D, Cao et al. 2014 (github.com/CheyneyComputerScience/CREMA-D, genders from its
+VideoDemographics.csv); ESD, Zhou et al. 2021 (its ReadMe.txt); TESS, Pichora-Fuller & Dupuis 2020
+(doi.org/10.5683/SP2/E8H2MF); SAVEE, Haq & Jackson 2010 (its Info.txt); CASIA, the 1,200 public recordings.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ser.data.corpora.parsing import (
+    assemble,
+    audio_files,
+    existing_root,
+    named_files,
+    relabelled,
+    speaker_groups,
+    validate_emotions,
+)
+from ser.data.corpus import Corpus, Utterance
+from ser.errors import SerError
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a corpus names its files.
+
+    Attributes:
+        title: of the corpus.
+        pattern: of the last parts of a path without suffix, with the groups speaker and emotion. What it matches is the
+            id, or its group id.
+        emotions: class of each code, in the order of the corpus.
+        example: of a file.
+        inner: pattern of a folder inside the corpus, so that a root one level too low is found.
+        women: pattern of the speakers that are women, the others being men; None: not known.
+        sessions: session of each speaker; None: groups balanced by gender and number of utterances.
+        prefix: of the speakers' names.
+    """
+
+    title: str
+    pattern: str
+    emotions: Mapping[str, str]
+    example: str
+    inner: str = "-"
+    women: str | None = None
+    sessions: Mapping[str, int] | None = None
+    prefix: str = ""
+
+
+_RAVDESS_CODES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # 01 to 08
+_EMODB_MEN, _EMODB_WOMEN = ("03", "10", "11", "12", "15"), ("08", "09", "13", "14", "16")  # a pair is a session
+_CREMA_D_WOMEN = (
+    "10(0[2-46-9]|1[0238]|2[01458]|29|30|37|4[3679]|5[2-68]|6[013]|7[2-689]|8[249]|91)"  # of VideoDemographics.csv
+)
+CORPORA = {
+    "ravdess": Names(
+        "RAVDESS",
+        # modality 03 (audio) - channel 01 (speech, 02 is song) - emotion - intensity - statement - repetition - actor
+        r"03-01-0(?P<emotion>[1-8])-\d\d-\d\d-\d\d-(?P<speaker>\d\d)",
+        {str(code): name for code, name in enumerate(_RAVDESS_CODES, 1)},
+        "Actor_01/03-01-01-01-01-01-01.wav",
+        inner=r"Actor_\d\d",
+        women=r"\d[02468]",
+        sessions={f"{actor:02d}": (actor - 1) // 4 + 1 for actor in range(1, 25)},
+        prefix="Actor_",
+    ),
+    "emodb": Names(
+        "EMO-DB",
+        # speaker - text - emotion - version. The letter decides: label files of some copies are wrong.
+        r"(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[WLEAFTN])[a-z]",
+        {"W": "angry", "L": "bored", "E": "disgust", "A": "fearful", "F": "happy", "T": "sad", "N": "neutral"},
+        "wav/03a01Fa.wav",
+        women="|".join(_EMODB_WOMEN),
+        sessions={
+            speaker: pair
+            for pair, speakers in enumerate(zip(_EMODB_MEN, _EMODB_WOMEN, strict=True), 1)
+            for speaker in speakers
+        },
+    ),
+    "crema_d": Names(
+        "CREMA-D",
+        r"(?P<speaker>1\d{3})_[A-Z]{3}_(?P<emotion>[A-Z]{3})_[A-Z]{1,2}",  # actor - sentence - emotion - level
+        {"ANG": "angry", "DIS": "disgust", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad"},
+        "AudioWAV/1001_DFA_ANG_XX.wav",
+        women=_CREMA_D_WOMEN,
+    ),
+    "esd": Names(
+        "ESD",
+        # the ReadMe's own layout has train/, evaluation/ or test/ before the file
+        r"(?P<speaker>\d{4})/(?P<emotion>\w+)/(?:\w+/)?(?P<id>(?P=speaker)_\d{6})",
+        {"Neutral": "neutral", "Angry": "angry", "Happy": "happy", "Sad": "sad", "Surprise": "surprised"},
+        "0011/Angry/0011_000351.wav",
+        inner=r"\d{4}",
+        women=r"00(0[12379]|1[5-9])",
+    ),
+    "tess": Names(
+        "TESS",
+        r"(?P<speaker>OA|YA)F?_\w+_(?P<emotion>angry|disgust|fear|happy|neutral|ps|sad)",  # one file is OA_bite_neutral
+        {"angry": "angry", "disgust": "disgust", "fear": "fearful", "happy": "happy", "neutral": "neutral",
+         "ps": "surprised", "sad": "sad"},
+        "OAF_angry/OAF_back_angry.wav",
+        women=".*",
+        sessions={"OA": 1, "YA": 2},
+    ),
+    "savee": Names(
+        "SAVEE",
+        r"(?P<speaker>DC|JE|JK|KL)[_/](?P<emotion>a|d|f|h|n|sa|su)\d\d",
+        {"a": "angry", "d": "disgust", "f": "fearful", "h": "happy", "n": "neutral", "sa": "sad", "su": "surprised"},
+        "AudioData/DC/a01.wav",
+        women="",
+        sessions={"DC": 1, "JE": 2, "JK": 3, "KL": 4},
+    ),
+    "casia": Names(
+        "CASIA",
+        r"(?P<speaker>\w+)/(?P<emotion>angry|fear|happy|neutral|sad|surprise)/\d+",
+        {"angry": "angry", "fear": "fearful", "happy": "happy", "neutral": "neutral", "sad": "sad",
+         "surprise": "surprised"},
+        "wangzhe/angry/201.wav",
+    ),
+}  # fmt: skip
+
+
+def named(
+    name: str,
+    root: str | Path | None,
+    emotions: Sequence[str],
+    map: Mapping[str, str] | None = None,
+    speakers: str | None = None,
+) -> Corpus:
+    """Read a corpus by its file names; copies (``name (1).wav``) and second formats count once.
+
+    Args:
+        name: of the row of ``CORPORA``.
+        root: the folder, searched with its subfolders.
+        emotions: the classes in their order; recordings of others are left out.
+        map: class of a label, such as ``{calm: neutral}``.
+        speakers: regular expression of the speakers that are read; None: all.
+
+    Raises:
+        SerError: the folder is not there or holds no such file, a speaker is not one of the corpus, or an emotion is
+            unknown or has no recording.
+    """
+    names = CORPORA[name]
+    remedy = f"set data.root=/path/to/{name} (or the variable {name.upper()}_ROOT), the folder of {names.example}"
+    folder = existing_root(root, names.title, remedy)
+    if re.fullmatch(names.inner, folder.resolve().name):
+        folder = folder.resolve().parent
+    labels = {code: relabelled(emotion, map) for code, emotion in names.emotions.items()}
+    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), names.title)
+    files = list(named_files(audio_files(folder), re.compile(names.pattern)))
+    if not files:
+        raise SerError(
+            f"{folder} holds no recording named like {names.example}, expected those of the corpus; {remedy}."
+        )
+    utterances = []
+    for path, match in files:
+        speaker, label = match["speaker"], labels.get(match["emotion"])
+        if names.sessions is not None and speaker not in names.sessions:
+            raise SerError(
+                f"{path} is named after speaker {speaker}, expected one of {', '.join(names.sessions)}; "
+                "remove the file or use data=manifest for another corpus."
+            )
+        if label not in wanted or (speakers is not None and not re.fullmatch(speakers, speaker)):
+            continue
+        gender = "" if names.women is None else "F" if re.fullmatch(names.women, speaker) else "M"
+        identifier = match.groupdict().get("id") or match[0].replace("/", "_")
+        session = 0 if names.sessions is None else names.sessions[speaker]
+        utterances.append(Utterance(identifier, path, label, f"{names.prefix}{speaker}", session, gender))
+    if names.sessions is None:
+        group = speaker_groups((u.speaker, u.gender) for u in utterances)
+        utterances = [replace(u, session=group[u.speaker]) for u in utterances]
+    return assemble(name, wanted, utterances, folder)

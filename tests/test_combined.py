@@ -1,0 +1,188 @@
+"""Several corpora as one, and the protocols that leave one out or take the parts that a corpus declares."""
+
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from fake_corpora import write_emodb, write_manifest, write_ravdess
+
+from ser import training
+from ser.data.batching import LengthBatches
+from ser.data.corpora.combined import combined
+from ser.data.corpora.manifest import manifest
+from ser.data.corpora.named import named
+from ser.data.corpora.synthetic_frames import synthetic_features
+from ser.data.corpus import Corpus, Utterance
+from ser.data.extraction import extract
+from ser.data.normalization import CorpusNormalization
+from ser.data.protocols import CorpusProtocol, GivenProtocol, SessionProtocol, SpeakerProtocol
+from ser.encoders import LogMel
+from ser.errors import SerError
+
+FOUR = ("neutral", "happy", "sad", "angry")
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora")
+    write_ravdess(folder / "ravdess", actors=12, repetitions=1, seconds=0.1)
+    write_emodb(folder / "emodb", texts=1, seconds=0.1)
+    return folder
+
+
+@pytest.fixture
+def parts(roots):
+    return {
+        "ravdess": partial(named, "ravdess", roots / "ravdess", emotions=(*FOUR, "fearful")),
+        "emodb": partial(named, "emodb", roots / "emodb", emotions=("angry", "bored", "neutral", "sad", "happy")),
+        "made_up": partial(synthetic_features, scale=0.01, dim=32),
+    }
+
+
+def test_ids_speakers_and_sessions_stay_apart_and_classes_are_those_of_all(parts):
+    corpus = combined(["ravdess", "emodb"], **parts)
+    assert corpus.emotions == FOUR and corpus.corpora == ["ravdess", "emodb"]
+    assert corpus.sessions == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert all(u.id.startswith(f"{u.corpus}/") and u.speaker.startswith(f"{u.corpus}/") for u in corpus.utterances)
+    assert {u.corpus for u in corpus.utterances if u.session > 3} == {"emodb"}
+    turned = combined(["emodb", "ravdess"], **parts)
+    assert turned.emotions == ("angry", "neutral", "sad", "happy") and turned.corpora == ["emodb", "ravdess"]
+    mapped = combined(["ravdess", "emodb"], ["neutral", "sad"], **parts)
+    assert {u.emotion for u in mapped.utterances} == {"neutral", "sad"}
+
+
+@pytest.mark.parametrize("corpora, emotions, reason", [
+    (["ravdess"], None, "two different"),
+    (["ravdess", "ravdess"], None, "two different"),
+    (["ravdess", "nothing"], None, "nothing, expected some of emodb"),
+    (["ravdess", "emodb"], ["sad", "bored"], "RAVDESS has no emotion bored"),
+    (["ravdess", "made_up"], None, "makes its own frames"),
+])  # fmt: skip
+def test_what_cannot_be_joined_is_refused(parts, corpora, emotions, reason):
+    with pytest.raises(SerError, match=reason):
+        combined(corpora, emotions, **parts)
+
+
+def test_frames_are_those_of_each_corpus_alone(parts, tmp_path):
+    alone = extract(parts["emodb"](), LogMel(), tmp_path, show_progress=False)
+    joined = extract(combined(["ravdess", "emodb"], **parts), LogMel(), tmp_path, show_progress=False)
+    four = [u for u in parts["emodb"]().utterances if u.emotion in FOUR]
+    assert joined.reused == len(four)
+    assert all((joined.cache.read(f"emodb/{u.id}") == alone.cache.read(u.id)).all() for u in four)
+    assert {path.name for path in tmp_path.iterdir()} == {"ravdess", "emodb"}
+
+
+def test_a_missing_file_is_left_out_under_its_joined_name(roots, parts, tmp_path):
+    write_emodb(tmp_path / "emodb", texts=1, seconds=0.1)
+    own = parts | {"emodb": partial(named, "emodb", tmp_path / "emodb", emotions=("neutral", "sad"))}
+    corpus = combined(["ravdess", "emodb"], **own)
+    victim = next(u for u in corpus.utterances if u.corpus == "emodb")
+    victim.path.unlink()
+    found = extract(corpus, LogMel(), tmp_path / "cache", show_progress=False)
+    assert found.failures.keys() == {victim.id}
+    assert len(found.cache.lengths) == len(corpus.utterances) - 1
+    rest = corpus.without(found.failures)
+    assert extract(rest, LogMel(), tmp_path / "cache", show_progress=False).failures == {}
+
+
+def test_one_corpus_is_left_out_and_the_others_validate_on_a_session(parts):
+    corpus = combined(["ravdess", "emodb"], **parts)
+    protocol = CorpusProtocol()
+    assert protocol.folds(corpus) == 2
+    first, second = protocol.split(corpus, 1, 0), protocol.split(corpus, 2, 0)
+    assert {u.corpus for u in first.test} == {"ravdess"} and {u.corpus for u in second.test} == {"emodb"}
+    assert {u.session for u in first.validation} == {8} and {u.session for u in second.validation} == {3}
+    assert len(first.train) + len(first.validation) == len(second.test)
+    with pytest.raises(SerError, match="is one"):
+        protocol.split(parts["emodb"](), 1, 0)
+
+
+def test_other_protocols_work_inside_and_validate_within_the_corpus(parts):
+    corpus = combined(["ravdess", "emodb"], **parts)
+    for fold in range(1, SessionProtocol().folds(corpus) + 1):
+        split = SessionProtocol().split(corpus, fold, 0)
+        assert {u.corpus for u in split.test} == {u.corpus for u in split.validation}
+        assert {u.corpus for u in split.train} == {"ravdess", "emodb"}
+    assert SpeakerProtocol().folds(corpus) == 22
+
+
+def test_given_parts_are_taken_as_they_are_and_overlap_is_labelled(tmp_path):
+    table = pd.read_csv(write_manifest(tmp_path, speakers=6, seconds=0.05))
+    parts = ["train", "train", "train", "train", "dev", "test"]
+    table["split"] = [parts[int(name[3:]) - 1] for name in table["speaker"]]
+    table.to_csv(tmp_path / "apart.csv", index=False)
+    corpus = manifest(tmp_path / "apart.csv")
+    split = GivenProtocol().split(corpus, 1, 0)
+    assert Counter(u.partition for u in corpus.utterances) == {"train": 32, "validation": 8, "test": 8}
+    assert not split.speaker_overlap and {u.speaker for u in split.test} == {"spk6"}
+    table.loc[table["speaker"] == "spk1", "split"] = ["train", "test"] * 4
+    table.to_csv(tmp_path / "mixed.csv", index=False)
+    assert GivenProtocol().split(manifest(tmp_path / "mixed.csv"), 1, 0).speaker_overlap
+    with pytest.raises(SerError, match="column partition"):
+        GivenProtocol().split(manifest(tmp_path / "manifest.csv"), 1, 0)
+    with pytest.raises(SerError, match="fold=2 does not exist"):
+        GivenProtocol().split(corpus, 2, 0)
+
+
+class Sums:
+    """A cache of one frame per utterance, whose value is given."""
+
+    dim = 1
+
+    def __init__(self, values):
+        self.values = values
+
+    def sums(self, group_of):
+        groups = max(group_of.values()) + 1
+        count, total, square = torch.zeros(groups), torch.zeros(groups, 1), torch.zeros(groups, 1)
+        for name, group in group_of.items():
+            count[group] += 1
+            total[group] += self.values[name]
+            square[group] += self.values[name] ** 2
+        return count.numpy(), total.numpy(), square.numpy()
+
+
+def test_statistics_per_corpus_are_of_training_where_it_trains():
+    values = {"a1": 1.0, "a2": 3.0, "a3": 90.0, "b1": 10.0, "b2": 30.0}
+    corpus_of = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "b2": "b"}
+    all_of = {n: Utterance(n, Path(), "sad", f"s{n}", 1, "", corpus=c) for n, c in corpus_of.items()}
+    train = [all_of[name] for name in ("a1", "a2")]
+    normalization = CorpusNormalization()
+    statistics = normalization.fit(Sums(values), train, list(all_of.values()))
+    assert normalization.transductive  # b is only tested
+    assert statistics.mean[statistics.row("sa3")].item() == 2 and statistics.mean[statistics.row("sb1")].item() == 20
+    inside = CorpusNormalization()
+    inside.fit(Sums(values), [*train, all_of["b1"]], list(all_of.values()))
+    assert not inside.transductive
+
+
+def test_rows_are_repeated_in_batches():
+    rows = [0, 1, 2, 2, 2]
+    batches = list(LengthBatches([5, 4, 3, 3, 3], 2, rows=rows, seed=1))
+    assert sorted(row for batch in batches for row in batch) == rows
+
+
+def test_a_run_on_two_corpora_says_where_each_utterance_is_from(configure, roots, tmp_path, capsys):
+    words = ["data=combined", *(f"data.{name}.root={roots / name}" for name in ("ravdess", "emodb"))]
+    cfg = configure(*words, "batches.balance=corpus", "normalization=corpus", "fold=5")
+    training.run(cfg, {"features": "logmel", "model": "gru"}, words)
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert set(table["corpus"]) == {"emodb"}
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["corpora"].keys() == {"emodb"} and metrics["transductive"] is False
+    identity = json.loads((tmp_path / "run" / "run.json").read_text())["identity"]
+    assert not any(key.startswith("data.crema_d") for key in identity) and "data.emodb.emotions" in identity
+
+
+def test_a_wrong_fold_is_refused_before_extraction(configure, monkeypatch):
+    monkeypatch.setattr(training, "extract", lambda *arguments, **settings: pytest.fail("extracted"))
+    with pytest.raises(SerError, match="fold=9 does not exist"):
+        training.load_data(configure("fold=9"))
+
+
+def test_corpora_of_one_name_only_know_nothing_of_others():
+    assert Corpus("x", ("sad",), (Utterance("1", Path(), "sad", "s", 1, ""),)).corpora == [""]
