@@ -23,6 +23,7 @@ from ser.adversary import Adversary
 from ser.config import instantiate
 from ser.console import announce, count_parameters, show_network, show_scores, show_split
 from ser.dashboards import log_result, shown_result, shown_settings
+from ser.data.cache import FRAME_CODE
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import Extraction, extract
@@ -137,8 +138,9 @@ def _check_numbers(cfg: DictConfig) -> None:
     check_number("seed", cfg.seed, 0, 2**32 - 1)
     if cfg.adversarial_weight is not None:
         check_number("adversarial_weight", cfg.adversarial_weight, 0)
-    if not cfg.paths.outputs:
-        raise SerError("paths.outputs= was given, expected a folder; the default is outputs.")
+    for key in ("outputs", "run"):
+        if not cfg.paths[key]:
+            raise SerError(f"paths.{key}= was given, expected a folder; leave it out for the default.")
 
 
 def _forget_other_corpora(cfg: DictConfig) -> None:
@@ -206,6 +208,7 @@ def _measured(data: Data) -> dict[str, Any]:
         "labels": data.record["corpus_fingerprint"],
         "split": data.record["hash"],
         "audio": data.extraction.cache.fingerprint(),
+        "frame_code": FRAME_CODE,
         "unchecked": len(data.extraction.trusted),
         "encoder": (data.corpus.frame_source or data.encoder).description(),
     }

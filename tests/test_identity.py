@@ -16,6 +16,7 @@ from small_runs import figures
 from tiny_encoders import save_tiny_hubert
 
 from ser import training
+from ser.data import cache as data_cache
 from ser.errors import SerError
 from ser.evaluation.runs import find_runs, load_run, scan_runs, warnings_of
 from ser.evaluation.summary import summarize
@@ -141,6 +142,15 @@ def test_other_labels_speakers_and_audio_are_refused_by_name(kept):
     samples[100] += 0.25
     soundfile.write(sound, np.clip(samples, -1, 1), rate)
     kept(refused="audio = ")
+
+
+def test_frames_of_another_frame_code_are_made_anew_and_the_run_is_refused(kept, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(data_cache, "FRAME_CODE", data_cache.FRAME_CODE + 1)
+    monkeypatch.setattr(training, "FRAME_CODE", data_cache.FRAME_CODE)
+    caplog.clear()
+    kept(refused=f"frame_code = {data_cache.FRAME_CODE - 1}, now {data_cache.FRAME_CODE}")
+    assert "reused 0" in caplog.text
 
 
 def test_what_is_irrelevant_changes_nothing(kept, configure, tmp_path):

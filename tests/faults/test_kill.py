@@ -78,6 +78,29 @@ def test_sweep_killed(corpus, cache, tmp_path):
 
 
 @pytest.mark.faults
+def test_sweep_killed_while_it_sums_up(corpus, cache, tmp_path):
+    """Every file of the summary is absent, as before, or whole; the runs are not touched."""
+    place = tmp_path / "whole"
+    words = ["sweep.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.outputs={place}", "variant=gru,enhanced_gru",
+             "baseline=gru", "fold=1,2", "leakage=false", "trainer.max_epochs=1"]  # fmt: skip
+    assert command(place, *words).code == 0
+    ended = command(place, *words)  # nothing is left to do but the summary
+    assert ended.code == 0, ended.shown
+    expected = results(place)
+    writes = [number for number, change in enumerate(ended.changes) if "summary" in change]
+    assert len(writes) >= 6  # at least three files, each written and renamed
+    for number in writes[::2]:
+        for file in place.rglob("summary*"):
+            file.unlink()
+        killed = command(place, *words, kill=Kill(number))
+        assert killed.code == -signal.SIGKILL, killed.shown
+        assert_whole(place)
+        assert results(place).items() <= expected.items()
+    assert command(place, *words).code == 0
+    assert results(place) == expected
+
+
+@pytest.mark.faults
 def test_report_killed(corpus, cache, tmp_path):
     place = tmp_path / "runs" / "run"
     ended = command(place, "train.py", *corpus, *TINY, f"paths.cache={cache}", f"paths.run={place}")
