@@ -74,12 +74,10 @@ def _settings(node: yaml.Node, prefix: str, lines: list[str]) -> Iterator[Settin
                 yield entry._replace(meaning=entry.meaning and f"{name}: {entry.meaning}")
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name, first = f"{prefix}{key.value}", key.start_mark.line
-        nested = isinstance(value, yaml.MappingNode) or (
-            isinstance(value, yaml.SequenceNode) and any(isinstance(item, yaml.MappingNode) for item in value.value)
-        )
-        if key.value in PLUMBING:
+        inner = value.value if isinstance(value, yaml.CollectionNode) and not value.flow_style else []
+        if key.value in PLUMBING or "_partial_: true}" in lines[first]:
             continue
-        if nested and value.value:
+        if any(isinstance(item, tuple | yaml.MappingNode) for item in inner):  # block style: keys of their own
             yield from _settings(value, f"{name}.", lines)
             continue
         line = lines[value.end_mark.line if value.end_mark.column else value.end_mark.line - 1]
@@ -110,7 +108,9 @@ def header(file: Path) -> str:
 def target(file: Path) -> str:
     """What an option constructs and what it is based on, as Markdown; empty where it does neither."""
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    based = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    based = [
+        entry for entry in content.get("defaults", []) if isinstance(entry, str) and not re.search("_self_|@", entry)
+    ]
     made = f"Constructs `{content['_target_']}`. " if "_target_" in content else ""
     made += f"Based on `{file.parent.name}={based[0]}`; below is what differs." if based else ""
     return made.strip()
@@ -154,4 +154,4 @@ def cell(text: str) -> str:
 
 def sentence(text: str) -> str:
     """Text with a capital and a full stop."""
-    return text[:1].upper() + text[1:].rstrip(".;") + "."
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ":")) else ".")
