@@ -169,6 +169,9 @@ def predict(
         ),
     ] = None,
     shrinkage: Shrinkage = 10.0,
+    attention: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also draw the attention over each waveform, a PNG per file.")
+    ] = None,
 ) -> int:
     """Recognise the emotion of audio files and folders.
 
@@ -201,6 +204,9 @@ def predict(
     if output is not None:
         screen.write_table(output, table)
         typer.echo(f"{len(table)} rows in {output}")
+    if attention is not None:
+        screen.draw_attention(recognizer, files, attention)
+        typer.echo(f"attention over the waveforms in {attention}")
     if failures:
         screen.show_failures(failures, len(failures) + table["file"].nunique())
     return PARTLY_FAILED if failures else 0
@@ -439,8 +445,9 @@ def evaluate(
 
     Writes the files of a run. Classes that only one side knows are left out, or mapped: map.calm=neutral.
     """
-    from ser.evaluation.evaluate import Trained, show_evaluation  # noqa: PLC0415
     from ser.evaluation.evaluate import evaluate as score  # noqa: PLC0415
+    from ser.evaluation.evaluate import show_evaluation  # noqa: PLC0415
+    from ser.evaluation.trained import Trained  # noqa: PLC0415
     from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
 
     words = list(overrides or [])
@@ -451,6 +458,44 @@ def evaluate(
         raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")
     trained = Trained.of(checkpoint or PRETRAINED, encoder, device, allow_download)
     show_evaluation(score(trained, words, output, allow_seen=allow_seen, leave_out_seen=leave_out_seen))
+    return 0
+
+
+@_command(
+    RESULTS,
+    "ser cross --corpus 'data=ravdess data.root=RAVDESS' --corpus 'data=emodb data.root=EMODB' experiment=recommended",
+)
+def cross(
+    corpus: Annotated[list[str], typer.Option(metavar="'data=...'", help="A corpus; two or more.")],
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write; default: below outputs/cross.")
+    ] = None,
+) -> int:
+    """Train on each of several corpora and test on each; what is finished is not repeated."""
+    from ser.evaluation.cross import cross as fill  # noqa: PLC0415
+
+    fill(corpus, overrides or [], output)
+    return 0
+
+
+@_command(RESULTS, "ser summary outputs/ravdess-whisper_base", "ser summary tables/ --baseline hubert")
+def summary(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs, or of prediction tables.")],
+    baseline: Annotated[str | None, typer.Option(metavar="VARIANT", help="What the others are compared with.")] = None,
+) -> int:
+    """Compare the variants in a folder: scores, intervals, paired tests; writes summary.csv, .json and .md.
+
+    Tables such as seed3_fold2.csv in one folder are one variant, named after the folder.
+    """
+    from ser.evaluation.report.render import show_summary, write_summary  # noqa: PLC0415
+    from ser.evaluation.runs import scan_runs  # noqa: PLC0415
+    from ser.evaluation.summary import summarize  # noqa: PLC0415
+
+    runs, left_out = scan_runs(path)
+    found = summarize(runs, baseline, left_out)
+    show_summary(found)
+    write_summary(found, path if path.is_dir() else path.parent)
     return 0
 
 
@@ -494,7 +539,7 @@ def probe(
     path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or a folder of runs.")],
 ) -> int:
     """Measure how much the features of finished runs tell about the speaker, and write leakage.json."""
-    from ser.evaluation.probe_screen import probe_and_show  # noqa: PLC0415
+    from ser.evaluation.report.render import probe_and_show  # noqa: PLC0415
 
     probe_and_show(path)
     return 0

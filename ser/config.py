@@ -101,7 +101,7 @@ class TrainPage:
     search_folds: list[int] | None = MISSING
     allow_duplicates: bool = MISSING
     leakage: bool = MISSING
-    figures: bool = MISSING
+    figures: Any = MISSING
     batches: Batches = field(default_factory=Batches)
     extraction: Extraction = field(default_factory=Extraction)
     paths: Paths = field(default_factory=Paths)

@@ -2,24 +2,23 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich import get_console
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
 from ser.data.corpus import Corpus
+from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import show
-from ser.evaluation.report.tables import cross_validation_table
+from ser.evaluation.report.tables import cross_validation_table, run_tables
 from ser.evaluation.runs import WARNINGS
 from ser.inference.checkpoint import score_line
 from ser.module import EmotionModule
 
 log = logging.getLogger(__name__)
-_MOST_NAMES = 16  # of speakers in a cell
 
 
 def announce(corpus: Corpus) -> None:
@@ -37,31 +36,9 @@ def announce(corpus: Corpus) -> None:
 
 
 def show_split(record: Mapping[str, Any]) -> None:
-    """The split as a table: utterances, minutes, emotions and speakers of each part."""
-    title = f"{escape(record['protocol'])} protocol, fold {record['fold']} of {record['folds']}"
-    table = Table(
-        "part", "utt.", "min", *map(escape, record["emotions"]), "sessions", "speakers", title=title, box=SIMPLE_HEAD
-    )
-    for name, part in record["parts"].items():
-        if not part["utterances"]:
-            continue  # protocol=everyone
-        table.add_row(
-            name,
-            f"{part['utterances']:,}",
-            f"{part['seconds'] / 60:.1f}",
-            *(str(part["emotions"][emotion]) for emotion in record["emotions"]),
-            " ".join(map(str, part["sessions"])),
-            escape(_shortened(part["speakers"])),
-        )
-    if record["left_out"]:
-        table.add_row("left out", str(len(record["left_out"])))
-    table.caption = _notes(record)
-    get_console().print(table)
-
-
-def _shortened(names: Sequence[str]) -> str:
-    """Names in one cell; of many, the first ones and how many there are."""
-    return " ".join(names if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES // 2], f"... ({len(names)} in all)"])
+    """The split as a table: utterances, minutes, speakers, sessions and emotions of each part."""
+    show([split_table(record)])
+    _show_labels(record)
 
 
 def show_network(module: EmotionModule, name: str) -> None:
@@ -85,28 +62,12 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 
 def show_scores(metrics: Mapping[str, Any]) -> None:
-    """The test table in percent: UAR first, since it selects; then WA, F1 and each emotion's recall."""
+    """Print the scores of a run's validation and test part, with the labels that they must carry."""
     if "validation" not in metrics:
         _show_untested(metrics)
         return
-    emotions = list(metrics["validation"]["recall"])
-    table = Table("%", "utt.", "UAR", "WA", "macro F1", "weighted F1", *map(escape, emotions), box=SIMPLE_HEAD)
-    rows = {part: metrics.get(part) for part in ("validation", "test")}
-    if len(corpora := metrics.get("corpora", {})) > 1:
-        rows |= {f"  {escape(name)}": score for name, score in corpora.items()}
-    for part, score in rows.items():
-        if score is None:
-            continue  # a search leaves the test part closed
-        row = [score["uar"], score["wa"], score["macro_f1"], score["weighted_f1"], *score["recall"].values()]
-        style = "bold" if part == "test" else None
-        figures = ("-" if value is None else f"{100 * value:.1f}" for value in row)
-        table.add_row(part, str(score["n"]), *figures, style=style)
-    fitted = metrics.get("regularization_c")  # of a network without epochs
-    chosen = f"epoch {metrics['best_epoch']} chosen by validation UAR" if fitted is None else f"C = {fitted:g}"
-    where = f"{escape(metrics['variant'])}, fold {metrics['fold']}"
-    table.title = f"{where}, {chosen}; under emotions: recall"
-    table.caption = _notes(metrics)
-    get_console().print(table)
+    show(run_tables(metrics))
+    _show_labels(metrics)
 
 
 def _show_untested(metrics: Mapping[str, Any]) -> None:
@@ -121,6 +82,7 @@ def _show_untested(metrics: Mapping[str, Any]) -> None:
         get_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _notes(facts: Mapping[str, Any]) -> str | None:
+def _show_labels(facts: Mapping[str, Any]) -> None:
     """The labels that every result with them must carry."""
-    return "; ".join(text for key, text in WARNINGS.items() if facts.get(key)) or None
+    if notes := "; ".join(text for key, text in WARNINGS.items() if facts.get(key)):
+        get_console().print(notes, style="bold", markup=False, highlight=False)

@@ -14,7 +14,7 @@ class Emotion(NamedTuple):
         sign: a character with the shape of ``marker``.
         marker: matplotlib's name of that shape.
         dash: SVG ``stroke-dasharray`` of its line.
-        angle: CSS angle of its hatching; empty for none.
+        stripes: angles of the lines of its pattern in degrees, 0 lying flat; none for a plain area.
         chinese: its Chinese name.
     """
 
@@ -24,23 +24,35 @@ class Emotion(NamedTuple):
     sign: str
     marker: str
     dash: str
-    angle: str
+    stripes: tuple[int, ...]
     chinese: str
+
+    @property
+    def hatch(self) -> str:
+        """The pattern as matplotlib spells it."""
+        return "".join({0: "--", 45: "//", 90: "||", 135: "\\\\"}[angle] for angle in self.stripes)
+
+    @property
+    def fill(self) -> str:
+        """Colour and pattern as a CSS background: lighter lines over the colour."""
+        lines = "transparent 0 6px,rgb(255 255 255/.4) 6px 9px"  # a gradient runs across its lines
+        layers = [f"repeating-linear-gradient({-angle}deg,{lines})" for angle in self.stripes]
+        return ",".join([*layers, f"linear-gradient({self.color},{self.color})"])
 
 
 EMOTIONS = (
-    Emotion("angry", ("anger", "ang"), "#D55E00", "▲", "^", "", "", "愤怒"),
-    Emotion("happy", ("happiness", "hap", "joy"), "#E69F00", "★", "*", "7 4", "45deg", "高兴"),
-    Emotion("sad", ("sadness",), "#0072B2", "▼", "v", "2 3", "-45deg", "悲伤"),
-    Emotion("neutral", ("neu",), "#8C8C8C", "●", "o", "10 3 2 3", "90deg", "中性"),
-    Emotion("fearful", ("fear", "fea", "afraid"), "#CC79A7", "◆", "D", "14 5", "0deg", "恐惧"),
-    Emotion("disgust", ("disgusted", "dis"), "#009E73", "✖", "X", "5 2 1 2 1 2", "20deg", "厌恶"),
-    Emotion("surprised", ("surprise", "sur"), "#56B4E9", "✚", "P", "1 5", "-20deg", "惊讶"),
-    Emotion("excited", ("exc",), "#F0E442", "■", "s", "18 3 3 3", "70deg", "激动"),
-    Emotion("bored", ("boredom",), "#999933", "▶", ">", "4 2", "-70deg", "无聊"),
-    Emotion("calm", (), "#6A3D9A", "⬢", "h", "8 2 2 2", "10deg", "平静"),
-    Emotion("frustrated", ("frustration", "fru"), "#7B4F2B", "⬟", "p", "12 4 4 4", "30deg", "沮丧"),
-    Emotion("contempt", ("contemptuous",), "#882255", "◀", "<", "6 6", "60deg", "轻蔑"),
+    Emotion("angry", ("anger", "ang"), "#D55E00", "▲", "^", "", (), "愤怒"),
+    Emotion("happy", ("happiness", "hap", "joy"), "#E69F00", "★", "*", "7 4", (45,), "高兴"),
+    Emotion("sad", ("sadness",), "#0072B2", "▼", "v", "2 3", (135,), "悲伤"),
+    Emotion("neutral", ("neu",), "#8C8C8C", "●", "o", "10 3 2 3", (90,), "中性"),
+    Emotion("fearful", ("fear", "fea", "afraid"), "#CC79A7", "◆", "D", "14 5", (0,), "恐惧"),
+    Emotion("disgust", ("disgusted", "dis"), "#009E73", "✖", "X", "5 2 1 2 1 2", (45, 135), "厌恶"),
+    Emotion("surprised", ("surprise", "sur"), "#56B4E9", "✚", "P", "1 5", (0, 90), "惊讶"),
+    Emotion("excited", ("exc",), "#F0E442", "■", "s", "18 3 3 3", (0, 45), "激动"),
+    Emotion("bored", ("boredom",), "#999933", "▶", ">", "4 2", (90, 135), "无聊"),
+    Emotion("calm", (), "#6A3D9A", "⬢", "h", "8 2 2 2", (0, 135), "平静"),
+    Emotion("frustrated", ("frustration", "fru"), "#7B4F2B", "⬟", "p", "12 4 4 4", (45, 90), "沮丧"),
+    Emotion("contempt", ("contemptuous",), "#882255", "◀", "<", "6 6", (0, 45, 90), "轻蔑"),
 )
 _BY_SPELLING = {spelling: emotion for emotion in EMOTIONS for spelling in (emotion.name, *emotion.aliases)}
 

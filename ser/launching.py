@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,14 @@ def check_arguments(arguments: list[str]) -> list[str]:
         if given != kept:
             get_console().print(f"{escape(given)} names a point twice; it runs once: {escape(kept)}", highlight=False)
     return [*options, *checked]
+
+
+def typed_command() -> str:
+    """The command line that started this process, without the folders of Python and of the script."""
+    words = sys.orig_argv[1:]
+    script = Path(words[0]).name if words else ""
+    python = ["python"] if script.startswith("-") or script.endswith(".py") else []
+    return shlex.join([*python, script, *words[1:]])
 
 
 def run_job(cfg: DictConfig) -> float:

@@ -25,6 +25,7 @@ from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
 from ser.evaluation.scores import cross_speaker, scores
+from ser.evaluation.significance import scores_with_interval
 from ser.io import (
     DamagedCheckpointError,
     atomic_path,
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 RESULTS = (
     "run.json", "split.json", "metrics.json", "history.csv", "predictions.csv", "embeddings.npy",
     "train_predictions.csv", "train_embeddings.npy", "leakage.json", "report.html", "train.log", "checkpoints",
-    "tensorboard", "csv", "wandb", "figures", "figures.partial", "enrolment.csv",
+    "tensorboard", "csv", "wandb", "figures", "figures.partial", "attention.json", "enrolment.csv",
     "enrolment.png",
 )  # fmt: skip
 Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
@@ -247,7 +248,11 @@ class RunFolder:
 
     def scores(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
         """The content of metrics.json."""
-        scored = {part: scores(parts[part][0]) for part in ("test", "validation") if part in parts}
+        scored: dict[str, Any] = {}
+        if "test" in parts:
+            scored["test"] = scores_with_interval(parts["test"][0])
+        if "validation" in parts:
+            scored["validation"] = scores(parts["validation"][0])
         if "test" in parts and "corpus" in (table := parts["test"][0]):
             scored["corpora"] = {str(name): scores(part) for name, part in table.groupby("corpus", sort=False)}
         metrics = {

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rich import get_console
 from ser.config import CONFIG_FOLDER, compose_config, instantiate, name_parts, variant_name
 from ser.errors import SerError, explain
 from ser.io import append_line
-from ser.launching import FailedRun
+from ser.launching import FailedRun, typed_command
 
 log = logging.getLogger(__name__)
 BASELINES = ("statistics_logistic", "statistics_logistic_speaker")  # in every sweep, unless it names another baseline
@@ -249,7 +250,8 @@ def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None
     if not loaded:
         raise SerError(f"none of its {len(runs)} runs can be read: {left_out[0]}")
     # A baseline may be given as an experiment's name, such as ladder/global.
-    summary = summarize(loaded, None if baseline is None else variant_name(str(baseline), None, None), left_out)
+    baseline = None if baseline is None else variant_name(str(baseline), None, None)
+    summary = replace(summarize(loaded, baseline, left_out), command=typed_command())
     show_summary(summary)
     write_summary(summary, folder)
     log.info("summary written to %s", folder)

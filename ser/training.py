@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from ser.data.protocols import Split, refuse_shared_recordings, split_record, wi
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
-from ser.evaluation.figures import write_figures
+from ser.evaluation.attention import write_attention
+from ser.evaluation.figures import figure_formats, write_figures
 from ser.everyone import recipe_for
 from ser.inference.checkpoint import FORMAT
 from ser.io import read_json
@@ -93,7 +95,7 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
         if HydraConfig.get().mode != RunMode.MULTIRUN:  # there, a summary ends all runs
             show_scores(metrics)
         if cfg.test and cfg.figures and not (folder.path / "figures").is_dir():  # killed while drawing
-            _draw(folder.path)
+            _draw(cfg, folder.path, data)
         return _objective(metrics)
     record = run_record(cfg, identity, choices, overrides)
     cfg.paths.run = str(folder.work)
@@ -118,7 +120,7 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
                     result = shown_result(metrics, read_json(folder.work / "leakage.json"))
                     log_result(trainer.loggers, shown_settings(cfg, choices), result)
                 if cfg.test and cfg.figures:
-                    _draw(folder.work, trainer.loggers)
+                    _draw(cfg, folder.work, data, trainer.loggers)
         if trainer.is_global_zero:
             if folder.work != folder.path:  # not before: loggers write into the folder
                 folder.replace_earlier()
@@ -138,6 +140,7 @@ def _check_numbers(cfg: DictConfig) -> None:
     check_number("seed", cfg.seed, 0, 2**32 - 1)
     if cfg.adversarial_weight is not None:
         check_number("adversarial_weight", cfg.adversarial_weight, 0)
+    figure_formats(cfg.figures)
     for key in ("outputs", "run"):
         if not cfg.paths[key]:
             raise SerError(f"paths.{key}= was given, expected a folder; leave it out for the default.")
@@ -243,7 +246,9 @@ def train(
         fit_by_epochs(datamodule, module, trainer, checkpoint)
     best = folder.read_best()
     module.load_state_dict(best["state_dict"])
+    started = time.monotonic()
     predictions = trainer.predict(module, datamodule=datamodule) or []
+    facts = facts | {"prediction_seconds": round(time.monotonic() - started, 3)}
     if len(datamodule.datasets) == 1:  # Lightning's answer to one loader is not nested
         predictions = [predictions]
     parts = {
@@ -419,10 +424,13 @@ def _precision(trainer: DictConfig) -> str | int | None:
     return "32-true"
 
 
-def _draw(folder: Path, loggers: Sequence[Logger] = ()) -> None:
+def _draw(cfg: DictConfig, folder: Path, data: Data, loggers: Sequence[Logger] = ()) -> None:
     """Draw; the run is finished already, so what cannot be done is said and no failure."""
     try:
-        write_figures(folder, loggers)
+        made_up = data.corpus.frame_source is not None or isinstance(data.encoder, FrameFiles)
+        if not made_up and not data.extraction.trusted:  # there is audio
+            write_attention(folder, data.split.test, data.encoder)
+        write_figures(folder, loggers, figure_formats(cfg.figures))
     except SerError as error:
         log.warning("the run is finished, but without all of its figures (`ser figures` draws them): %s", error)
 

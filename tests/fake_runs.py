@@ -175,6 +175,8 @@ def write_run(
         "hash": hashlib.sha256(identity.encode()).hexdigest()[:16],
     }
     write_json(run / "split.json", split)
+    answer = {"title": "a.wav: sad (80%)", "seconds": 2.0, "envelope": [[-0.1, 0.2]] * 50, "weights": [0.25] * 4}
+    write_json(run / "attention.json", {"utterances": [answer]})
     metrics = {
         "test": scores(parts["test"]),
         "validation": scores(parts["validation"]),

@@ -16,7 +16,8 @@ TINY = [
 
 
 def figures(folder: Path) -> dict:
-    """The content of metrics.json without the time it took."""
+    """The content of metrics.json without the times."""
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics.pop("seconds")
+    metrics.pop("prediction_seconds")
     return metrics

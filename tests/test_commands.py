@@ -104,9 +104,9 @@ def test_figures_are_drawn_again(tmp_path):
     assert main(["figures", str(run)]) == 0
     assert len(list((run / "figures").glob("*.png"))) > 5
     assert main(["figures", str(run), "--format", "pdf", "--format", "svg"]) == 0
-    assert {path.suffix for path in (run / "figures").iterdir()} == {".pdf", ".svg"}
+    assert {path.suffix for path in (run / "figures").iterdir()} == {".png", ".pdf", ".svg"}  # what was there stays
     assert main(["figures", str(run), "--format", "jpg"]) == 1
-    assert {path.suffix for path in (run / "figures").iterdir()} == {".pdf", ".svg"}
+    assert {path.suffix for path in (run / "figures").iterdir()} == {".png", ".pdf", ".svg"}  # what was there stays
 
 
 @pytest.fixture

@@ -475,7 +475,7 @@ def test_language_switch_keeps_what_was_recognised(page, uploads):
 
 def test_emotions_differ_by_sign_dash_and_hatching_and_stand_out_on_white():
     shown = looks([*EMOTIONS, "fearful", "calm", "odd", "odder"]).values()
-    for key in ("sign", "dash", "angle", "color"):
+    for key in ("sign", "dash", "stripes", "color"):
         assert len({getattr(look, key) for look in shown}) == len(shown)
     for look in shown:
         color = recognition.darkened(look.color)

@@ -4,7 +4,7 @@ from matplotlib.lines import Line2D
 from ser.emotions import EMOTIONS, chinese_name, find_emotion, looks
 
 
-@pytest.mark.parametrize("field", ["name", "color", "sign", "marker", "dash", "angle", "chinese"])
+@pytest.mark.parametrize("field", ["name", "color", "sign", "marker", "dash", "stripes", "chinese"])
 def test_no_two_emotions_share_a_look(field):
     assert len({getattr(emotion, field) for emotion in EMOTIONS}) == len(EMOTIONS)
 

@@ -12,6 +12,7 @@ from ser.cli import main
 from ser.config import compose_config
 from ser.data.corpora.folder import folder as read_folder
 from ser.errors import SerError
+from ser.evaluation import cross
 from ser.evaluation.predictions import read_predictions
 from ser.evaluation.shared_classes import SharedClasses
 
@@ -113,3 +114,20 @@ def test_emotion_and_speaker_come_from_the_names(tmp_path):
     }
     with pytest.raises(SerError, match="expected two or more"):
         read_folder(tmp_path / "x")
+
+
+def test_the_matrix_is_filled_once_on_the_classes_that_all_corpora_have(corpus, place, tmp_path, monkeypatch):
+    other = write_manifest(tmp_path / "b", emotions=("angry", "fearful", "happy", "sad"), seconds=0.4, session=True)
+    other = other.rename(other.with_name("other.csv"))
+    corpora = [f"data=manifest data.manifest={corpus}", f"data=manifest data.manifest={other}"]
+    words = [*TINY, "adversarial=none", "fold=1", f"paths.cache={place / 'cache'}", f"paths.outputs={tmp_path}"]
+    matrix = cross.cross(corpora, words, tmp_path / "matrix")
+    assert list(zip(matrix["trained"], matrix["tested"], strict=True)) == [
+        (one, two) for one in ("manifest", "other") for two in ("manifest", "other")
+    ]
+    assert list(matrix["utterances"]) == [12, 36, 36, 12]  # a fold's two speakers, or all six; 3 classes, 2 of each
+    assert {file.name for file in (tmp_path / "matrix").glob("matrix.*")} == {"matrix.csv", "matrix.png"}
+    monkeypatch.setattr(cross, "evaluate", None)
+    pd.testing.assert_frame_equal(matrix, cross.cross(corpora, words, tmp_path / "matrix"))
+    with pytest.raises(SerError, match="two corpora are called manifest"):
+        cross.cross([corpora[0], corpora[0]], words)

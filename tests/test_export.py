@@ -1,5 +1,6 @@
 """Exported models answer like the checkpoint they come from, and describe themselves."""
 
+import ast
 import json
 from functools import partial
 
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from checkpoints import EMOTIONS, ENHANCED, GRU, save_checkpoint, voice
+from huggingface_hub import ModelCard
 from tiny_encoders import save_tiny_hubert, save_tiny_wav2vec2, save_tiny_wavlm, save_tiny_whisper
 
 from ser.cli import main
@@ -202,6 +204,26 @@ def test_the_card_tells_what_the_run_recorded(tmp_path):
         "## Licences",
     ):
         assert fact in card
+    header = ModelCard(card).data.to_dict()
+    assert header["library_name"] == "ser-lab" and header["datasets"] == ["synthetic"]
+    (result,) = header["model-index"][0]["results"]
+    found = {entry["name"]: entry["value"] for entry in result["metrics"]}
+    assert found == {
+        name: metrics["test"][key] for key, name in (("uar", "UAR"), ("wa", "WA"), ("macro_f1", "macro F1"))
+    }
+
+
+def test_the_code_of_the_card_runs_on_onnxruntime_alone(tmp_path, monkeypatch, capsys):
+    recognizer = load(tmp_path)
+    card = export_hub(recognizer, tmp_path / "hub").joinpath("README.md").read_text()
+    export_onnx(recognizer, tmp_path / "model.onnx", with_encoder=True)
+    soundfile.write(tmp_path / "a.wav", voice(1.0).numpy(), 16000, subtype="FLOAT")
+    monkeypatch.chdir(tmp_path)
+    code = card.split("```python")[2].split("```")[0]
+    assert "ser." not in code
+    exec(code, {})
+    expected = recognizer(voice(1.0), 16000).probabilities
+    assert ast.literal_eval(capsys.readouterr().out.strip()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_command_exports_and_shows_the_agreement(tmp_path, capsys):

@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ser.errors import SerError
+from ser.evaluation.attention import Attended
 from ser.evaluation.figures import (
     FIGURES,
     caption_of,
@@ -160,21 +161,24 @@ def test_learning_rate_is_on_a_log_axis_with_plain_labels():
     assert "mathdefault" not in words_of(figure)
 
 
+def attended(weights):
+    return Attended("a.wav: sad (80%)", 1.0, np.tile([-0.5, 0.5], (100, 1)), weights)
+
+
 @pytest.mark.parametrize("length", [1, 7, 300])
 def test_attention_draws_the_weights_it_was_given(length):
-    weights = np.random.default_rng(0).dirichlet(np.ones(length), size=length)
-    waveform = np.sin(np.arange(16000) / 20)
-    square = network.attention_over_waveform(waveform, 16000, weights)
-    encode_figure(square, dpi=40)
-    curves = [axes.get_lines()[0] for axes in square.axes if "uniform" in axes.get_ylabel()]
-    np.testing.assert_allclose(curves[0].get_ydata(), weights.mean(axis=0))
-    encode_figure(network.attention_over_waveform(waveform, 16000, weights[0]), dpi=40)
+    weights = np.random.default_rng(0).dirichlet(np.ones(length), size=2)
+    figure = network.attention_over_waveform([attended(row) for row in weights])
+    encode_figure(figure, dpi=40)
+    curves = [axes.get_lines()[0] for axes in figure.axes if "weight" in axes.get_ylabel()]
+    for curve, row in zip(curves, weights, strict=True):
+        np.testing.assert_allclose(curve.get_ydata(), row)
 
 
 @pytest.mark.parametrize("weights", [np.ones((2, 3)), np.array([0.5, -0.5]), np.array([np.nan]), np.ones(())])
 def test_attention_refuses_what_no_softmax_gives(weights):
     with pytest.raises(SerError, match="expected"):
-        network.attention_over_waveform(np.zeros(100), 16000, weights)
+        network.attention_over_waveform([attended(weights)])
 
 
 @pytest.mark.parametrize("emotions", [2, 8])
@@ -260,4 +264,7 @@ def test_figures_of_a_run_are_written_whole(folder):
     names = {entry.name for entry in FIGURES if entry.source == "run"}
     written = {file.name for file in (run_folder / "figures").iterdir()}
     assert written == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    write_figures(run_folder, formats=("pdf",))
+    kept = {file.name for file in (run_folder / "figures").iterdir()}
+    assert kept == written | {f"{name}.pdf" for name in names}
     assert not (run_folder / "figures.partial").exists()

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -215,3 +216,12 @@ def test_a_run_with_one_speaker_one_epoch_and_no_features_reports(tmp_path):
     text = write_report(run).read_text(encoding="utf-8")
     assert "figure-features" not in text
     assert "figure-training" in text
+
+
+def test_no_cell_is_broken_at_80_columns():
+    cells = ["weighted F1", "61.5", "66.9", "+5.4 [+2.4, +8.7]", "0.002", "–", "<.001", "+1.56 large"]
+    columns = ["score", "A (%)", "B (%)", "difference (points)", "p speakers", "p folds", "p utterances", "d_z"]
+    console = Console(width=80, file=io.StringIO())
+    console.print(*to_screen(Table("t", columns, [cells]), 80), sep="\n")
+    shown = console.file.getvalue()
+    assert all(cell in shown for cell in cells) and max(map(len, shown.splitlines())) <= 80

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from fake_runs import fake_table, write_run
 
+from ser.cli import main
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
 from ser.evaluation.predictions import write_predictions
@@ -221,6 +222,10 @@ def test_a_folder_of_tables_is_one_variant_of_several_seeds_and_folds(tmp_path):
     assert (row["runs"], row["folds"], row["seeds"], row["utterances"]) == (4, 2, 2, 96)
     assert compare(named, columns / "all.csv")["paired"]["metrics"]["uar"]["difference"] == 0
     assert {run.variant for run in find_runs(tmp_path)} == {"named", "all"}
+    assert main(["summary", str(tmp_path), "--baseline", "named"]) == 0
+    saved = json.loads((tmp_path / "summary.json").read_text())
+    assert saved["baseline"] == "named" and len(saved["variants"]) == 2
+    assert saved["variants"][0]["uar_pooled"] == pytest.approx(row["uar_pooled"])
 
 
 def test_tables_of_run_folders_are_not_runs_of_their_own(sweep):

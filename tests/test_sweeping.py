@@ -12,7 +12,7 @@ from small_runs import TINY
 
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, folder_name, variant_name
 from ser.errors import SerError
-from ser.evaluation.report.tables import short_names
+from ser.evaluation.report.cells import short_names
 from ser.sweeping import expand
 
 SETTINGS = [word for word in TINY if not word.startswith("model=")]

@@ -194,3 +194,9 @@ def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float
 
 def _truncated(path: str, found: str) -> SerError:
     return SerError(f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out.")
+
+
+def envelope(samples: NDArray[np.float32], points: int = 500) -> NDArray[np.float32]:
+    """Lowest and highest sample (points, 2) of equal parts of (N,) samples."""
+    parts = np.array_split(samples, max(1, min(points, len(samples))))
+    return np.array([(part.min(), part.max()) if len(part) else (0, 0) for part in parts], np.float32)

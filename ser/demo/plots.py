@@ -157,13 +157,9 @@ def bars(names: Looks, language: str, probabilities: Row | None) -> str:
     rows = []
     for emotion, look in names.items():
         value = probabilities[emotion] if probabilities else 0.0
-        fill = look.color
-        if look.angle:
-            lighter = f"color-mix(in srgb,{look.color} 62%,white)"
-            fill = f"repeating-linear-gradient({look.angle},{look.color} 0 6px,{lighter} 6px 9px)"
         rows.append(
             f'<div class="ser-bar"><span>{_sign(look)} {escape(emotion_name(language, emotion))}</span>'
-            f'<span class="ser-track"><i style="width:{100 * value:.1f}%;background:{fill}"></i></span>'
+            f'<span class="ser-track"><i style="width:{100 * value:.1f}%;background:{look.fill}"></i></span>'
             f"<b>{f'{value:.0%}' if probabilities else '–'}</b></div>"
         )
     return f'<div class="ser-bars" role="group" aria-label="{text(language, "probabilities")}">{"".join(rows)}</div>'

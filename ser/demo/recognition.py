@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.data.audio import SAMPLE_RATE, envelope, read_audio
 from ser.demo import text
 from ser.emotions import Emotion, looks
 from ser.errors import SerError
@@ -208,7 +208,7 @@ def analyse(model: Model, path: Path, gate: SpeechGate, limits: Limits, language
         for row in probabilities:
             found = dict(zip(model.recognizer.emotions, map(float, row), strict=True))
             rows.append(None if np.isnan(row).any() else found)
-    return Analysis(path.name, model.name, seconds, prediction, envelope_of(waveform.numpy()), times, rows)
+    return Analysis(path.name, model.name, seconds, prediction, envelope(waveform.numpy()), times, rows)
 
 
 def recognise_files(
@@ -284,9 +284,3 @@ def _answer(
         return waveform, None if prediction.label == NO_SPEECH else prediction
     except SerError as error:  # the server's folders are not the visitor's business
         raise SerError(str(error).replace(str(path), path.name)) from error
-
-
-def envelope_of(samples: NDArray[np.float32], points: int = 500) -> NDArray[np.float32]:
-    """Lowest and highest sample (points, 2) of equal parts of (N,) samples."""
-    parts = np.array_split(samples, max(1, min(points, len(samples))))
-    return np.array([(part.min(), part.max()) if len(part) else (0, 0) for part in parts], np.float32)

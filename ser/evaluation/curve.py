@@ -17,7 +17,7 @@ from rich.text import Text
 from ser.config import name_parts
 from ser.errors import SerError
 from ser.evaluation.figures.style import MARKERS, PERCENT, SERIES, drawable, new_figure, save_figure, styled
-from ser.evaluation.report.tables import percent
+from ser.evaluation.report.cells import percent
 from ser.evaluation.runs import Run, by_variant, find_runs, pooled
 from ser.evaluation.significance import bootstrap_interval
 from ser.io import atomic_path

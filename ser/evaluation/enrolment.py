@@ -23,7 +23,7 @@ from ser.data.datamodule import EmotionDataModule, normalize
 from ser.data.normalization import FrameStatistics, mean_and_std, prior_sums
 from ser.errors import SerError, check_number
 from ser.evaluation.figures.style import BLUE, GREY, PERCENT, new_figure, save_figure, styled
-from ser.evaluation.report.tables import percent
+from ser.evaluation.report.cells import percent
 from ser.evaluation.runs import Run, find_runs, pooled
 from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import read_checkpoint

@@ -1,10 +1,9 @@
 """``ser evaluate``: a trained model scored on labelled data, in the files of a run, with what it has seen left out."""
 
 import hashlib
+import shlex
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,83 +16,28 @@ from rich import get_console
 
 from ser.config import compose_config, instantiate
 from ser.data.batching import length_batches
-from ser.data.cache import FeatureCache, Recording
+from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract
 from ser.data.inventory import CacheFolder
 from ser.data.normalization import FrameStatistics, SpeakerNormalization
-from ser.data.protocols import recording_key
-from ser.encoders import Encoder
+from ser.encoders import FrameFiles
 from ser.errors import SerError
 from ser.evaluation.predictions import PREFIX, emotions_of, write_embeddings, write_predictions
-from ser.evaluation.report.page_tables import calibration_table, score_tables, speaker_tables
+from ser.evaluation.report.page_tables import evaluation_notes, score_tables, speaker_tables
 from ser.evaluation.report.render import show
 from ser.evaluation.runs import WARNINGS, Run, load_run
-from ser.evaluation.scores import cross_speaker, scores
+from ser.evaluation.scores import cross_speaker
 from ser.evaluation.shared_classes import SharedClasses
-from ser.inference.checkpoint import find_model
-from ser.inference.engines import OnnxWaveformModel
+from ser.evaluation.significance import scores_with_interval
+from ser.evaluation.trained import Trained, refusal, seen_speakers, tested_name
 from ser.inference.recognizer import Recognizer
 from ser.io import read_json, told_writing, write_json
 
 _BATCH_FRAMES = 16_000  # padded frames of the encoder in a batch, as in training
 _OWN_FILES = ("metrics.json", "split.json", "predictions.csv", "embeddings.npy", "report.html", "leakage.json")
 _MOST_SPEAKERS = 30  # on the screen; the page has all
-_UNNAMED = ("manifest", "folder")  # corpora of any name: equal speakers in two of them mean nothing
 _KEYS = ("data", "paths", "extraction", "map")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model, and what is known of its training.
-
-    Attributes:
-        recognizer: the model.
-        encoder: what makes its frames.
-        path: its file.
-        corpus: what it was trained on, by name.
-        name: variant, fold and seed.
-        speakers: of its training and validation part.
-        recordings: keys of the recordings of these parts; None where no split.json says them.
-    """
-
-    recognizer: Recognizer
-    encoder: Encoder
-    path: Path
-    corpus: str
-    name: dict[str, Any]
-    speakers: frozenset[str]
-    recordings: frozenset[str] | None
-
-    @classmethod
-    def of(cls, checkpoint: str | Path, encoder: str | None, device: str, allow_download: bool) -> "Trained":
-        """Load a model, and read split.json, metrics.json and run.json of the run folder around it.
-
-        Raises:
-            SerError: there is no model, or it gives no frames because its encoder is inside.
-        """
-        path = find_model(checkpoint)
-        recognizer = Recognizer.from_checkpoint(path, encoder, device, allow_download=allow_download)
-        own = recognizer.encoder
-        if isinstance(recognizer.model, OnnxWaveformModel) or own is None:
-            raise SerError(f"{path} holds its encoder and takes no cached frames; give the run folder it came from.")
-        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        metrics, split, record = (read_json(folder / f"{name}.json") or {} for name in ("metrics", "split", "run"))
-        plain = recognizer.config.plain
-        data = (record.get("config") or {}).get("data") or {}
-        name = {"variant": path.stem, "fold": plain.get("fold", 1), "seed": plain.get("seed", 0), "features": ""}
-        name |= {key: metrics[key] for key in name if key in metrics}
-        parts = [split.get("parts", {}).get(part, {}) for part in ("train", "validation")]
-        known = all("recordings" in part for part in parts)
-        return cls(
-            recognizer,
-            own,
-            path,
-            _called(str(plain.get("corpus", "an unknown corpus")), data.get("manifest")),
-            name,
-            frozenset(speaker for part in parts for speaker in part.get("speakers", plain.get("speakers", ()))),
-            frozenset(key for part in parts for key in part["recordings"]) if known else None,
-        )
 
 
 def evaluate(
@@ -121,21 +65,24 @@ def evaluate(
             written.
     """
     started = time.time()
-    settings, mapping = _settings(overrides)
+    flags = [name for name, given in (("--allow-seen", allow_seen), ("--leave-out-seen", leave_out_seen)) if given]
+    settings, mapping, frames = _settings(overrides)
     cfg = compose_config(settings)
     corpus: Corpus = instantiate(cfg, "data")
-    tested = Path(cfg.data.root).name if corpus.name == "folder" else _called(corpus.name, cfg.data.get("manifest"))
+    tested, labels = tested_name(cfg, corpus), corpus.fingerprint()
     folder = output or Path(cfg.paths.outputs) / "evaluation" / f"{trained.corpus}-on-{tested}" / _place(trained.name)
     _refuse_other(folder)
     classes = SharedClasses.of(trained.recognizer.emotions, corpus.emotions, mapping)
     left_out = {u.id: f"labelled {u.emotion}" for u in corpus.utterances if u.emotion not in classes.of_label}
     encoder = trained.encoder
+    if isinstance(encoder, FrameFiles) and frames:
+        encoder.root = Path(frames).expanduser()
     inside = CacheFolder.of(corpus, corpus.frame_source or encoder, cfg.paths.cache, cfg.extraction.trust_cache)
-    seen = _seen(trained, corpus, inside.recordings)
+    seen = seen_speakers(trained, corpus, inside.recordings)
     if seen and leave_out_seen:
         left_out |= {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}
     elif seen and not allow_seen:
-        raise SerError(_refusal(trained, corpus, seen))
+        raise SerError(refusal(trained, corpus, seen))
     corpus = corpus.without(left_out)
     if not corpus.utterances:
         raise SerError(f"no utterance of {tested} is left to test on, expected some; give other data.")
@@ -148,6 +95,7 @@ def evaluate(
         "trained_on": trained.corpus,
         "corpus": tested,
         "checkpoint": hashlib.sha256(trained.path.read_bytes()).hexdigest()[:16] if trained.path.is_file() else "",
+        "labels": labels,
         "corpus_fingerprint": corpus.fingerprint(),
         "speaker_overlap": bool(seen and not leave_out_seen),
         "transductive": speaker,
@@ -156,6 +104,7 @@ def evaluate(
         "only_model": classes.only_model,
         "only_corpus": classes.only_corpus,
         "seen_checked": trained.recordings is not None,
+        "command": shlex.join(["ser", "evaluate", *overrides, "--checkpoint", str(trained.path), *flags]),
         "seconds": round(time.time() - started, 1),
     }
     return _write(folder, table, pooled, facts, left_out)
@@ -201,59 +150,33 @@ def predict_corpus(
 def show_evaluation(run: Run) -> None:
     """Print what was tested and left out, the scores, and where they lie."""
     console, facts = get_console(), run.metrics
-    lines = [f"{facts['variant']}, fold {facts['fold']}, seed {facts['seed']}: {run.origin}"]
-    for key, side in (("only_corpus", "only the corpus knows"), ("only_model", "only the model knows")):
-        lines += [f"{side}, so left out: {', '.join(facts[key])}"] if facts[key] else []
-    reasons = Counter(run.split["left_out"].values())
-    lines += [f"left out: {count} utterances: {reason}" for reason, count in reasons.most_common(5)]
-    if not facts["seen_checked"]:
-        lines.append("whether these recordings were in training is unknown, since no split.json lists its recordings")
+    lines = [f"{facts['variant']}, fold {facts['fold']}, seed {facts['seed']}: {run.origin}", *evaluation_notes(run)]
     lines += [text for key, text in WARNINGS.items() if getattr(run, key)]
     console.print("\n".join(lines), highlight=False, markup=False)
     _, speakers = speaker_tables(facts["speakers"])
-    show([*score_tables(run), calibration_table(run), *([speakers] if len(speakers.rows) <= _MOST_SPEAKERS else [])])
+    show([*score_tables(run), *([speakers] if len(speakers.rows) <= _MOST_SPEAKERS else [])])
     where = f"predictions.csv, metrics.json and more in {run.folder}\na page of it: ser report {run.folder}"
     console.print(where, soft_wrap=True, highlight=False, markup=False)
 
 
-def _called(corpus: str, manifest: str | None) -> str:
-    """What results call a corpus: its name, or that of its table."""
-    return Path(manifest).stem if corpus == "manifest" and manifest else corpus
-
-
-def _settings(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The overrides of the corpus, and the mapping of classes among them."""
+def _settings(overrides: Sequence[str]) -> tuple[list[str], dict[str, str], str]:
+    """The overrides of the corpus, and those of the mapping of classes and of the folder of frames."""
     maps = [word for word in overrides if word.startswith(("map=", "map."))]
-    others = [word for word in overrides if word not in maps]
+    frames = [word for word in overrides if word.startswith("features.root=")]
+    others = [word for word in overrides if word not in (*maps, *frames)]
     for word in others:
         if word.lstrip("+~").partition("=")[0].split(".")[0] not in _KEYS:
-            raise SerError(f"{word} was given, expected data=, data.root=, paths.cache= or map.calm=neutral; the model "
-                           "keeps its own features and normalisation.")  # fmt: skip
+            raise SerError(
+                f"{word} was given, expected data=, data.root=, paths.cache=, map.calm=neutral or, for a model of "
+                "features=files, features.root=; the model keeps its own features and normalisation."
+            )
     try:
         mapping = OmegaConf.to_container(OmegaConf.from_dotlist(maps)) if maps else {}
         found = mapping.get("map") if isinstance(mapping, dict) else None
-        return others, {str(key): str(value) for key, value in (found or {}).items()}
+        mapped = {str(key): str(value) for key, value in (found or {}).items()}
     except (OmegaConfBaseException, AttributeError, ValueError) as error:
         raise SerError(f"{' '.join(maps)} was given, expected classes such as map.calm=neutral.") from error
-
-
-def _seen(trained: Trained, corpus: Corpus, recordings: Mapping[str, Recording]) -> set[str]:
-    """Speakers of the corpus with a recording in the model's training or validation part, or of the same name there."""
-    known = trained.recordings or frozenset()
-    seen = {u.speaker for u in corpus.utterances if u.id in recordings and recording_key(recordings[u.id]) in known}
-    if corpus.name not in _UNNAMED and corpus.name == trained.corpus:
-        seen |= trained.speakers & set(corpus.speakers)
-    return seen
-
-
-def _refusal(trained: Trained, corpus: Corpus, seen: set[str]) -> str:
-    count = sum(u.speaker in seen for u in corpus.utterances)
-    names = ", ".join(sorted(seen)[:4]) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
-    return (
-        f"{count} of {len(corpus.utterances)} utterances are by {len(seen)} speaker(s) whom {trained.path} was trained "
-        f"or validated on ({names}), expected unseen ones; --leave-out-seen tests the others, --allow-seen tests all "
-        "and labels the result."
-    )
+    return others, mapped, "".join(frames).removeprefix("features.root=")
 
 
 def _by_statistics(
@@ -300,7 +223,9 @@ def _write(
     if pooled is not None:
         write_embeddings(folder / "embeddings.npy", pooled)
     write_json(folder / "split.json", split)
-    write_json(folder / "metrics.json", {"test": scores(table), "speakers": cross_speaker(table), **facts})
+    write_json(
+        folder / "metrics.json", {"test": scores_with_interval(table), "speakers": cross_speaker(table), **facts}
+    )
     return load_run(folder)
 
 

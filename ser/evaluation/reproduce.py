@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from ser.errors import SerError
 from ser.evaluation.predictions import probabilities, read_embeddings
+from ser.evaluation.report.render import show
+from ser.evaluation.report.tables import reproduction_table
 from ser.evaluation.runs import Run, load_run
 from ser.io import read_json
 from ser.run_identity import first_difference, read_identity, stored_config
 
 MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
-NOT_COMPARED = ("seconds",)  # of metrics.json; history.csv has times and memory as well
+NOT_COMPARED = ("seconds", "prediction_seconds")  # of metrics.json; history.csv has times and memory as well
 
 
 def reproduce(path: str, wanted: Path | None = None, tolerance: float = 1e-4) -> bool:
@@ -148,9 +148,6 @@ def _new_folder(original: Path, wanted: Path | None) -> Path:
 
 
 def _show(rows: list[Row], agree: bool, tolerance: float) -> None:
-    table = Table("", "original", "again", "", box=SIMPLE_HEAD)
-    for name, first, second, same, how in rows:
-        table.add_row(name, first, second, f"{'agrees' if same else 'DIFFERS'}{f' ({how})' if how else ''}")
-    get_console().print(table)
+    show([reproduction_table(rows)])
     verdict = f"the figures agree within {tolerance:g}" if agree else "the figures do NOT agree"
     get_console().print(verdict, style="bold" if agree else "bold red", highlight=False)

@@ -11,6 +11,7 @@ from scipy import stats
 from ser.errors import SerError
 from ser.evaluation.bootstrap import CELLS_AT_ONCE, bootstrap_bounds
 from ser.evaluation.predictions import emotions_of, utterance_counts
+from ser.evaluation.scores import scores
 from ser.metrics import metric_named
 
 
@@ -40,6 +41,12 @@ def bootstrap_interval(table: pd.DataFrame, metric: str = "uar", repetitions: in
         vectors, speakers, lambda sums: function(sums.sum(axis=1)), repetitions=repetitions, seed=seed
     )
     return Interval(*(float(bound[0]) for bound in bounds))
+
+
+def scores_with_interval(table: pd.DataFrame) -> dict[str, Any]:
+    """``scores`` with ``uar_interval``: 95% over speakers, None where there are too few."""
+    found = bootstrap_interval(table)
+    return {**scores(table), "uar_interval": None if math.isnan(found.low) else [found.low, found.high]}
 
 
 def difference_interval(

@@ -37,6 +37,7 @@ class Summary:
         emotions: class names in order.
         leakage: one row per variant whose features were probed for speakers, see ``leakage_table``.
         notes: what a reader must know about these results.
+        command: that made all of these runs, as it was typed; empty where it is unknown.
     """
 
     variants: pd.DataFrame
@@ -46,11 +47,13 @@ class Summary:
     emotions: list[str]
     leakage: pd.DataFrame
     notes: list[str]
+    command: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The summary in plain types; unknown figures are None."""
         return {
             "baseline": self.baseline,
+            "command": self.command,
             "emotions": self.emotions,
             "notes": self.notes,
             "variants": _records(self.variants),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
 from omegaconf import OmegaConf
 
 from ser.config import CONFIG_FOLDER
@@ -21,15 +22,55 @@ from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain
 from ser.inference.engines import TorchNetwork, frames_of_test_sound
 from ser.inference.recognizer import Recognizer
 from ser.io import write_tensors
+from ser.metrics import TITLES
 
-_LICENCES = {
-    "iemocap": "IEMOCAP is licensed by USC for research and may not be passed on; read its licence before you pass on "
-    "a model trained on it.",
-    "ravdess": "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
-    "emodb": "EMO-DB (Burkhardt et al. 2005) is free for research; cite it.",
-    "synthetic": "The synthetic corpus is made by the program and has no licence.",
-    "synthetic_features": "The synthetic corpus is made by the program and has no licence.",
+_LICENCES = {  # language of the corpus, licence as the Hub names it, what the card says of it
+    "iemocap": (
+        "en",
+        "other",
+        "IEMOCAP is licensed by USC for research and may not be passed on; read its licence before you pass on a model "
+        "trained on it.",
+    ),
+    "ravdess": (
+        "en",
+        "cc-by-nc-sa-4.0",
+        "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
+    ),
+    "emodb": ("de", "other", "EMO-DB (Burkhardt et al. 2005) is free for research; cite it."),
+    "synthetic": (None, "other", "The synthetic corpus is made by the program and has no licence."),
+    "synthetic_features": (None, "other", "The synthetic corpus is made by the program and has no licence."),
 }
+_UNKNOWN = (None, "other", "See the licence of the corpus before you pass the model on.")
+_METRICS = {"uar": "recall", "wa": "accuracy", "macro_f1": "f1"}  # names of the Hub
+_PYTHON = """```bash
+pip install ser-lab  # with [export] for ONNX
+```
+
+```python
+import soundfile
+from ser.inference.recognizer import Recognizer
+
+recognizer = Recognizer.from_pretrained("<this folder or Hub id>")
+prediction = recognizer(*soundfile.read("a.wav"))
+print(prediction.label, prediction.confidence, prediction.probabilities)
+```
+
+Without this package, after `ser export --checkpoint <this folder> --with-encoder --output model.onnx`:
+
+```python
+import json
+import numpy
+import onnxruntime
+import soundfile
+
+session = onnxruntime.InferenceSession("model.onnx")
+samples, rate = soundfile.read("a.wav", dtype="float32")
+assert rate == 16000 and samples.ndim == 1, "resample to 16 kHz mono first"
+inputs = {"waveform": samples[None], "lengths": numpy.array([len(samples)])}
+probabilities = session.run(["probabilities"], inputs)[0][0]
+emotions = json.loads(session.get_modelmeta().custom_metadata_map["ser_config"])["emotions"]
+print(dict(zip(emotions, probabilities.tolist())))
+```"""
 
 
 _SPEECH = {
@@ -112,17 +153,14 @@ def _hub_id(checkpoint: str, run: str | Path | None) -> str:
 def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
     """The README of an exported model, in Markdown with the Hub's header."""
     facts = _portable(recognizer, run)
-    corpus = str(facts.get("corpus"))
     metrics, split = (_record(run, name) for name in ("metrics.json", "split.json"))
     emotions = ", ".join(recognizer.emotions)
+    title = f"{facts.get('corpus')}, {_name(facts['network'])} on {_name(facts['encoder'])}"
     sections = [
-        "---\nlibrary_name: ser-lab\npipeline_tag: audio-classification\ntags:\n- speech-emotion-recognition\n"
-        f"license: {'cc-by-nc-sa-4.0' if corpus == 'ravdess' else 'other'}\n---",
-        f"# Speech emotion recognition: {corpus}, {_name(facts['network'])} on {_name(facts['encoder'])}",
+        f"---\n{_header(facts, metrics, title)}\n---",
+        f"# Speech emotion recognition: {title}",
         f"Recognises {emotions} in one speaker's utterance (16 kHz mono; other rates are resampled).",
-        "```python\nfrom ser.inference.recognizer import Recognizer  # pip install ser-lab\n\n"
-        'recognizer = Recognizer.from_pretrained("<this folder or Hub id>")\n'
-        "prediction = recognizer(waveform, sample_rate)  # label, confidence, probabilities\n```",
+        "## Use\n\n" + _PYTHON,
         "## Data and protocol\n\n" + _data(facts, split),
         "## Results\n\n" + _results(facts, metrics, run),
         "## Model\n\n" + _model(recognizer, facts),
@@ -130,6 +168,30 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
         "## Licences\n\n" + _licences(facts),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _header(facts: Mapping[str, Any], metrics: Mapping[str, Any], title: str) -> str:
+    """The YAML by which the Hub finds the model and shows its scores."""
+    corpus = str(facts.get("corpus"))
+    language, licence, _ = _LICENCES.get(corpus, _UNKNOWN)
+    split = next((part for part in ("test", "cross_validation") if metrics.get(part)), "")
+    results = [
+        EvalResult("audio-classification", corpus, corpus, name, found, metric_name=TITLES[key], dataset_split=split)
+        for key, name in _METRICS.items()
+        if split and (found := metrics[split].get(key)) is not None
+    ]
+    data = ModelCardData(
+        language=language,
+        license=licence,
+        library_name="ser-lab",
+        pipeline_tag="audio-classification",
+        tags=["speech-emotion-recognition"],
+        datasets=[corpus],
+        metrics=list(_METRICS.values()),
+        model_name=title,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
 
 
 def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
@@ -207,7 +269,7 @@ def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
 
 
 def _licences(facts: Mapping[str, Any]) -> str:
-    corpus = _LICENCES.get(str(facts.get("corpus")), "See the licence of the corpus before you pass the model on.")
+    corpus = _LICENCES.get(str(facts.get("corpus")), _UNKNOWN)[2]
     encoder = (
         f"The encoder {_public_name(facts['encoder']['checkpoint'])} has a licence of its own."
         if "checkpoint" in facts["encoder"]

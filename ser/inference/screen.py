@@ -160,6 +160,29 @@ def _short_names(paths: Sequence[str]) -> list[str]:
     return [str(path.relative_to(shared)) for path in whole]
 
 
+def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) -> None:
+    """Draw the attention over the first minute of each file that can be read into ``folder``, a PNG per file.
+
+    Raises:
+        SerError: the model gives no attention, or the folder cannot be written.
+    """
+    from ser.evaluation.attention import Attended  # noqa: PLC0415  only this needs matplotlib
+    from ser.evaluation.figures.network import attention_over_waveform  # noqa: PLC0415
+    from ser.evaluation.figures.style import save_figure  # noqa: PLC0415
+
+    names = _short_names([str(path) for path in files])
+    for name, path in zip(names, files, strict=True):
+        try:
+            waveform = prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE)
+        except SerError:
+            continue  # listed with the predictions
+        prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
+        if prediction.attention is None:
+            raise SerError("the model gives no attention, which --attention draws; use a run folder of such a network.")
+        figure = attention_over_waveform([Attended.of(printable(Path(name)), waveform, prediction)])
+        save_figure(figure, folder / name.replace(os.sep, "-"))
+
+
 def show_failures(failures: Mapping[str, str], total: int) -> None:
     """Print what was left out and why, a line each."""
     lines = [f"{len(failures)} of {total} could not be read:"]

@@ -43,6 +43,7 @@ def results(folder):
         elif path.name in ("metrics.json", "leakage.json", "split.json", "summary.json"):
             content = json.loads(path.read_text())
             content.pop("seconds", None)
+            content.pop("prediction_seconds", None)
             found[name] = content
         elif path.name == "history.csv":
             found[name] = pd.read_csv(path).drop(columns=TIMES).to_dict("list")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ser.evaluation.figures import network as _network  # noqa: F401  each module adds its figures to the list
 from ser.evaluation.figures import training as _training  # noqa: F401
-from ser.evaluation.figures.style import FIGURES, save_figure
+from ser.evaluation.figures.style import FIGURES, FORMATS, figure_formats, save_figure
 from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.runs import Run, load_run, warnings_of
 from ser.evaluation.summary import Summary
@@ -19,7 +19,7 @@ from ser.io import told_writing
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-__all__ = ["FIGURES", "caption_of", "figures_of_run", "figures_of_sweep", "write_figures"]
+__all__ = ["FIGURES", "caption_of", "figure_formats", "figures_of_run", "figures_of_sweep", "write_figures"]
 
 
 def figures_of_run(run: Run) -> dict[str, Figure]:
@@ -40,7 +40,8 @@ def caption_of(name: str) -> str:
 def write_figures(folder: Path, loggers: Sequence["Logger"] = (), formats: Sequence[str] = ("png",)) -> None:
     """Draw a finished run into its ``figures/`` and hand the figures to TensorBoard and Weights & Biases.
 
-    The folder appears whole or not at all: a run that was killed while drawing draws again when it is resumed.
+    The folder appears whole or not at all: a run that was killed while drawing draws again when it is resumed. Files of
+    other formats that are there stay.
 
     Raises:
         SerError: the run is not finished or damaged, a format is unknown, or the folder cannot be written.
@@ -55,6 +56,9 @@ def write_figures(folder: Path, loggers: Sequence["Logger"] = (), formats: Seque
 
                 log_figure(name, figure, loggers)
         with told_writing(kept):
+            for old in kept.glob("*.*"):
+                if old.suffix.removeprefix(".") in {*FORMATS} - {*formats}:
+                    shutil.copy2(old, drawn)
             shutil.rmtree(kept, ignore_errors=True)
             drawn.rename(kept)
     finally:

@@ -1,5 +1,7 @@
 """What a network does inside: what its pooled features group by, and where its attention is."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,6 +12,7 @@ from sklearn.manifold import TSNE
 
 from ser.emotions import looks
 from ser.errors import SerError
+from ser.evaluation.attention import Attended, read_attention
 from ser.evaluation.figures.style import (
     FAINT,
     GREY,
@@ -20,7 +23,6 @@ from ser.evaluation.figures.style import (
     drawable,
     figure,
     new_figure,
-    styled,
 )
 from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.predictions import emotions_of, read_embeddings
@@ -30,7 +32,11 @@ FEATURES = (
     "Clusters by emotion on the left are wanted; clusters by speaker on the right mean that the features still tell "
     "who speaks."
 )
-_FEWEST_FOR_TSNE, _MOST_SPEAKERS, _MOST_MAPS, _WAVEFORM_POINTS = 12, 28, 6, 2000
+ATTENTION = (
+    "The surest right and wrong answers. Weight on speech is expected; weight on silence or on a click is a reason to "
+    "distrust an answer."
+)
+_FEWEST_FOR_TSNE, _MOST_SPEAKERS, _MOST_MAPS = 12, 28, 6
 
 
 def project(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
@@ -144,76 +150,35 @@ def _scatter(axes: Axes, points: np.ndarray, names: pd.Series, styles: dict[str,
     axes.spines[["top", "right"]].set_visible(True)
 
 
-@styled
-def attention_over_waveform(waveform: np.ndarray, sample_rate: int, attention: np.ndarray, note: str = "") -> Figure:
-    """The attention weights of one utterance over its waveform.
+def _attention(run: Run) -> Inputs:
+    if run.metrics and (found := read_attention(run.folder)):
+        yield "", (found,)
 
-    Args:
-        waveform: samples (N,).
-        sample_rate: samples per second.
-        attention: a weight per frame (L,), or (L, L) with queries in rows, as ``NetworkOutput.attention`` of one
-            utterance without its padding; the curve is then the attention that a frame receives, averaged over queries.
-        note: a warning drawn at the foot.
+
+@figure("attention", ATTENTION, inputs=_attention)
+def attention_over_waveform(utterances: Sequence[Attended], note: str = "") -> Figure:
+    """The attention weight of each frame over the waveform, a panel per utterance.
 
     Raises:
-        SerError: the shapes do not fit, or a weight is negative or not a number.
+        SerError: a weight is negative or not a number, or there are none.
     """
-    waveform = np.asarray(waveform, dtype=np.float64)
-    attention = np.asarray(attention, dtype=np.float64)
-    square = attention.ndim == 2 and attention.shape[0] == attention.shape[1]
-    if waveform.ndim != 1 or waveform.size == 0 or attention.size == 0 or not (attention.ndim == 1 or square):
-        raise SerError(
-            f"got a waveform of shape {waveform.shape} and attention of shape {attention.shape}; expected "
-            "(N,) samples and (L,) or (L, L) weights of one utterance, so pass them without a batch axis."
-        )
-    if not np.isfinite(attention).all() or (attention < 0).any():
-        raise SerError(
-            "the attention holds negative or missing weights; expected the softmax weights of the "
-            "network, so ask it for return_attention=True and cut the padding off."
-        )
-    received = attention.mean(axis=0) if square else attention  # (L, L) -> (L,)
-    seconds = waveform.size / sample_rate
-    drawn = new_figure(9, 6.4 if square else 3.2, "Attention over the waveform", note)
-    if square:
-        top, bottom = drawn.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-        image = bottom.imshow(
-            attention,
-            aspect="auto",
-            cmap="cividis",
-            origin="lower",
-            interpolation="nearest",
-            extent=(0, seconds, 0, seconds),
-            vmin=0,
-        )
-        bottom.set(xlabel="time attended to (s)", ylabel="time of the query (s)")
-        drawn.colorbar(image, ax=bottom, label="weight", fraction=0.05, pad=0.01)
-    else:
-        top = drawn.subplots()
-        top.set_xlabel("time (s)")
-    _envelope(top, waveform, seconds)
-    frames = (np.arange(received.size) + 0.5) * seconds / received.size
-    weights = top.twinx()
-    weights.plot(
-        frames,
-        received,
-        color=VERMILION,
-        linewidth=1.7,
-        marker="o" if received.size == 1 else "",
-        label="attention weight",
-    )
-    weights.axhline(1 / received.size, color=VERMILION, linewidth=0.8, linestyle=":")
-    weights.set_ylim(0, max(float(received.max()) * 1.1, 1e-9))
-    weights.set_ylabel("weight (dotted: uniform)", color=VERMILION)
-    weights.spines["right"].set_visible(True)
-    top.set_xlim(0, seconds)
+    drawn = new_figure(9, 0.6 + 1.9 * len(utterances), "Attention over the waveform", note)
+    for top, one in zip(drawn.subplots(len(utterances), 1, squeeze=False).ravel(), utterances, strict=True):
+        peaks, received = np.asarray(one.envelope, dtype=float), np.asarray(one.weights, dtype=float)
+        if received.ndim != 1 or not received.size or not np.isfinite(received).all() or (received < 0).any():
+            raise SerError(
+                f"{one.title} has attention of shape {received.shape} with negative or missing weights, expected one "
+                "per frame; run it again."
+            )
+        times = (np.arange(len(peaks)) + 0.5) * one.seconds / len(peaks)
+        top.fill_between(times, peaks[:, 0], peaks[:, 1], color=GREY, linewidth=0.5, edgecolor=GREY)
+        frames = (np.arange(received.size) + 0.5) * one.seconds / received.size
+        weights = top.twinx()
+        weights.plot(frames, received, color=VERMILION, linewidth=1.7, marker="o" if received.size == 1 else "")
+        weights.axhline(1 / received.size, color=VERMILION, linewidth=0.8, linestyle=":")
+        weights.set_ylim(0, max(float(received.max()) * 1.1, 1e-9))
+        weights.set_ylabel("weight", color=VERMILION)
+        weights.spines["right"].set_visible(True)
+        top.set(xlim=(0, one.seconds), title=drawable(one.title, 90), ylabel="amplitude")
+    top.set_xlabel("time (s); dotted: uniform attention")
     return drawn
-
-
-def _envelope(axes: Axes, waveform: np.ndarray, seconds: float) -> None:
-    """The waveform as the band between the smallest and largest sample of each short stretch."""
-    parts = np.array_split(waveform, min(_WAVEFORM_POINTS, waveform.size))
-    times = (np.arange(len(parts)) + 0.5) * seconds / len(parts)
-    axes.fill_between(
-        times, [part.min() for part in parts], [part.max() for part in parts], color=GREY, linewidth=0.5, edgecolor=GREY
-    )
-    axes.set_ylabel("amplitude")

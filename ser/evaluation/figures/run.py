@@ -119,18 +119,21 @@ def speakers(predictions: pd.DataFrame, note: str = "") -> Figure:
 
 @figure("classes", "An emotion with high recall and low precision is answered too often; the reverse, too rarely.")
 def classes(predictions: pd.DataFrame, note: str = "") -> Figure:
-    """Precision, recall and F1 of each emotion, in the emotion's color."""
+    """Precision, recall and F1 of each emotion, in the emotion's color and pattern."""
     emotions = emotions_of(predictions)
     result = scores(predictions)
     counts = np.array(result["confusion"]).sum(axis=1)
-    colors = [look.color for look in looks(emotions).values()]
+    styles = looks(emotions).values()
+    colors, hatches = [look.color for look in styles], [look.hatch for look in styles]
     height = max(2.2, 1.3 + 0.32 * len(emotions))
     drawn = new_figure(10, height, "Precision, recall and F1 of each emotion (%)", note)
     panels = drawn.subplots(1, 3, sharey=True)
     rows = np.arange(len(emotions))
     for axes, column in zip(panels, ("precision", "recall", "f1"), strict=True):
         values = np.array([result[column][emotion] for emotion in emotions], dtype=float)  # None becomes NaN
-        bars = axes.barh(rows, np.nan_to_num(values), color=colors, height=0.72, edgecolor="#555555", linewidth=0.4)
+        bars = axes.barh(
+            rows, np.nan_to_num(values), color=colors, hatch=hatches, height=0.72, edgecolor="#FFFFFF99", linewidth=0
+        )
         axes.bar_label(bars, percents(values), fontsize=8, padding=2)
         axes.set_title("F1" if column == "f1" else column)
         percent_axis(axes.xaxis, high=1.16)

@@ -225,15 +225,28 @@ def encode_figure(figure: Figure, kind: str = "png", dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
+def figure_formats(setting: object) -> list[str]:
+    """The formats that ``figures=`` names: a list, one name, ``true`` for png or ``false`` for none.
+
+    Raises:
+        SerError: one of them is unknown.
+    """
+    if setting is None or isinstance(setting, bool):
+        return ["png"] * bool(setting)
+    formats = [str(kind) for kind in ([setting] if isinstance(setting, str) else list(setting))]  # type: ignore[call-overload]
+    for kind in formats:
+        if kind not in FORMATS:
+            raise SerError(f"{kind!r} is not a format of figures; choose among {', '.join(FORMATS)}.")
+    return formats
+
+
 def save_figure(figure: Figure, path: str | Path, formats: Iterable[str] = ("png",)) -> None:
     """Write ``figure`` to ``path`` with each format as suffix, each file whole or not at all.
 
     Raises:
         SerError: a format is unknown, or the folder cannot be written.
     """
-    for kind in formats:
-        if kind not in FORMATS:
-            raise SerError(f"{kind!r} is not a format of figures; choose among {', '.join(FORMATS)}.")
+    for kind in figure_formats(formats):
         target = Path(path)
         with atomic_path(target.with_name(f"{target.name}.{kind}")) as temporary:
             temporary.write_bytes(encode_figure(figure, kind))

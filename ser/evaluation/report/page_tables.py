@@ -1,5 +1,6 @@
 """The tables that only the report page shows: one run in detail, and the runs, folds and speakers of a sweep."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ser.evaluation.bootstrap import METHOD
+from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.predictions import probabilities
-from ser.evaluation.report.tables import UNKNOWN, Table, interval, listed, number, percent, records
+from ser.evaluation.report.cells import UNKNOWN, interval, listed, number, percent, records
+from ser.evaluation.report.tables import Table, probe_cell
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.scores import calibration
 from ser.evaluation.significance import bootstrap_interval
@@ -17,17 +20,30 @@ from ser.evaluation.summary import Summary
 from ser.metrics import MEANINGS, TITLES
 
 _PACKAGES = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
-_MOST_ERRORS = 25
+_MOST_ERRORS, _MOST_REASONS = 25, 5
 
 
 def score_tables(run: Run) -> list[Table]:
     """The tables below "Scores" on the page of a run."""
-    return [_scores(run), _classes(run.test)]
+    return [_scores(run), _classes(run.test), _calibration(run)]
 
 
 def speaker_tables(analysis: Mapping[str, Any]) -> list[Table]:
     """The tables below "Across speakers" on the page of a run, from ``cross_speaker``."""
     return [_spread(analysis), _speakers(analysis)]
+
+
+def evaluation_notes(run: Run) -> list[str]:
+    """What ``ser evaluate`` left out and could not check, a sentence each."""
+    facts, notes = run.metrics, []
+    for key, side in (("only_corpus", "corpus"), ("only_model", "model")):
+        if facts.get(key):
+            notes.append(f"Only the {side} knows {', '.join(facts[key])}, so that is left out.")
+    reasons = Counter(run.split.get("left_out", {}).values())
+    notes += [f"Left out: {count:,} utterances: {reason}." for reason, count in reasons.most_common(_MOST_REASONS)]
+    if not facts.get("seen_checked"):
+        notes.append("Whether these recordings were in training is unknown: no split.json lists those of the training.")
+    return notes
 
 
 def _scores(run: Run) -> Table:
@@ -53,7 +69,7 @@ def _classes(result: Mapping[str, Any]) -> Table:
     return Table("Emotions", ["emotion", "precision (%)", "recall (%)", "F1 (%)", "utterances"], rows)
 
 
-def calibration_table(run: Run) -> Table:
+def _calibration(run: Run) -> Table:
     """How far the confidence can be trusted."""
     found = calibration(run.predictions)
     rows = [
@@ -64,8 +80,14 @@ def calibration_table(run: Run) -> Table:
     return Table("Calibration", ["figure", "value (%)"], rows)
 
 
+def leakage_words(leakage: Mapping[str, Any]) -> Table:
+    """What the features of one run tell of the speaker, a figure per row with its meaning."""
+    rows = [[title, probe_cell(key, leakage), text] for key, (title, text) in COLUMNS.items()]
+    return Table("Speaker leakage", ["figure", "value (%)", "meaning"], rows, "95% intervals resample speakers.")
+
+
 def split_table(split: Mapping[str, Any]) -> Table:
-    """Utterances, speakers and emotions of each part."""
+    """Utterances, speakers and emotions of each part, with the protocol and the test speakers below."""
     emotions = list(split.get("emotions", []))
     rows = [
         [
@@ -75,12 +97,19 @@ def split_table(split: Mapping[str, Any]) -> Table:
             number(len(part["speakers"])),
             listed(part["sessions"]),
             *(number(part["emotions"].get(emotion, 0)) for emotion in emotions),
-            str(part["hash"]),
         ]
         for name, part in split["parts"].items()
+        if part["utterances"]  # protocol=everyone has one part
     ]
-    columns = ["part", "utterances", "minutes", "speakers", "sessions", *emotions, "hash"]
-    return Table("Parts", columns, rows, f"Split hash {split['hash']}.")
+    columns = ["part", "utterances", "minutes", "speakers", "sessions", *emotions]
+    facts = []
+    if "protocol" in split:
+        facts.append(f"Protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed {split['seed']}.")
+    if split.get("left_out"):
+        facts.append(f"Left out: {number(len(split['left_out']))} utterances.")
+    if speakers := split["parts"].get("test", {}).get("speakers"):
+        facts.append(f"Test speakers: {listed(speakers)}.")
+    return Table("Parts", columns, rows, " ".join([*facts, f"Split hash {split['hash']}."]))
 
 
 def _spread(analysis: Mapping[str, Any]) -> Table:
@@ -179,6 +208,24 @@ def runs_table(runs: Sequence[Run], names: Mapping[str, str]) -> Table:
     columns += ["parameters", "time (s)", "time per epoch (s)", "peak memory (MB)", "split hash"]
     caption = "UAR and WA of the test part. Time per epoch: the median; peak memory: the largest of all epochs."
     return Table("Runs", columns, rows, caption)
+
+
+def efficiency_table(run: Run) -> Table:
+    """Size, time and memory of one run."""
+    history = pd.DataFrame() if run.history is None else run.history
+    seconds, memory = (history.get(key) for key in ("seconds", "peak_memory_mb"))
+    predicted = sum(part["utterances"] for part in run.split["parts"].values())
+    taken = run.metrics.get("prediction_seconds")
+    rows = [
+        ["parameters", number(run.metrics.get("parameters"))],
+        ["of these trained", number(run.metrics.get("trainable_parameters"))],
+        ["epochs", number(run.metrics.get("epochs"))],
+        ["time per epoch, median (s)", number(None if seconds is None else seconds.median(), 2)],
+        ["peak memory of training (MB)", number(None if memory is None else memory.max())],
+        ["whole run (s)", number(run.metrics.get("seconds"), 1)],
+        ["prediction from cached frames, per utterance (ms)", number(taken and 1000 * taken / predicted, 1)],
+    ]
+    return Table("Efficiency", ["figure", "value"], rows, "On the machine of the run; the encoder's time is not in it.")
 
 
 def errors_table(table: pd.DataFrame, origin: pd.Series | None = None) -> Table:

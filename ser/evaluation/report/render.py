@@ -1,6 +1,7 @@
 """Tables of results on the screen, as Markdown and as HTML, and the blocks of an HTML page."""
 
 import base64
+import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,25 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as ScreenTable
 from rich.text import Text as ScreenText
 
+from ser.errors import SerError
 from ser.evaluation.comparison import compare
-from ser.evaluation.leakage import compare_over_runs, matched
-from ser.evaluation.report.tables import UNKNOWN, Table, comparison_tables, leakage_comparison_table, summary_tables
-from ser.evaluation.runs import WARNINGS, find_runs
+from ser.evaluation.leakage import compare_over_runs, matched, write_leakage
+from ser.evaluation.report.cells import is_number
+from ser.evaluation.report.tables import (
+    Table,
+    comparison_tables,
+    leakage_comparison_table,
+    probe_tables,
+    summary_tables,
+)
+from ser.evaluation.runs import WARNINGS, Run, find_runs
 from ser.evaluation.summary import Summary
 from ser.io import atomic_path, spreadsheet_safe, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 _NARROWEST_NAME, _WIDEST_TEXT = 18, 30  # characters; longer text is folded on the screen
 
@@ -108,12 +119,12 @@ def show(tables: Sequence[Table]) -> None:
 def to_screen(table: Table, width: int) -> list[ScreenTable]:
     """The table for a screen of ``width`` characters; where it is wider, in parts that repeat the first column."""
     widths = [_width(table, column) for column in range(len(table.columns))]
-    room = width - 2 - sum(one + 1 for one in widths[1:])
+    room = width - 3 - sum(one + 2 for one in widths[1:])  # a space on both sides of each column
     longest_word = max((len(word) for row in table.rows for word in row[0].split()), default=0)
     widths[0] = min(widths[0], max(room, longest_word, _NARROWEST_NAME))
     parts: list[list[int]] = [[]]
     for column in range(1, len(widths)):
-        if parts[-1] and widths[0] + sum(widths[one] + 1 for one in [*parts[-1], column]) > width - 2:
+        if parts[-1] and widths[0] + sum(widths[one] + 2 for one in [*parts[-1], column]) > width - 3:
             parts.append([])
         parts[-1].append(column)
     return [_screen_part(table, (0, *part), widths, title=place == 0) for place, part in enumerate(parts)]
@@ -199,6 +210,32 @@ def compare_and_show(a: str, b: str, allow_different_splits: bool = False, outpu
     get_console().print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
+def probe_and_show(path: str) -> None:
+    """Measure the speaker leakage of each run at or below ``path``, write its ``leakage.json``, and print the tables.
+
+    Raises:
+        SerError: there is no run, or none of them can be measured.
+    """
+    if Path(path).suffix.lower() == ".csv":
+        raise SerError(
+            f"{path} is a table, but the probe needs a run folder with train_predictions.csv, "
+            "train_embeddings.npy, predictions.csv and embeddings.npy; give such a folder."
+        )
+    variants: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    left_out = []
+    for run in find_runs(path):
+        try:
+            leakage = write_leakage(run.folder, run.metrics.get("best_epoch"))
+        except SerError as error:
+            left_out.append(str(error))
+            log.warning("left out: %s", error)
+            continue
+        variants.setdefault(run.variant, []).append((run, leakage))
+    if not variants:
+        raise SerError(left_out[0])
+    show(probe_tables(variants))
+
+
 def _heading(result: Mapping[str, Any]) -> list[str]:
     """Which results, their warnings, and what differs between their splits."""
     lines = []
@@ -215,13 +252,6 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
     if paired:
         shared = f"the tests use the {paired['utterances']} utterances that both have"
     return [*lines, f"The scores are of different test parts; {shared}."]
-
-
-def is_number(cell: str) -> bool:
-    """Whether a cell holds figures, with or without signs and units, or nothing."""
-    if ", " in cell and "[" not in cell:
-        return False  # a list of names that are numbers
-    return cell == UNKNOWN or (cell[:1] in "[-+.<0123456789" and not any(sign.isalpha() for sign in cell))
 
 
 def _width(table: Table, column: int) -> int:

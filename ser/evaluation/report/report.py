@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,9 @@ from matplotlib.figure import Figure
 
 from ser.evaluation.bootstrap import FEWEST_UNITS
 from ser.evaluation.figures import caption_of, figures_of_run, figures_of_sweep
-from ser.evaluation.leakage import leakage_table as measured_leakage
+from ser.evaluation.leakage import leakage_of
+from ser.evaluation.report import cells, tables
 from ser.evaluation.report import page_tables as parts
-from ser.evaluation.report import tables
 from ser.evaluation.report.render import Listing, Page, Paragraph, Picture, Section, to_html
 from ser.evaluation.runs import WARNINGS, Run, pooled, scan_runs, warnings_of
 from ser.evaluation.scores import cross_speaker
@@ -42,7 +43,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, baseline:
     if len(runs) == 1 and not left_out:
         page = run_page(runs[0])
     else:
-        page = sweep_page(runs, folder, summarize(runs, baseline or _summary_baseline(folder, runs), left_out))
+        kept, command = _kept_summary(folder, runs)
+        page = sweep_page(runs, folder, replace(summarize(runs, baseline or kept, left_out), command=command))
     default = folder.with_suffix(".html") if folder.suffix.lower() == ".csv" else folder / "report.html"
     path = Path(output) if output is not None else default
     write_text(path, to_html(page))
@@ -54,24 +56,24 @@ def run_page(run: Run) -> Page:
     table, result = run.predictions, run.test
     uar = bootstrap_interval(table)
     frequent = table["emotion"].value_counts(normalize=True).iloc[0]
-    chance = f"chance {tables.percent(1 / table['emotion'].nunique())}"
+    chance = f"chance {cells.percent(1 / table['emotion'].nunique())}"
     headline = [
-        ("UAR, mean recall (%)", tables.percent(uar.estimate), f"{_meaning(uar.low, uar.high)}; {chance}"),
-        ("WA, accuracy (%)", tables.percent(result["wa"]), f"always the largest class: {tables.percent(frequent)}"),
-        ("Tested on", tables.number(len(table)), f"utterances of {table['speaker'].nunique()} speakers"),
+        ("UAR, mean recall (%)", cells.percent(uar.estimate), f"{_meaning(uar.low, uar.high)}; {chance}"),
+        ("WA, accuracy (%)", cells.percent(result["wa"]), f"always the largest class: {cells.percent(frequent)}"),
+        ("Tested on", cells.number(len(table)), f"utterances of {table['speaker'].nunique()} speakers"),
     ]
     analysis = cross_speaker(table)
     sections = [
         Section("Scores", parts.score_tables(run)),
         _split_section(run),
-        _choice_section(run),
+        *_choice_section(run),
         _figure_section(figures_of_run(run)),
         Section("Across speakers", parts.speaker_tables(analysis)),
     ]
-    leakage = measured_leakage({run.variant: [run]}, run.variant)
-    if len(leakage):
-        name = {run.variant: run.variant}
-        sections.append(Section("Speaker leakage", [tables.leakage_table(leakage, name, run.variant)]))
+    if (leakage := leakage_of(run)) is not None:
+        sections.append(Section("Speaker leakage", [parts.leakage_words(leakage)]))
+    if run.metrics.get("epochs") is not None:
+        sections.append(Section("Efficiency", [parts.efficiency_table(run)]))
     sections += [
         Section("Most confident errors", [parts.errors_table(table)]),
         _reproduction([run], run.folder if run.metrics else run.table_path),
@@ -85,17 +87,17 @@ def run_page(run: Run) -> Page:
 
 def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     """The report of several runs."""
-    rows = tables.records(summary.variants)
-    names, _ = tables.short_names([row["variant"] for row in rows])
+    rows = cells.records(summary.variants)
+    names, _ = cells.short_names([row["variant"] for row in rows])
     best = max(rows, key=lambda row: float(row["uar_pooled"]))
     name = names[best["variant"]]
     headline = [
         (
             "Highest UAR, mean recall (%)",
-            tables.percent(best["uar_pooled"]),
+            cells.percent(best["uar_pooled"]),
             f"{name}, pooled over folds; {_meaning(best['uar_pooled_low'], best['uar_pooled_high'])}",
         ),
-        ("Its WA, accuracy (%)", tables.percent(best["wa_pooled"]), f"{name}, pooled over folds"),
+        ("Its WA, accuracy (%)", cells.percent(best["wa_pooled"]), f"{name}, pooled over folds"),
         _against_baseline(summary, best["variant"], names),
     ]
     notes = [Paragraph(note) for note in summary.notes if not any(text in note for text in WARNINGS.values())]
@@ -108,7 +110,7 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
         Section("Each speaker", [parts.speaker_accuracy_table(summary, names)]),
         Section("Most confident errors", [parts.errors_table(pooled(runs), origin)]),
         Section("Runs", [parts.runs_table(runs, names)]),
-        _reproduction(runs, folder),
+        _reproduction(runs, folder, summary.command),
     ]
     subtitle = (
         f"{len(runs)} runs of {len(rows)} variants; the highest of several scores is too high because it was chosen, "
@@ -117,68 +119,69 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     return Page(f"Sweep {folder.resolve().name}", subtitle, headline, warnings_of(runs), sections)
 
 
-def _summary_baseline(folder: Path, runs: Sequence[Run]) -> str | None:
-    """The baseline that the sweep was summarised with, where the folder has a summary and the variant is here."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        name = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["baseline"]
-        return name if any(run.variant == name for run in runs) else None
-    return None
+def _kept_summary(folder: Path, runs: Sequence[Run]) -> tuple[str | None, str]:
+    """Baseline that the sweep was summarised with, where it is here, and the command, where it made just these runs."""
+    with suppress(KeyError, TypeError):
+        kept = read_json(folder / "summary.json") or {}
+        baseline = kept["baseline"] if any(run.variant == kept["baseline"] for run in runs) else None
+        same = sum(row["runs"] for row in kept["variants"]) == len(runs)
+        return baseline, str(kept["command"]) if same else ""
+    return None, ""
 
 
 def _meaning(low: float, high: float) -> str:
     if pd.isna(low):
-        return f"{tables.interval(low, high)} (fewer than {FEWEST_UNITS})"
-    return f"95% interval over speakers {tables.interval(low, high)}"
+        return f"{cells.interval(low, high)} (fewer than {FEWEST_UNITS})"
+    return f"95% interval over speakers {cells.interval(low, high)}"
 
 
 def _against_baseline(summary: Summary, best: str, names: Mapping[str, str]) -> tuple[str, str, str]:
     name = f"UAR against {names[summary.baseline]} (points)"
-    rows = tables.records(summary.comparisons)
+    rows = cells.records(summary.comparisons)
     found = [row for row in rows if row["variant"] == best and row["metric"] == "uar"]
     if not found:
         highest = best == summary.baseline
-        return name, tables.UNKNOWN, "the baseline itself is highest" if highest else "not compared, see the notes"
+        return name, cells.UNKNOWN, "the baseline itself is highest" if highest else "not compared, see the notes"
     row = found[0]
-    limits = tables.interval(row["low"], row["high"], signed=True)
-    meaning = f"95% interval {limits}; p over speakers {tables.p_text(row['p_speakers_holm'])} after Holm's correction"
-    return name, tables.percent(row["difference"], signed=True), meaning
+    limits = cells.interval(row["low"], row["high"], signed=True)
+    meaning = f"95% interval {limits}; p over speakers {cells.p_text(row['p_speakers_holm'])} after Holm's correction"
+    return name, cells.percent(row["difference"], signed=True), meaning
 
 
 def _protocol(run: Run) -> str:
     split = run.split
+    if run.origin:
+        return f"Models {run.origin}."
     if "protocol" not in split:
         return "Tables made by another tool: the training speakers are unknown."
     return f"Corpus {split['corpus']}, protocol {split['protocol']}, {split['folds']} folds."
 
 
 def _split_section(run: Run) -> Section:
-    split = run.split
-    if "protocol" not in split:
+    if not run.metrics:
         return Section("Protocol and split", [Paragraph("A table made by another tool: training speakers unknown.")])
-    text = (
-        f"Corpus {split['corpus']}, protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed "
-        f"{split['seed']}. Left out: {len(split.get('left_out', {}))} utterances. "
-        f"Test speakers: {tables.listed(split['parts']['test'].get('speakers', []))}."
-    )
-    return Section("Protocol and split", [Paragraph(text), parts.split_table(split)])
+    text = f"Corpus {run.split['corpus']}."
+    if run.origin:
+        text = f"A model {run.origin}. {' '.join(parts.evaluation_notes(run))}"
+    return Section("Protocol and split", [Paragraph(text), parts.split_table(run.split)])
 
 
-def _choice_section(run: Run) -> Section:
+def _choice_section(run: Run) -> list[Section]:
     choice = test_choice(run)
     if choice is None:
-        text = "The test part was not scored during training, so there is no such figure."
-        return Section("Choice of the epoch", [Paragraph(text)])
+        return []
     chosen, honest, best, claimed = choice
     epochs = f" Validation chose epoch {chosen}; epoch {best} is best on the test part."
-    return Section("Choice of the epoch", [tables.choice_table([(run.variant, honest, claimed)], epochs)])
+    return [Section("Choice of the epoch", [tables.choice_table([(run.variant, honest, claimed)], epochs)])]
 
 
 def _figure_section(figures: Mapping[str, Figure]) -> Section:
     return Section("Figures", [Picture(figure, name, caption_of(name)) for name, figure in figures.items()])
 
 
-def _reproduction(runs: Sequence[Run], folder: Path) -> Section:
-    commands = train_commands(runs)
+def _reproduction(runs: Sequence[Run], folder: Path, typed: str = "") -> Section:
+    typed = typed or str(runs[0].metrics.get("command", "")) * (len(runs) == 1)
+    commands = [typed] if typed else train_commands(runs)
     known = "\n".join(commands) or "# the folder has no run.json, so the command is unknown"
     report = shlex.join(["ser", "report", str(folder)])
     blocks = [Listing("Commands", f"{known}\n{report}", folded=len(commands) > 12)]

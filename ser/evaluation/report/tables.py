@@ -1,10 +1,9 @@
 """The tables of results: title, columns with units, rows of text, caption.
 
 Each table is built here once and shown by ``ser.evaluation.report.render`` on the screen, as Markdown and as HTML, so
-the three have the same numbers. Scores are percent with one decimal, differences are percentage points.
+the three have the same numbers.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +11,34 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.bootstrap import METHOD, TOO_FEW
-from ser.evaluation.leakage import COLUMNS
-from ser.evaluation.runs import WARNINGS
+from ser.evaluation.leakage import COLUMNS, figures
+from ser.evaluation.report.cells import (
+    UNKNOWN,
+    bounds,
+    effect,
+    number,
+    p_text,
+    percent,
+    records,
+    short_names,
+    spread,
+)
+from ser.evaluation.runs import WARNINGS, Run
 from ser.evaluation.summary import Summary
 from ser.metrics import TITLES
 
-UNKNOWN = "–"
 DIFFERENCE = ("difference (points)", "p speakers", "p folds", "p utterances", "d_z")  # headings of difference_cells
 TESTS = (
     "p speakers is a permutation test that swaps whole speakers: read this one. p folds is a t-test over folds, "
     "corrected for overlapping training sets. p utterances swaps single utterances and is anti-conservative: "
-    "utterances of one speaker are alike, so it finds differences that are none. d_z: effect size over folds."
+    "utterances of one speaker are alike, so it finds differences that are none. d_z: effect size over folds, "
+    "in Cohen's words."
 )
+_PROBES = {  # title of the table, and its entries of COLUMNS
+    "Training speakers, held-out utterances": ("speaker", "speaker_control", "chance", "adversary"),
+    "Unseen speakers": ("eer", "gender", "gender_control"),
+}
+_PROBE_PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  # with an interval, in leakage.json
 CHOICE = (
     "The epoch was chosen on validation. The second UAR is what the same training would have claimed by choosing it on "
     "the test part: it shows the size of that mistake and must not be quoted."
@@ -42,68 +57,6 @@ class Table:
     kind = "table"
 
 
-def percent(value: Any, signed: bool = False) -> str:
-    """A fraction as ``83.7``, signed as ``+2.1``."""
-    if pd.isna(value):
-        return UNKNOWN
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
-
-
-def interval(low: Any, high: Any, signed: bool = False) -> str:
-    """``[79.9, 86.8]``, or that there are too few speakers for it."""
-    return f"[{percent(low, signed)}, {percent(high, signed)}]" if pd.notna(low) else "too few speakers for an interval"
-
-
-def bounds(value: Any, low: Any, high: Any, signed: bool = False) -> str:
-    """``83.7 [79.9, 86.8]``; the dash in ``83.7 [–]`` is explained by the table's caption."""
-    if pd.isna(value):
-        return UNKNOWN
-    return f"{percent(value, signed)} {interval(low, high, signed) if pd.notna(low) else f'[{UNKNOWN}]'}"
-
-
-def spread(mean: Any, std: Any) -> str:
-    """``83.7 ± 2.1``, or the mean alone where there is no standard deviation."""
-    return percent(mean) if pd.isna(mean) or pd.isna(std) else f"{percent(mean)} ± {percent(std)}"
-
-
-def decimal(value: Any) -> str:
-    """``+0.25``."""
-    return UNKNOWN if pd.isna(value) else f"{value:+.2f}"
-
-
-def p_text(value: Any) -> str:
-    """``0.031`` or ``<.001``."""
-    if pd.isna(value):
-        return UNKNOWN
-    return "<.001" if value < 0.001 else f"{value:.3f}"
-
-
-def number(value: Any, digits: int = 0) -> str:
-    """A count or another quantity with thousands separators."""
-    return UNKNOWN if value is None or pd.isna(value) else f"{value:,.{digits}f}"
-
-
-def listed(names: Iterable[Any], most: int = 30) -> str:
-    """Names separated by commas; of many, the first ones and how many more there are."""
-    names = [str(name) for name in names]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more or UNKNOWN
-
-
-def short_names(variants: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Each variant without the settings that all of them share, and those settings."""
-    parts = {name: re.split(r",(?=[\w.+~/@-]+=)", name) for name in variants}  # a comma inside a value stays
-    settings = [found[1:] for found in parts.values()]
-    shared = [setting for setting in settings[0] if all(setting in found for found in settings)] if settings else []
-    kept = {name: [found[0], *(one for one in found[1:] if one not in shared)] for name, found in parts.items()}
-    return {name: ", ".join(found) for name, found in kept.items()}, shared
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a data frame as dictionaries."""
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
 def cross_validation_table(record: Mapping[str, Any]) -> Table:
     """Scores on speakers not in training, of the recipe of a model that was trained on everyone."""
     uar = bounds(record["uar"], record["uar_low"], record["uar_high"])
@@ -117,6 +70,26 @@ def cross_validation_table(record: Mapping[str, Any]) -> Table:
         f"The model itself was trained on all of them.{warned}"
     )
     return Table("Cross-validated on unseen speakers", ["score", "%"], rows, _explained(caption, rows))
+
+
+def run_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Scores and recall of the validation and the test part of one run, from its metrics.json."""
+    parts = {name: metrics[name] for name in ("validation", "test") if name in metrics}  # a search tests nothing
+    if len(corpora := metrics.get("corpora", {})) > 1:
+        parts |= {f"test, {name}": found for name, found in corpora.items()}
+    rows = []
+    for name, found in parts.items():
+        limits = found.get("uar_interval") or (None, None)
+        uar = bounds(found["uar"], *limits) if name == "test" else percent(found["uar"])
+        rows.append([name, number(found["n"]), uar, *(percent(found[key]) for key in list(TITLES)[1:])])
+    recalls = [[name, *map(percent, found["recall"].values())] for name, found in parts.items()]
+    fitted = metrics.get("regularization_c")  # of a network without epochs
+    chosen = f"Epoch {metrics['best_epoch']} was chosen by validation UAR" if fitted is None else f"C = {fitted:g}"
+    caption = _explained(f"{chosen}. In brackets: 95% interval over speakers.", rows)
+    columns = ["part", "utterances", *(f"{title} (%)" for title in TITLES.values())]
+    emotions = [f"{name} (%)" for name in next(iter(parts.values()))["recall"]]
+    title = f"{metrics['variant']}, fold {metrics['fold']}"
+    return [Table(title, columns, rows, caption), Table("Recall of each emotion", ["part", *emotions], recalls)]
 
 
 def summary_tables(summary: Summary) -> list[Table]:
@@ -211,7 +184,7 @@ def difference_cells(row: Mapping[str, Any], corrected: str = "") -> list[str]:
     """A difference with its interval, the paired tests (the one over speakers first) and the effect size."""
     tests = [p_text(row[f"{test}{corrected}"]) for test in ("p_speakers", "p_folds", "p_utterances")]
     difference = bounds(row["difference"], row["low"], row["high"], signed=True)
-    return [difference, *tests, decimal(row["d_z"])]
+    return [difference, *tests, effect(row["d_z"])]
 
 
 def _speakers(summary: Summary, names: Mapping[str, str]) -> Table:
@@ -289,6 +262,64 @@ def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str
     )
     columns = ["variant", *(f"{title} (%)" for title, _ in COLUMNS.values()), "change (points)"]
     return Table("Speaker leakage", columns, cells, caption)
+
+
+def cross_table(matrix: pd.DataFrame) -> Table:
+    """UAR of models trained on each corpus (rows) and tested on each (columns), from ``ser cross``."""
+    names = list(dict.fromkeys(matrix["trained"]))
+    cells = {(row["trained"], row["tested"]): bounds(row["uar"], row["low"], row["high"]) for row in records(matrix)}
+    rows = [[name, *(cells[name, other] for other in names)] for name in names]
+    groups = matrix.groupby("tested")["utterances"]
+    sizes = [f"{name} {' or '.join(dict.fromkeys(map(number, counts)))}" for name, counts in groups]
+    caption = (
+        "UAR in percent with 95% intervals over speakers. Diagonal: cross-validated, on unseen speakers of the same "
+        f"corpus. Test utterances: {', '.join(sizes)}."
+    )
+    return Table("Trained on (rows), tested on (columns)", ["trained on", *names], rows, _explained(caption, rows))
+
+
+def probe_tables(variants: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) -> list[Table]:
+    """Leakage of each run, and its mean per variant: of training speakers, then of unseen ones (``ser probe``)."""
+    tables = []
+    for title, keys in _PROBES.items():
+        closed = "speaker" in keys
+        rows = []
+        for variant, runs in variants.items():
+            for run, leakage in runs:
+                cells = [probe_cell(key, leakage) for key in keys] + [leakage["speakers"]["probe"]] * closed
+                rows.append([f"{variant}, fold {run.fold}, seed {run.seed}", *cells])
+            if len(runs) > 1:
+                means = pd.DataFrame([figures(leakage) for _, leakage in runs], dtype=float).mean()
+                cells = [percent(means[key]) for key in keys] + [""] * closed
+                rows.append([f"{variant}, mean of {len(runs)} runs", *cells])
+        meanings = " ".join(f"{COLUMNS[key][0][0].upper()}{COLUMNS[key][0][1:]}: {COLUMNS[key][1]}." for key in keys)
+        caption = f"95% intervals resample speakers. {meanings}"
+        if any("BELOW" in cell for row in rows for cell in row):
+            caption += (
+                " A figure BELOW its control is a fault of the instrument (too few utterances, say), not a sign that "
+                "the speaker is hidden: do not quote it."
+            )
+        columns = ["run", *(f"{COLUMNS[key][0]} (%)" for key in keys), *["best probe"] * closed]
+        tables.append(Table(title, columns, rows, caption))
+    return tables
+
+
+def probe_cell(key: str, leakage: Mapping[str, Any]) -> str:
+    """The figure, its interval where it has one, and a mark where it is below its control."""
+    value, part = figures(leakage)[key], leakage[_PROBE_PARTS[key]] if key in _PROBE_PARTS else None
+    if not part:
+        return percent(value)
+    text = bounds(value, part["low"], part["high"]) if part["low"] is not None else percent(value)
+    return text + " BELOW" * (part.get("verdict") == "below")
+
+
+def reproduction_table(rows: Sequence[tuple[str, str, str, bool, str]]) -> Table:
+    """Each figure of a run and of its repetition, and whether they agree, from ``ser.evaluation.reproduce``."""
+    cells = [
+        [name, first, second, f"{'agrees' if same else 'DIFFERS'}{f' ({how})' if how else ''}"]
+        for name, first, second, same, how in rows
+    ]
+    return Table("Repetition", ["figure", "original", "again", "agreement"], cells)
 
 
 def _explained(caption: str, cells: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,81 @@
+"""The text of a table's cells: scores in percent with one decimal, differences in percentage points."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+UNKNOWN = "–"
+
+
+def percent(value: Any, signed: bool = False) -> str:
+    """A fraction as ``83.7``, signed as ``+2.1``."""
+    if pd.isna(value):
+        return UNKNOWN
+    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+
+
+def interval(low: Any, high: Any, signed: bool = False) -> str:
+    """``[79.9, 86.8]``, or that there are too few speakers for it."""
+    return f"[{percent(low, signed)}, {percent(high, signed)}]" if pd.notna(low) else "too few speakers for an interval"
+
+
+def bounds(value: Any, low: Any, high: Any, signed: bool = False) -> str:
+    """``83.7 [79.9, 86.8]``; the dash in ``83.7 [–]`` is explained by the table's caption."""
+    if pd.isna(value):
+        return UNKNOWN
+    return f"{percent(value, signed)} {interval(low, high, signed) if pd.notna(low) else f'[{UNKNOWN}]'}"
+
+
+def spread(mean: Any, std: Any) -> str:
+    """``83.7 ± 2.1``, or the mean alone where there is no standard deviation."""
+    return percent(mean) if pd.isna(mean) or pd.isna(std) else f"{percent(mean)} ± {percent(std)}"
+
+
+def effect(value: Any) -> str:
+    """``+0.25 small``: an effect size d with Cohen's (1988) word for its size."""
+    if pd.isna(value):
+        return UNKNOWN
+    words = ((0.2, "negligible"), (0.5, "small"), (0.8, "medium"), (float("inf"), "large"))
+    return f"{value:+.2f} {next(word for limit, word in words if abs(value) < limit)}"
+
+
+def p_text(value: Any) -> str:
+    """``0.031`` or ``<.001``."""
+    if pd.isna(value):
+        return UNKNOWN
+    return "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def number(value: Any, digits: int = 0) -> str:
+    """A count or another quantity with thousands separators."""
+    return UNKNOWN if value is None or pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def listed(names: Iterable[Any], most: int = 30) -> str:
+    """Names separated by commas; of many, the first ones and how many more there are."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or UNKNOWN
+
+
+def short_names(variants: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Each variant without the settings that all of them share, and those settings."""
+    parts = {name: re.split(r",(?=[\w.+~/@-]+=)", name) for name in variants}  # a comma inside a value stays
+    settings = [found[1:] for found in parts.values()]
+    shared = [setting for setting in settings[0] if all(setting in found for found in settings)] if settings else []
+    kept = {name: [found[0], *(one for one in found[1:] if one not in shared)] for name, found in parts.items()}
+    return {name: ", ".join(found) for name, found in kept.items()}, shared
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a data frame as dictionaries."""
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell holds figures, with or without signs and units, or nothing."""
+    if ", " in cell and "[" not in cell:
+        return False  # a list of names that are numbers
+    return cell == UNKNOWN or (cell[:1] in "[-+.<0123456789" and not any(sign.isalpha() for sign in cell))
