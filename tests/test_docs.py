@@ -151,3 +151,11 @@ def test_each_command_of_the_documentation_is_accepted(words):
         check_overrides(
             [word.replace("variant=", "experiment=") if name == "sweep" else word for word in overrides], True
         )
+
+
+def test_the_readmes_in_english_and_chinese_have_the_same_commands_sections_and_figures():
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md"))
+    assert list(commands_of(english)) == list(commands_of(chinese))
+    for pattern in (r"^#+ ", r"^```\w*$", r"\d+\.\d \[\d+\.\d, \d+\.\d\]"):
+        found, translated = (re.findall(pattern, text, re.M) for text in (english, chinese))
+        assert found == translated
