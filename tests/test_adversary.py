@@ -277,9 +277,10 @@ def accuracy(features, speaker, emotion):
     return float((probe.predict(centred[~known]) == speaker.numpy()[~known]).mean())
 
 
-def test_erasure_after_training_leaves_the_answer_alone(configure, tmp_path):
+@pytest.mark.parametrize("strength", ["null", "0.03"])
+def test_erasure_after_training_leaves_the_answer_alone(configure, tmp_path, strength):
     experiment = ["experiment=adversary/erasure_after", "callbacks.progress_bar=null", "logger=none", "figures=false"]
-    training.run(configure(*experiment, "leakage=false", tiny=False))
+    training.run(configure(*experiment, "leakage=false", f"adversarial.strength={strength}", tiny=False))
     config, weights = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
     network = build_network(config.plain["network"]).eval()
     network.load_state_dict(weights)

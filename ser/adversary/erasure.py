@@ -81,7 +81,7 @@ class Erasure(Adversary):
 
 
 class ErasureAfterTraining(Erasure):
-    """Erases once, after the last epoch, and fits the emotion head anew on what is left.
+    """Erases once, after the last epoch; the emotion head stays or is fitted anew on what is left.
 
     Training is that of the network without removal. With ``answer``, everything that the head does not read is erased
     too: the pooled features then hold the answer (one value fewer than there are emotions) and nothing else.
@@ -89,7 +89,7 @@ class ErasureAfterTraining(Erasure):
     Args:
         pooled, speakers, emotions, settings: as for Erasure.
         answer: whether to leave only what the emotion head reads.
-        strength: C of scikit-learn's LogisticRegression, which estimates the head.
+        strength: C of scikit-learn's LogisticRegression, which estimates the head anew; None keeps the trained head.
 
     Raises:
         SerError: a number is out of range, or the network has another head than one linear layer on the statistics.
@@ -98,10 +98,18 @@ class ErasureAfterTraining(Erasure):
     after_training = True
 
     def __init__(
-        self, pooled: int, speakers: int, emotions: int, *, answer: bool = True, strength: float = 0.03, **settings: Any
+        self,
+        pooled: int,
+        speakers: int,
+        emotions: int,
+        *,
+        answer: bool = True,
+        strength: float | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(pooled, speakers, emotions, **settings)
-        check_number("adversarial.strength", strength, 0, above=True)
+        if strength is not None:
+            check_number("adversarial.strength", strength, 0, above=True)
         self.answer, self.strength = answer, strength
         self.head: list[nn.Linear] = []  # in a list, as ``erase``
 
@@ -120,12 +128,13 @@ class ErasureAfterTraining(Erasure):
             self.erase = [network.erase]
 
     def refit(self, batches: Iterable[Features]) -> None:
-        """Fit the erasure, then the head on the erased statistics of the training part."""
+        """Fit the erasure and, where asked for, the head on the erased statistics of the training part."""
         statistics, speaker, emotion = (torch.cat(parts) for parts in zip(*batches, strict=True))
         groups = emotion if self.within_emotion else torch.zeros_like(emotion)
         found = fit_erasure(statistics, speaker, groups, self.kept_rank, self.shrinkage)
         mean, removed = found["mean"], found["read"] @ found["write"]  # (F,), (F, F)
-        fit_logistic(self.head[0], statistics - (statistics - mean) @ removed, emotion, self.strength)
+        if self.strength is not None:
+            fit_logistic(self.head[0], statistics - (statistics - mean) @ removed, emotion, self.strength)
         if self.answer:
             weight = self.head[0].weight - self.head[0].weight.mean(dim=0)  # (C, F), without what all emotions share
             left = (torch.eye(len(mean)).to(mean) - removed) @ torch.linalg.pinv(weight, rtol=1e-5) @ weight
