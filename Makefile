@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+DEMO := outputs/demo/recommended/fold3/seed1
 RECIPE := recommended
 SHIPPED := data=ravdess features=whisper_base $(if $(SER_ENCODER),features.checkpoint=$(SER_ENCODER))
 
@@ -15,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed  ## install, train and test one fold on the built-in synthetic corpus
 	$(BIN)/python train.py experiment=demo
+	@printf '%s\n' 'Pictures of the run: $(DEMO)/figures/*.png. Next:' \
+	  '  $(BIN)/ser predict outputs/data/synthetic/*/Session3/sentences/wav/Ses03F_impro01 --checkpoint $(DEMO)' \
+	  '  $(BIN)/ser report $(DEMO)' '  $(BIN)/ser demo --checkpoint $(DEMO)'
 
 pretrained: $(VENV)/.installed  ## the model in ser/pretrained again; RAVDESS_ROOT and SER_ENCODER name corpus and encoder
 	$(BIN)/ser sweep variant=$(RECIPE) baseline=$(RECIPE) $(SHIPPED) leakage=false figures=false
