@@ -9,9 +9,10 @@ from rich.console import Console
 
 from ser.errors import SerError
 from ser.evaluation.predictions import read_predictions, write_predictions
+from ser.evaluation.report.cells import Table
 from ser.evaluation.report.render import to_markdown, to_screen, write_summary
 from ser.evaluation.report.report import train_commands, write_report
-from ser.evaluation.report.tables import Table, summary_tables
+from ser.evaluation.report.tables import summary_tables
 from ser.evaluation.runs import find_runs, load_run
 from ser.evaluation.summary import summarize
 

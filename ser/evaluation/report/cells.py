@@ -1,12 +1,25 @@
-"""The text of a table's cells: scores in percent with one decimal, differences in percentage points."""
+"""A table of results and the text of its cells: scores in percent with one decimal, differences in points."""
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of results; every cell is text, the first column names the row."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    kind = "table"
 
 
 def percent(value: Any, signed: bool = False) -> str:

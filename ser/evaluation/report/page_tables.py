@@ -11,8 +11,8 @@ import pandas as pd
 from ser.evaluation.bootstrap import METHOD
 from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.predictions import probabilities
-from ser.evaluation.report.cells import UNKNOWN, interval, listed, number, percent, records
-from ser.evaluation.report.tables import Table, probe_cell
+from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, records
+from ser.evaluation.report.leakage_tables import probe_cell
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.scores import calibration
 from ser.evaluation.significance import bootstrap_interval

@@ -17,14 +17,9 @@ from rich.text import Text as ScreenText
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
 from ser.evaluation.leakage import compare_over_runs, matched, write_leakage
-from ser.evaluation.report.cells import is_number
-from ser.evaluation.report.tables import (
-    Table,
-    comparison_tables,
-    leakage_comparison_table,
-    probe_tables,
-    summary_tables,
-)
+from ser.evaluation.report.cells import Table, is_number
+from ser.evaluation.report.leakage_tables import leakage_comparison_table, probe_tables
+from ser.evaluation.report.tables import comparison_tables, summary_tables
 from ser.evaluation.runs import WARNINGS, Run, find_runs
 from ser.evaluation.summary import Summary
 from ser.io import atomic_path, spreadsheet_safe, write_json, write_text

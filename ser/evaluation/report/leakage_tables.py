@@ -1,0 +1,84 @@
+"""The tables of speaker leakage: of variants, of two results, and of each run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ser.evaluation.leakage import COLUMNS, figures
+from ser.evaluation.report.cells import UNKNOWN, Table, bounds, p_text, percent, records
+from ser.evaluation.runs import Run
+
+_PROBES = {  # title of the table, and its entries of COLUMNS
+    "Training speakers, held-out utterances": ("speaker", "speaker_control", "chance", "adversary"),
+    "Unseen speakers": ("eer", "gender", "gender_control"),
+}
+_PROBE_PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  # with an interval, in leakage.json
+
+
+def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str) -> Table:
+    """What can be told of the speakers from the pooled features, one row per variant."""
+    cells = []
+    for row in records(leakage):
+        figures = []
+        for key in COLUMNS:
+            low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+            figures.append(bounds(row[key], low, high) if pd.notna(low) else percent(row[key]))
+        if row["faults"]:
+            figures[0] += " BELOW ITS CONTROL: a fault of the instrument"
+        change, p = row.get("speaker_difference"), row.get("speaker_p_holm")
+        figures.append(UNKNOWN if pd.isna(p) else f"{percent(change, signed=True)} (p {p_text(p)})")
+        cells.append([names[row["variant"]], *figures])
+    meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in COLUMNS.values())
+    caption = (
+        f"Mean over runs with 95% intervals over runs. {meanings} Change: of the speakers named, from "
+        f"{names[baseline]}, with a permutation test paired by speaker, after Holm's correction."
+    )
+    columns = ["variant", *(f"{title} (%)" for title, _ in COLUMNS.values()), "change (points)"]
+    return Table("Speaker leakage", columns, cells, caption)
+
+
+def leakage_comparison_table(leakage: Mapping[str, Any]) -> Table:
+    """How often the strongest probe names the training speaker in A and in B, from ``compare_over_runs``."""
+    cells = ["speaker named", percent(leakage["before"]), percent(leakage["after"])]
+    cells += [percent(leakage["difference"], signed=True), p_text(leakage["p"])]
+    caption = (
+        "Percent of held-out utterances whose training speaker the strongest probe names, over "
+        f"{leakage['runs']} pairs of runs of the same fold and seed; p of a permutation test paired by speaker."
+    )
+    return Table("Speaker leakage", ["figure", "A (%)", "B (%)", "difference (points)", "p"], [cells], caption)
+
+
+def probe_tables(variants: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) -> list[Table]:
+    """Leakage of each run, and its mean per variant: of training speakers, then of unseen ones (``ser probe``)."""
+    tables = []
+    for title, keys in _PROBES.items():
+        closed = "speaker" in keys
+        rows = []
+        for variant, runs in variants.items():
+            for run, leakage in runs:
+                cells = [probe_cell(key, leakage) for key in keys] + [leakage["speakers"]["probe"]] * closed
+                rows.append([f"{variant}, fold {run.fold}, seed {run.seed}", *cells])
+            if len(runs) > 1:
+                means = pd.DataFrame([figures(leakage) for _, leakage in runs], dtype=float).mean()
+                cells = [percent(means[key]) for key in keys] + [""] * closed
+                rows.append([f"{variant}, mean of {len(runs)} runs", *cells])
+        meanings = " ".join(f"{COLUMNS[key][0][0].upper()}{COLUMNS[key][0][1:]}: {COLUMNS[key][1]}." for key in keys)
+        caption = f"95% intervals resample speakers. {meanings}"
+        if any("BELOW" in cell for row in rows for cell in row):
+            caption += (
+                " A figure BELOW its control is a fault of the instrument (too few utterances, say), not a sign that "
+                "the speaker is hidden: do not quote it."
+            )
+        columns = ["run", *(f"{COLUMNS[key][0]} (%)" for key in keys), *["best probe"] * closed]
+        tables.append(Table(title, columns, rows, caption))
+    return tables
+
+
+def probe_cell(key: str, leakage: Mapping[str, Any]) -> str:
+    """The figure, its interval where it has one, and a mark where it is below its control."""
+    value, part = figures(leakage)[key], leakage[_PROBE_PARTS[key]] if key in _PROBE_PARTS else None
+    if not part:
+        return percent(value)
+    text = bounds(value, part["low"], part["high"]) if part["low"] is not None else percent(value)
+    return text + " BELOW" * (part.get("verdict") == "below")
