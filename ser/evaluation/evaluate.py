@@ -138,6 +138,7 @@ def predict_corpus(
     table = pd.DataFrame(
         {
             **{key: [getattr(u, key) for u in corpus.utterances] for key in ("id", "session", "speaker", "gender")},
+            **({"corpus": [u.corpus for u in corpus.utterances]} if any(u.corpus for u in corpus.utterances) else {}),
             "seconds": [round(u.seconds, 4) for u in corpus.utterances],
             "emotion": [classes.of_label[u.emotion] for u in corpus.utterances],
             "predicted": [classes.emotions[place] for place in probabilities.argmax(axis=1)],

@@ -13,17 +13,7 @@ from sklearn.manifold import TSNE
 from ser.emotions import looks
 from ser.errors import SerError
 from ser.evaluation.attention import Attended, read_attention
-from ser.evaluation.figures.style import (
-    FAINT,
-    GREY,
-    MARKERS,
-    SERIES,
-    VERMILION,
-    Inputs,
-    drawable,
-    figure,
-    new_figure,
-)
+from ser.evaluation.figures.style import FAINT, GREY, MARKERS, SERIES, VERMILION, Inputs, drawable, figure, new_figure
 from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.predictions import emotions_of, read_embeddings
 from ser.evaluation.runs import Run
