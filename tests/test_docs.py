@@ -89,19 +89,28 @@ def test_examples_of_the_guides_run_together(tmp_path):
         file = tmp_path / name
         assert file.exists() == bool(place), name
         file.write_text(f"{file.read_text()}\n\n{text}" if place else text)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
+    tables = tmp_path / "ser/evaluation/report/page_tables.py"
+    tables.write_text(tables.read_text().replace("[_scores(run)", "[_scores(run), confidence_table(run)"))
     for speaker in ("anna", "ben", "carla", "dirk", "eva", "fred"):
         for emotion in ("angry", "happy", "sad"):
             path = tmp_path / f"wav/{speaker}_{emotion}_01.wav"
             fake_corpora.write_voice(path, speaker, emotion, 0.4, female=speaker.endswith("a"))
-    options = "data=mine data.root=wav features=energy model=convolution loss=generalized adversarial=means"
-    done = subprocess.run(
-        [sys.executable, "train.py", *options.split(), "trainer.max_epochs=1", "logger=none", "leakage=false"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}, check=False,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    options = (
+        "data=mine data.root=wav features=energy model=convolution loss=generalized adversarial=means variant=mine"
+    )
+    start("train", *options.split(), "trainer.max_epochs=1", "logger=none", "leakage=false", cwd=tmp_path)
+    run = tmp_path / "outputs/mine-energy/mine/fold1/seed1"
+    assert (run / "figures/certainty.png").is_file()
+    start("report", str(run), cwd=tmp_path)
+    assert "mean confidence (%)" in (run / "report.html").read_text()
+
+
+def start(*words, cwd):
+    environment = os.environ | {"PYTHONPATH": str(cwd), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "ser.cli", *words], cwd=cwd, env=environment, check=False,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert list(tmp_path.glob("outputs/mine-energy/*/fold1/seed1/figures/certainty.png"))
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch):
