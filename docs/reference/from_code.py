@@ -10,6 +10,8 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from ser.launching import SWEEP_USAGE
+
 ROOT = Path(__file__).resolve().parents[2]
 _CLASSES = {"SerError", "UnfitWaveform", "UntestedRunError"}  # of errors for users
 _CALLS = {  # what functions add to a message
@@ -52,6 +54,10 @@ def commands() -> str:
     words = [sys.executable, "-m", "typer", "ser.cli", "utils", "docs", "--name", "ser", "--title", "The ser command"]
     text = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     text = re.sub(r"\*\*Commands\*\*:.*?(?=\n## )", "", text, flags=re.S)  # cut in their middle; the headings say it
+    # These two hand their arguments on to Hydra.
+    train = "```console\n$ ser train [-m] [KEY=VALUE]...\n```\n\n[Every setting](configuration.md) is a KEY=VALUE.\n\n"
+    for name, usage in (("train", train), ("sweep", f"```text\n{SWEEP_USAGE}```\n\n")):
+        text = re.sub(rf"(?s)(## `ser {name}`.*?)\*\*Usage\*\*.*?(?=## )", rf"\g<1>{usage}", text)
     text = re.sub(r"(?:\[cyan\].*?\[/\]\s*)+", lambda found: _examples(found[0]), text)
     text = re.sub(r"\[bold\](.*?)\[/\]", r"\1:", text)
     return re.sub(r'<span style="font-weight: bold">(.*?)</span>', r"`\1`", text)
