@@ -188,12 +188,13 @@ def test_two_speakers_have_no_interval_in_words(tmp_path):
     assert "[0.0, 100.0]" not in page
 
 
-def test_a_damaged_run_is_named_in_the_page(tmp_path):
+def test_a_damaged_run_is_named_in_the_page_and_on_the_screen(tmp_path, caplog):
     write_run(tmp_path, "gru")
     (write_run(tmp_path, "enhanced_gru") / "metrics.json").write_text("{")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "1 damaged run(s) left out" in page
-    assert "enhanced_gru/fold1/seed1/metrics.json is not readable JSON" in page
+    for shown in (page, caplog.text):
+        assert "enhanced_gru/fold1/seed1/metrics.json is not readable JSON" in shown
 
 
 def test_a_table_of_another_tool_is_enough(tmp_path):

@@ -82,3 +82,30 @@ def test_two_extractions_and_a_parallel_sweep_at_once_on_an_empty_cache(corpus, 
     assert results(outputs) == results(tmp_path / "alone")
     assert_whole(outputs)
     assert not [path for path in shared.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.faults
+def test_a_sweep_of_four_workers_beside_a_run_of_its_own(corpus, cache, tmp_path):
+    """Who comes second says who holds the folder and stops; the same command again has every result."""
+    words = [*corpus, *TINY, f"paths.cache={cache}", "leakage=false"]
+    sweep = [*words, "variant=gru,enhanced_gru", "baseline=gru", "fold=1,2"]
+    alone = command(tmp_path / "alone", "sweep.py", *sweep, f"paths.outputs={tmp_path}/alone")
+    assert alone.code == 0, alone.shown
+    outputs = f"paths.outputs={tmp_path}/outputs"
+    commands = [
+        [sys.executable, "train.py", *words, outputs, "model=gru", "fold=1", "resume=true"],
+        [sys.executable, "sweep.py", *sweep, outputs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4"],
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+    processes = [
+        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for words in commands
+    ]
+    shown = [process.communicate(timeout=400)[0] for process in processes]
+    assert not any("Traceback" in text for text in shown), shown
+    for process, text in zip(processes, shown, strict=True):
+        assert process.returncode == 0 or re.search("is in use by process|was finished by another process", text), text
+    again = command(tmp_path / "outputs", "sweep.py", *sweep, outputs)
+    assert again.code == 0, again.shown
+    assert results(tmp_path / "outputs") == results(tmp_path / "alone")
+    assert_whole(tmp_path / "outputs")

@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run or a sweep: opens from disk, fetches nothing."""
 
 import json
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.summary import Summary, summarize, test_choice
 from ser.io import read_json, write_text
+
+log = logging.getLogger(__name__)
 
 
 def write_report(folder: str | Path, output: str | Path | None = None, baseline: str | None = None) -> Path:
@@ -43,6 +46,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, baseline:
     if len(runs) == 1 and not left_out:
         page = run_page(runs[0])
     else:
+        for reason in left_out:
+            log.warning("left out: %s", reason)
         kept, command = _kept_summary(folder, runs)
         page = sweep_page(runs, folder, replace(summarize(runs, baseline or kept, left_out), command=command))
     default = folder.with_suffix(".html") if folder.suffix.lower() == ".csv" else folder / "report.html"
