@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -426,13 +427,15 @@ def _precision(trainer: DictConfig) -> str | int | None:
 
 def _draw(cfg: DictConfig, folder: Path, data: Data, loggers: Sequence[Logger] = ()) -> None:
     """Draw; the run is finished already, so what cannot be done is said and no failure."""
-    try:
-        made_up = data.corpus.frame_source is not None or isinstance(data.encoder, FrameFiles)
-        if not made_up and not data.extraction.trusted:  # there is audio
-            write_attention(folder, data.split.test, data.encoder)
-        write_figures(folder, loggers, figure_formats(cfg.figures))
-    except SerError as error:
-        log.warning("the run is finished, but without all of its figures (`ser figures` draws them): %s", error)
+    steps = [partial(write_figures, folder, loggers, figure_formats(cfg.figures))]
+    made_up = data.corpus.frame_source is not None or isinstance(data.encoder, FrameFiles)
+    if not made_up and not data.extraction.trusted:  # there is audio
+        steps.insert(0, partial(write_attention, folder, data.split.test, data.encoder, data.extraction.cache))
+    for step in steps:
+        try:
+            step()
+        except SerError as error:
+            log.warning("the run is finished, but without all of its figures (`ser figures` draws them): %s", error)
 
 
 def _quieten() -> None:

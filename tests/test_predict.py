@@ -12,10 +12,14 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from checkpoints import EMOTIONS, save_checkpoint, voice
+from checkpoints import EMOTIONS, GRU, save_checkpoint, voice
+from fake_runs import write_run
 
 from ser.cli import main
+from ser.data.corpus import Utterance
 from ser.errors import SerError
+from ser.evaluation.attention import read_attention, write_attention
+from ser.evaluation.runs import load_run
 from ser.inference.files import collect_files, predict_file, predict_files, statistics_by_folder
 from ser.inference.recognizer import Recognizer
 from ser.inference.screen import show_predictions
@@ -413,3 +417,29 @@ def test_tables_fit_80_columns_and_cut_nothing(recognizer, tmp_path):
             assert "1234.5-1236.5" in shown and "…" not in shown
             assert max(map(len, shown.splitlines())) <= width
             assert all(name in shown for name in names if name != table["predicted"][0])
+
+
+def test_attention_is_drawn_for_every_readable_file(checkpoint, folder, bad, tmp_path, capsys):
+    words = ["predict", str(folder), str(bad / "nan.wav"), "--checkpoint", str(checkpoint), "--no-gate"]
+    assert main([*words, "--attention", str(tmp_path / "drawn")]) == 3
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 5
+    without = save_checkpoint(tmp_path / "without.ckpt", model={**GRU, "attention": None})
+    words = ["predict", str(folder), "--checkpoint", str(without), "--no-gate", "--attention", str(tmp_path / "none")]
+    assert main(words) == 1
+    assert "gives no attention" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_surest_right_and_wrong_answers_of_a_run_are_kept_with_their_attention(tmp_path):
+    run = write_run(tmp_path)
+    recognizer = Recognizer.from_checkpoint(save_checkpoint(run / "checkpoints" / "best.ckpt"))
+    table = load_run(run).predictions
+    path = write(tmp_path / "a.wav", voice(1.0))
+    utterances = [Utterance(name, path, "sad", "01", 1, "") for name in table["id"]]
+    cache = SimpleNamespace(read=lambda name: recognizer.frames([voice(1.0)])[0].half().numpy())  # no encoder is run
+    write_attention(run, utterances, recognizer.encoder, cache)
+    found = read_attention(run)
+    assert len(found) == 4
+    for one in found:
+        assert sum(one.weights) == pytest.approx(1.0, abs=1e-4) and one.seconds == 1.0
+    shown = [table.set_index("id").loc[one.title.partition(":")[0]] for one in found]
+    assert [row["emotion"] == row["predicted"] for row in shown] == [True, True, False, False]

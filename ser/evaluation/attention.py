@@ -13,6 +13,7 @@ from ser.evaluation.runs import load_run
 from ser.io import read_json, write_json
 
 if TYPE_CHECKING:  # figures need no torch
+    from ser.data.cache import FeatureCache
     from ser.data.corpus import Utterance
     from ser.encoders import Encoder
     from ser.inference.recognizer import Prediction
@@ -41,13 +42,14 @@ class Attended:
         return cls(title, prediction.seconds, peaks.tolist(), weights.tolist())
 
 
-def write_attention(folder: Path, utterances: "Iterable[Utterance]", encoder: "Encoder") -> None:
+def write_attention(folder: Path, utterances: "Iterable[Utterance]", encoder: "Encoder", cache: "FeatureCache") -> None:
     """Write ``attention.json`` about the surest right and wrong answers; nothing for a network without attention.
 
     Args:
         folder: of a finished run.
         utterances: of its corpus.
-        encoder: that the run used.
+        encoder: that the run used; only compared, since the frames are cached.
+        cache: frames of the corpus.
 
     Raises:
         SerError: the run or a recording cannot be read.
@@ -55,7 +57,7 @@ def write_attention(folder: Path, utterances: "Iterable[Utterance]", encoder: "E
     import torch  # noqa: PLC0415
 
     from ser.data.audio import SAMPLE_RATE, read_audio  # noqa: PLC0415
-    from ser.inference.recognizer import LONGEST_SECONDS, Recognizer  # noqa: PLC0415
+    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
 
     table = load_run(folder).predictions
     table = table.assign(confidence=probabilities(table).max(axis=1)).sort_values("confidence", ascending=False)
@@ -69,8 +71,9 @@ def write_attention(folder: Path, utterances: "Iterable[Utterance]", encoder: "E
     found = []
     for identifier in chosen["id"]:
         utterance = by_id[identifier]
-        waveform = read_audio(utterance.path, utterance.start, utterance.end)[: round(LONGEST_SECONDS * SAMPLE_RATE)]
-        prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
+        waveform = read_audio(utterance.path, utterance.start, utterance.end)
+        frames = torch.from_numpy(cache.read(identifier)).float()
+        (prediction,) = recognizer.classify([frames], [len(waveform) / SAMPLE_RATE], attention=True)
         found.append(asdict(Attended.of(identifier, waveform, prediction, utterance.emotion)))
     write_json(folder / FILE, {"utterances": found})
 
