@@ -13,6 +13,8 @@ from small_runs import TINY
 
 from ser.cli import main
 from ser.config import compose_config
+from ser.demo.plots import card_panel
+from ser.demo.recognition import ModelShelf
 from ser.errors import SerError
 from ser.evaluation.runs import load_run, pooled, scan_runs
 from ser.evaluation.scores import scores
@@ -93,6 +95,15 @@ def test_score_travels_with_the_model(final, tmp_path, capsys):
     assert f"| UAR | {100 * record['uar']:.1f} [" in card
     assert "| train | 24 |" in card and "| test |" not in card
     assert Recognizer.from_checkpoint(tmp_path / "hub").config.cross_validation == config.cross_validation
+
+
+def test_page_shows_the_cross_validated_score(final):
+    _, folder = final
+    shelf = ModelShelf([folder])
+    card = card_panel(shelf.open(shelf.names[0]), "en", "gate")
+    assert f"{read(folder)['cross_validation']['uar']:.1%} (" in card
+    assert "Trained on every speaker" in card
+    assert "Fold held out" not in card
 
 
 def test_finished_run_is_not_repeated_and_an_interrupted_one_ends_the_same(words, sweep, final, capsys):

@@ -77,7 +77,8 @@ def card_panel(model: Model, language: str, gate: str) -> str:
     """The model card: what it was trained on, how well it does, and what limits that."""
     plain, run, uar = model.recognizer.config.plain, model.run, model.uar
     warnings = ["card_limits"] + ["card_synthetic"] * is_synthetic(model)
-    facts: list[tuple[str, Any]] = [(f"card_{key}", plain.get(key, "–")) for key in ("corpus", "protocol", "fold")]
+    known = ("corpus", "protocol") if "cross_validation" in plain else ("corpus", "protocol", "fold")
+    facts: list[tuple[str, Any]] = [(f"card_{key}", plain.get(key, "–")) for key in known]
     record = model.recognizer.config.cross_validation
     if record is not None:  # trained on everyone
         shown = _estimate(record["uar"], record["uar_low"], record["uar_high"], language)
