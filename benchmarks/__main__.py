@@ -25,6 +25,7 @@ SHORT = {  # options of a quick run; a benchmark not named here runs with its de
     "extraction": ["--clips", "16"],
     "reference": ["--scale", "0.08"],
     "recurrent": ["--repeats", "3"],
+    "scale": ["--utterances", "20000"],
 }
 
 

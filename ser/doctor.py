@@ -27,7 +27,8 @@ from rich.table import Column, Table
 
 from ser.config import compose_config, instantiate
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
-from ser.data.cache import FeatureCache
+from ser.data.cache import FeatureCache, Recording
+from ser.data.corpus import Corpus
 from ser.data.inventory import CacheFolder
 from ser.encoders import FrameFiles, encode
 from ser.encoders.weights import on_this_machine, remedy
@@ -41,6 +42,7 @@ _LITTLE_SPACE, _NO_SPACE = 2e9, 100e6  # bytes of free disk
 _DECODED = 24  # files that are decoded without --deep
 _UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong folder or an incomplete copy
 _FRAME_FILES = "ser.encoders.FrameFiles"
+_MOST_UNKNOWN = 1000  # files without a length that are decoded without --deep
 _NAMED = 3  # recordings that a line lists by name
 
 
@@ -238,6 +240,7 @@ class Experiment:
             yield from run_checks([("encoder", self.check_encoder)])
             return
         no_corpus = None if self.corpus else "corpus"
+        yield from self._run("speakers", self.check_speakers, no_corpus)
         yield from self._run("audio files", self.check_files, no_corpus)
         yield from self._run("protocol", self.check_protocol, no_corpus)
         yield from run_checks([("encoder", self.check_encoder)])
@@ -262,6 +265,20 @@ class Experiment:
         yield Finding("corpus", "ok", f"{corpus.name}: {len(corpus.utterances):,} utterances ({hours:.1f} h), "
                       f"{len(corpus.speakers)} speakers, {len(corpus.sessions)} sessions; {emotions}")  # fmt: skip
 
+    def check_speakers(self) -> Iterator[Finding]:
+        """Utterances and classes per speaker, and speakers who show one class only."""
+        of_speaker: dict[str, Counter[str]] = {}
+        for utterance in self.corpus.utterances:
+            of_speaker.setdefault(utterance.speaker, Counter())[utterance.emotion] += 1
+        sizes = sorted(counts.total() for counts in of_speaker.values())
+        lacking = sum(len(counts) < len(self.corpus.emotions) for counts in of_speaker.values())
+        text = f"{sizes[0]:,} to {sizes[-1]:,} utterances each (median {sizes[len(sizes) // 2]:,})"
+        several = f"{lacking:,} of {len(sizes):,} lack a class" if lacking else "every speaker has every class"
+        yield Finding("speakers", "ok", f"{text}; {several}")
+        if alone := [name for name, counts in of_speaker.items() if len(counts) == 1]:
+            yield Finding("speakers", "warning", f"{len(alone):,} have one class only: {_listed(alone)}",
+                          "their voice gives the class away in training; their results have no UAR")  # fmt: skip
+
     def check_files(self) -> Iterator[Finding]:
         """Whether a sample of the files, or all of them, can be decoded; with ``deep`` also what is in them."""
         corpus = self.corpus
@@ -270,7 +287,9 @@ class Experiment:
             return
         utterances = corpus.utterances
         sample = list(utterances[:: 1 if self.deep else max(1, len(utterances) // _DECODED)])
-        sample += [u for u in utterances if u.seconds <= 0 and u not in sample]
+        chosen = {u.id for u in sample}
+        unknown = [u for u in utterances if u.seconds <= 0 and u.id not in chosen]
+        sample += unknown if self.deep else unknown[:_MOST_UNKNOWN]
         reasons: dict[str, str] = {}
         faults: dict[str, list[str]] = {}
         for utterance in sample:
@@ -289,16 +308,19 @@ class Experiment:
         else:
             yield Finding("audio files", "ok", text)
         for fault, names in faults.items():
-            listed = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
-            yield Finding("recordings", "warning", f"{len(names):,} {fault}: {listed}", "listen to them")
+            yield Finding("recordings", "warning", f"{len(names):,} {fault}: {_listed(names)}", "listen to them")
 
     def check_protocol(self) -> Iterator[Finding]:
         """Split the corpus for every fold."""
         protocol = instantiate(self.cfg, "protocol")
-        folds, broken, sizes = protocol.folds(self.corpus), {}, []
+        folds, broken = protocol.folds(self.corpus), {}
+        sizes: list[tuple[int, int]] = []
+        overlaps = False
         for fold in range(1, folds + 1):
             try:
-                sizes.append(len(protocol.split(self.corpus, fold, self.cfg.seed).test))
+                split = protocol.split(self.corpus, fold, self.cfg.seed)
+                sizes.append((len(split.train), len(split.test)))
+                overlaps |= split.speaker_overlap
             except SerError as error:
                 broken[fold] = str(error)
         if broken or not folds:
@@ -306,8 +328,12 @@ class Experiment:
             yield Finding("protocol", "problem", f"{protocol.name}: {len(broken)} of {folds} folds cannot be split; "
                           f"the first: {first}", "choose another protocol or complete the corpus")  # fmt: skip
             return
-        tested = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
-        yield Finding("protocol", "ok", f"{protocol.name}: {folds} folds, each valid, each testing {tested} utterances")
+        trained, tested = (
+            f"{min(part):,}" if min(part) == max(part) else f"{min(part):,} to {max(part):,}"
+            for part in zip(*sizes, strict=True)
+        )
+        yield Finding("protocol", "ok", f"{protocol.name}: {folds} folds, each valid, each training on {trained} and "
+                      f"testing {tested} utterances{'; speakers overlap, as declared' * overlaps}")  # fmt: skip
 
     def check_encoder(self) -> Iterator[Finding]:
         """Whether its checkpoint is there and readable; with ``deep`` also whether it runs."""
@@ -330,9 +356,26 @@ class Experiment:
         yield Finding("encoder", "ok", text)
 
     def check_cache(self) -> Iterator[Finding]:
-        """Which sessions are complete, what is missing and how large that will be."""
-        utterances = self.corpus.utterances
-        folder = CacheFolder.of(self.corpus, self.encoder, self.cfg.paths.cache, self.cfg.extraction.trust_cache)
+        """Copies of recordings, which sessions are cached, what is missing and how large that will be."""
+        for _, part in self.corpus.parts or [("", self.corpus)]:
+            folder = CacheFolder.of(part, self.encoder, self.cfg.paths.cache, self.cfg.extraction.trust_cache)
+            yield from self._copies(part, folder)
+            yield from self._cached(part, folder)
+
+    def _copies(self, corpus: Corpus, folder: CacheFolder) -> Iterator[Finding]:
+        """Utterances that are the same stretch of the same recording."""
+        same: dict[Recording, list[str]] = {}
+        for name, recording in folder.recordings.items():
+            same.setdefault(recording, []).append(name)
+        if copies := [names for names in same.values() if len(names) > 1]:
+            speaker = {utterance.id: utterance.speaker for utterance in corpus.utterances}
+            apart = sum(len({speaker[name] for name in names}) > 1 for names in copies)
+            yield Finding("duplicates", "warning", f"{len(copies):,} recordings occur more than once, {apart:,} of "
+                          f"them under two speakers: {_listed([' = '.join(names) for names in copies])}",
+                          "remove the copies; a run refuses them where they lie in two parts")  # fmt: skip
+
+    def _cached(self, corpus: Corpus, folder: CacheFolder) -> Iterator[Finding]:
+        utterances = corpus.utterances
         missing = folder.missing(utterances)
         sessions = {utterance.session for utterance in utterances}
         complete = len(sessions - {utterance.session for utterance in missing})
@@ -357,6 +400,10 @@ class Experiment:
             yield Finding("cache", "problem", f"{text}, but the disk is too small", "set paths.cache=/other/disk")
             return
         yield Finding("cache", "ok", text, "ser train or ser extract with the same overrides extracts them")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
 
 
 def audio_fault(waveform: np.ndarray) -> str:

@@ -1,5 +1,7 @@
 """The doctor names what is unfit, with the remedy, and goes on to the end whatever it meets."""
 
+import shutil
+
 import pytest
 import soundfile
 import torch
@@ -42,6 +44,22 @@ def test_a_fit_machine_has_no_problem_before_and_after_the_extraction(examine, w
     shown = capsys.readouterr().out
     assert "0 problems" in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_speakers_of_one_class_copies_and_fold_sizes_are_named(examine, tmp_path):
+    table = write_manifest(tmp_path, speakers=6, seconds=0.3)
+    rows = [row for row in table.read_text().splitlines() if "spk2" not in row or "sad" in row]
+    table.write_text("\n".join(rows) + "\n")
+    shutil.copy(tmp_path / "audio" / "spk1_sad_0.wav", tmp_path / "audio" / "spk3_sad_1.wav")
+    words = ["data=manifest", f"data.manifest={table}", "features=logmel", f"paths.outputs={tmp_path}/out"]
+    findings = list(doctor.examine([*words, f"paths.cache={tmp_path}/cache"]))
+    said = {f"{finding.check} {finding.status}": finding.text for finding in findings}
+    assert "2 to 8 utterances each (median 8); 1 of 6 lack a class" in said["speakers ok"]
+    assert "1 have one class only: spk2" in said["speakers warning"]
+    assert "1 recordings occur more than once, 1 of them under two speakers" in said["duplicates warning"]
+    assert "spk1_sad_0 = spk3_sad_1" in said["duplicates warning"]
+    sizes = "each training on 24 to 26 and testing 8 to 10 utterances"
+    assert said["protocol ok"] == f"session: 5 folds, each valid, {sizes}"
 
 
 def test_words_that_do_not_compose_leave_the_installation_checked(examine, capsys):

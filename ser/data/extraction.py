@@ -160,7 +160,7 @@ class _Filling:
         self.folder.refresh()  # another process may have extracted some of it
         missing = {u.id for u in self.folder.missing(utterances)}
         held: dict[str, Frames] = {}
-        written = time.monotonic()
+        size, written = 0, time.monotonic()
         made = self._frames(number, utterances, missing)
         try:
             for utterance, frames in made:
@@ -172,10 +172,10 @@ class _Filling:
                     )
                     continue
                 held[utterance.id] = half.numpy()
-                size = sum(frames.nbytes for frames in held.values())
+                size += half.nbytes
                 if size > SHARD_BYTES or time.monotonic() - written > SHARD_SECONDS:
                     self._write(number, held)
-                    written = time.monotonic()
+                    size, written = 0, time.monotonic()
         finally:  # Ctrl-C loses nothing that was finished
             made.close()  # stops the decoders and the bar
             if held:

@@ -94,6 +94,7 @@ class CacheFolder:
     places: dict[str, Place] = field(default_factory=dict)
     trusted: list[str] = field(default_factory=list)
     shards: dict[Path, Shard] = field(default_factory=dict)
+    _lying: dict[Recording, Place] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -143,10 +144,10 @@ class CacheFolder:
                         f"{path} holds frames of another encoder (fingerprint {shard.identity}), expected "
                         f"{self.identity}; move that file out of this folder."
                     )
-        lying = {
-            record.recording: (shard, record.id) for shard in self.shards.values() for record in shard.records.values()
-        }
-        self.places |= {name: lying[recording] for name, recording in self.recordings.items() if recording in lying}
+                self._lying |= {record.recording: (shard, record.id) for record in shard.records.values()}
+        for name, recording in self.recordings.items():
+            if name not in self.places and recording in self._lying:
+                self.places[name] = self._lying[recording]
 
     def _trust(self, absent: Sequence[Utterance], trust_cache: bool) -> None:
         """Take frames of utterances without audio by their id and segment, where that is allowed and unambiguous."""

@@ -377,7 +377,8 @@ def _shared(segments: list[_Segment]) -> Iterator[tuple[Utterance, Utterance]]:
     """Pairs of segments of one recording that are in two parts and share at least half of the shorter."""
     segments.sort(key=lambda segment: segment[:2])
     for place, (start, end, part, utterance) in enumerate(segments):
-        for other_start, other_end, other_part, other in segments[place + 1 :]:
+        for later in range(place + 1, len(segments)):  # no slice: a file may hold the segments of a whole corpus
+            other_start, other_end, other_part, other = segments[later]
             if other_start >= end:
                 break
             common = min(end, other_end) - other_start

@@ -69,6 +69,7 @@ class FrameFiles(Encoder):
         self.root = None if root is None else Path(root).expanduser()
         self.frame_rate = frame_rate or 0.0
         self.transposed, self._dim = transposed, dim
+        self._flat: tuple[Path, NDArray[Any]] | None = None
 
     @property
     def dim(self) -> int:
@@ -162,7 +163,7 @@ class FrameFiles(Encoder):
         Raises:
             SerError: they have another width, no rows, or values that are no finite numbers.
         """
-        array = _read_array(place)
+        array = self._array(place)
         if array.ndim == 3 and len(array) == 1:
             array = array[0]  # (1, L, D), as encoders with a batch axis write it
         if array.ndim == 1:
@@ -179,6 +180,14 @@ class FrameFiles(Encoder):
         if not bool(frames.isfinite().all()):
             raise SerError(f"{place.path} holds NaN or infinite values, expected finite ones.")
         return frames
+
+    def _array(self, place: FrameSlice) -> NDArray[Any]:
+        """The numbers of a place; a file of many utterances stays open from one to the next."""
+        if place.last is None:
+            return _read_array(place)
+        if self._flat is None or self._flat[0] != place.path:
+            self._flat = place.path, _read_array(FrameSlice(place.path))
+        return self._flat[1][place.first : place.last]
 
     def settle_rate(self, lengths: Mapping[str, int], utterances: Iterable[Utterance]) -> None:
         """Find the frame rate from the lengths of the audio, or compare it with them.

@@ -82,8 +82,10 @@ def manifest(
     else:
         groups = speaker_groups(zip(table["speaker"], table["gender"], strict=True))
         sessions = [groups[speaker] for speaker in table["speaker"]]
-    columns = [table[column] for column in ("path", "emotion", "speaker", "gender", "seconds", "start")]
-    texts = [table.get(column, pd.Series("", index=table.index)) for column in ("frames", "partition", "corpus")]
+    columns = [table[column].tolist() for column in ("path", "emotion", "speaker", "gender", "seconds", "start")]
+    texts = [
+        table.get(column, pd.Series("", index=table.index)).tolist() for column in ("frames", "partition", "corpus")
+    ]
     ends = [None if pd.isna(end) else end for end in table["end"]]
     utterances = (
         Utterance(
@@ -155,8 +157,8 @@ def _checked(
     _refuse(source, seconds < 0, seconds, "a number of seconds", "0 or more")
     lower = {str(label).lower(): target for label, target in (mapping or {}).items()}
     table = table.assign(
-        path=[_path(path) for path in table["path"]],
-        emotion=[relabelled(label, lower).lower() for label in table["emotion"].str.lower()],
+        path=[_path(path) for path in table["path"].tolist()],
+        emotion=[relabelled(label, lower).lower() for label in table["emotion"].str.lower().tolist()],
         gender=gender.str.lower().map(_GENDERS),
         start=start.fillna(0.0),
         end=end,
@@ -179,7 +181,7 @@ def _path(path: str) -> str:
     """A path as this system writes it: ``~`` is the home folder, a backslash separates, no suffix means .wav."""
     path = path.replace("\\", "/")
     path = str(Path(path).expanduser()) if path.startswith("~") else path
-    return path if not path or PurePosixPath(path).suffix else f"{path}.wav"
+    return path if not path or "." in path.rpartition("/")[2] else f"{path}.wav"
 
 
 def _seconds(source: Path, table: pd.DataFrame, column: str) -> "pd.Series[float]":
