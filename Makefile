@@ -44,5 +44,22 @@ docs: $(VENV)/.installed  ## the documentation as a site, in site/
 bench: $(VENV)/.installed  ## the figures of README, as ratios measured in one run
 	$(BIN)/python -m benchmarks
 
+ROWS := $(BIN)/python sweep.py seed=1,2,3 baseline=statistics_logistic paths.outputs=outputs/results leakage=false \
+	figures=false logger=none callbacks.progress_bar=null test_each_epoch=false
+LAYERS := features=whisper_base features.layer=[2,3,4] features.join=concatenate
+WHISPER ?= openai/whisper-base
+
+results: $(VENV)/.installed  ## the tables of docs/results, RAVDESS=folder WHISPER=folder; an interrupted one goes on
+	@test -n "$(RAVDESS)" || { echo "give the corpus: make results RAVDESS=/path/to/RAVDESS"; exit 2; }
+	@echo "about 80 minutes of one idle core (estimated from single runs), frames included; finished runs are skipped"
+	$(ROWS) variant=statistics_logistic,statistics_mlp data=synthetic features=logmel
+	$(ROWS) variant=statistics_logistic,statistics_mlp,recommended,recommended_gru data=ravdess data.root=$(RAVDESS) \
+	  features=whisper_base features.checkpoint=$(WHISPER)
+	for normalization in global speaker; do $(ROWS) variant=statistics_logistic,statistics_mlp data=ravdess \
+	  data.root=$(RAVDESS) $(LAYERS) features.checkpoint=$(WHISPER) normalization=$$normalization name=ravdess-$$normalization \
+	  || exit 1; done
+	$(BIN)/ser enrol "outputs/results/ravdess-speaker/statistics_mlp"*
+	for name in outputs/results/*/; do cp "$$name/summary.md" "docs/results/tables-$$(basename $$name).md"; done
+
 clean:  ## remove the environment; outputs stay
 	rm -rf $(VENV)

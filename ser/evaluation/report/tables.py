@@ -67,7 +67,9 @@ def run_tables(metrics: Mapping[str, Any]) -> list[Table]:
         rows.append([name, number(found["n"]), uar, *(percent(found[key]) for key in list(TITLES)[1:])])
     recalls = [[name, *map(percent, found["recall"].values())] for name, found in parts.items()]
     fitted = metrics.get("regularization_c")  # of a network without epochs
-    chosen = f"Epoch {metrics['best_epoch']} was chosen by validation UAR" if fitted is None else f"C = {fitted:g}"
+    last = metrics["best_epoch"] == metrics.get("epochs", 0) - 1  # it may have been kept unasked
+    kept = f"Epoch {metrics['best_epoch']} " + ("was the last" if last else "was chosen by validation UAR")
+    chosen = kept if fitted is None else f"C = {fitted:g}"
     caption = _explained(f"{chosen}. In brackets: 95% interval over speakers.", rows)
     columns = ["part", "utterances", *(f"{title} (%)" for title in TITLES.values())]
     emotions = [f"{name} (%)" for name in next(iter(parts.values()))["recall"]]
