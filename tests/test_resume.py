@@ -98,6 +98,7 @@ def test_run_stopped_early_trains_no_further_epoch_when_resumed(configure, tmp_p
 def test_killed_process_goes_on(manifest, cache, tmp_path):
     """SIGKILL from outside, then the same command with resume=true."""
     words = [*TINY, "trainer.max_epochs=12", f"paths.cache={cache}", "data=manifest", f"data.manifest={manifest}"]
+    words.append("name=manifest-logmel")  # else with a hash of where the manifest lies
     run = "manifest-logmel/killed/fold1/seed1"
 
     def start(outputs, *more):
