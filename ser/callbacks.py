@@ -172,12 +172,13 @@ class History(lightning.Callback):
             self._show_confusion(trainer, pl_module)
 
     def _show_confusion(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        from ser.dashboards import log_figure  # noqa: PLC0415  rarely needed
+        from ser.dashboards import log_image  # noqa: PLC0415  rarely needed
         from ser.evaluation.figures.run import draw_confusion  # noqa: PLC0415
+        from ser.evaluation.figures.style import encode_figure  # noqa: PLC0415
 
         metric: ConfusionMetric = pl_module.val_metrics["uar"]  # type: ignore[index, assignment]
         figure = draw_confusion(metric.counts.cpu().numpy(), pl_module.emotions)  # type: ignore[arg-type]
-        log_figure("validation_confusion", figure, trainer.loggers, trainer.global_step - 1)
+        log_image("validation_confusion", encode_figure(figure), trainer.loggers, trainer.global_step - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """All rows so far."""

@@ -1,7 +1,8 @@
 """What TensorBoard and Weights & Biases show of a finished run: its settings and the result of the chosen epoch."""
 
+import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
@@ -10,9 +11,6 @@ from ser.config import compose_options
 from ser.evaluation.leakage import COLUMNS, figures
 from ser.metrics import TITLES
 from ser.run_identity import describe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SHOWN = ("uar", "wa", "macro_f1")
 _PROBE = ("speaker", "chance", "eer")  # of the speaker probe: figures beside the scores
@@ -65,10 +63,13 @@ def log_result(loggers: Sequence[Logger], settings: Mapping[str, Any], result: M
             logger.experiment.summary.update(dict(result))
 
 
-def log_figure(name: str, figure: "Figure", loggers: Sequence[Logger], step: int | None = None) -> None:
-    """Show a figure in TensorBoard and Weights & Biases; others show none."""
+def log_image(name: str, png: bytes, loggers: Sequence[Logger], step: int | None = None) -> None:
+    """Show a drawn figure in TensorBoard and Weights & Biases; others show none."""
+    from matplotlib.image import imread  # noqa: PLC0415  most runs without loggers draw nothing
+
+    image = imread(io.BytesIO(png))  # (height, width, 4)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(f"figures/{name}", figure, step, close=False)
+            logger.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
-            logger.log_image(f"figures/{name}", [figure], step)
+            logger.log_image(f"figures/{name}", [image], step)

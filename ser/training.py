@@ -123,7 +123,9 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
                 if cfg.test and cfg.figures:
                     _draw(cfg, folder.work, data, trainer.loggers)
         if trainer.is_global_zero:
-            if folder.work != folder.path:  # not before: loggers write into the folder
+            for logger in trainer.loggers:
+                logger.finalize("success")  # they write into the folder, which may move
+            if folder.work != folder.path:
                 folder.replace_earlier()
             log.info("results lie in %s", folder.path)
     return _objective(metrics)

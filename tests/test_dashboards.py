@@ -27,7 +27,7 @@ def events(folder):
 def test_tensorboard_shows_settings_result_and_every_epoch(configure, tmp_path):
     folder = tmp_path / "run"
     words = ["logger=tensorboard", "trainer.max_epochs=2", "optimizer.lr=2e-3", "leakage=true",
-             "callbacks.history.confusion=true"]  # fmt: skip
+             "callbacks.history.confusion=true", "figures=[pdf]"]  # fmt: skip
     for _ in range(2):  # the second time beside the finished run, whose place it takes
         training.run(configure(*words, folder=folder))
         scalars, images, row = events(folder)
@@ -42,7 +42,7 @@ def test_tensorboard_shows_settings_result_and_every_epoch(configure, tmp_path):
         assert "result/probe: speaker named" in scalars and "hp_metric" not in scalars
         assert not [tag for tag in scalars if tag.startswith("test/")]
         assert all(len(scalars[tag]) == 2 for tag in EACH_EPOCH | {"alpha", "train/emotion_loss", "val/uar"})
-        assert "figures/validation_confusion" in images
+        assert {"figures/validation_confusion", "figures/confusion"} <= set(images)
         assert "test/uar" in pd.read_csv(folder / "history.csv")
         assert not [path for path in tmp_path.glob(".run.*") if path.is_dir()]
 

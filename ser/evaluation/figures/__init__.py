@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ser.evaluation.figures import network as _network  # noqa: F401  each module adds its figures to the list
 from ser.evaluation.figures import training as _training  # noqa: F401
-from ser.evaluation.figures.style import FIGURES, FORMATS, figure_formats, save_figure
+from ser.evaluation.figures.style import FIGURES, FORMATS, encode_figure, figure_formats, save_figure
 from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.runs import Run, load_run, warnings_of
 from ser.evaluation.summary import Summary
@@ -52,9 +52,10 @@ def write_figures(folder: Path, loggers: Sequence["Logger"] = (), formats: Seque
         for name, figure in figures_of_run(load_run(folder)).items():
             save_figure(figure, drawn / name, formats)
             if loggers:
-                from ser.dashboards import log_figure  # noqa: PLC0415  reports need no torch
+                from ser.dashboards import log_image  # noqa: PLC0415  reports need no torch
 
-                log_figure(name, figure, loggers)
+                file = drawn / f"{name}.png"  # drawing takes longer than reading
+                log_image(name, file.read_bytes() if "png" in formats else encode_figure(figure), loggers)
         with told_writing(kept):
             for old in kept.glob("*.*"):
                 if old.suffix.removeprefix(".") in {*FORMATS} - {*formats}:
