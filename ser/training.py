@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import get_console
 from threadpoolctl import threadpool_limits
 
-from ser.adversary import Adversary
+from ser.building import build_module, build_trainer, count_threads
 from ser.config import instantiate
 from ser.console import announce, count_parameters, show_network, show_scores, show_split
 from ser.dashboards import log_result, shown_result, shown_settings
@@ -29,26 +27,20 @@ from ser.data.cache import FRAME_CODE
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import Extraction, extract
-from ser.data.protocols import Split, refuse_shared_recordings, split_record, with_less_training
+from ser.data.split import Split, refuse_shared_recordings, split_record, with_less_training
 from ser.encoders import Encoder, FrameFiles
-from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
 from ser.evaluation.attention import write_attention
 from ser.evaluation.figures import figure_formats, write_figures
 from ser.everyone import recipe_for
-from ser.inference.checkpoint import FORMAT
 from ser.io import read_json
-from ser.models.finetuned import check_finetuning, make_network
-from ser.models.network import Network
-from ser.models.statistics import StatisticsLogistic, StatisticsMLP
+from ser.models.finetuned import check_finetuning
+from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule
-from ser.run_folder import RunFolder, WholeFileCheckpointIO
+from ser.run_folder import RunFolder
 from ser.run_identity import describe, run_record
 
 log = logging.getLogger(__name__)
-SMALL_NETWORK = (
-    2_000_000  # parameters; the parallel parts of smaller ones are so short that threads wait for each other
-)
 
 
 @dataclass(frozen=True)
@@ -300,131 +292,6 @@ def fit_at_once(
     trainer.validate(module, datamodule=datamodule, verbose=False)  # for the loggers; it also attaches the module
     trainer.save_checkpoint(folder.best_checkpoint, weights_only=True)
     return found
-
-
-def build_module(
-    cfg: DictConfig, datamodule: EmotionDataModule, facts: dict[str, Any], encoder: Encoder | None = None
-) -> EmotionModule:
-    """Network, adversary, losses and optimizer, with the plain description that goes into every checkpoint."""
-    sizes = {"input_size": datamodule.cache.dim, "emotions": len(datamodule.emotions)}
-    model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
-    network, description = make_network(instantiate(cfg, "model"), model, sizes, encoder)
-    if max(datamodule.cache.lengths.values()) == 1 and not isinstance(network, StatisticsLogistic | StatisticsMLP):
-        log.warning(
-            "every utterance is one vector, but %s reads sequences of frames; model=statistics_logistic and "
-            "statistics_mlp are meant for vectors",
-            type(network).__name__,
-        )
-    fitted = isinstance(network, StatisticsLogistic)
-    adversary = None if fitted else build_adversary(cfg, network, len(datamodule.speakers), len(datamodule.emotions))
-    if network.erase is not None:
-        description = {**description, "erase": network.erase.rank}
-    loss = instantiate(cfg, "loss")
-    if hasattr(loss, "fit_class_counts"):
-        loss.fit_class_counts(datamodule.emotion_counts())
-    described: dict[str, Any] = OmegaConf.to_container(cfg.features, resolve=True)  # type: ignore[assignment]
-    if isinstance(encoder, PretrainedEncoder):
-        described["checkpoint"] = encoder.checkpoint  # absolute, if it is a folder
-    if isinstance(encoder, FrameFiles):
-        described |= {"root": None, "dim": encoder.dim, "frame_rate": encoder.frame_rate}
-    config = {
-        **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
-        "format": FORMAT,
-        "network": description,
-        "adversary": {} if fitted else OmegaConf.to_container(cfg.adversarial, resolve=True),
-        "encoder": described,
-        "encoder_identity": None if encoder is None else encoder.description(),
-        "emotions": datamodule.emotions,
-        "speakers": datamodule.speakers,
-        "sample_rate": 16_000,
-        "max_seconds": cfg.batches.max_seconds,
-        **_score(facts),
-        "normalization": {
-            "kind": datamodule.normalization.kind,
-            "mean": datamodule.statistics.mean[0].clone(),
-            "std": datamodule.statistics.std[0].clone(),
-        },
-    }
-    return EmotionModule(
-        network,
-        adversary,
-        loss,
-        instantiate(cfg, "optimizer"),
-        datamodule.emotions,
-        augmentation=instantiate(cfg, "augmentation"),
-        l2_reg=cfg.l2_reg,
-        seed=cfg.seed,
-        config=config,
-    )
-
-
-def _score(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The cross-validated score of a training on everyone for its checkpoint, without the place of the sweep."""
-    if "cross_validation" not in facts:
-        return {}
-    record = facts["cross_validation"] or {}
-    return {"cross_validation": {key: value for key, value in record.items() if key != "folder"} or None}
-
-
-def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: int) -> Adversary | None:
-    """The adversary of ``cfg.adversarial``, attached to the network; None for adversarial=none."""
-    if "_target_" not in cfg.adversarial:
-        return None
-    make = instantiate(cfg, "adversarial", weight=cfg.adversarial_weight)
-    adversary: Adversary = make(network.pooled_size, speakers, emotions)
-    adversary.attach(network)
-    return adversary
-
-
-def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
-    """The trainer with its callbacks and loggers; a network that is fitted at once needs no schedules."""
-    callbacks = [
-        *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),
-        *(instantiate(cfg, f"callbacks.{name}") for name, callback in cfg.callbacks.items() if callback is not None),
-    ]
-    shown = cfg.trainer.enable_progress_bar and any(isinstance(callback, ProgressBar) for callback in callbacks)
-    loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger] if cfg.logger else False
-    with open_dict(cfg := cfg.copy()):
-        cfg.trainer.pop("threads", None)  # not one of Lightning's own
-    trainer: lightning.Trainer = instantiate(
-        cfg,
-        "trainer",
-        precision=_precision(cfg.trainer),
-        callbacks=[callback for callback in callbacks if shown or not isinstance(callback, ProgressBar)],
-        enable_progress_bar=shown,  # else Lightning would add a bar of its own
-        logger=loggers,
-        plugins=[WholeFileCheckpointIO()],
-    )
-    return trainer
-
-
-def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
-    """``trainer.threads``; of ``auto`` one for a small network on the CPU, else None: as many as the library likes.
-
-    Raises:
-        SerError: neither ``auto`` nor a whole number from 1.
-    """
-    if trainer.threads == "auto":
-        small = sum(value.numel() for value in network.parameters()) < SMALL_NETWORK
-        return 1 if small and trainer.accelerator == "cpu" else None
-    threads: int = trainer.threads
-    check_number("trainer.threads", threads, 1, whole=True)
-    return threads
-
-
-def has_bf16_instructions() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _precision(trainer: DictConfig) -> str | int | None:
-    """The precision asked for, or float32 where bfloat16 would only cost time."""
-    asked: str | int | None = trainer.precision
-    if trainer.accelerator != "cpu" or not str(asked).startswith("bf16") or has_bf16_instructions():
-        return asked
-    log.warning("trainer.precision=%s would be slower: this CPU has no bf16 instructions; training in 32-true", asked)
-    return "32-true"
 
 
 def _draw(cfg: DictConfig, folder: Path, data: Data, loggers: Sequence[Logger] = ()) -> None:

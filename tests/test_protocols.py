@@ -14,10 +14,8 @@ from ser.data.protocols import (
     SessionProtocol,
     SpeakerProtocol,
     SuperbProtocol,
-    refuse_shared_recordings,
-    split_record,
-    with_less_training,
 )
+from ser.data.split import refuse_shared_recordings, split_record, with_less_training
 from ser.errors import SerError
 
 EMOTIONS = ("neutral", "happy", "angry")

@@ -24,6 +24,7 @@ TOPICS = {
     "ser/data/corpora": "Corpora and manifests",
     "ser/data/audio.py": "Audio files",
     "ser/data/protocols.py": "Splits: folds, speakers, duplicates",
+    "ser/data/split.py": "Splits: folds, speakers, duplicates",
     "ser/data": "Frames: extraction, cache, batches",
     "ser/encoders": "Encoders",
     "ser/evaluation": "Reports, comparisons and figures",

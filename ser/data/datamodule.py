@@ -15,7 +15,7 @@ from ser.data.batching import LengthBatches, average_frames
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.normalization import Normalization
-from ser.data.protocols import Split
+from ser.data.split import Split
 from ser.errors import SerError
 
 

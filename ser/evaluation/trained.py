@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from ser.data.cache import Recording
 from ser.data.corpus import Corpus
-from ser.data.protocols import recording_key
+from ser.data.split import recording_key
 from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.inference.checkpoint import find_model

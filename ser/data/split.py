@@ -1,0 +1,194 @@
+"""A split: three parts of a corpus that share no utterance, the checks on it, and its record."""
+
+import hashlib
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ser.data.corpus import Corpus, Utterance
+from ser.errors import SerError, check_number
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold: three parts that share no utterance.
+
+    Attributes:
+        train: what the network learns from.
+        validation: what the epoch is chosen by.
+        test: what is reported; never used to choose anything.
+        protocol: name of the protocol that made the split.
+        fold: which fold, from 1.
+        folds: how many the protocol has on this corpus.
+        seed: of the protocols that draw at random.
+        speaker_overlap: whether the protocol declares that training speakers occur in validation or test.
+    """
+
+    train: tuple[Utterance, ...]
+    validation: tuple[Utterance, ...]
+    test: tuple[Utterance, ...]
+    protocol: str
+    fold: int
+    folds: int
+    seed: int
+    speaker_overlap: bool
+
+    def parts(self) -> dict[str, tuple[Utterance, ...]]:
+        """The parts by name, in the order train, validation, test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def with_less_training(split: Split, speakers: int | None, fraction: float) -> Split:
+    """The split with a smaller training part, for learning curves; validation and test stay.
+
+    Of one seed, smaller parts lie inside larger ones.
+
+    Args:
+        split: with all of its training part.
+        speakers: how many training speakers are kept; None: all.
+        fraction: of each speaker's utterances of each emotion, at least one.
+
+    Raises:
+        SerError: a number is out of range, or an emotion has no training utterance left.
+    """
+    train = sorted(split.train, key=lambda u: hashlib.sha256(f"{split.seed}:less:{u.id}".encode()).digest())
+    names = list(dict.fromkeys(utterance.speaker for utterance in train))
+    check_number("train_speakers", len(names) if speakers is None else speakers, 1, len(names), whole=True)
+    check_number("train_fraction", fraction, 0, 1, above=True)
+    if speakers is None and fraction == 1:
+        return split
+    kept_speakers, kept = set(names[:speakers]), set()
+    groups: dict[tuple[str, str], list[str]] = {}
+    for utterance in train:
+        if utterance.speaker in kept_speakers:
+            groups.setdefault((utterance.speaker, utterance.emotion), []).append(utterance.id)
+    for ids in groups.values():
+        kept.update(ids[: max(1, round(fraction * len(ids)))])
+    if missing := sorted({u.emotion for u in train} - {emotion for _, emotion in groups}):
+        raise SerError(
+            f"train_speakers={speakers} leaves no {', '.join(missing)} utterance to train on, expected every emotion; "
+            "keep more speakers."
+        )
+    return replace(split, train=tuple(utterance for utterance in split.train if utterance.id in kept))
+
+
+def refuse_shared_recordings(
+    split: Split,
+    recordings: Mapping[str, tuple[str, float, float | None]],
+    copies: Iterable[Sequence[str]] = (),
+    allowed: bool = False,
+) -> None:
+    """Check that no recording occurs in two parts under different ids; a warning where that is ``allowed``.
+
+    Segments of one recording are different ones unless they share at least half of the shorter.
+
+    Args:
+        split: the parts.
+        recordings: content hash of the audio, start and end in seconds per utterance id (``FeatureCache.recordings``).
+        copies: ids of utterances of equal samples in files of different content (``FeatureCache.copies``).
+        allowed: warn instead of refusing.
+
+    Raises:
+        SerError: naming the first pair.
+    """
+    parts = {utterance.id: (name, utterance) for name, part in split.parts().items() for utterance in part}
+    segments: dict[str, list[_Segment]] = {}
+    for name, utterance in parts.values():
+        audio, start, end = recordings[utterance.id]
+        segments.setdefault(audio, []).append((start, math.inf if end is None else end, name, utterance))
+    pairs = [pair for found in segments.values() if len(found) > 1 and (pair := next(_shared(found), None))]
+    for names in copies:
+        first = next((name for name in names if name in parts), "")
+        apart = [name for name in names if name in parts and parts[name][0] != parts[first][0]]
+        pairs += [(parts[first][1], parts[name][1]) for name in apart if recordings[name][0] != recordings[first][0]]
+    if not pairs:
+        return
+    one, other = pairs[0]
+    text = (
+        f"fold {split.fold} has {len(pairs)} recording(s) in two parts, the first: {one.path} (speaker {one.speaker}) "
+        f"and {other.path} (speaker {other.speaker}) have the same content"
+    )
+    if not allowed:
+        raise SerError(f"{text}, expected each recording in one part; remove the copies, or set allow_duplicates=true.")
+    log.warning("%s; this makes the result look better than it is", text)
+
+
+def recording_key(recording: tuple[str, float, float | None]) -> str:
+    """The content hash of a recording as split.json keeps it, with the segment where it is a part of a file."""
+    audio, start, end = recording
+    return audio[:16] if not start and end is None else f"{audio[:16]} {start:g}-{'' if end is None else f'{end:g}'}"
+
+
+_Segment = tuple[float, float, str, Utterance]  # start and end in seconds, part
+
+
+def _shared(segments: list[_Segment]) -> Iterator[tuple[Utterance, Utterance]]:
+    """Pairs of segments of one recording that are in two parts and share at least half of the shorter."""
+    segments.sort(key=lambda segment: segment[:2])
+    for place, (start, end, part, utterance) in enumerate(segments):
+        for later in range(place + 1, len(segments)):  # no slice: a file may hold the segments of a whole corpus
+            other_start, other_end, other_part, other = segments[later]
+            if other_start >= end:
+                break
+            common = min(end, other_end) - other_start
+            if part != other_part and common >= min(end - start, other_end - other_start) / 2:
+                yield utterance, other
+
+
+def split_record(
+    split: Split,
+    corpus: Corpus,
+    left_out: Mapping[str, str],
+    transductive: bool,
+    recordings: Mapping[str, tuple[str, float, float | None]] | None = None,
+) -> dict[str, Any]:
+    """What ``split.json`` holds: who is in which part, and hashes by which two runs can be told to be comparable.
+
+    Args:
+        split: the verified split.
+        corpus: the whole corpus.
+        left_out: utterances that could not be used, with the reason.
+        transductive: whether test speakers' own unlabelled frames are used (normalisation by speaker).
+        recordings: as for ``refuse_shared_recordings``; with them a later test on other data finds what was seen here.
+    """
+    parts = {name: _part_record(part, corpus.emotions) for name, part in split.parts().items()}
+    if recordings is not None:
+        for name, part in split.parts().items():
+            parts[name]["recordings"] = sorted({recording_key(recordings[u.id]) for u in part})
+    return {
+        "corpus": corpus.name,
+        "corpus_fingerprint": corpus.fingerprint(),
+        "emotions": list(corpus.emotions),
+        "protocol": split.protocol,
+        "fold": split.fold,
+        "folds": split.folds,
+        "seed": split.seed,
+        "speaker_overlap": split.speaker_overlap,
+        "transductive": transductive,
+        "left_out": dict(left_out),
+        "parts": parts,
+        "hash": _hash([part["hash"] for part in parts.values()]),
+    }
+
+
+def _part_record(part: tuple[Utterance, ...], emotions: tuple[str, ...]) -> dict[str, Any]:
+    counts = Counter(utterance.emotion for utterance in part)
+    return {
+        "utterances": len(part),
+        "seconds": round(sum(utterance.seconds for utterance in part), 3),
+        "speakers": sorted({utterance.speaker for utterance in part}),
+        "sessions": sorted({utterance.session for utterance in part}),
+        "emotions": {emotion: counts[emotion] for emotion in emotions},
+        "ids": [utterance.id for utterance in part],
+        "hash": _hash(sorted([utterance.id, utterance.emotion] for utterance in part)),
+    }
+
+
+def _hash(content: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
