@@ -94,8 +94,9 @@ def extract(
     if encoder is not None and corpus.frame_source is None:
         encoder.to(_available(device))
     folder = CacheFolder.of(corpus, maker, cache_root, trust_cache)
-    due = {u.session for u in folder.missing(corpus.utterances)}
-    filling = _Filling(folder, maker, workers, batch_seconds, show_progress)
+    missing = folder.missing(corpus.utterances)
+    due = {u.session for u in missing}
+    filling = _Filling(folder, maker, workers, batch_seconds, show_progress, missing)
     _share([(number, [u for u in corpus.utterances if u.session == number]) for number in sorted(due)], filling)
     failures = folder.failures
     _write_failures(folder.path / "failures.csv", corpus, failures)
@@ -151,6 +152,7 @@ class _Filling:
     workers: int
     batch_seconds: float
     show_progress: bool
+    missing: Sequence[Utterance]  # of all sessions
     extracted: int = 0
 
     def session(self, number: int, utterances: Sequence[Utterance]) -> None:
@@ -209,7 +211,9 @@ class _Filling:
         else:
             made = self.maker.frames(wanted)
         with _progress_bar(self.show_progress) as bar:
-            task = bar.add_task(f"session {session}", total=len(wanted), speed=0.0)
+            total = len(self.missing)  # of the whole corpus, other processes' part included
+            done = total - len(self.folder.missing(self.missing))
+            task = bar.add_task(f"session {session}", total=total, completed=done, speed=0.0)
             seconds, started = 0.0, time.monotonic()
             for item in made:
                 seconds += item[0].seconds
