@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import get_console
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import nn
 
 from ser.data.corpus import Corpus
+from ser.evaluation.report.cells import Table
 from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import cross_validation_table, run_tables
@@ -44,15 +43,13 @@ def show_split(record: Mapping[str, Any]) -> None:
 def show_network(module: EmotionModule, name: str) -> None:
     """Print the parts of network and adversary with their parameters, and how many of those are trained."""
     total, trained = count_parameters(module)
-    table = Table(
-        "part", "kind", "parameters", title=f"{name}: {total:,} parameters, {trained:,} trained", box=SIMPLE_HEAD
-    )
-    table.columns[-1].justify = "right"
+    rows = []
     parts = [*module.network.named_children(), ("adversary", module.adversary)]
     for part, layer in parts:
         if layer is not None and (count := count_parameters(layer)[0]) > 0:
-            table.add_row(part, type(layer).__name__, f"{count:,}")
-    get_console().print(table)
+            rows.append([part, type(layer).__name__, f"{count:,}"])
+    caption = f"{total:,} parameters, {trained:,} trained."
+    show([Table(f"Network {name}", ["part", "kind", "parameters"], rows, caption)])
 
 
 def count_parameters(network: nn.Module) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def show(findings: Sequence[Finding]) -> int:
     counts = Counter(finding.status for finding in findings)
     console = get_console()
     console.print(table)
-    console.print(f"{counts['ok']} ok, {counts['warning']} warnings, {counts['problem']} problems", highlight=False)
+    console.print(f"ok: {counts['ok']}, warnings: {counts['warning']}, problems: {counts['problem']}", highlight=False)
     return int(counts["problem"] > 0)
 
 
@@ -272,7 +272,8 @@ class Experiment:
             of_speaker.setdefault(utterance.speaker, Counter())[utterance.emotion] += 1
         sizes = sorted(counts.total() for counts in of_speaker.values())
         lacking = sum(len(counts) < len(self.corpus.emotions) for counts in of_speaker.values())
-        text = f"{sizes[0]:,} to {sizes[-1]:,} utterances each (median {sizes[len(sizes) // 2]:,})"
+        spread = f"{sizes[0]:,} to {sizes[-1]:,} utterances each (median {sizes[len(sizes) // 2]:,})"
+        text = spread if sizes[0] < sizes[-1] else f"{sizes[0]:,} utterances each"
         several = f"{lacking:,} of {len(sizes):,} lack a class" if lacking else "every speaker has every class"
         yield Finding("speakers", "ok", f"{text}; {several}")
         if alone := [name for name, counts in of_speaker.items() if len(counts) == 1]:
@@ -370,8 +371,8 @@ class Experiment:
         if copies := [names for names in same.values() if len(names) > 1]:
             speaker = {utterance.id: utterance.speaker for utterance in corpus.utterances}
             apart = sum(len({speaker[name] for name in names}) > 1 for names in copies)
-            yield Finding("duplicates", "warning", f"{len(copies):,} recordings occur more than once, {apart:,} of "
-                          f"them under two speakers: {_listed([' = '.join(names) for names in copies])}",
+            yield Finding("duplicates", "warning", f"recordings that occur more than once: {len(copies):,}, of "
+                          f"these under two speakers: {apart:,}; {_listed([' = '.join(names) for names in copies])}",
                           "remove the copies; a run refuses them where they lie in two parts")  # fmt: skip
 
     def _cached(self, corpus: Corpus, folder: CacheFolder) -> Iterator[Finding]:

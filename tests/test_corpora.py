@@ -349,7 +349,7 @@ def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tm
 @pytest.mark.parametrize(
     "header, row, reason",
     [
-        ("path,emotion", "a.wav,sad", "not speaker"),
+        ("path,emotion", "a.wav,sad", "not speaker; rename or add .* speaker as spk"),
         ("path,emotion,speaker", "a.wav,,x", "line 3, has no emotion"),
         ("path,emotion,speaker", "a.wav,sa\x1b[31md,x", "line 3, has control characters in an emotion"),
         ("path,emotion,speaker,gender", "a.wav,sad,x,tall", "line 3, has a gender.*tall"),

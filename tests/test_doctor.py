@@ -42,7 +42,7 @@ def test_a_fit_machine_has_no_problem_before_and_after_the_extraction(examine, w
     capsys.readouterr()
     assert cli.main(["doctor", *words]) == 0
     shown = capsys.readouterr().out
-    assert "0 problems" in shown
+    assert "problems: 0" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -56,7 +56,7 @@ def test_speakers_of_one_class_copies_and_fold_sizes_are_named(examine, tmp_path
     said = {f"{finding.check} {finding.status}": finding.text for finding in findings}
     assert "2 to 8 utterances each (median 8); 1 of 6 lack a class" in said["speakers ok"]
     assert "1 have one class only: spk2" in said["speakers warning"]
-    assert "1 recordings occur more than once, 1 of them under two speakers" in said["duplicates warning"]
+    assert "recordings that occur more than once: 1, of these under two speakers: 1;" in said["duplicates warning"]
     assert "spk1_sad_0 = spk3_sad_1" in said["duplicates warning"]
     sizes = "each training on 24 to 26 and testing 8 to 10 utterances"
     assert said["protocol ok"] == f"session: 5 folds, each valid, {sizes}"

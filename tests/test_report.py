@@ -9,7 +9,8 @@ from rich.console import Console
 
 from ser.errors import SerError
 from ser.evaluation.predictions import read_predictions, write_predictions
-from ser.evaluation.report.cells import Table
+from ser.evaluation.report.cells import Table, ranges
+from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import to_markdown, to_screen, write_summary
 from ser.evaluation.report.report import train_commands, write_report
 from ser.evaluation.report.tables import summary_tables
@@ -227,3 +228,11 @@ def test_no_cell_is_broken_at_80_columns():
     console.print(*to_screen(Table("t", columns, [cells]), 80), sep="\n")
     shown = console.file.getvalue()
     assert all(cell in shown for cell in cells) and max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_parts_of_four_emotions_fit_one_table_of_80_columns():
+    part = {"utterances": 448, "seconds": 1656, "speakers": list("abcd"), "sessions": [6, 3, 4, 5]}
+    part["emotions"] = dict.fromkeys(("neutral", "happy", "angry", "sad"), 112)
+    table = split_table({"emotions": list(part["emotions"]), "parts": {"validation": part}, "hash": "0"})
+    assert len(to_screen(table, 80)) == 1
+    assert [ranges(numbers) for numbers in ([3, 4, 5, 6], [1, 2, 5], [4], [])] == ["3-6", "1, 2, 5", "4", "–"]

@@ -132,9 +132,10 @@ def _read(source: Path) -> pd.DataFrame:
         table[""] = ""
     missing = [column for column in ("path", "emotion", "speaker") if used[column] is None]
     if missing:
+        others = "; ".join(f"{column} as {', '.join(_COLUMNS[column][:3])}" for column in missing)
         raise SerError(
             f"the manifest {source} has the columns {', '.join(filter(None, table.columns))} but not "
-            f"{', '.join(missing)}; add what is missing."
+            f"{', '.join(missing)}; rename or add them (also understood: {others})."
         )
     if table.empty:
         raise SerError(f"the manifest {source} has no rows below its header, expected one per utterance; {_REMEDY}.")

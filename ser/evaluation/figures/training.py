@@ -40,8 +40,8 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         (
             ("train/wa", "train WA", BLUE, "-"),
             ("val/wa", "validation WA", ORANGE, "-"),
-            ("val/uar", "validation UAR (chooses)", VERMILION, "--"),
-            ("test/uar", "test UAR (chooses nothing)", GREY, ":"),
+            ("val/uar", "validation UAR (selects epoch)", VERMILION, "--"),
+            ("test/uar", "test UAR (only shown)", GREY, ":"),
         ),
     ),
     ("macro F1 (%)", (("train/f1", "train", BLUE, "-"), ("val/f1", "validation", ORANGE, "-"))),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,10 @@ class Table:
     caption: str = ""
 
     kind = "table"
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether every cell of the column holds figures, so that they are aligned on the right."""
+        return all(is_number(row[column]) for row in self.rows)
 
 
 def percent(value: Any, signed: bool = False) -> str:
@@ -71,6 +76,13 @@ def listed(names: Iterable[Any], most: int = 30) -> str:
     names = [str(name) for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more or UNKNOWN
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers separated by commas, three or more neighbours as ``3-6``."""
+    groups = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])  # the same for neighbours
+    runs = [[value for _, value in group] for _, group in groups]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs) or UNKNOWN
 
 
 def short_names(variants: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -11,7 +11,7 @@ import pandas as pd
 from ser.evaluation.bootstrap import METHOD
 from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.predictions import probabilities
-from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, records
+from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, ranges, records
 from ser.evaluation.report.leakage_tables import probe_cell
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.scores import calibration
@@ -95,13 +95,13 @@ def split_table(split: Mapping[str, Any]) -> Table:
             number(part["utterances"]),
             number(part["seconds"] / 60, 1),
             number(len(part["speakers"])),
-            listed(part["sessions"]),
+            ranges(part["sessions"]),
             *(number(part["emotions"].get(emotion, 0)) for emotion in emotions),
         ]
         for name, part in split["parts"].items()
         if part["utterances"]  # protocol=everyone has one part
     ]
-    columns = ["part", "utterances", "minutes", "speakers", "sessions", *emotions]
+    columns = ["part", "utterances", "audio (min)", "speakers", "sessions", *emotions]
     facts = []
     if "protocol" in split:
         facts.append(f"Protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed {split['seed']}.")

@@ -129,7 +129,7 @@ def _screen_part(table: Table, columns: Sequence[int], widths: Sequence[int], ti
     screen = ScreenTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold", title_justify="left")
     screen.title = ScreenText(table.title) if title else None
     for column in columns:
-        aligned = column > 0 and all(is_number(row[column]) for row in table.rows)
+        aligned = column > 0 and table.is_numeric(column)
         heading = ScreenText("\n".join(textwrap.wrap(table.columns[column], widths[column])))
         screen.add_column(heading, justify="right" if aligned else "left", overflow="fold", no_wrap=aligned)
     for row in table.rows:
@@ -158,7 +158,6 @@ def to_html(page: Page) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.tests["numeric"] = is_number
     return environment.get_template("report.html.j2").render(page=page)
 
 
