@@ -18,7 +18,10 @@ from ser.io import write_json
 
 FORMAT = 2
 COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, explanation
-    "speaker": ("speaker named", "training speakers, by the strongest probe, held-out utterances"),
+    "speaker": (
+        "speaker named",
+        "training speakers, by the strongest probe, held-out utterances; too low after erasure, which has seen them",
+    ),
     "speaker_control": ("control", "the same with speakers permuted within each emotion"),
     "chance": ("chance", "one of the training speakers at random"),
     "adversary": ("adversary", "accuracy of the speaker head in training; low is no proof"),
