@@ -316,6 +316,7 @@ def _quieten() -> None:
         "LeafSpec",
         "smaller than the logging",
         "across ranks is zero",
+        "but have no logger configured",  # logger=none, and `ser reproduce`
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):

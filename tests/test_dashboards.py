@@ -1,6 +1,7 @@
 """What TensorBoard, Weights & Biases and the csv logger keep of a run."""
 
 import json
+import warnings
 
 import pandas as pd
 import pytest
@@ -92,3 +93,10 @@ def test_only_what_differs_from_the_defaults_is_shown(configure):
 def test_a_bar_is_shown_only_where_one_is_configured(configure, words, bars):
     trainer = training.build_trainer(configure("logger=none", *words, tiny=False))
     assert isinstance(trainer.progress_bar_callback, TQDMProgressBar if bars else type(None))
+
+
+def test_a_run_without_a_logger_gives_no_advice_about_loggers(configure):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        training.run(configure("logger=none"))
+    assert not [one for one in shown if "logger" in str(one.message)]
