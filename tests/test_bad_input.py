@@ -166,7 +166,7 @@ WORDS = [
     ("features=hubert_base features.checkpoint=/nowhere", "features.checkpoint=FOLDER"),
     ("features=hubert_base features.dtype=foo", "float32"),
     ("logger=foo", "known are csv"),
-    ("normalization=foo", "known are global"),
+    ("normalization=foo", "known are corpus, global"),
     ("lr=0.1", "did you mean optimizer.lr?"),
     ("epochs=5", "did you mean trainer.max_epochs?"),
     ("modle.hidden_size=8", "did you mean model.hidden_size?"),

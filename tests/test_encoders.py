@@ -210,7 +210,7 @@ def test_a_strangers_model_downloads_nothing(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     encoder = SpeechEncoder("owner/model")
     encoder.allow_download = False
-    with pytest.raises(SerError, match=r"owner/model .*--encoder FOLDER, or add --allow-download"):
+    with pytest.raises(SerError, match=r"owner/model .*--encoder FOLDER or SER_ENCODER, or add --allow-download"):
         encoder.description()
     assert asked == [True]
 

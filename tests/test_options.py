@@ -163,6 +163,9 @@ def check_run(folder, epochs=1):
 @pytest.mark.parametrize("number", range(RUNS), ids=lambda number: " ".join(words_of_run(number)[:5]))
 def test_every_option_trains(make, tmp_path, number):
     words = words_of_run(number)
+    if "adversarial=erasure_after" in words:  # wants one linear layer, and a run that keeps its last epoch
+        words = [word for word in words if not word.startswith(("model=", "lr_schedule="))]
+        words += ["experiment=adversary/erasure_after"]
     training.run(make(*words, *SMALL, "logger=csv"))
     if "protocol=everyone" in words:  # nobody is left to test
         assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()

@@ -44,13 +44,19 @@ def command(corpus):
     return run
 
 
+def results_of(root):
+    """The folder of the corpus; a hash in its name tells manifests of one name apart."""
+    (folder,) = root.glob("manifest-*-logmel")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def sweep(command, tmp_path_factory):
     """Two variants and two folds, and what the screen showed."""
     root = tmp_path_factory.mktemp("outputs")
     code, shown = command("sweep.py", "variant=gru,enhanced_gru", "fold=[1,2]", root=root)
     assert code == 0, shown
-    return root, root / "manifest-logmel", shown
+    return root, results_of(root), shown
 
 
 def tables(shown):
@@ -119,12 +125,15 @@ def test_a_sweep_that_cannot_be_is_one_line(words, part):
     assert "\n" not in str(error.value)
 
 
-def test_folder_names_tell_experiments_manifests_and_overrides_apart():
+def test_folder_names_tell_experiments_manifests_and_overrides_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = [["experiment=recommended"], ["experiment=recommended", "model=gru"], ["model=gru"], ["l2_reg=1e-5"]]
     variants = [compose_config(given).variant for given in words]
     assert variants == ["recommended", "recommended,model=gru", "gru", "enhanced_gru,l2_reg=1e-5"]
-    for name in ("a", "b"):
-        assert compose_config(["data=manifest", f"data.manifest=/x/{name}.csv"]).name == f"{name}-logmel"
+    manifests = ["a.csv", "b.csv", "/x/a.csv", "/y/a.csv"]
+    names = [compose_config(["data=manifest", f"data.manifest={manifest}"]).name for manifest in manifests]
+    assert names[:2] == ["a-logmel", "b-logmel"]  # of the working folder
+    assert len(set(names)) == 4 and all(re.fullmatch("a-[0-9a-f]{6}-logmel", name) for name in names[2:])
 
 
 def test_a_long_name_is_cut_to_a_hash_of_all_of_it():
@@ -185,7 +194,7 @@ def test_finished_runs_of_other_settings_are_not_passed_off(sweep, command):
     root, folder, _ = sweep
     found = next(folder.glob("gru,*"))
     found.rename(folder / "mine")
-    words = ["variant=gru", "fold=1", "paths.run=${paths.outputs}/manifest-logmel/mine/fold${fold}/seed${seed}"]
+    words = ["variant=gru", "fold=1", "paths.run=${paths.outputs}/" + folder.name + "/mine/fold${fold}/seed${seed}"]
     try:
         code, shown = command("sweep.py", *words, "trainer.max_epochs=2", root=root)
     finally:
@@ -225,14 +234,14 @@ def test_other_launchers_give_the_same_predictions(sweep, command, tmp_path, wor
     assert code == 0, shown
     for fold in (1, 2) if words[-1] == "fold=[1,2]" else (1,):
         part = f"gru,*/fold{fold}/seed1/predictions.csv"
-        one, other = (next(place.glob(part)) for place in (tmp_path / "manifest-logmel", folder))
+        one, other = (next(place.glob(part)) for place in (results_of(tmp_path), folder))
         assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_failed_run_does_not_stop_the_others(command, tmp_path):
     code, shown = command("sweep.py", "variant=enhanced_gru", "model.heads=3,2", "fold=1", root=tmp_path)
     assert code == 1
-    folder = tmp_path / "manifest-logmel"
+    folder = results_of(tmp_path)
     (finished,) = folder.rglob("metrics.json")
     assert "model.heads=2" in str(finished)
     assert not list(folder.glob("*model.heads=3*"))  # a refused run leaves no folder
@@ -247,7 +256,7 @@ def test_multirun_ends_with_a_summary(command, tmp_path):
     code, shown = command("train.py", "-m", "model=gru", "adversarial_weight=0,0.1", "fold=1", root=tmp_path)
     assert code == 0, shown
     assert "Mean over runs" in shown
-    content = json.loads((tmp_path / "manifest-logmel" / "summary.json").read_text())
+    content = json.loads((results_of(tmp_path) / "summary.json").read_text())
     assert ["adversarial_weight=0," in row["variant"] for row in content["variants"]] == [True, False]
 
 
