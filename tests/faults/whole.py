@@ -32,7 +32,7 @@ def assert_whole(folder):
 
 
 def results(folder):
-    """What a run, a sweep or an extraction is for: content by relative path, without times."""
+    """What a run, a sweep or an extraction is for: content by relative path, without times and typed commands."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -42,8 +42,8 @@ def results(folder):
             found[name] = path.read_bytes()
         elif path.name in ("metrics.json", "leakage.json", "split.json", "summary.json"):
             content = json.loads(path.read_text())
-            content.pop("seconds", None)
-            content.pop("prediction_seconds", None)
+            for key in ("seconds", "prediction_seconds", "command"):  # the command names folders
+                content.pop(key, None)
             found[name] = content
         elif path.name == "history.csv":
             found[name] = pd.read_csv(path).drop(columns=TIMES).to_dict("list")
