@@ -9,12 +9,12 @@ import torch
 from hydra.errors import InstantiationException
 from test_resume import KilledError, StopAt, same_run
 from tiny_encoders import save_tiny_hubert, save_tiny_wav2vec2, save_tiny_wavlm, save_tiny_whisper
-from transformers import AutoModel
+from transformers import AutoModel, WhisperModel
 
 from ser import training
 from ser.data.audio import read_audio
 from ser.data.augmentation import Augmentation
-from ser.encoders import SpeechEncoder, encode
+from ser.encoders import SpeechEncoder, WhisperEncoder, encode
 from ser.errors import SerError
 from ser.errors import explain as told
 from ser.inference.onnx import export_onnx
@@ -164,10 +164,10 @@ def test_a_frozen_encoder_is_described_as_before(folders):
 
 @pytest.mark.parametrize("words, sentence", [
     (["features.finetune=1", "features.average=4", "normalization=none"], "expect every frame"),
-    (["features.finetune=some"], "expected null, a number of layers from 1 or full"),
-    (["features.finetune=0"], "expected null, a number of layers from 1 or full"),
-    (["features.finetune=4"], "has 3 layers"),
-    (["features.finetune=1", "features.layer=[1,2]"], "expected a single"),
+    (["features.finetune=some"], "expected null or a number of layers from 1 or full"),
+    (["features.finetune=0"], "expected null or a number of layers from 1 or full"),
+    (["features.finetune=4"], "at most 3"),
+    (["features.finetune=1", "features.layer=[1,3]"], "expected at least 2 and at most 3"),
     (["features.finetune=1", "normalization=global"], "add normalization=none"),
     (["features.finetune=full", "augmentation=default"], "add augmentation=none"),
 ])  # fmt: skip
@@ -183,8 +183,59 @@ def test_a_corpus_of_frames_is_refused(folders):
         check_finetuning(encoder, "none", Augmentation([]), own_frames=True)
 
 
-def test_whisper_is_not_tuned(configure, tmp_path):
+def whisper(folder, **settings):
+    return WhisperEncoder(str(save_tiny_whisper(folder, window=50)), **settings)
+
+
+@pytest.mark.parametrize("finetune", [1, 2, 3])
+def test_untrained_layers_of_whisper_go_on_where_the_frozen_ones_end(tmp_path, finetune):
+    """A window is 50 frames here, so that the longest waveforms have two."""
+    frozen = encode(whisper(tmp_path), waveforms())
+    network, _ = tuned_network(encoder := whisper(tmp_path, finetune=finetune))
+    with torch.no_grad():
+        found, together = state_behind(encoder, network, waveforms())
+        for one, other, waveform, logits in zip(found, frozen, waveforms(), together, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+            torch.testing.assert_close(state_behind(encoder, network, [waveform])[1][0], logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("join", ["mean", "concatenate"])
+def test_a_network_sees_several_layers_of_which_the_first_is_frozen(tmp_path, join):
+    settings = {"layer": [1, 2, 3], "join": join}
+    frozen = encode(whisper(tmp_path, **settings), waveforms())
+    encoder = whisper(tmp_path, finetune=2, **settings)
+    assert encoder.description() == whisper(tmp_path, layer=1).description()  # so their frames are shared
+    network, description = tuned_network(encoder)
+    assert description["network"]["input_size"] == (48 if join == "concatenate" else 16)
+    assert description["wanted"] == [1, 2, 3]
+    with torch.no_grad():
+        for one, other in zip(state_behind(encoder, network, waveforms())[0], frozen, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+def test_a_tuned_whisper_answers_as_in_its_run_and_is_exported_whole(configure, tmp_path, manifest):
     folder = save_tiny_whisper(tmp_path / "whisper", window=50)
-    with pytest.raises((SerError, InstantiationException)) as error:
-        training.run(configure("features=whisper_base", f"features.checkpoint={folder}", "features.finetune=1"))
-    assert "expected a HuBERT" in str(told(error.value))
+    words = [f"features.checkpoint={folder}", "features=whisper_base", "features.layer=[1,2,3]", "features.finetune=2"]
+    words += ["features.join=concatenate", "trainer.max_epochs=2"]
+    training.run(configure(*WORDS[1:], *words, folder=tmp_path / "run"))
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    before = WhisperModel.from_pretrained(folder).encoder.layers
+    for number in (1, 2):
+        name = f"layers.{number - 1}.fc1.weight"
+        assert not torch.equal(saved[f"network.encoder.{name}"], before[number].fc1.weight)
+    own_predictions_are_given(tmp_path / "run", manifest)
+    recognizer = Recognizer.from_checkpoint(tmp_path / "run")
+    assert export_onnx(recognizer, tmp_path / "whole.onnx", with_encoder=True)["float32"].largest_difference <= 1e-3
+    other = Recognizer.from_checkpoint(tmp_path / "whole.onnx")
+    for one, two in zip(recognizer.predict_batch(waveforms()), other.predict_batch(waveforms()), strict=True):
+        assert list(one.probabilities.values()) == pytest.approx(list(two.probabilities.values()), abs=1e-3)
+
+
+@pytest.mark.parametrize("settings, sentence", [
+    ({"finetune": "full"}, "expected null or a number of layers from 1"),
+    ({"finetune": 1, "window": "30s"}, "expected window=clip"),
+    ({"finetune": 1, "layer": [1, 3]}, "expected at least 2 and at most 3"),
+])  # fmt: skip
+def test_what_whisper_cannot_train_gets_one_sentence(tmp_path, settings, sentence):
+    with pytest.raises(SerError, match=sentence):
+        print(whisper(tmp_path, **settings).layers)

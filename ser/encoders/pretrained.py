@@ -24,7 +24,7 @@ from ser.encoders.weights import (
     remedy,
     weights_hash,
 )
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +74,13 @@ class Layers(nn.Module):
 
 
 class PretrainedEncoder(Encoder):
-    """A frozen transformers encoder: where its checkpoint is, and which layers are wanted.
+    """A transformers encoder: where its checkpoint is, which layers are wanted, and which are trained.
 
     Layers count as in transformers' ``hidden_states``: 0 is the input of the first layer, k the output of layer k, and
     the last one the model's own output (with its final norm, where it has one). Later layers are not computed.
+
+    Layers that are trained with the network belong to the network, and the frames are their input: the output of the
+    last frozen layer.
 
     Args:
         checkpoint: folder, or id on the Hugging Face Hub.
@@ -86,15 +89,18 @@ class PretrainedEncoder(Encoder):
         average: as for Encoder.
         join: what becomes of several layers: their "mean", or "concatenate" for a network that weighs them itself
             (D grows by their number).
+        finetune: None or "none": nothing is trained; a number: that many layers up to the last wanted one.
+        finetune_lr_factor: learning rate of the trained layers relative to the network's.
 
     Attributes:
         allow_download: whether a Hub id may be fetched; set it to False for names from a stranger's model.
 
     Raises:
-        SerError: a setting is not known.
+        SerError: a setting is not known, or does not go with ``finetune``.
     """
 
     model_types: tuple[str, ...] = ()
+    trained_whole: tuple[str, ...] = ()  # the value of ``finetune`` that trains all of the model, where that works
     size_keys = ("hidden_size", "num_hidden_layers", "intermediate_size")  # width, depth, feed-forward in config.json
 
     def __init__(
@@ -104,8 +110,11 @@ class PretrainedEncoder(Encoder):
         dtype: str = "float32",
         average: int = 1,
         join: str = "mean",
+        finetune: int | str | None = None,
+        finetune_lr_factor: float = 0.1,
     ) -> None:
         super().__init__(average)
+        check_number("features.finetune_lr_factor", finetune_lr_factor, 0)
         if join not in JOINS:
             raise SerError(f"join {join!r} is not known, expected {' or '.join(JOINS)}; set features.join.")
         if dtype not in DTYPES:
@@ -115,8 +124,26 @@ class PretrainedEncoder(Encoder):
         self.checkpoint = str(folder.absolute()) if folder.is_dir() else str(checkpoint)
         self.layer: int | list[int] | None = layer if layer is None or isinstance(layer, int) else list(layer)
         self.dtype, self.join = dtype, join
+        self.finetune = self._checked(finetune)
+        self.finetune_lr_factor = finetune_lr_factor
         self.allow_download = True
         self.model: nn.Module | None = None
+
+    def _checked(self, finetune: int | str | None) -> int | str | None:
+        if finetune in (None, "none"):
+            return None
+        number = isinstance(finetune, int) and not isinstance(finetune, bool) and finetune > 0
+        if not number and finetune not in self.trained_whole:
+            expected = " or ".join(("null", "a number of layers from 1", *self.trained_whole))
+            raise SerError(
+                f"features.finetune={finetune} was given, expected {expected}; null trains none of the encoder."
+            )
+        if self.average != 1:
+            raise SerError(
+                f"features.finetune={finetune} was given with features.average={self.average}, but the trained layers "
+                "expect every frame; set features.average=1."
+            )
+        return finetune
 
     @cached_property
     def folder(self) -> Path:
@@ -166,7 +193,7 @@ class PretrainedEncoder(Encoder):
     @property
     def dim(self) -> int:
         """Values per frame (D)."""
-        return self.width * (len(self.layers) if self.join == "concatenate" else 1)
+        return self.joined_width(self.layers)
 
     @property
     def width(self) -> int:
@@ -185,8 +212,27 @@ class PretrainedEncoder(Encoder):
 
     @cached_property
     def layers(self) -> list[int]:
-        """Numbers of the layers that the frames are made of."""
-        return self.wanted_layers()
+        """Numbers of the layers that the frames are made of: the last frozen one where others are trained.
+
+        Raises:
+            SerError: there are fewer layers than are to be trained, or a wanted one lies below them.
+        """
+        wanted = self.wanted_layers()
+        if not isinstance(self.finetune, int):
+            return wanted
+        first = wanted[-1] - self.finetune
+        if not 0 <= first <= wanted[0]:
+            raise SerError(
+                f"features.finetune={self.finetune} was given for layers {wanted} of {self.checkpoint}, expected at "
+                f"least {wanted[-1] - wanted[0]} and at most {wanted[-1]}, so that each wanted layer is trained or the "
+                "last frozen one; set features.finetune or features.layer."
+            )
+        return [first]
+
+    def tuned(self) -> dict[str, Any]:
+        """What rebuilds the trained part of the model, as arguments of ser.models.finetuned.FineTuned."""
+        first = self.layers[0] if isinstance(self.finetune, int) else None
+        return {"config": self.plain_config, "first": first, "wanted": self.wanted_layers(), "join": self.join}
 
     def wanted_layers(self) -> list[int]:
         """What the setting ``layer`` means for this checkpoint.
@@ -254,6 +300,19 @@ class PretrainedEncoder(Encoder):
             )
         return model
 
+    def joined_width(self, layers: Sequence[int]) -> int:
+        """Values per frame that the states of ``layers`` have together."""
+        return self.width * (len(layers) if self.join == "concatenate" else 1)
+
+    @abstractmethod
+    def whole_model(self) -> Any:
+        """The transformers model with all its layers, from which the trained ones take their first weights."""
+
     def join_states(self, states: Sequence[Tensor]) -> Tensor:
         """Frames (B, L, D) of the wanted layers' states, (B, L, width) each."""
-        return torch.cat(list(states), dim=-1) if self.join == "concatenate" else torch.stack(list(states)).mean(dim=0)
+        return joined(states, self.join)
+
+
+def joined(states: Sequence[Tensor], join: str) -> Tensor:
+    """States (B, L, D) each: side by side, (B, L, D * count), or their mean (B, L, D)."""
+    return torch.cat(list(states), dim=-1) if join == "concatenate" else torch.stack(list(states)).mean(dim=0)

@@ -1,14 +1,13 @@
 """HuBERT, WavLM and wav2vec 2.0."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, all_full, valid
-from ser.encoders.pretrained import Layer, Layers, PretrainedEncoder
+from ser.encoders.pretrained import Layers, PretrainedEncoder
 from ser.errors import SerError
 
 FULL = "full"  # the whole model is trained
@@ -69,82 +68,21 @@ class SpeechModel(nn.Module):
 class SpeechEncoder(PretrainedEncoder):
     """HuBERT, WavLM or wav2vec 2.0: one frame per 320 samples, floor((N - 400) / 320) + 1 in all.
 
-    Layers that are trained with the network belong to the network, and the frames are their input: the output of the
-    last frozen layer or, where the whole model is trained, the waveform itself in rows of 320 samples.
-
-    Args:
-        checkpoint: as for PretrainedEncoder, like ``dtype``, ``average`` and ``join``.
-        layer: as for PretrainedEncoder; a single one or the last where layers are trained.
-        finetune: None or "none": nothing is trained; a number: that many layers up to ``layer``; "full": the whole
-            model.
-        finetune_lr_factor: learning rate of the trained layers relative to the network's.
-
-    Raises:
-        SerError: a setting is unknown, or does not go with ``finetune``.
+    Arguments are those of PretrainedEncoder; ``finetune="full"`` trains the whole model, whose input is then the
+    waveform itself in rows of 320 samples.
     """
 
     model_types = ("hubert", "wavlm", "wav2vec2")
-
-    def __init__(
-        self,
-        checkpoint: str,
-        layer: Layer = None,
-        dtype: str = "float32",
-        finetune: int | str | None = None,
-        finetune_lr_factor: float = 0.1,
-        average: int = 1,
-        join: str = "mean",
-    ) -> None:
-        super().__init__(checkpoint, layer, dtype, average, join)
-        number = isinstance(finetune, int) and not isinstance(finetune, bool) and finetune > 0
-        if not (number or finetune in (None, "none", FULL)):
-            raise SerError(
-                f"features.finetune={finetune} was given, expected null, a number of layers from 1 or full; "
-                "null trains none of the encoder."
-            )
-        self.finetune = None if finetune == "none" else finetune
-        if self.finetune is not None and isinstance(self.layer, list):
-            raise SerError(
-                f"features.finetune={finetune} was given with layers {self.layer}, expected a single one; set "
-                "features.layer to a number or null."
-            )
-        if self.finetune is not None and average != 1:
-            raise SerError(
-                f"features.finetune={finetune} was given with features.average={average}, but the trained layers "
-                "expect every frame; set features.average=1."
-            )
-        if finetune_lr_factor < 0:
-            raise SerError(
-                f"features.finetune_lr_factor={finetune_lr_factor} was given, expected at least 0; 0.1 is usual."
-            )
-        self.finetune_lr_factor = finetune_lr_factor
+    trained_whole = (FULL,)
 
     @property
     def dim(self) -> int:
         """Values per frame (D)."""
         return HOP_SAMPLES if self.finetune == FULL else super().dim
 
-    @cached_property
-    def layers(self) -> list[int]:
-        """Numbers of the layers that the frames are made of: the last frozen one where others are trained."""
-        last = self.wanted_layers()
-        if not isinstance(self.finetune, int):
-            return last
-        if self.finetune > last[0]:
-            raise SerError(
-                f"features.finetune={self.finetune} was given, but {self.checkpoint} has {last[0]} layers up to the "
-                "wanted one; give at most that many, or full."
-            )
-        return [last[0] - self.finetune]
-
     def tuned(self) -> dict[str, Any]:
         """What rebuilds the trained part of the model, as arguments of ser.models.finetuned.FineTuned."""
-        return {
-            "config": self.plain_config,
-            "first": self.layers[0] if isinstance(self.finetune, int) else None,
-            "last": self.wanted_layers()[0],
-            "normalize": self.normalizes,
-        }
+        return super().tuned() | {"normalize": self.normalizes}
 
     @property
     def normalizes(self) -> bool:

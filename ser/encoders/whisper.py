@@ -24,12 +24,12 @@ class WhisperEncoder(PretrainedEncoder):
     windows of 30 seconds either way.
 
     Args:
-        checkpoint: as for PretrainedEncoder, like ``layer``, ``dtype``, ``average`` and ``join``.
-        finetune: None or "none"; Whisper stays frozen.
-        window: "clip", or "30s" for frames exactly as Whisper itself makes them.
+        checkpoint: as for PretrainedEncoder, like all others but ``window``.
+        window: "clip", or "30s" for frames exactly as Whisper itself makes them; these see zeros behind the clip, which
+            no cache keeps, so that no layer above them can be trained.
 
     Raises:
-        SerError: a setting is unknown, or layers are to be trained.
+        SerError: a setting is unknown, or does not go with ``finetune``.
     """
 
     model_types = ("whisper",)
@@ -43,19 +43,20 @@ class WhisperEncoder(PretrainedEncoder):
         checkpoint: str,
         layer: Layer = None,
         dtype: str = "float32",
-        finetune: str | int | None = None,
         average: int = 1,
         join: str = "mean",
+        finetune: int | str | None = None,
+        finetune_lr_factor: float = 0.1,
         window: str = "clip",
     ) -> None:
-        super().__init__(checkpoint, layer, dtype, average, join)
-        if finetune not in (None, "none"):
-            raise SerError(
-                f"features.finetune={finetune} was given for a Whisper encoder, expected a HuBERT, WavLM or "
-                "wav2vec 2.0; set features.finetune=null."
-            )
+        super().__init__(checkpoint, layer, dtype, average, join, finetune, finetune_lr_factor)
         if window not in WINDOWS:
             raise SerError(f"window {window!r} is not known, expected {' or '.join(WINDOWS)}; set features.window.")
+        if self.finetune is not None and window != "clip":
+            raise SerError(
+                f"features.finetune={finetune} was given with features.window={window}, expected window=clip; the "
+                "trained layers see the clip alone."
+            )
         self.window = window
 
     @property
@@ -135,20 +136,23 @@ class WhisperEncoder(PretrainedEncoder):
             )
         return WhisperFeatureExtractor.from_dict(self.preprocessor)
 
-    def _build(self) -> nn.Module:
+    def whole_model(self) -> Any:
+        """Whisper's encoder half with all its layers."""
         import transformers  # noqa: PLC0415
         from transformers.models.whisper.modeling_whisper import WhisperEncoder as Half  # noqa: PLC0415
 
         name = (self.config.get("architectures") or [None])[0]
+        if name == "WhisperEncoder":
+            return self._read(Half)
+        if name == "WhisperForAudioClassification":
+            return self._read(transformers.WhisperForAudioClassification).encoder
+        return self._read(transformers.WhisperModel).encoder  # of a whole Whisper only the encoder is kept
+
+    def _build(self) -> nn.Module:
         filters = torch.as_tensor(self._extractor.mel_filters, dtype=torch.float32)  # (bins, mels)
         self.register_buffer("filters", filters.to(self.device), persistent=False)
         self.register_buffer("hann", torch.hann_window(self._extractor.n_fft, device=self.device), persistent=False)
-        if name == "WhisperEncoder":
-            model = self._read(Half)
-        elif name == "WhisperForAudioClassification":
-            model = self._read(transformers.WhisperForAudioClassification).encoder
-        else:  # of a whole Whisper only the encoder is kept
-            model = self._read(transformers.WhisperModel).encoder
+        model = self.whole_model()
         model.layers = model.layers[: max(1, *self.layers)]
         model.layers = Layers(model.layers, model.layer_norm if len(model.layers) == self.depth else None)
         return model

@@ -4,26 +4,37 @@ These layers belong to the network: a checkpoint holds their weights and must be
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.data.augmentation import Augmentation
-from ser.encoders import FULL, Encoder, SpeechEncoder
+from ser.encoders import FULL, Encoder
 from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, valid
-from ser.encoders.pretrained import Layers
+from ser.encoders.pretrained import Layers, PretrainedEncoder, joined
 from ser.encoders.ssl import SpeechModel
 from ser.errors import SerError
 from ser.models.network import Network
 
 log = logging.getLogger(__name__)
 
-_CONFIGS = {"hubert": "HubertConfig", "wavlm": "WavLMConfig", "wav2vec2": "Wav2Vec2Config"}
+_CONFIGS = {
+    "hubert": "HubertConfig",
+    "wavlm": "WavLMConfig",
+    "wav2vec2": "Wav2Vec2Config",
+    "whisper": "WhisperConfig",
+}
+_SPEECH_SIZES, _WHISPER_SIZES = ("num_hidden_layers", "hidden_size"), ("encoder_layers", "d_model")
 _TAIL = FRAME_SAMPLES - HOP_SAMPLES  # samples of the last window beyond the last row
 # Far above every published model; a checkpoint from a stranger must not fill the memory.
-_LARGEST = {"num_hidden_layers": 200, "hidden_size": 8192, "intermediate_size": 32768, "conv_dim": 4096}
+_LARGEST = {
+    **{"num_hidden_layers": 200, "hidden_size": 8192, "intermediate_size": 32768, "conv_dim": 4096},
+    **{"encoder_layers": 200, "d_model": 8192, "encoder_ffn_dim": 32768, "max_source_positions": 100_000},
+    **{"vocab_size": 1_000_000, "num_mel_bins": 1024},
+}
 
 
 class FineTuned(Network):
@@ -32,13 +43,14 @@ class FineTuned(Network):
     Args:
         input_size: D, values per frame: the layers' width, or 320 samples for a whole model.
         emotions: C, number of classes.
-        config: the checkpoint's config.json, of a HuBERT, WavLM or wav2vec 2.0.
+        config: the checkpoint's config.json, of a HuBERT, WavLM, wav2vec 2.0 or Whisper.
         first: layers ahead of the tuned ones, whose output the frames are; None: frames are the waveform in rows of
             320 samples, and the whole model is here.
-        last: number of the last layer.
-        normalize: whether the model wants waveforms of mean 0 and variance 1; used by a whole model only.
+        wanted: numbers of the layers whose states the network sees; from ``first`` on, rising.
+        join: what becomes of several, as for PretrainedEncoder.
         lr_factor: learning rate of the encoder's part relative to the network's.
         network: classifies the frames of the tuned layers.
+        normalize: whether the model wants waveforms of mean 0 and variance 1; used by a whole model only.
 
     Raises:
         SerError: the configuration is of another kind of model, or too large.
@@ -52,19 +64,25 @@ class FineTuned(Network):
         *,
         config: Mapping[str, Any],
         first: int | None,
-        last: int,
-        normalize: bool,
+        wanted: Sequence[int],
+        join: str,
         lr_factor: float,
         network: Network,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
-        depth, width = int(config["num_hidden_layers"]), int(config["hidden_size"])
+        whisper = config.get("model_type") == "whisper"
+        depth, width = (int(config[key]) for key in (_WHISPER_SIZES if whisper else _SPEECH_SIZES))
         if input_size != (HOP_SAMPLES if first is None else width):
             raise ValueError(f"frames of {input_size} values for layers of width {width}")
-        self.first, self.last, self.depth, self.normalize = first, last, depth, normalize
-        self.encoder = self._part(_random_model(config, last - (first or 0)), 0)
+        self.first, self.depth, self.normalize = first, depth, normalize
+        self.wanted, self.join = [number - (first or 0) for number in wanted], join
+        # Whisper hears 30 seconds at a time; in the other models a frame attends to the whole utterance.
+        self.window = int(config["max_source_positions"]) if whisper else None
+        self.encoder = self._part(_random_model(config, self.wanted[-1]), 0)
         self.encoder.lr_factor = lr_factor  # type: ignore[assignment]  # read where the optimizer is made
-        self.norm = nn.LayerNorm(width)  # in place of the normalisation of frozen frames
+        # In place of the normalisation of frozen frames.
+        self.norm = nn.LayerNorm(width * (len(wanted) if join == "concatenate" else 1))
         self.network = network
         self.pooled_size = network.pooled_size
 
@@ -90,8 +108,19 @@ class FineTuned(Network):
             waveforms = F.pad(rows.flatten(1), (0, _TAIL))  # (B, 320 L + 80): as many frames as rows
             states, _ = self.encoder(waveforms, lengths * HOP_SAMPLES + _TAIL)
         else:
-            states = self.encoder(frames, mask)
-        return self.network.body(self.norm(states[-1]), lengths, return_attention)
+            states = self._tuned_states(frames, mask)
+        return self.network.body(self.norm(joined(states, self.join)), lengths, return_attention)
+
+    def _tuned_states(self, frames: Tensor, mask: Tensor) -> list[Tensor]:
+        """Wanted states (B, L, D) of frames (B, L, D); of Whisper, each window of 30 seconds by itself."""
+        rows, longest, width = frames.shape
+        if self.window is not None:
+            size: Any = torch.sym_min(longest, self.window)  # a symbol in an exported graph, where min() fixes it
+            behind = (longest + size - 1) // size * size - longest
+            frames = F.pad(frames, (0, 0, 0, behind)).reshape(-1, size, width)  # (B * windows, size, D)
+            mask = F.pad(mask, (0, behind)).reshape(-1, size)
+        states = self.encoder(frames, mask)
+        return [states[number].reshape(rows, -1, width)[:, :longest] for number in self.wanted]
 
     def load_pretrained(self, model: nn.Module) -> None:
         """Take the weights of a whole transformers ``model``, whose layers are cut."""
@@ -99,16 +128,17 @@ class FineTuned(Network):
 
     def _part(self, model: Any, begin: int) -> nn.Module:
         """The tuned part of ``model``, whose layer number ``begin`` (from 0) comes first."""
-        trunk = model.encoder
-        layers = trunk.layers[begin : begin + self.last - (self.first or 0)]
+        trunk = getattr(model, "encoder", model)  # a Whisper's is the model itself
+        layers = trunk.layers[begin : begin + self.wanted[-1]]
         if self.first is None:
             trunk.layers = layers
-            return SpeechModel(model, [self.last], self.depth, self.normalize)
-        positions = getattr(trunk.layers[0].attention, "rel_attn_embed", None)
+            return SpeechModel(model, self.wanted, self.depth, self.normalize)
+        positions = getattr(getattr(trunk.layers[0], "attention", None), "rel_attn_embed", None)
         if positions is not None:  # WavLM's first layer keeps these for all layers; the tuned ones leave them frozen
             layers[0].attention.rel_attn_embed = positions.requires_grad_(False)
-        ends = model.config.do_stable_layer_norm and self.last == self.depth
-        return Layers(layers, trunk.layer_norm if ends else None)
+        ends = (self.first or 0) + self.wanted[-1] == self.depth
+        normed_last = self.window is not None or model.config.do_stable_layer_norm
+        return Layers(layers, trunk.layer_norm if ends and normed_last else None)
 
 
 def _random_model(config: Mapping[str, Any], layers: int) -> Any:
@@ -120,7 +150,8 @@ def _random_model(config: Mapping[str, Any], layers: int) -> Any:
         raise SerError(f"the checkpoint tunes a {kind!r} model, expected {', '.join(_CONFIGS)}; train it again.")
     plain = {str(key): value for key, value in config.items() if not str(key).startswith("_")}
     # No layer is dropped at random: a resumed run and a batch's mates would depend on it.
-    plain |= {"num_hidden_layers": layers, "layerdrop": 0.0, "apply_spec_augment": False}
+    depth = "encoder_layers" if kind == "whisper" else "num_hidden_layers"
+    plain |= {depth: layers, "layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
     for name, largest in _LARGEST.items():
         value = plain.get(name, 0)
         if max(value if isinstance(value, list | tuple) else [value], default=0) > largest:
@@ -128,9 +159,14 @@ def _random_model(config: Mapping[str, Any], layers: int) -> Any:
                 f"the checkpoint tunes a model with {name}={value}, expected at most {largest}; use a checkpoint from "
                 "a source you trust."
             )
+    # A stranger's configuration may name attention code on the Hub.
+    plain["attn_implementation"] = "eager" if kind == "wavlm" else "sdpa"
     settings = getattr(transformers, _CONFIGS[kind])(**plain)
-    attention = {"attn_implementation": "eager" if kind == "wavlm" else "sdpa"}
-    return transformers.AutoModel.from_config(settings, **attention).float()
+    if kind == "whisper":
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder as Half  # noqa: PLC0415
+
+        return Half(settings).float()
+    return transformers.AutoModel.from_config(settings).float()
 
 
 def check_finetuning(encoder: Encoder, normalization: str, augmentation: Augmentation, own_frames: bool) -> None:
@@ -176,9 +212,9 @@ def make_network(
         sizes: input_size, emotions.
         encoder: may ask for fine-tuning; None does not.
     """
-    if not isinstance(encoder, SpeechEncoder) or encoder.finetune is None:
+    if not isinstance(encoder, PretrainedEncoder) or encoder.finetune is None:
         return make(**sizes), {**description, **sizes}
-    inner = {**sizes, "input_size": encoder.width}
+    inner = {**sizes, "input_size": encoder.joined_width(encoder.wanted_layers())}
     settings: dict[str, Any] = {**sizes, **encoder.tuned(), "lr_factor": encoder.finetune_lr_factor}
     network = FineTuned(**settings, network=make(**inner))
     network.load_pretrained(encoder.whole_model())
@@ -187,7 +223,7 @@ def make_network(
     own = sum(weight.numel() for weight in network.parameters() if weight.requires_grad) - tuned
     log.info(
         "fine-tuning %s of %s: %s parameters of the encoder at %g times the learning rate, %s of the network",
-        "all" if encoder.finetune == FULL else f"layers {settings['first'] + 1} to {settings['last']}",
+        "all" if encoder.finetune == FULL else f"layers {settings['first'] + 1} to {settings['wanted'][-1]}",
         encoder.checkpoint,
         f"{tuned:,}",
         encoder.finetune_lr_factor,
