@@ -6,12 +6,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ser.building import build_module
 from ser.config import compose_config
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
 from ser.module import EmotionModule
-from ser.training import load_data
+from ser.run.building import build_module, load_data
 
 FACTS = {"corpus": "synthetic_features", "protocol": "session", "fold": 1, "seed": 1, "hash": ""}
 

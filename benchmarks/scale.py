@@ -67,7 +67,7 @@ def measure(step: str, folder: Path) -> tuple[float, float, float]:
     from ser.config import compose_config, instantiate  # noqa: PLC0415  the parent process needs none of it
     from ser.data.extraction import extract  # noqa: PLC0415
     from ser.doctor import examine  # noqa: PLC0415
-    from ser.training import load_data  # noqa: PLC0415
+    from ser.run.building import load_data  # noqa: PLC0415
 
     start, processor = time.perf_counter(), time.process_time()
     words = ["data=manifest", f"data.manifest={folder}/manifest.csv", "features=files", f"features.root={folder}"]

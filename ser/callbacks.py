@@ -1,5 +1,6 @@
-"""Callbacks of a run: early stopping, a check of the gradients, the table of the epochs."""
+"""What Lightning calls during a run: early stopping, a check of gradients, the table of epochs, checkpoint files."""
 
+import io
 import logging
 import math
 import resource
@@ -11,11 +12,12 @@ from typing import Any
 import lightning
 import pandas as pd
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 
-from ser.errors import check_number
-from ser.io import atomic_path
+from ser.errors import SerError, check_number
+from ser.io import DamagedCheckpointError, atomic_path, read_checkpoint_file
 from ser.module import ConfusionMetric
 
 log = logging.getLogger(__name__)
@@ -172,9 +174,9 @@ class History(lightning.Callback):
             self._show_confusion(trainer, pl_module)
 
     def _show_confusion(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        from ser.dashboards import log_image  # noqa: PLC0415  rarely needed
         from ser.evaluation.figures.run import draw_confusion  # noqa: PLC0415
         from ser.evaluation.figures.style import encode_figure  # noqa: PLC0415
+        from ser.run.dashboards import log_image  # noqa: PLC0415  rarely needed
 
         metric: ConfusionMetric = pl_module.val_metrics["uar"]  # type: ignore[index, assignment]
         figure = draw_confusion(metric.counts.cpu().numpy(), pl_module.emotions)  # type: ignore[arg-type]
@@ -195,3 +197,36 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # macOS counts bytes, Linux kilobytes
+
+
+class WholeFileCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside the target and renamed, and verified when they are read.
+
+    Lightning's own writes into the system's folder for temporary files and moves the result. Where that is another
+    file system the move is a copy, and a process killed during it leaves a part of a checkpoint in place of the last
+    whole one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``.
+
+        Raises:
+            SerError: the folder cannot be written or the disk is full; what was there before is intact.
+        """
+        content = io.BytesIO()  # straight into a file, torch reports a full disk in its own terms
+        torch.save(checkpoint, content)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read it on the CPU, where the strategy takes it from; never unpickles.
+
+        Raises:
+            SerError: it is damaged.
+        """
+        try:
+            return read_checkpoint_file(Path(path))
+        except DamagedCheckpointError as error:
+            raise SerError(f"{path} is damaged: {error}; delete its folder and train again.") from error

@@ -5,7 +5,6 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,23 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import get_console
 from threadpoolctl import threadpool_limits
 
-from ser.building import build_module, build_trainer, count_threads
-from ser.config import instantiate
-from ser.console import announce, count_parameters, show_network, show_scores, show_split
-from ser.dashboards import log_result, shown_result, shown_settings
-from ser.data.cache import FRAME_CODE
-from ser.data.corpus import Corpus
+from ser.console import count_parameters, show_network, show_scores, show_split
 from ser.data.datamodule import EmotionDataModule
-from ser.data.extraction import Extraction, extract
-from ser.data.split import Split, refuse_shared_recordings, split_record, with_less_training
-from ser.encoders import Encoder, FrameFiles
+from ser.encoders import FrameFiles
 from ser.errors import SerError, check_number
 from ser.evaluation.attention import write_attention
 from ser.evaluation.figures import figure_formats, write_figures
-from ser.everyone import recipe_for
 from ser.io import read_json
-from ser.models.finetuned import check_finetuning
 from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule
-from ser.run_folder import RunFolder
-from ser.run_identity import describe, run_record
+from ser.run.building import Data, build_module, build_trainer, count_threads, load_data, measured
+from ser.run.dashboards import log_result, shown_result, shown_settings
+from ser.run.everyone import recipe_for
+from ser.run.folder import RunFolder
+from ser.run.identity import describe, run_record
+from ser.run.results import collect, score_parts
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What the configuration's data part stands for, as one fold is trained on it."""
-
-    corpus: Corpus
-    encoder: Encoder
-    extraction: Extraction
-    split: Split
-    module: EmotionDataModule
-    record: dict[str, Any]  # content of split.json
 
 
 def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Sequence[str] | None = None) -> float:
@@ -79,7 +61,7 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     _quieten()
     data = load_data(cfg)
     folder = RunFolder(cfg.paths.run)
-    identity = describe(cfg, _measured(data) | (recipe.facts if recipe else {}))
+    identity = describe(cfg, measured(data) | (recipe.facts if recipe else {}))
     if recipe is not None:
         recipe.check(identity)
     metrics = folder.choose(identity, resume=cfg.resume, test=cfg.test)
@@ -159,59 +141,6 @@ def _refuse_choice_by_test(cfg: DictConfig) -> None:
             )
 
 
-def load_data(cfg: DictConfig) -> Data:
-    """Corpus, frames and split of the configuration.
-
-    Raises:
-        SerError: bad input.
-    """
-    corpus: Corpus = instantiate(cfg, "data")
-    announce(corpus)
-    encoder: Encoder = instantiate(cfg, "features")
-    normalization = instantiate(cfg, "normalization")
-    own_frames = corpus.frame_source is not None
-    check_finetuning(encoder, normalization.kind, instantiate(cfg, "augmentation"), own_frames)
-    protocol = instantiate(cfg, "protocol")
-    split = protocol.split(corpus, cfg.fold, cfg.seed)  # what is wrong with it is said before hours of extraction
-    with_less_training(split, cfg.train_speakers, cfg.train_fraction)
-    extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
-    for identifier, reason in extraction.failures.items():
-        log.warning("left out %s: %s", identifier, reason)
-    corpus = corpus.without(extraction.failures)
-    split = protocol.split(corpus, cfg.fold, cfg.seed)
-    split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
-    refuse_shared_recordings(
-        split, extraction.cache.recordings, extraction.cache.copies(), allowed=cfg.allow_duplicates
-    )
-    module = EmotionDataModule(
-        corpus,
-        split,
-        extraction.cache,
-        normalization,
-        frame_rate=(corpus.frame_source or encoder).frame_rate,
-        average=1 if own_frames else encoder.average,
-        seed=cfg.seed,
-        test=cfg.test,
-        test_each_epoch=cfg.test_each_epoch,
-        **cfg.batches,
-    )
-    transductive, recordings = module.normalization.transductive, extraction.cache.recordings
-    record = split_record(split, corpus, extraction.failures, transductive, recordings)
-    return Data(corpus, encoder, extraction, split, module, record)
-
-
-def _measured(data: Data) -> dict[str, Any]:
-    """What a run's identity has beside its settings: labels, split, audio and encoder as they are."""
-    return {
-        "labels": data.record["corpus_fingerprint"],
-        "split": data.record["hash"],
-        "audio": data.extraction.cache.fingerprint(),
-        "frame_code": FRAME_CODE,
-        "unchecked": len(data.extraction.trusted),
-        "encoder": (data.corpus.frame_source or data.encoder).description(),
-    }
-
-
 def train(
     datamodule: EmotionDataModule,
     module: EmotionModule,
@@ -247,15 +176,14 @@ def train(
     if len(datamodule.datasets) == 1:  # Lightning's answer to one loader is not nested
         predictions = [predictions]
     parts = {
-        part: folder.collect(batches, datamodule, part)
-        for part, batches in zip(datamodule.datasets, predictions, strict=True)
+        part: collect(batches, datamodule, part) for part, batches in zip(datamodule.datasets, predictions, strict=True)
     }
     facts = facts | {
         "best_epoch": best["epoch"],
         "epochs": trainer.current_epoch,
         **dict(zip(("parameters", "trainable_parameters"), count_parameters(module), strict=True)),
     }
-    return folder.finish(parts, facts, probe) if trainer.is_global_zero else folder.scores(parts, facts)
+    return folder.finish(parts, facts, probe) if trainer.is_global_zero else score_parts(parts, facts, folder.started)
 
 
 def fit_by_epochs(

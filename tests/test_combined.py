@@ -22,6 +22,7 @@ from ser.data.normalization import CorpusNormalization
 from ser.data.protocols import CorpusProtocol, GivenProtocol, SessionProtocol, SpeakerProtocol
 from ser.encoders import LogMel
 from ser.errors import SerError
+from ser.run import building
 
 FOUR = ("neutral", "happy", "sad", "angry")
 
@@ -179,9 +180,9 @@ def test_a_run_on_two_corpora_says_where_each_utterance_is_from(configure, roots
 
 
 def test_a_wrong_fold_is_refused_before_extraction(configure, monkeypatch):
-    monkeypatch.setattr(training, "extract", lambda *arguments, **settings: pytest.fail("extracted"))
+    monkeypatch.setattr(building, "extract", lambda *arguments, **settings: pytest.fail("extracted"))
     with pytest.raises(SerError, match="fold=9 does not exist"):
-        training.load_data(configure("fold=9"))
+        building.load_data(configure("fold=9"))
 
 
 def test_corpora_of_one_name_only_know_nothing_of_others():

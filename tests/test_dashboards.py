@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ser import training
-from ser.dashboards import shown_result, shown_settings
+from ser.run.dashboards import shown_result, shown_settings
 
 EACH_EPOCH = {"seconds", "learning_rate", "gradient_norm", "peak_memory_mb"}
 

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from tiny_encoders import save_tiny_whisper
 
 from ser import cli, doctor
-from ser.doctor import Finding, run_checks
+from ser.doctor import Finding, machine, run_checks
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_missing_corpus_and_encoder_are_two_problems_with_remedies(examine, tm
 
 def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, words, tmp_path):
     assert cli.main(["extract", *words]) == 0
-    file = next((tmp_path / "out").rglob("frames-*.safetensors"))
+    file = next((tmp_path / "out").rglob("session1-0001.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -91,7 +91,7 @@ def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, 
         path.write_text("no sound")
     table = tmp_path / "manifest.csv"
     lines = table.read_text().splitlines()
-    table.write_text("\n".join(line for line in lines if "sad" not in line or ",s3" in line))
+    table.write_text("\n".join(line for line in lines if "sad" not in line or ",s1" in line))
     found = examine(*words)
     assert found["audio files"].status == "problem" and "cannot be decoded" in found["audio files"].text
     assert found["protocol"].status == "problem" and "no sad utterance to train on" in found["protocol"].text
@@ -122,19 +122,19 @@ def test_a_hub_checkpoint_that_cannot_be_had_is_a_problem_and_nothing_is_downloa
 
 def test_device_and_folders(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (finding,) = doctor.check_device("gpu", "cpu")
+    (finding,) = machine.check_device("gpu", "cpu")
     assert finding.status == "problem" and "trainer=cpu" in finding.remedy
     (tmp_path / "file").write_text("")
-    (finding,) = doctor.check_folder("paths.outputs", tmp_path / "file")
+    (finding,) = machine.check_folder("paths.outputs", tmp_path / "file")
     assert finding.status == "problem" and "paths.outputs=" in finding.remedy
-    monkeypatch.setattr(doctor, "free_space", lambda folder: 1e6)
-    (finding,) = doctor.check_folder("paths.cache", tmp_path)
+    monkeypatch.setattr(machine, "free_space", lambda folder: 1e6)
+    (finding,) = machine.check_folder("paths.cache", tmp_path)
     assert finding.status == "problem" and "1.0 MB free" in finding.text
 
 
 def test_a_package_outside_its_bounds_is_named(monkeypatch):
-    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=99", "numpy>=1", "no-such-package"])
-    (finding,) = doctor.check_packages()
+    monkeypatch.setattr(machine, "requires", lambda name: ["torch>=99", "numpy>=1", "no-such-package"])
+    (finding,) = machine.check_packages()
     assert finding.status == "problem"
     assert "torch" in finding.text and ">=99 needed" in finding.text and "no-such-package is not" in finding.text
 

@@ -20,7 +20,8 @@ from ser.data import cache as data_cache
 from ser.errors import SerError
 from ser.evaluation.runs import find_runs, load_run, scan_runs, warnings_of
 from ser.evaluation.summary import summarize
-from ser.run_identity import IRRELEVANT, describe, first_difference, irrelevant, read_identity
+from ser.run import building
+from ser.run.identity import IRRELEVANT, describe, first_difference, irrelevant, read_identity
 
 
 def leaves(content, prefix=()):
@@ -147,7 +148,7 @@ def test_other_labels_speakers_and_audio_are_refused_by_name(kept):
 def test_frames_of_another_frame_code_are_made_anew_and_the_run_is_refused(kept, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(data_cache, "FRAME_CODE", data_cache.FRAME_CODE + 1)
-    monkeypatch.setattr(training, "FRAME_CODE", data_cache.FRAME_CODE)
+    monkeypatch.setattr(building, "FRAME_CODE", data_cache.FRAME_CODE)
     caplog.clear()
     kept(refused=f"frame_code = {data_cache.FRAME_CODE - 1}, now {data_cache.FRAME_CODE}")
     assert "reused 0" in caplog.text

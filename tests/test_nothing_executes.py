@@ -18,8 +18,8 @@ from ser.errors import SerError
 from ser.evaluation.predictions import read_embeddings
 from ser.evaluation.reproduce import repeat
 from ser.evaluation.runs import find_runs
-from ser.run_folder import RunFolder
-from ser.run_identity import FORMAT, stored_config
+from ser.run.folder import RunFolder
+from ser.run.identity import FORMAT, stored_config
 
 ROOT = Path(ser.__file__).resolve().parent.parent
 SOURCES = [*sorted((ROOT / "ser").rglob("*.py")), ROOT / "train.py", ROOT / "sweep.py"]

@@ -261,7 +261,7 @@ def test_listening_without_a_source_ends_with_one_sentence(checkpoint, tmp_path,
 def test_the_view_shows_emotion_and_progress(recognizer):
     from rich.console import Console
 
-    from ser.inference.screen import view
+    from ser.inference.listening import view
     from ser.inference.streaming import StreamingRecognizer
 
     console = Console(width=80, file=open("/dev/null", "w"), record=True)  # noqa: PTH123, SIM115

@@ -185,7 +185,7 @@ def test_a_kill_while_the_new_run_takes_its_place(configure, tmp_path, monkeypat
 
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(Path, "rename", dying)
-        patch.setattr("ser.run_folder.shutil.rmtree", no_rmtree)
+        patch.setattr("ser.run.folder.shutil.rmtree", no_rmtree)
         training.run(configure("seed=2", folder=folder))
     training.run(configure("seed=2", "resume=true", folder=folder))
     assert figures(folder)["seed"] == 2

@@ -10,10 +10,10 @@ from fake_corpora import write_manifest
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
+from ser.cli.sweep import expand
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, folder_name, variant_name
 from ser.errors import SerError
 from ser.evaluation.report.cells import short_names
-from ser.sweeping import expand
 
 SETTINGS = [word for word in TINY if not word.startswith("model=")]
 LADDER = ["nothing", "global", "speaker", "speaker_norm", "reversal", "both"]

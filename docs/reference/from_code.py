@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from ser.launching import SWEEP_USAGE
+from ser.cli.train import SWEEP_USAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 _CLASSES = {"SerError", "UnfitWaveform", "UntestedRunError"}  # of errors for users

@@ -29,7 +29,7 @@ from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import read_checkpoint
 from ser.inference.engines import build_network
 from ser.io import atomic_path, read_json
-from ser.run_identity import stored_config
+from ser.run.identity import stored_config
 
 COUNTS = (0, 1, 2, 4, 8, 16)
 EXPLANATION = (
@@ -117,7 +117,7 @@ def _predictions(
 
 def _loaded(run: Run) -> tuple[EmotionDataModule, nn.Module, FrameStatistics]:
     """Data, network and training statistics of a finished run."""
-    from ser.training import load_data  # noqa: PLC0415  Lightning loads only when something runs
+    from ser.run.building import load_data  # noqa: PLC0415  Lightning loads only when something runs
 
     if not run.metrics:
         raise SerError(f"{run.folder} is a table, but enrolment needs a run folder with its checkpoint; give one.")

@@ -19,7 +19,7 @@ from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import reproduction_table
 from ser.evaluation.runs import Run, load_run
 from ser.io import read_json
-from ser.run_identity import first_difference, read_identity, stored_config
+from ser.run.identity import first_difference, read_identity, stored_config
 
 MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
 NOT_COMPARED = ("seconds", "prediction_seconds")  # of metrics.json; history.csv has times and memory as well

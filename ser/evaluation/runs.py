@@ -1,9 +1,7 @@
 """Finished runs on disk, and prediction tables of other tools in their place."""
 
-import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,16 +12,15 @@ from typing import Any
 import pandas as pd
 
 from ser.errors import SerError
+from ser.evaluation.foreign_tables import is_foreign_table, read_parts, variant_of
 from ser.evaluation.predictions import (
-    check_predictions,
     emotions_of,
     read_embeddings,
     read_history,
     read_predictions,
-    read_table,
 )
 from ser.evaluation.scores import scores
-from ser.run_identity import first_difference
+from ser.run.identity import first_difference
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +31,6 @@ WARNINGS = {
     "trusted_frames": "unchecked frames: cached frames were used without their audio (extraction.trust_cache)",
 }
 _NEEDED = ("variant", "fold", "seed")
-_NOT_RESULTS = {"summary.csv", "summary_comparisons.csv", "history.csv", "train_predictions.csv"}
-_RUN_FILES = ("metrics.json", "split.json", "run.json")  # a folder with one of these is a run's own
-_NUMBER_IN_NAME = {key: re.compile(rf"(?:^|[^a-z]){key}[-_=]?(\d+)", re.IGNORECASE) for key in ("fold", "seed")}
 
 
 class UntestedRunError(SerError):
@@ -201,7 +195,7 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
         raise SerError(f"there is no folder {path}; give a run folder or the folder of a sweep.")
     # A name with a dot: a run that is about to take the place of an earlier one.
     folders = [file.parent for file in path.rglob("metrics.json") if not file.parent.name.startswith(".")]
-    tables = [file for file in path.rglob("*.csv") if _is_foreign_table(file, path)]
+    tables = [file for file in path.rglob("*.csv") if is_foreign_table(file, path)]
     if not folders and not tables:
         raise SerError(
             f"{path} holds no finished run (no metrics.json in it or below) and no prediction table; train first, or "
@@ -209,9 +203,8 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
         )
     runs, left_out, untested = load_runs(folders)
     for table in tables:
-        numbered = any(pattern.search(table.stem) for pattern in _NUMBER_IN_NAME.values())
         try:
-            runs += _table_as_runs(table, table.parent.resolve().name if numbered else table.stem)
+            runs += _table_as_runs(table, variant_of(table))
         except SerError as error:
             left_out.append(str(error))
     if not runs:
@@ -308,38 +301,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _table_as_runs(path: Path, variant: str) -> list[Run]:
-    """The runs in one table: one for each fold and seed by its columns, else by its file name, else fold 1, seed 0."""
-    content = read_table(path)
-    numbers = pd.DataFrame(index=content.index)
-    for key, default in (("fold", 1), ("seed", 0)):
-        found = _NUMBER_IN_NAME[key].search(path.stem)
-        column = content[key] if key in content else pd.Series(int(found[1]) if found else default, content.index)
-        numbers[key] = pd.to_numeric(column, errors="coerce")
-    if numbers.isna().any(axis=None):
-        raise SerError(f"{path} has folds or seeds that are not whole numbers; write numbers into these columns.")
-    if content.empty:
-        raise SerError(f"{path} has no rows, expected one per utterance; write the table again.")
-    places = [(int(fold), int(seed)) for fold, seed in numbers.to_numpy()]
-    runs = []
-    for fold, seed in sorted(set(places)):
-        table = check_predictions(content[[place == (fold, seed) for place in places]], str(path))
-        labels = sorted(zip(table["id"], table["emotion"], strict=True))
-        digest = hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:16]
-        part = {"ids": sorted(table["id"]), "speakers": sorted(table["speaker"].unique()), "utterances": len(table)}
-        split = {"emotions": emotions_of(table), "hash": f"table {digest}", "parts": {"test": part}}
-        runs.append(Run(path.parent, variant, fold, seed, {}, split, table, path))
-    return runs
-
-
-def _is_foreign_table(path: Path, root: Path) -> bool:
-    """Whether a CSV file is a prediction table that no run folder between it and ``root`` owns."""
-    if path.name in _NOT_RESULTS:
-        return False
-    folders = [folder for folder in path.parents if folder == root or folder.is_relative_to(root)]
-    if any((folder / name).is_file() for folder in folders for name in _RUN_FILES):
-        return False
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return {"id", "speaker", "emotion", "predicted"} <= set(file.readline().strip().split(","))
-    except (OSError, UnicodeDecodeError):
-        return False
+    return [
+        Run(path.parent, variant, fold, seed, {}, split, table, path) for fold, seed, split, table in read_parts(path)
+    ]

@@ -1,20 +1,14 @@
-"""What ``ser predict``, ``ser listen`` and ``ser export`` show, and the tables that they write."""
+"""What ``ser predict`` and ``ser export`` show, and the tables that they write."""
 
-import json
 import logging
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich import get_console
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.live import Live
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -23,17 +17,13 @@ from ser.data.audio import SAMPLE_RATE, printable, read_audio
 from ser.errors import SerError
 from ser.inference.files import StatisticsOf, collect_files, predict_files
 from ser.inference.recognizer import LONGEST_SECONDS, Recognizer, prepare
-from ser.inference.sources import Source, recorded
-from ser.inference.streaming import StreamEvent, StreamingRecognizer
 from ser.inference.timeline import timeline
 from ser.inference.vad import NO_SPEECH, SpeechGate
 from ser.io import atomic_path, spreadsheet_safe, write_text
 
 log = logging.getLogger(__name__)
 
-KEPT_EVENTS = 100_000  # 14 hours at two per second
 _SHOWN_ROWS = 200
-_HISTORY_LINES = 8
 
 
 def check_table_name(path: Path | None) -> None:
@@ -225,131 +215,3 @@ def export_and_compare(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def listen(
-    recognizer: Recognizer,
-    source: Source,
-    output: Path | None = None,
-    as_json: bool = False,
-    gate: SpeechGate | None = None,
-    *,
-    window: float = 5.0,
-    hop: float = 0.5,
-    smoothing: float = 0.0,
-    record: Path | None = None,
-) -> None:
-    """Recognise a source until it ends or Ctrl-C, and show each window as soon as it is answered.
-
-    Args:
-        recognizer: the model.
-        source: where the samples come from.
-        output: table of the windows, written at the end.
-        as_json: print one line of JSON per window on standard output, and everything else on standard error.
-        gate: finds speech; None: every window gets an emotion.
-        window: seconds of each window.
-        hop: seconds from one window to the next.
-        smoothing: weight of earlier windows in the probabilities, 0 to below 1.
-        record: keep what is heard in this new WAV file, and a line of JSON per window in one of its name beside it.
-    """
-    if record is not None:
-        source = recorded(source, record)
-    lines = None if record is None else record.with_suffix(".jsonl")
-    console = Console(stderr=True) if as_json else get_console()
-    seen = gate.name if gate else "no gate, so silence gets an emotion, too"
-    log.info("listening to %s at %d Hz, speech by %s; Ctrl-C ends", source.name, source.sample_rate, seen)
-    for note in recognizer.config.notes:
-        log.info(note)
-    on_screen = console.is_terminal and not as_json
-
-    def show(event: StreamEvent) -> None:
-        line = json.dumps(event_row(event, recognizer.emotions)) + "\n"
-        if lines is not None:
-            with lines.open("a", encoding="utf-8") as file:
-                file.write(line)
-        if as_json:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-        elif not on_screen:
-            console.print(_line(event), highlight=False, soft_wrap=True)
-
-    stream = StreamingRecognizer(
-        recognizer,
-        source.sample_rate,
-        window=window,
-        hop=hop,
-        smoothing=smoothing,
-        gate=gate,
-        on_event=show,
-        history=KEPT_EVENTS,
-    )
-    try:
-        with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
-            for block in source.blocks:
-                stream.write(block, wait=not source.realtime)
-                if live is not None:
-                    live.update(view(stream))
-    except KeyboardInterrupt:
-        pass  # the ordinary way to end
-    finally:
-        if output is not None:
-            write_table(output, event_table(stream.history(), recognizer.emotions))
-        for line in [*_ending(stream, output), *([f"recorded in {record} and {lines}"] if record else [])]:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def _ending(stream: StreamingRecognizer, output: Path | None) -> Iterator[str]:
-    """What was heard and answered, and why nothing was where the input was too short."""
-    if output is not None:
-        yield f"{len(stream.history())} windows in {output}"
-    yield f"{stream.seconds:.1f} s heard, {stream.processed} windows answered, {stream.dropped} dropped"
-    whole = stream.window / stream.sample_rate
-    if 0 < stream.seconds < whole:
-        shorter = max(0.5, stream.seconds // 0.5 * 0.5)
-        yield (
-            f"nothing could be answered: a window is {whole:g} s long and only {stream.seconds:.1f} s were heard; "
-            f"give a shorter one, --window {shorter:g}, or use `ser predict`"
-        )
-
-
-def event_row(event: StreamEvent, emotions: Sequence[str]) -> dict[str, Any]:
-    """Number, times (seconds), emotion, confidence, latency (seconds), level (dB), dropped, error, probabilities."""
-    facts = {name: getattr(event, name) for name in ("index", "start", "end")}
-    facts |= {"emotion": event.label or NO_SPEECH, "confidence": event.confidence}
-    facts |= {name: getattr(event, name) for name in ("latency", "level", "dropped", "error")}
-    return facts | {f"p_{name}": (event.probabilities or {}).get(name) for name in emotions}
-
-
-def event_table(events: Sequence[StreamEvent], emotions: Sequence[str]) -> pd.DataFrame:
-    """One event_row per event."""
-    columns = ["index", "start", "end", "emotion", "confidence", "latency", "level", "dropped", "error"]
-    rows = [event_row(event, emotions) for event in events]
-    return pd.DataFrame(rows, columns=[*columns, *(f"p_{name}" for name in emotions)])
-
-
-def _line(event: StreamEvent) -> Text:
-    what = event.error or event.label or NO_SPEECH
-    confidence = "" if event.confidence is None else f" {event.confidence:.2f}"
-    return Text(f"{event.end:8.1f} s  {what}{confidence}  ({1000 * event.latency:.0f} ms, {event.dropped} dropped)")
-
-
-def view(stream: StreamingRecognizer) -> Panel:
-    """The state of a stream: emotion, bars, latency, the last windows."""
-    event = stream.latest
-    if event is None:
-        heard = f"{stream.seconds:.1f} of {stream.window / stream.sample_rate:g} s"
-        return Panel(Text(f"listening: {heard} of the first window"), title="speech emotion")
-    bars = Table.grid(padding=(0, 1))
-    for name in stream.recognizer.emotions:
-        value = event.probabilities[name] if event.probabilities else 0.0
-        bars.add_row(Text(name), f"{value:.2f}", bar(value, 30))
-    headline = Text(event.error or (event.label or NO_SPEECH).upper(), style="bold red" if event.error else "bold")
-    if event.confidence is not None:
-        headline.append(f"  {event.confidence:.0%}")
-    facts = Text(
-        f"{stream.seconds:.1f} s heard, level {event.level:.0f} dB, latency {1000 * event.latency:.0f} ms, "
-        f"{stream.dropped} windows dropped",
-        style="dim",
-    )
-    history = Text("\n").join(_line(past) for past in reversed(stream.history()[-_HISTORY_LINES:]))
-    return Panel(Group(headline, Text(), bars, Text(), facts, Text(), history), title="speech emotion")

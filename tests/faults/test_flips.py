@@ -11,7 +11,7 @@ from children import TINY, command
 from ser.errors import SerError
 from ser.inference.recognizer import Recognizer
 from ser.io import DamagedCheckpointError, read_checkpoint_file
-from ser.run_folder import RunFolder
+from ser.run.folder import RunFolder
 
 
 def same(one, other):

@@ -52,7 +52,7 @@ def write_figures(folder: Path, loggers: Sequence["Logger"] = (), formats: Seque
         for name, figure in figures_of_run(load_run(folder)).items():
             save_figure(figure, drawn / name, formats)
             if loggers:
-                from ser.dashboards import log_image  # noqa: PLC0415  reports need no torch
+                from ser.run.dashboards import log_image  # noqa: PLC0415  reports need no torch
 
                 file = drawn / f"{name}.png"  # drawing takes longer than reading
                 log_image(name, file.read_bytes() if "png" in formats else encode_figure(figure), loggers)

@@ -1,7 +1,8 @@
-"""What a configuration builds: the module with its network and adversary, and the trainer."""
+"""What a configuration builds: the data of a fold, the module with its network and adversary, and the trainer."""
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -10,20 +11,90 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ser.adversary import Adversary
+from ser.callbacks import WholeFileCheckpointIO
 from ser.config import instantiate
+from ser.console import announce
+from ser.data.cache import FRAME_CODE
+from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
+from ser.data.extraction import Extraction, extract
+from ser.data.split import Split, refuse_shared_recordings, split_record, with_less_training
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import check_number
 from ser.inference.checkpoint import FORMAT
-from ser.models.finetuned import make_network
+from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network
 from ser.models.statistics import StatisticsLogistic, StatisticsMLP
 from ser.module import EmotionModule
-from ser.run_folder import WholeFileCheckpointIO
 
 log = logging.getLogger(__name__)
 SMALL_NETWORK = 2_000_000  # parameters; the parallel parts of smaller ones are short, so threads wait for each other
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the configuration's data part stands for, as one fold is trained on it."""
+
+    corpus: Corpus
+    encoder: Encoder
+    extraction: Extraction
+    split: Split
+    module: EmotionDataModule
+    record: dict[str, Any]  # content of split.json
+
+
+def load_data(cfg: DictConfig) -> Data:
+    """Corpus, frames and split of the configuration.
+
+    Raises:
+        SerError: bad input.
+    """
+    corpus: Corpus = instantiate(cfg, "data")
+    announce(corpus)
+    encoder: Encoder = instantiate(cfg, "features")
+    normalization = instantiate(cfg, "normalization")
+    own_frames = corpus.frame_source is not None
+    check_finetuning(encoder, normalization.kind, instantiate(cfg, "augmentation"), own_frames)
+    protocol = instantiate(cfg, "protocol")
+    split = protocol.split(corpus, cfg.fold, cfg.seed)  # what is wrong with it is said before hours of extraction
+    with_less_training(split, cfg.train_speakers, cfg.train_fraction)
+    extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
+    for identifier, reason in extraction.failures.items():
+        log.warning("left out %s: %s", identifier, reason)
+    corpus = corpus.without(extraction.failures)
+    split = protocol.split(corpus, cfg.fold, cfg.seed)
+    split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
+    refuse_shared_recordings(
+        split, extraction.cache.recordings, extraction.cache.copies(), allowed=cfg.allow_duplicates
+    )
+    module = EmotionDataModule(
+        corpus,
+        split,
+        extraction.cache,
+        normalization,
+        frame_rate=(corpus.frame_source or encoder).frame_rate,
+        average=1 if own_frames else encoder.average,
+        seed=cfg.seed,
+        test=cfg.test,
+        test_each_epoch=cfg.test_each_epoch,
+        **cfg.batches,
+    )
+    transductive, recordings = module.normalization.transductive, extraction.cache.recordings
+    record = split_record(split, corpus, extraction.failures, transductive, recordings)
+    return Data(corpus, encoder, extraction, split, module, record)
+
+
+def measured(data: Data) -> dict[str, Any]:
+    """What a run's identity has beside its settings: labels, split, audio and encoder as they are."""
+    return {
+        "labels": data.record["corpus_fingerprint"],
+        "split": data.record["hash"],
+        "audio": data.extraction.cache.fingerprint(),
+        "frame_code": FRAME_CODE,
+        "unchecked": len(data.extraction.trusted),
+        "encoder": (data.corpus.frame_source or data.encoder).description(),
+    }
 
 
 def build_module(

@@ -20,10 +20,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
+from ser.cli.train import FailedRun, typed_command
 from ser.config import CONFIG_FOLDER, compose_config, instantiate, name_parts, variant_name
 from ser.errors import SerError, explain
 from ser.io import append_line
-from ser.launching import FailedRun, typed_command
 
 log = logging.getLogger(__name__)
 BASELINES = ("statistics_logistic", "statistics_logistic_speaker")  # in every sweep, unless it names another baseline

@@ -56,7 +56,7 @@ def sweep() -> None:
     if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         get_console().print(SWEEP_USAGE, markup=False, highlight=False, soft_wrap=True)
         return
-    from ser.sweeping import expand  # noqa: PLC0415  imports this module
+    from ser.cli.sweep import expand  # noqa: PLC0415  imports this module
 
     try:
         sys.argv[1:] = expand(sys.argv[1:])

@@ -19,7 +19,7 @@ from ser.errors import SerError
 from ser.evaluation.runs import WARNINGS, Run, pooled, scan_runs
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import bootstrap_interval
-from ser.run_identity import first_difference
+from ser.run.identity import first_difference
 
 # What a fold and the training on everyone may differ in.
 _ITS_OWN = ("fold", "seed", "split", "protocol.*", "callbacks.early_stopping*", "callbacks.checkpoint.*", "model.grid")

@@ -1,222 +1,31 @@
-"""What ``ser doctor`` looks at: installation, corpus, encoder and cache, each check with its remedy."""
+"""What ``ser doctor`` says of an experiment: corpus, protocol, encoder and cache."""
 
-import importlib
-import os
-import platform
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from omegaconf import DictConfig
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from rich import get_console
-from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
-from rich.markup import escape
-from rich.table import Column, Table
 
-from ser.config import compose_config, instantiate
-from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
+from ser.config import instantiate
+from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache, Recording
 from ser.data.corpus import Corpus
 from ser.data.inventory import CacheFolder
+from ser.doctor.findings import Check, Finding, Status, run_checks
+from ser.doctor.machine import free_space
 from ser.encoders import FrameFiles, encode
 from ser.encoders.weights import on_this_machine, remedy
-from ser.errors import SerError, explain
+from ser.errors import SerError
 
-Status = Literal["ok", "warning", "problem"]
-_STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
-_IMPORTED = ("torch", "torchaudio", "lightning", "hydra", "transformers", "safetensors", "soundfile", "torchmetrics")
-_INSTALL = "run `pip install --upgrade ser-lab`, in a checkout `make test`"
-_LITTLE_SPACE, _NO_SPACE = 2e9, 100e6  # bytes of free disk
 _DECODED = 24  # files that are decoded without --deep
 _UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong folder or an incomplete copy
 _FRAME_FILES = "ser.encoders.FrameFiles"
 _MOST_UNKNOWN = 1000  # files without a length that are decoded without --deep
 _NAMED = 3  # recordings that a line lists by name
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's table.
-
-    Attributes:
-        check: what was examined.
-        status: ok, warning (worth knowing) or problem (training or extraction would fail).
-        text: what was found.
-        remedy: what to do; empty where nothing is to be done.
-    """
-
-    check: str
-    status: Status
-    text: str
-    remedy: str = ""
-
-
-Check = Callable[[], Iterable[Finding]]
-
-
-def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
-    """Findings about the installation and about the experiment that ``overrides`` describe.
-
-    Args:
-        overrides: as for ``ser train``.
-        deep: decode every file, run the encoder and verify every checksum of the cache.
-    """
-    checks: list[tuple[str, Check]] = [("packages", check_packages), ("audio", check_audio)]
-    try:
-        cfg = compose_config(overrides)
-    except SerError as error:
-        wrong = Finding("configuration", "problem", str(error))
-        checks += [("device", partial(check_device, "cpu", "cpu")), ("configuration", lambda: [wrong])]
-    else:
-        checks.append(("device", partial(check_device, str(cfg.trainer.accelerator), str(cfg.extraction.device))))
-        for key, folder in (("paths.outputs", cfg.paths.outputs), ("paths.cache", cfg.paths.cache)):
-            checks.append((key, partial(check_folder, key, Path(folder))))
-        checks.append(("experiment", Experiment(cfg, deep).findings))
-    yield from run_checks([*checks, ("optional", check_optional)])
-
-
-def run_checks(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
-    """Findings of all checks in order; an exception in one is a problem and does not stop the others."""
-    for name, check in checks:
-        try:
-            yield from check()
-        except Exception as error:
-            yield Finding(name, "problem", explain(error) or f"{type(error).__name__}: {error}")
-
-
-def show(findings: Sequence[Finding]) -> int:
-    """Print findings as a table that fits 80 columns; 1 where there is a problem, else 0."""
-    table = Table(
-        Column("check", no_wrap=True), Column("", no_wrap=True), Column("found", overflow="fold"), box=SIMPLE_HEAD
-    )
-    for finding in findings:
-        text = escape(finding.text) + (f"\n[bold]->[/] {escape(finding.remedy)}" if finding.remedy else "")
-        table.add_row(finding.check, f"[{_STYLES[finding.status]}]{finding.status}[/]", text)
-    counts = Counter(finding.status for finding in findings)
-    console = get_console()
-    console.print(table)
-    console.print(f"ok: {counts['ok']}, warnings: {counts['warning']}, problems: {counts['problem']}", highlight=False)
-    return int(counts["problem"] > 0)
-
-
-def check_packages() -> Iterator[Finding]:
-    """Python and packages against the bounds of pyproject.toml, and whether the binaries load."""
-    needed = [found for found in map(Requirement, requires("ser-lab") or []) if found.marker is None]
-    python, wanted = platform.python_version(), metadata("ser-lab")["Requires-Python"] or ""
-    wrong = [] if SpecifierSet(wanted).contains(python, prereleases=True) else [f"Python {python}, {wanted} needed"]
-    for requirement in needed:
-        try:
-            found = version(requirement.name)
-        except PackageNotFoundError:
-            wrong.append(f"{requirement.name} is not installed")
-        else:
-            if not requirement.specifier.contains(found, prereleases=True):
-                wrong.append(f"{requirement.name} {found} is installed, {requirement.specifier} needed")
-    loaded = [f"Python {python} on {platform.system()} {platform.machine()}"]
-    for name in _IMPORTED:
-        try:
-            loaded.append(f"{name} {getattr(importlib.import_module(name), '__version__', '')}".strip())
-        except Exception as error:  # a binary built for another torch may raise anything
-            wrong.append(f"{name} cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})")
-    if wrong:
-        yield Finding("packages", "problem", "; ".join(wrong), _INSTALL)
-    else:
-        yield Finding("packages", "ok", f"all {len(needed)} within their bounds: {', '.join(loaded)}")
-
-
-def check_audio() -> Iterator[Finding]:
-    """Write and read WAV and FLAC, look for MP3, and resample a tone of 1 kHz from 44.1 kHz."""
-    tone = np.sin(2 * np.pi * 1000 * np.arange(44100) / 44100).astype(np.float32)
-    resampled = resample_mono(tone, 44100).numpy()
-    wrong = []
-    peak = float(np.abs(np.fft.rfft(resampled)).argmax()) * SAMPLE_RATE / len(resampled)  # Hz
-    if abs(peak - 1000) >= 2:
-        wrong.append(f"a tone of 1000 Hz is at {peak:.0f} Hz after resampling from 44.1 kHz")
-    with tempfile.TemporaryDirectory() as folder:
-        for suffix in ("wav", "flac"):
-            soundfile.write(path := Path(folder) / f"tone.{suffix}", 0.5 * resampled, SAMPLE_RATE)
-            if np.abs(read_audio(path).numpy() - 0.5 * resampled).max() > 1e-3:
-                wrong.append(f"{suffix} does not come back as it was written")
-    library = f"libsndfile {soundfile.__libsndfile_version__}"
-    if wrong:
-        yield Finding("audio", "problem", f"{'; '.join(wrong)} ({library})", _INSTALL)
-    elif "MP3" in soundfile.available_formats():
-        yield Finding("audio", "ok", f"WAV, FLAC and MP3 are read, 44.1 kHz is resampled ({library})")
-    else:
-        yield Finding("audio", "warning", f"WAV and FLAC are read, MP3 is not ({library})",
-                      "pip install -U soundfile brings a libsndfile that reads MP3")  # fmt: skip
-
-
-def check_device(accelerator: str, extraction: str) -> Iterator[Finding]:
-    """The devices that the configuration names (``trainer.accelerator``, ``extraction.device``) and a better one."""
-    threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
-    cuda = torch.cuda.is_available()
-    if not cuda and (accelerator in ("gpu", "cuda") or extraction.startswith("cuda")):
-        yield Finding("device", "problem", "the configuration names a GPU, but CUDA is not available",
-                      "install torch with CUDA and a driver, or use trainer=cpu extraction.device=cpu")  # fmt: skip
-    elif cuda and accelerator == "cpu":
-        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        yield Finding("device", "warning", f"the configuration names the CPU, but there is CUDA: {names}",
-                      "add trainer=gpu extraction.device=cuda")  # fmt: skip
-    elif cuda:
-        free, total = torch.cuda.mem_get_info()
-        yield Finding("device", "ok", f"CUDA, {decimal(free)} of {decimal(total)} free; {threads}")
-    else:
-        yield Finding("device", "ok", f"CPU, {threads}; no CUDA device")
-
-
-def check_folder(key: str, folder: Path) -> Iterator[Finding]:
-    """Whether a folder, or the nearest existing one above it, can be written and has space."""
-    elsewhere = f"choose another folder: {key}=/path"
-    try:
-        with tempfile.NamedTemporaryFile(dir=_existing(folder)):
-            free = free_space(folder)
-    except OSError as error:
-        yield Finding(key, "problem", f"{folder} cannot be written ({error.strerror})", elsewhere)
-        return
-    status: Status = "problem" if free < _NO_SPACE else "warning" if free < _LITTLE_SPACE else "ok"
-    advice = "" if status == "ok" else f"free space, or {elsewhere}"
-    yield Finding(key, status, f"{folder} can be written, {decimal(free)} free", advice)
-
-
-def free_space(folder: Path) -> int:
-    """Free bytes on the disk where ``folder`` is or would be."""
-    return shutil.disk_usage(_existing(folder)).free
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.expanduser().absolute()
-    return next(place for place in (folder, *folder.parents) if place.exists())
-
-
-def check_optional() -> Iterator[Finding]:
-    """Packages that only some commands need, with the extra of this package that brings each."""
-    there: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    for requirement in map(Requirement, requires("ser-lab") or []):
-        extra = str(requirement.marker or "").partition('extra == "')[2].strip('"')
-        if extra in ("", "dev"):
-            continue
-        try:
-            there[requirement.name] = f"{requirement.name} {version(requirement.name)} ({extra})"
-        except PackageNotFoundError:
-            missing[requirement.name] = extra
-    yield Finding("optional", "ok", ", ".join(there.values()) or "none installed")
-    if missing:
-        extras = ",".join(dict.fromkeys(missing.values()))
-        yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"pip install 'ser-lab[{extras}]'")
 
 
 class Experiment:

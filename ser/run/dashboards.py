@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from ser.config import compose_options
 from ser.evaluation.leakage import COLUMNS, figures
 from ser.metrics import TITLES
-from ser.run_identity import describe
+from ser.run.identity import describe
 
 _SHOWN = ("uar", "wa", "macro_f1")
 _PROBE = ("speaker", "chance", "eer")  # of the speaker probe: figures beside the scores

@@ -1,6 +1,5 @@
 """The folder of one run: what is written into it, in which order, and by one process at a time."""
 
-import io
 import logging
 import os
 import shutil
@@ -11,31 +10,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-import torch.distributed as dist
 from filelock import FileLock, Timeout
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from ser.data.datamodule import EmotionDataModule
 from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
-from ser.evaluation.scores import cross_speaker, scores
-from ser.evaluation.significance import scores_with_interval
 from ser.io import (
     DamagedCheckpointError,
-    atomic_path,
     read_checkpoint_file,
     read_json,
     remove_leftovers,
     told_writing,
     write_json,
 )
-from ser.run_identity import first_difference, read_identity
+from ser.run.identity import first_difference, read_identity
+from ser.run.results import Part, score_parts
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +36,6 @@ RESULTS = (
     "tensorboard", "csv", "wandb", "figures", "figures.partial", "attention.json", "enrolment.csv",
     "enrolment.png",
 )  # fmt: skip
-Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
 
 
 class RunFolder:
@@ -217,51 +207,6 @@ class RunFolder:
             logging.getLogger().removeHandler(handler)
             handler.close()
 
-    def collect(self, batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
-        """Prediction table and pooled features of a part, rows in the split's order, from all processes."""
-        outputs: list[dict[str, Any]] = list(batches)
-        if dist.is_available() and dist.is_initialized():
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, outputs)
-            outputs = [output for shard in gathered for output in shard]
-        ids = [identifier for output in outputs for identifier in output["ids"]]
-        place = {identifier: row for row, identifier in enumerate(ids)}
-        utterances = datamodule.split.parts()[part]
-        order = [place[utterance.id] for utterance in utterances]
-        probabilities = torch.cat([output["probabilities"] for output in outputs])[order].double().numpy()
-        pooled = torch.cat([output["pooled"] for output in outputs])[order].numpy()
-        predicted = probabilities.argmax(axis=1)
-        table = pd.DataFrame(
-            {
-                "id": [u.id for u in utterances],
-                "session": [u.session for u in utterances],
-                "speaker": [u.speaker for u in utterances],
-                "gender": [u.gender for u in utterances],
-                "seconds": [round(u.seconds, 4) for u in utterances],
-                "emotion": [u.emotion for u in utterances],
-                "predicted": [datamodule.emotions[index] for index in predicted],
-                **({"corpus": [u.corpus for u in utterances]} if any(u.corpus for u in utterances) else {}),
-                **{f"p_{name}": probabilities[:, index] for index, name in enumerate(datamodule.emotions)},
-            }
-        )
-        return table, pooled
-
-    def scores(self, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of metrics.json."""
-        scored: dict[str, Any] = {}
-        if "test" in parts:
-            scored["test"] = scores_with_interval(parts["test"][0])
-        if "validation" in parts:
-            scored["validation"] = scores(parts["validation"][0])
-        if "test" in parts and "corpus" in (table := parts["test"][0]):
-            scored["corpora"] = {str(name): scores(part) for name, part in table.groupby("corpus", sort=False)}
-        metrics = {
-            **scored,
-            **facts,
-            "seconds": round(time.time() - self.started, 1),
-        }
-        return metrics | {"speakers": cross_speaker(parts["test"][0])} if "test" in parts else metrics
-
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
         """Write tables and features, then ``metrics.json``, and return its content.
 
@@ -281,7 +226,7 @@ class RunFolder:
                 write_leakage(self.work, facts.get("best_epoch"))
             except SerError as error:
                 log.warning("the run goes without the speaker probe: %s", error)
-        metrics = self.scores(parts, facts)
+        metrics = score_parts(parts, facts, self.started)
         write_json(self.work / "metrics.json", metrics)
         return metrics
 
@@ -316,39 +261,6 @@ class RunFolder:
                 f"{self.last_checkpoint} is damaged ({error}), expected the checkpoint of an interrupted run; delete "
                 f"{self.last_checkpoint.parent} or run without resume=true to start over."
             ) from error
-
-
-class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside the target and renamed, and verified when they are read.
-
-    Lightning's own writes into the system's folder for temporary files and moves the result. Where that is another
-    file system the move is a copy, and a process killed during it leaves a part of a checkpoint in place of the last
-    whole one.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``.
-
-        Raises:
-            SerError: the folder cannot be written or the disk is full; what was there before is intact.
-        """
-        content = io.BytesIO()  # straight into a file, torch reports a full disk in its own terms
-        torch.save(checkpoint, content)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read it on the CPU, where the strategy takes it from; never unpickles.
-
-        Raises:
-            SerError: it is damaged.
-        """
-        try:
-            return read_checkpoint_file(Path(path))
-        except DamagedCheckpointError as error:
-            raise SerError(f"{path} is damaged: {error}; delete its folder and train again.") from error
 
 
 def _is_first() -> bool:

@@ -1,0 +1,7 @@
+"""The ``ser`` command."""
+
+# In the order of the help's panels.
+from ser.cli import use, prepare, results  # isort: skip
+from ser.cli.app import app, main
+
+__all__ = ["app", "main", "prepare", "results", "use"]

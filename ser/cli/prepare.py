@@ -1,0 +1,66 @@
+"""Subcommands that make a model: doctor, extract, train and sweep.
+
+Each imports what it needs when it runs, so that ``--help`` is quick.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ser.cli.app import PARTLY_FAILED, PREPARE, Overrides, app, command
+
+
+@command(PREPARE, "ser doctor", "ser doctor data=ravdess data.root=RAVDESS features=whisper_base --deep")
+def doctor(
+    overrides: Overrides = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every file, run the encoder, verify every checksum.")
+    ] = False,
+) -> int:
+    """Check installation, corpus, encoder and cache, and say what to do.
+
+    Exit code 1: a problem was found.
+    """
+    from ser.doctor import examine, show  # noqa: PLC0415
+
+    return show(list(examine(overrides or [], deep)))
+
+
+@command(PREPARE, "ser extract data=iemocap data.root=IEMOCAP features=hubert_base", "ser extract experiment=iemocap")
+def extract(overrides: Overrides = None) -> int:
+    """Turn a corpus into cached frames, ahead of training; an interrupted extraction goes on where it stopped.
+
+    Exit code 3: some recordings could not be read.
+    """
+    from ser.config import compose_config, instantiate  # noqa: PLC0415
+    from ser.data.extraction import extract as extract_frames  # noqa: PLC0415
+    from ser.inference.screen import show_failures  # noqa: PLC0415
+
+    cfg = compose_config(overrides or [])
+    corpus = instantiate(cfg, "data")
+    result = extract_frames(corpus, instantiate(cfg, "features"), cfg.paths.cache, **cfg.extraction)
+    if result.failures:
+        show_failures(result.failures, len(corpus.utterances))
+    return PARTLY_FAILED if result.failures else 0
+
+
+_PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
+def train(context: typer.Context) -> None:
+    """Train and test one fold; with -m several. Settings are KEY=VALUE; --help lists them."""
+    from ser.launching import train as start  # noqa: PLC0415
+
+    sys.argv = ["ser train", *context.args]  # Hydra reads the arguments of the program
+    start()
+
+
+@app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
+def sweep(context: typer.Context) -> None:
+    """Train variants on all folds with several seeds, then compare them; --help shows how."""
+    from ser.launching import sweep as start  # noqa: PLC0415
+
+    sys.argv = ["ser sweep", *context.args]
+    start()

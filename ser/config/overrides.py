@@ -1,0 +1,123 @@
+"""Overrides as typed on a command line: whether they compose, and the key that was probably meant."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ser.config.page import CONFIG_FOLDER, Batches, Extraction, Paths, TrainPage, compose_page
+from ser.errors import SerError, explain
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that ``ser train`` would run with; it becomes Hydra's current one.
+
+    Raises:
+        SerError: conf/ is missing, or an override is not valid.
+    """
+    check_overrides(overrides)
+    cfg = compose_page(overrides)
+    HydraConfig.instance().set_config(cfg)
+    plain = cfg.copy()
+    with open_dict(plain):  # the composed page is closed to removed keys
+        plain.pop("hydra")
+    return plain
+
+
+def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str]:
+    """Refuse overrides that Hydra would not compose; return them with the repeated points of a sweep dropped.
+
+    Args:
+        overrides: as typed.
+        several: whether commas make a sweep, as after ``-m``.
+
+    Raises:
+        SerError: naming what is wrong, and the key that was probably meant.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise SerError(str(explain(error))) from error
+    known = known_keys()
+    points = []
+    for override in parsed:
+        _check_key(override, known)
+        swept = several and override.is_sweep_override() and override.is_discrete_sweep()
+        found = override.sweep_string_iterator() if swept else []
+        points.append(list(dict.fromkeys(f"{override.get_key_element()}={point}" for point in found)))
+    for number in range(max([1, *map(len, points)]) if several else 0):
+        given = zip(parsed, points, strict=True)
+        compose_page(
+            [o.input_line or "" if not p else p[number % len(p)] for o, p in given if p or not o.is_sweep_override()]
+        )
+    return [_joined(override, found) for override, found in zip(parsed, points, strict=True)]
+
+
+def _joined(override: Override, points: Sequence[str]) -> str:
+    line = override.input_line or ""
+    if not points or len(points) == sum(1 for _ in override.sweep_string_iterator()):
+        return line
+    key = override.get_key_element()
+    return f"{key}={','.join(point.removeprefix(f'{key}=') for point in points)}"
+
+
+def _check_key(override: Override, known: set[str]) -> None:
+    """Refuse a key that no option of any group has; what ``+`` adds must at least begin with a known one."""
+    key = override.key_or_group.partition("@")[0]
+    top = re.split(r"[./]", key)[0]
+    if top == "hydra" or override.is_delete():
+        return
+    adds = override.is_add() or override.is_force_add()
+    closed = top in {entry.name for entry in fields(TrainPage) if entry.type in (Batches, Extraction, Paths)}
+    if key not in known and not (adds and top in known and not closed):
+        raise SerError(f"the key {key!r} was given, but the configuration has no such key; {nearest(key, known)}")
+
+
+def known_keys() -> set[str]:
+    """Every key that an override may name: groups, keys of the page, and keys of any option of a group."""
+    page = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "train.yaml"))
+    groups = {str(file.parent.relative_to(CONFIG_FOLDER)) for file in CONFIG_FOLDER.glob("**/*.yaml")} - {"."}
+    found = {group for group in groups if not group.startswith(("hydra", "experiment/"))}
+    found |= {key for key in _keys(page) if not key.startswith("defaults")}
+    for group in found & groups - {"experiment"}:
+        prefix = group.replace("/", ".")
+        files: list[Any] = [
+            OmegaConf.to_container(OmegaConf.load(file)) for file in (CONFIG_FOLDER / group).glob("*.yaml")
+        ]
+        keys = {key for content in files for key in _keys(content)}
+        parts = [part for content in files for part in content.get("defaults", []) if "@" in str(part)]
+        found |= {f"{prefix}.{key}" for key in keys}
+        found |= {f"{prefix}.{part.partition('@')[2]}.{key}" for part in parts for key in keys}
+    return found
+
+
+def _keys(content: Any) -> Iterator[str]:
+    """Dotted keys of nested dictionaries, inner nodes included."""
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        yield str(key)
+        yield from (f"{key}.{inner}" for inner in _keys(value))
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown key: the one that was probably meant, or all top-level ones."""
+    known = sorted(known)
+    if near := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
+        return f"did you mean {near[0]}?"
+    last = {name: name.rpartition(".")[2] for name in known}
+    leaf = difflib.get_close_matches(key.rpartition(".")[2], set(last.values()), n=1)
+    # The page and the optimizer come before what is nested deeper.
+    usual = [
+        (name.count("."), not name.startswith("optimizer."), name) for name in known if leaf and last[name] == leaf[0]
+    ]
+    meant = [name for _, _, name in sorted(usual)]
+    near = difflib.get_close_matches(key, known, n=1)
+    if meant or near:
+        return f"did you mean {(meant or near)[0]}?"
+    return f"known are {', '.join(name for name in known if '.' not in name and '/' not in name) or 'none'}."

@@ -1,0 +1,187 @@
+"""The page conf/train.yaml: types of its keys, names of run folders, and composing it."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from ser.errors import SerError, explain
+
+
+def find_config_folder() -> Path:
+    """The folder ``conf/``: inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+CONFIG_FOLDER = find_config_folder()
+_PLACE = re.compile(r"data\.\w+\.(root|manifest)=")  # of a part of data=combined
+LONGEST_NAME = 120  # bytes of a folder name; file systems allow 255
+
+
+@dataclass
+class Batches:
+    """Types of ``batches``."""
+
+    batch_size: int = MISSING
+    max_frames: int | None = MISSING
+    jitter: float = MISSING
+    balance: str | None = MISSING
+    max_seconds: float | None = MISSING
+    workers: int = MISSING
+
+
+@dataclass
+class Extraction:
+    """Types of ``extraction``."""
+
+    device: str = MISSING
+    workers: int = MISSING
+    batch_seconds: float = MISSING
+    trust_cache: bool = MISSING
+
+
+@dataclass
+class Paths:
+    """Types of ``paths``."""
+
+    outputs: str = MISSING
+    data: str = MISSING
+    cache: str = MISSING
+    run: str = MISSING
+
+
+@dataclass
+class TrainPage:
+    """Types of conf/train.yaml, whose values are there; Hydra refuses other keys and types by it."""
+
+    data: Any = MISSING
+    features: Any = MISSING
+    normalization: Any = MISSING
+    protocol: Any = MISSING
+    model: Any = MISSING
+    adversarial: Any = MISSING
+    augmentation: Any = MISSING
+    alpha_schedule: Any = MISSING
+    lr_schedule: Any = MISSING
+    optimizer: Any = MISSING
+    loss: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    trainer: Any = MISSING
+    experiment: Any = None
+    fold: int = MISSING
+    seed: int = MISSING
+    train_speakers: int | None = MISSING
+    train_fraction: float = MISSING
+    epochs_from: str | None = MISSING
+    resume: bool = MISSING
+    adversarial_weight: float | None = MISSING
+    l2_reg: float = MISSING
+    test_each_epoch: bool = MISSING
+    test: bool = MISSING
+    search_folds: list[int] | None = MISSING
+    allow_duplicates: bool = MISSING
+    leakage: bool = MISSING
+    figures: Any = MISSING
+    batches: Batches = field(default_factory=Batches)
+    extraction: Extraction = field(default_factory=Extraction)
+    paths: Paths = field(default_factory=Paths)
+    name: str = MISSING
+    variant: str = MISSING
+
+
+def register_resolvers() -> None:
+    """Make the page's types and the resolvers of its folder names known to Hydra."""
+    ConfigStore.instance().store(name="train_page", node=TrainPage)
+    OmegaConf.register_new_resolver("ser.variant", variant_name, replace=True)
+    OmegaConf.register_new_resolver("ser.source", source_name, replace=True)
+    OmegaConf.register_new_resolver("ser.folder", folder_name, replace=True)
+
+
+def source_name(option: str, path: str | None, corpora: Sequence[str] | None = None) -> str:
+    """A corpus or an encoder in a folder name: the option, or the files that ``data=manifest`` or ``files`` takes.
+
+    The short hash tells files of one name in different folders apart; those of the working folder go without.
+
+    Args:
+        option: of ``data`` or ``features``.
+        path: manifest, or folder of frames.
+        corpora: of ``data=combined``.
+    """
+    if option == "combined" and corpora:
+        return "+".join(corpora)
+    if option not in ("manifest", "files") or not path:
+        return option
+    place = Path(path).expanduser().absolute()
+    apart = "" if place.parent == Path.cwd() else f"-{hashlib.sha256(str(place).encode()).hexdigest()[:6]}"
+    return f"{place.stem}{apart}"
+
+
+def variant_name(model: str, experiment: str | None, overrides: str | None) -> str:
+    """``enhanced_gru`` or ``recommended,model=gru,l2_reg=1e-5``: what tells the runs of one corpus apart.
+
+    Args:
+        model: chosen option of the group.
+        experiment: chosen option, which replaces the model as the name.
+        overrides: Hydra's ``override_dirname``.
+    """
+    settings = [part for part in name_parts(overrides or "") if part and not _PLACE.match(part)]
+    if not experiment:
+        settings = [setting for setting in settings if setting != f"model={model}"]
+    return ",".join([experiment or model, *settings]).replace(" ", "").replace("/", "-")
+
+
+def name_parts(name: str) -> list[str]:
+    """A variant's name and each of its settings; a comma inside a value stays."""
+    return re.split(r",(?=[\w.+~/@-]+=)", name)
+
+
+def folder_name(name: str) -> str:
+    """``name`` as one folder: without separators and control characters, cut to a short hash where it is too long."""
+    plain = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in str(name))
+    if len(plain.encode()) > LONGEST_NAME:
+        start = plain.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+        plain = f"{start}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+    return plain if plain.strip(". ") else "-"
+
+
+def compose_options(options: Mapping[str, Any]) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration of these options of groups with their own values, and the option of every group in it."""
+    plain = compose_page([f"{group}={option}" for group, option in options.items()])
+    choices = {str(group): choice for group, choice in plain.hydra.runtime.choices.items()}
+    with open_dict(plain):
+        plain.pop("hydra")
+    return plain, choices
+
+
+def compose_page(overrides: Sequence[str]) -> DictConfig:
+    """The page and the options of all groups, with Hydra's own settings under ``hydra``.
+
+    Raises:
+        SerError: conf/ is missing, or Hydra refuses an override.
+    """
+    if not (CONFIG_FOLDER / "train.yaml").is_file():
+        raise SerError(f"there is no {CONFIG_FOLDER}/train.yaml; install ser-lab again.")
+    register_resolvers()
+    try:
+        # Inside a run Hydra is there already.
+        running = GlobalHydra.instance().is_initialized()
+        with nullcontext() if running else initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose("train", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: normalization=-1
+        raise SerError(explain(error) or f"{error}; correct the overrides.") from error
+
+
+register_resolvers()  # at import, so that the worker processes of a launcher know them, too

@@ -1,0 +1,65 @@
+"""What a run found: prediction tables and pooled features of its parts, and their scores."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+
+from ser.data.datamodule import EmotionDataModule
+from ser.evaluation.scores import cross_speaker, scores
+from ser.evaluation.significance import scores_with_interval
+
+Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
+
+
+def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
+    """Prediction table and pooled features of a part, rows in the split's order, from all processes."""
+    outputs: list[dict[str, Any]] = list(batches)
+    if dist.is_available() and dist.is_initialized():
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, outputs)
+        outputs = [output for shard in gathered for output in shard]
+    ids = [identifier for output in outputs for identifier in output["ids"]]
+    place = {identifier: row for row, identifier in enumerate(ids)}
+    utterances = datamodule.split.parts()[part]
+    order = [place[utterance.id] for utterance in utterances]
+    probabilities = torch.cat([output["probabilities"] for output in outputs])[order].double().numpy()
+    pooled = torch.cat([output["pooled"] for output in outputs])[order].numpy()
+    predicted = probabilities.argmax(axis=1)
+    table = pd.DataFrame(
+        {
+            "id": [u.id for u in utterances],
+            "session": [u.session for u in utterances],
+            "speaker": [u.speaker for u in utterances],
+            "gender": [u.gender for u in utterances],
+            "seconds": [round(u.seconds, 4) for u in utterances],
+            "emotion": [u.emotion for u in utterances],
+            "predicted": [datamodule.emotions[index] for index in predicted],
+            **({"corpus": [u.corpus for u in utterances]} if any(u.corpus for u in utterances) else {}),
+            **{f"p_{name}": probabilities[:, index] for index, name in enumerate(datamodule.emotions)},
+        }
+    )
+    return table, pooled
+
+
+def score_parts(parts: Mapping[str, Part], facts: Mapping[str, Any], started: float) -> dict[str, Any]:
+    """The content of metrics.json.
+
+    Args:
+        parts: what was predicted.
+        facts: what it says of the run beside its scores.
+        started: when the run began, as by ``time.time()``.
+    """
+    scored: dict[str, Any] = {}
+    if "test" in parts:
+        scored["test"] = scores_with_interval(parts["test"][0])
+    if "validation" in parts:
+        scored["validation"] = scores(parts["validation"][0])
+    if "test" in parts and "corpus" in (table := parts["test"][0]):
+        scored["corpora"] = {str(name): scores(part) for name, part in table.groupby("corpus", sort=False)}
+    metrics = {**scored, **facts, "seconds": round(time.time() - started, 1)}
+    return metrics | {"speakers": cross_speaker(parts["test"][0])} if "test" in parts else metrics
