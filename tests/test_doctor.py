@@ -83,7 +83,7 @@ def test_a_missing_corpus_and_encoder_are_two_problems_with_remedies(examine, tm
 
 def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, words, tmp_path):
     assert cli.main(["extract", *words]) == 0
-    file = next((tmp_path / "out").rglob("session1-0001.safetensors"))
+    file = next((tmp_path / "out").rglob("frames-*.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -91,7 +91,7 @@ def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, 
         path.write_text("no sound")
     table = tmp_path / "manifest.csv"
     lines = table.read_text().splitlines()
-    table.write_text("\n".join(line for line in lines if "sad" not in line or ",s1" in line))
+    table.write_text("\n".join(line for line in lines if "sad" not in line or ",s3" in line))
     found = examine(*words)
     assert found["audio files"].status == "problem" and "cannot be decoded" in found["audio files"].text
     assert found["protocol"].status == "problem" and "no sad utterance to train on" in found["protocol"].text

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from filelock import FileLock
 
-from ser.data import extraction
+from ser.data import sharing
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract
@@ -105,14 +106,14 @@ def test_a_complete_cache_is_reused_without_loading_weights(corpus, tmp_path, ca
 
 @pytest.mark.parametrize("shard_bytes", [1, 64_000_000])
 def test_an_interrupted_extraction_ends_with_the_same_frames(corpus, tmp_path, monkeypatch, shard_bytes):
-    monkeypatch.setattr(extraction, "SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(sharing, "SHARD_BYTES", shard_bytes)
     run(corpus, tmp_path / "whole")
     encoder = Counting()
     encoder.poison = 4
     with pytest.raises(KeyboardInterrupt):
         run(corpus, tmp_path / "cache", encoder)
     shards = contents_of_files(tmp_path / "cache")
-    assert len(shards) == (4 if shard_bytes == 1 else 1)
+    assert len(shards) == (4 if shard_bytes == 1 else 2)  # two portions of two batches
     rest = Counting()
     result = run(corpus, tmp_path / "cache", rest)
     assert rest.encoded == result.extracted and encoder.encoded + rest.encoded == 12
@@ -123,9 +124,9 @@ def test_an_interrupted_extraction_ends_with_the_same_frames(corpus, tmp_path, m
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from ser.data import extraction
+from ser.data import sharing
 from test_extraction import Counting, build_corpus, run
-extraction.SHARD_BYTES = 1
+sharing.SHARD_BYTES = 1
 encoder = Counting()
 encoder.pause = 0.05
 print("ready", flush=True)
@@ -140,39 +141,72 @@ def test_a_killed_extraction_resumes(corpus, tmp_path):
     process.stdout.readline()
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if list((tmp_path / "cache").rglob("session1-0003*")):
+        if len(list((tmp_path / "cache").rglob("frames-*"))) > 2:
             break
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    folder = next((tmp_path / "cache").rglob("*.lock")).parent
-    (folder / ".session1-0009.1.tmp.safetensors").write_bytes(b"half written")
+    lock = next((tmp_path / "cache").rglob("*.lock"))
+    (lock.parent / f".frames-{lock.stem}-0009.1.tmp.safetensors").write_bytes(b"half written")
     result = run(corpus, tmp_path / "cache")
+    assert not [path for path in lock.parent.iterdir() if not path.name.startswith("frames-")]  # no lock, no leftover
     assert 0 < result.extracted < 12 and result.extracted + result.reused == 12
     assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
 
 
-def _extract_slowly(folder, root, queue, barrier):
+def _extract_slowly(folder, root, sessions, queue, barrier):
     encoder = Counting()
     encoder.pause = 0.05
     barrier.wait()
-    result = run(build_corpus(folder), root, encoder)
+    result = run(build_corpus(folder, sessions), root, encoder)
     queue.put((encoder.encoded, result.extracted + result.reused, len(result.cache.lengths)))
 
 
-def test_processes_at_once_share_the_work(corpus, tmp_path):
+@pytest.mark.parametrize("sessions", [1, 2])
+def test_processes_at_once_share_the_work(tmp_path, sessions):
+    corpus = build_corpus(tmp_path / "wav", sessions)
     run(corpus, tmp_path / "whole")
     context = multiprocessing.get_context("fork")
     queue, barrier = context.Queue(), context.Barrier(3)
-    arguments = (tmp_path / "wav", tmp_path / "cache", queue, barrier)
+    arguments = (tmp_path / "wav", tmp_path / "cache", sessions, queue, barrier)
     processes = [context.Process(target=_extract_slowly, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     found = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    assert sum(encoded for encoded, _, _ in found) == 12
-    assert all((available, cached) == (12, 12) for _, available, cached in found)
+    total = 6 * sessions
+    assert sum(encoded for encoded, _, _ in found) == total and sum(encoded > 0 for encoded, _, _ in found) > 1
+    assert all((available, cached) == (total, total) for _, available, cached in found)
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+
+
+def test_processes_of_its_own_extract_the_same_frames(tmp_path):
+    corpus = build_corpus(tmp_path / "wav", sessions=1)
+    alone = run(corpus, tmp_path / "whole")
+    (tmp_path / "wav" / "s1_0.wav").write_bytes(b"no audio at all")
+    result = run(corpus, tmp_path / "cache", processes=2)
+    assert (result.extracted, result.reused, set(result.failures)) == (5, 0, {"s1_0"})
+    assert all(np.array_equal(result.cache.read(name), alone.cache.read(name)) for name in result.cache.lengths)
+    assert not list((tmp_path / "cache").rglob("*.lock"))
+    with pytest.raises(SerError, match=r"extraction\.processes=0"):
+        run(corpus, tmp_path / "other", processes=0)
+
+
+ORPHANED = KILLED.replace("encoder)", "encoder, processes=2)").replace("0.05", "0.3")
+
+
+def test_processes_of_a_killed_one_stop_and_keep_what_they_finished(corpus, tmp_path):
+    folders = [str(folder) for folder in (Path(__file__).parent, tmp_path / "wav", tmp_path / "cache")]
+    process = subprocess.Popen([sys.executable, "-c", ORPHANED, *folders])
+    while process.poll() is None and not list((tmp_path / "cache").rglob("frames-*")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    for lock in (tmp_path / "cache").rglob("*.lock"):
+        FileLock(lock).acquire(timeout=60).lock.release()  # free as soon as its holder has stopped
+    assert 0 < run(corpus, tmp_path / "cache").extracted < 12
+    run(corpus, tmp_path / "whole")
     assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
 
 
@@ -256,8 +290,8 @@ def test_audio_of_equal_size_and_time_is_found_by_hashing_again(corpus, tmp_path
 def test_corpora_of_one_name_with_equal_ids_never_share_frames_of_different_audio(tmp_path):
     """Manifests a.csv and b.csv, or 120 synthetic utterances after 300: same corpus name, same ids, other audio."""
     one, other = build_corpus(tmp_path / "a"), build_corpus(tmp_path / "b")
-    for utterance in other.utterances[:3]:
-        soundfile.write(utterance.path, 0.2 * np.ones(8000), 16000)
+    for number, utterance in enumerate(other.utterances[:3], 1):
+        soundfile.write(utterance.path, 0.1 * number * np.ones(8000), 16000)
     first = run(one, tmp_path / "cache")
     second = run(other, tmp_path / "cache")
     assert second.extracted == 3  # the rest has the same content
@@ -320,11 +354,11 @@ def test_a_read_only_cache_can_be_used(corpus, tmp_path, monkeypatch):
 
 
 def test_a_damaged_shard_is_named_and_costs_only_itself(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
+    monkeypatch.setattr(sharing, "SHARD_BYTES", 1)
     run(corpus, tmp_path / "cache")
-    shard = next((tmp_path / "cache").rglob("session1-0002.safetensors"))
+    shard = sorted((tmp_path / "cache").rglob("frames-*"))[1]
     shard.write_bytes(shard.read_bytes()[:-7])
-    with pytest.raises(SerError, match=r"session1-0002\.safetensors is damaged.* delete"):
+    with pytest.raises(SerError, match=rf"{shard.name} is damaged.* delete"):
         run(corpus, tmp_path / "cache")
     shard.unlink()
     assert run(corpus, tmp_path / "cache").extracted == 1
@@ -334,7 +368,7 @@ def test_encoders_and_corpora_do_not_share_files(corpus, tmp_path):
     first = run(corpus, tmp_path / "cache")
     second = run(corpus, tmp_path / "cache", LogMel(mels=40))
     assert (first.cache.dim, second.cache.dim) == (80, 40)
-    foreign, ours = sorted((tmp_path / "cache").rglob("session1-*"), key=lambda p: FeatureCache.of_shards([p]).dim)
+    foreign, *_, ours = sorted((tmp_path / "cache").rglob("frames-*"), key=lambda p: FeatureCache.of_shards([p]).dim)
     shutil.copy(foreign, ours)
     with pytest.raises(SerError, match="frames of another encoder"):
         run(corpus, tmp_path / "cache")

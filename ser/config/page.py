@@ -48,6 +48,7 @@ class Extraction:
 
     device: str = MISSING
     workers: int = MISSING
+    processes: Any = MISSING
     batch_seconds: float = MISSING
     trust_cache: bool = MISSING
 

@@ -1,4 +1,4 @@
-"""Frames on disk: ``<root>/<corpus>/<fingerprint>/session<k>-<n>.safetensors``, written once, checked at each read.
+"""Frames on disk: ``<root>/<corpus>/<fingerprint>/frames-<portion>-<n>.safetensors``, written once and checked.
 
 A shard is a plain safetensors file with one fp16 tensor (L, D) per utterance, named by its id. Its metadata says what
 each utterance's frames were made from (content hash of the audio, segment) and their checksum. ``__sum__`` and

@@ -94,7 +94,7 @@ class CacheFolder:
     places: dict[str, Place] = field(default_factory=dict)
     trusted: list[str] = field(default_factory=list)
     shards: dict[Path, Shard] = field(default_factory=dict)
-    _lying: dict[Recording, Place] = field(default_factory=dict)
+    _named: dict[Recording, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -116,6 +116,8 @@ class CacheFolder:
             folder.recordings = {
                 name: Recording(found[path], start, end) for name, (path, start, end) in places.items() if path in found
             }
+        for name, recording in folder.recordings.items():
+            folder._named.setdefault(recording, []).append(name)
         folder.refresh()
         folder._trust([u for u in corpus.utterances if u.id not in folder.recordings], trust_cache)
         return folder
@@ -136,7 +138,7 @@ class CacheFolder:
 
     def refresh(self) -> None:
         """Read the shards that were written since, and find the utterances in them."""
-        for path in sorted(self.path.glob("session*.safetensors")):
+        for path in sorted(self.path.glob("[!.]*.safetensors")):
             if path not in self.shards:
                 shard = self.shards[path] = Shard(path)
                 if shard.identity != self.identity:
@@ -144,10 +146,9 @@ class CacheFolder:
                         f"{path} holds frames of another encoder (fingerprint {shard.identity}), expected "
                         f"{self.identity}; move that file out of this folder."
                     )
-                self._lying |= {record.recording: (shard, record.id) for record in shard.records.values()}
-        for name, recording in self.recordings.items():
-            if name not in self.places and recording in self._lying:
-                self.places[name] = self._lying[recording]
+                for record in shard.records.values():
+                    for name in self._named.get(record.recording, ()):
+                        self.places.setdefault(name, (shard, record.id))
 
     def _trust(self, absent: Sequence[Utterance], trust_cache: bool) -> None:
         """Take frames of utterances without audio by their id and segment, where that is allowed and unambiguous."""

@@ -40,10 +40,10 @@ def compare(folder, undisturbed, words, kills, again=()):
 
 
 def test_extraction_killed(corpus, tmp_path):
-    words = ["ser", "extract", *corpus, f"paths.cache={tmp_path / 'whole'}"]
+    words = ["ser", "extract", *corpus, f"paths.cache={tmp_path / 'whole'}", "extraction.batch_seconds=4"]
     ended = command(tmp_path / "whole", *words)
     assert ended.code == 0, ended.shown
-    kills = moments(ended.changes, ["session"], 5, seed=1)
+    kills = moments(ended.changes, ["frames-"], 5, seed=1)
     compare(tmp_path / "none", tmp_path / "whole", words, kills)
 
 

@@ -67,7 +67,7 @@ def test_segments_of_three_hours_are_extracted_one_by_one(tmp_path):
     words = ["ser", "extract", "data=manifest", f"data.manifest={table}", f"paths.cache={tmp_path}/cache"]
     ended = command(tmp_path / "cache", *words)
     assert ended.code == 0, ended.shown
-    lengths = FeatureCache.of_shards((tmp_path / "cache").rglob("session*.safetensors")).lengths
+    lengths = FeatureCache.of_shards((tmp_path / "cache").rglob("frames-*.safetensors")).lengths
     assert len(lengths) == 24 and max(lengths.values()) > 5 * min(lengths.values())  # 2 s beside 0.3 s
     again = command(tmp_path / "cache", *words)
     assert ended.peak_mb < again.peak_mb + SPARE_MB
