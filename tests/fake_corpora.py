@@ -185,6 +185,50 @@ def write_manifest(
     return root / "manifest.csv"
 
 
+def write_audformat(root: Path, **settings: Any) -> Path:
+    """An audformat database: ``db.yaml``, tables of emotions and of speakers, and ``audio/``."""
+    with write_manifest(root, **({"seconds": 0.3} | settings)).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    gender = {row["speaker"]: {"F": "female", "M": "male"}[row["gender"]] for row in rows}
+    speakers = "".join(f"      {speaker}: {{gender: {value}}}\n" for speaker, value in gender.items())
+    emotions = ", ".join(sorted({row["emotion"] for row in rows}))
+    tables = "".join(
+        f"  {table}:\n    type: filewise\n    columns:\n      {column}: {{scheme_id: {column}}}\n"
+        for table, column in (("emotion", "emotion"), ("files", "speaker"))
+    )
+    (root / "db.yaml").write_text(
+        f"name: toy\nsource: ''\nusage: unrestricted\nlanguages: []\nschemes:\n  emotion:\n    dtype: str\n"
+        f"    labels: [{emotions}]\n  speaker:\n    dtype: str\n    labels:\n{speakers}tables:\n{tables}"
+    )
+    for table, column in (("emotion", "emotion"), ("files", "speaker")):
+        lines = [f"file,{column}", *(f"{row['path']},{row[column]}" for row in rows)]
+        (root / f"db.{table}.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_datasets(root: Path, **settings: Any) -> Path:
+    """A dataset of ``Dataset.save_to_disk`` with class labels; the audio is inside it."""
+    import datasets
+
+    source = write_manifest(root / "source", **({"seconds": 0.3} | settings))
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = sorted({row["emotion"] for row in rows})
+    paths = [source.parent / row["path"] for row in rows]
+    table = datasets.Dataset.from_dict(
+        {
+            "audio": [{"path": str(path), "bytes": path.read_bytes()} for path in paths],
+            "label": [names.index(row["emotion"]) for row in rows],
+            "speaker_id": [int(row["speaker"].removeprefix("spk")) for row in rows],
+            "gender": [row["gender"] for row in rows],
+        }
+    )
+    table = table.cast_column("label", datasets.ClassLabel(names=names))
+    table = table.cast_column("audio", datasets.Audio(decode=False))
+    table.save_to_disk(root / "saved")
+    return root / "saved"
+
+
 def write_folder(root: Path, speakers: int = 6, repetitions: int = 1, seconds: float = 0.3) -> Path:
     """``root/anna1/angry/1.wav``: a folder per speaker, inside it one per emotion."""
     for number in range(speakers):

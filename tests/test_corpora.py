@@ -277,6 +277,19 @@ def test_emodb_reads_seven_emotions_in_five_mixed_pairs(emodb_root):
     assert emodb(emodb_root / "wav") == corpus == emodb(emodb_root.parent / emodb_root.name)
 
 
+def test_emodb_2_is_read_without_its_laryngograms(tmp_path):
+    """Version 2 (github.com/audeering/emodb) has the same names in wav/ and laryngo/."""
+    emotions = ("happy", "neutral")
+    for name, emotion in (("03a01Fa", "happy"), ("03a01Nc", "neutral"), ("08b10F", "happy"), ("08a01Na", "neutral")):
+        for folder in ("wav", "laryngo"):
+            write_voice(tmp_path / "emodb" / folder / f"{name}.wav", name[:2], emotion, 0.1, True)
+    corpus = emodb(tmp_path / "emodb", emotions)
+    assert [u.path.parent.name for u in corpus.utterances] == ["wav"] * 4
+    assert emotion_counts(corpus) == {"happy": 2, "neutral": 2}
+    with pytest.raises(SerError, match="holds no recording"):
+        emodb(tmp_path / "emodb" / "laryngo", emotions)
+
+
 def test_emodb_refuses_a_speaker_that_is_not_its(tmp_path):
     write_emodb(tmp_path, texts=1, seconds=0.02)
     write_voice(tmp_path / "wav" / "99a01Fa.wav", "99", "happy", 0.02, female=False)

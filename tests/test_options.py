@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zlib
+from importlib.util import find_spec
 
 import fake_corpora
 import numpy as np
@@ -41,6 +42,7 @@ CORPORA = {  # settings of fake_corpora.write_<option> that keep a corpus small
     "emodb": {"texts": 1},
     **{name: {"seconds": 0.3} for name in ("iemocap", "iemocap_5", "iemocap_6")},
 }
+EXTRAS = ("audformat", "datasets")  # options and the libraries that they need
 PARTS = ("ravdess", "emodb")  # of data=combined
 PROTOCOLS = {  # what a corpus needs
     "combined": "corpus",
@@ -63,6 +65,7 @@ ENCODERS = {  # by how the file's name begins
 def options(group):
     folder = CONFIG_FOLDER / group
     files = folder.rglob("*.yaml") if group == "experiment" else folder.glob("*.yaml")
+    files = [path for path in files if path.stem not in EXTRAS or find_spec(path.stem)]
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
 
 

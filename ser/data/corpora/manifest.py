@@ -73,7 +73,33 @@ def manifest(
     base = source.parent
     if root or audio:
         base = existing_root(root, name, "set data.root to the folder that the paths start from") / audio
-    table = _checked(_read(source), source, map, partitions)
+    return corpus_of_table(_read(source), source, base, name, emotions, map, partitions)
+
+
+def corpus_of_table(
+    table: pd.DataFrame,
+    source: Path,
+    base: Path,
+    name: str,
+    emotions: Sequence[str] | None = None,
+    map: Mapping[str, str] | None = None,
+    partitions: Mapping[str, str] | None = None,
+) -> Corpus:
+    """The corpus of a table of texts, whose columns are as those of a manifest.
+
+    Args:
+        table: one row per utterance; a missing value is an empty text.
+        source: the file or folder it is from, for error messages.
+        base: where relative paths start.
+        name: of the corpus.
+        emotions: as for ``manifest``.
+        map: as for ``manifest``.
+        partitions: as for ``manifest``.
+
+    Raises:
+        SerError: as for ``manifest``.
+    """
+    table = _checked(_named_columns(table, source), source, map, partitions)
     possible = sorted(set(table["emotion"]))
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(source))
     table = table[table["emotion"].isin(wanted)]
@@ -110,7 +136,7 @@ def manifest(
 
 
 def _read(source: Path) -> pd.DataFrame:
-    """The table as text, with its columns called as here."""
+    """The table as text."""
     try:
         with source.open(encoding="utf-8-sig") as file:
             header = file.readline()
@@ -123,6 +149,11 @@ def _read(source: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise SerError(f"the manifest {source} cannot be read as a UTF-8 CSV table ({reason}); {_REMEDY}.") from error
+    return table
+
+
+def _named_columns(table: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """The columns that are known, called as here."""
     table.columns = table.columns.str.strip().str.lower()
     used = {
         column: next((name for name in (column, *others) if name in table), None) for column, others in _COLUMNS.items()

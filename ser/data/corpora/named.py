@@ -1,9 +1,10 @@
 """Corpora whose file names say everything: one row of a table each, and a file in conf/data/.
 
 Sources of the names: RAVDESS, Livingstone & Russo 2018 (zenodo.org/record/1188976); EMO-DB, Burkhardt et al. 2005
-(emodb.bilderbar.info/docu); CREMA-D, Cao et al. 2014 (github.com/CheyneyComputerScience/CREMA-D, genders from its
-VideoDemographics.csv); ESD, Zhou et al. 2021 (its ReadMe.txt); TESS, Pichora-Fuller & Dupuis 2020
-(doi.org/10.5683/SP2/E8H2MF); SAVEE, Haq & Jackson 2010 (its Info.txt); CASIA, the 1,200 public recordings.
+(emodb.bilderbar.info/docu), version 2: github.com/audeering/emodb; CREMA-D, Cao et al. 2014
+(github.com/CheyneyComputerScience/CREMA-D, genders from its VideoDemographics.csv); ESD, Zhou et al. 2021 (its
+ReadMe.txt); TESS, Pichora-Fuller & Dupuis 2020 (doi.org/10.5683/SP2/E8H2MF); SAVEE, Haq & Jackson 2010 (its Info.txt);
+CASIA, the 1,200 public recordings.
 """
 
 import re
@@ -69,8 +70,9 @@ CORPORA = {
     ),
     "emodb": Names(
         "EMO-DB",
-        # speaker - text - emotion - version. The letter decides: label files of some copies are wrong.
-        r"(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[WLEAFTN])[a-z]",
+        # speaker - text - emotion - version. The letter decides: label files of some copies are wrong. Version 2 has
+        # laryngograms of the same names, in a folder or (before it was published) as second channel.
+        r"(?<!laryngo/)(?<!wav_laryng/)(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[WLEAFTN])[a-z]?",
         {"W": "angry", "L": "bored", "E": "disgust", "A": "fearful", "F": "happy", "T": "sad", "N": "neutral"},
         "wav/03a01Fa.wav",
         women="|".join(_EMODB_WOMEN),
