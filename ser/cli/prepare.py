@@ -51,7 +51,7 @@ _PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options"
 @app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
 def train(context: typer.Context) -> None:
     """Train and test one fold; with -m several. Settings are KEY=VALUE; --help lists them."""
-    from ser.launching import train as start  # noqa: PLC0415
+    from ser.cli.train import train as start  # noqa: PLC0415
 
     sys.argv = ["ser train", *context.args]  # Hydra reads the arguments of the program
     start()
@@ -60,7 +60,7 @@ def train(context: typer.Context) -> None:
 @app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
 def sweep(context: typer.Context) -> None:
     """Train variants on all folds with several seeds, then compare them; --help shows how."""
-    from ser.launching import sweep as start  # noqa: PLC0415
+    from ser.cli.train import sweep as start  # noqa: PLC0415
 
     sys.argv = ["ser sweep", *context.args]
     start()
