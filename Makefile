@@ -1,12 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS := .venv-extras
 
 DEMO := outputs/demo/recommended/fold3/seed1
 RECIPE := recommended
 SHIPPED := data=ravdess features=whisper_base $(if $(SER_ENCODER),features.checkpoint=$(SER_ENCODER))
 
-.PHONY: demo pretrained test test-faults lint docs bench clean
+.PHONY: demo pretrained test test-faults test-ray test-databases lint docs bench clean
 
 # The stamp remembers which pyproject and constraints the environment was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -32,6 +33,18 @@ test: $(VENV)/.installed  ## install, run the tests
 
 test-faults: $(VENV)/.installed  ## kills, full disks, flipped bits, mutated input: some minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "faults or not faults" tests/faults
+
+# Ray needs an old cloudpickle, and the two libraries bring pyarrow, which pandas would load everywhere.
+$(EXTRAS)/.installed: pyproject.toml
+	test -x $(EXTRAS)/bin/python || $(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/pip install --quiet --disable-pip-version-check --editable '.[ray,audformat,datasets]' pytest
+	touch $@
+
+test-ray: $(EXTRAS)/.installed  ## a sweep on a local Ray cluster, in an environment of its own
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m pytest tests/test_sweeping.py -k "launchers and ray"
+
+test-databases: $(EXTRAS)/.installed  ## audformat databases and Hugging Face datasets, in the same environment
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m pytest tests/test_databases.py
 
 lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .

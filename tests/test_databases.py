@@ -1,4 +1,4 @@
-"""Databases of audformat and Hugging Face on disk; ``make test-extras`` installs both."""
+"""Databases of audformat and Hugging Face on disk; ``make test-databases`` installs both."""
 
 import pickle
 import shutil

@@ -210,7 +210,9 @@ def test_a_run_on_files_predicts_files_as_it_did_and_takes_no_audio(configure, f
     columns = [column for column in predictions if column.startswith("p_")]
     expected = predictions.loc[found.index, columns].to_numpy()
     np.testing.assert_allclose(found[columns].to_numpy(), expected, atol=1e-5)
-    capsys.readouterr()
+    for flags in (["--window", "2"], ["--speaker-per-folder"], ["--attention", str(tmp_path / "drawn")]):
+        assert main(["predict", str(few), "--checkpoint", str(tmp_path / "run"), *flags]) == 1
+        assert f"{flags[0]} needs audio" in " ".join(capsys.readouterr().err.split())
     audio = next(manifest.parent.rglob("*.wav"))
     for command in (["predict", str(audio)], ["listen", "--input", str(audio)]):
         assert main([*command, "--checkpoint", str(tmp_path / "run")]) == 1

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import yaml
@@ -226,7 +227,15 @@ def test_a_point_given_twice_runs_once(sweep, command):
 
 @pytest.mark.parametrize(
     "words",
-    [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "fold=[1,2]"], ["hydra/launcher=submitit_local", "fold=1"]],
+    [
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "fold=[1,2]"],
+        ["hydra/launcher=submitit_local", "fold=1"],
+        pytest.param(
+            ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "fold=[1,2]"],
+            marks=pytest.mark.skipif(not find_spec("ray"), reason="make test-ray installs Ray"),
+        ),
+    ],
+    ids=["joblib", "submitit", "ray"],
 )
 def test_other_launchers_give_the_same_predictions(sweep, command, tmp_path, words):
     _, folder, _ = sweep

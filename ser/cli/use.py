@@ -103,6 +103,9 @@ def predict(
     recognizer = open_model(checkpoint, encoder, device, allow_download)
     gate = None if no_gate or isinstance(recognizer.encoder, FrameFiles) else best_gate()
     if isinstance(recognizer.encoder, FrameFiles):
+        given = {"--window": window, "--speaker-per-folder": speaker_per_folder, "--attention": attention}
+        if flags := [flag for flag, value in given.items() if value]:
+            raise SerError(f"{', '.join(flags)} needs audio, but this model takes frames from files; leave it out.")
         found = predict_frames(recognizer, paths, batch_seconds)
         table, failures = found.table, found.failures
     else:
