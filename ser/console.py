@@ -1,11 +1,15 @@
-"""What a run shows on screen: the corpus, the split, the scores."""
+"""What a run shows on screen, and in its train.log: the corpus, the split, the scores."""
 
+import io
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from rich import get_console
+from rich.console import Console
 from torch import nn
 
 from ser.data.corpus import Corpus
@@ -18,6 +22,14 @@ from ser.inference.checkpoint import score_line
 from ser.module import EmotionModule
 
 log = logging.getLogger(__name__)
+_LOG_WIDTH = 120  # characters of a table in train.log
+
+
+def is_quiet() -> bool:
+    """Whether this is one of several runs, whose details go into train.log only; ``hydra.verbose=ser`` shows them."""
+    if not HydraConfig.initialized():
+        return False
+    return HydraConfig.get().mode == RunMode.MULTIRUN and not HydraConfig.get().verbose
 
 
 def announce(corpus: Corpus) -> None:
@@ -36,8 +48,7 @@ def announce(corpus: Corpus) -> None:
 
 def show_split(record: Mapping[str, Any]) -> None:
     """The split as a table: utterances, minutes, speakers, sessions and emotions of each part."""
-    show([split_table(record)])
-    _show_labels(record)
+    _tell([split_table(record)], _labels(record))
 
 
 def show_network(module: EmotionModule, name: str) -> None:
@@ -49,7 +60,7 @@ def show_network(module: EmotionModule, name: str) -> None:
         if layer is not None and (count := count_parameters(layer)[0]) > 0:
             rows.append([part, type(layer).__name__, f"{count:,}"])
     caption = f"{total:,} parameters, {trained:,} trained."
-    show([Table(f"Network {name}", ["part", "kind", "parameters"], rows, caption)])
+    _tell([Table(f"Network {name}", ["part", "kind", "parameters"], rows, caption)])
 
 
 def count_parameters(network: nn.Module) -> tuple[int, int]:
@@ -60,26 +71,27 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 def show_scores(metrics: Mapping[str, Any]) -> None:
     """Print the scores of a run's validation and test part, with the labels that they must carry."""
-    if "validation" not in metrics:
-        _show_untested(metrics)
+    if "validation" in metrics:
+        _tell(run_tables(metrics), _labels(metrics))
         return
-    show(run_tables(metrics))
-    _show_labels(metrics)
-
-
-def _show_untested(metrics: Mapping[str, Any]) -> None:
-    """What is known of a training on everyone: how long it took, and the cross-validated scores of its recipe."""
-    record = metrics["cross_validation"]
+    record = metrics["cross_validation"]  # of a training on everyone
     epochs = f"{metrics['variant']}: {metrics['epochs']} epochs on every speaker"
     if record is not None:
         found = sorted(record["epochs"])
         epochs += f" (the best epochs of {record['variant']} were {found[0]} to {found[-1]}; this is their median)"
-    show([cross_validation_table(record)] if record else [])
-    for line in (epochs, score_line(record)):
-        get_console().print(line, highlight=False, markup=False, soft_wrap=True)
+    _tell([cross_validation_table(record)] if record else [], [epochs, score_line(record)])
 
 
-def _show_labels(facts: Mapping[str, Any]) -> None:
+def _tell(tables: Sequence[Table], lines: Sequence[str] = ()) -> None:
+    """Print tables and lines below them; of one of several runs only its train.log gets them."""
+    written = Console(file=io.StringIO(), width=_LOG_WIDTH)
+    for console in [written] if is_quiet() else [written, get_console()]:
+        show(tables, console)
+        for line in lines:
+            console.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
+    log.debug("\n%s", written.file.getvalue())  # type: ignore[attr-defined]
+
+
+def _labels(facts: Mapping[str, Any]) -> list[str]:
     """The labels that every result with them must carry."""
-    if notes := "; ".join(text for key, text in WARNINGS.items() if facts.get(key)):
-        get_console().print(notes, style="bold", markup=False, highlight=False)
+    return ["; ".join(found)] if (found := [text for key, text in WARNINGS.items() if facts.get(key)]) else []

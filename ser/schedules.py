@@ -160,7 +160,8 @@ class LearningRateSchedule(lightning.Callback, ABC):
         rates = [group["lr"] for group in optimizer.param_groups]
         warmup = self.prepare(optimizer, total_steps)
         if warmup < self.warmup_steps:
-            log.info("warm-up shortened from %d to %d of the run's %d steps", self.warmup_steps, warmup, total_steps)
+            log.info("the learning rate rises over the first %d of %d steps, not over %d: the run is short "
+                     "(lr_schedule.warmup_fraction)", warmup, total_steps, self.warmup_steps)  # fmt: skip
         if self.restored is not None:
             if self.restored["total_steps"] != total_steps:
                 raise SerError(

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -53,6 +52,12 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     choices = dict(HydraConfig.get().runtime.choices) if choices is None else choices
     overrides = list(HydraConfig.get().overrides.task) if overrides is None else list(overrides)
     cfg = cfg.copy()  # its run folder may move
+    folder = RunFolder(cfg.paths.run)
+    with folder.logged():
+        return _carry_out(cfg, choices, overrides, folder)
+
+
+def _carry_out(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str], folder: RunFolder) -> float:
     _forget_other_corpora(cfg)
     _check_numbers(cfg)
     _refuse_choice_by_test(cfg)
@@ -60,15 +65,13 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     lightning.seed_everything(cfg.seed, verbose=False)
     _quieten()
     data = load_data(cfg)
-    folder = RunFolder(cfg.paths.run)
     identity = describe(cfg, measured(data) | (recipe.facts if recipe else {}))
     if recipe is not None:
         recipe.check(identity)
     metrics = folder.choose(identity, resume=cfg.resume, test=cfg.test)
     if metrics is not None:
         log.info("finished already: %s", folder.path)
-        if HydraConfig.get().mode != RunMode.MULTIRUN:  # there, a summary ends all runs
-            show_scores(metrics)
+        show_scores(metrics)
         if cfg.test and cfg.figures and not (folder.path / "figures").is_dir():  # killed while drawing
             _draw(cfg, folder.path, data)
         return _objective(metrics)
@@ -85,18 +88,16 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     module.configure_optimizers()  # refused here, settings leave no folder behind
     with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
-        with folder.logged():
-            for logger in trainer.loggers:
-                logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-            metrics = train(data.module, module, trainer, folder, facts, checkpoint, cfg.leakage)
-            if trainer.is_global_zero:
-                show_scores(metrics)
-                if trainer.loggers:
-                    result = shown_result(metrics, read_json(folder.work / "leakage.json"))
-                    log_result(trainer.loggers, shown_settings(cfg, choices), result)
-                if cfg.test and cfg.figures:
-                    _draw(cfg, folder.work, data, trainer.loggers)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        metrics = train(data.module, module, trainer, folder, facts, checkpoint, cfg.leakage)
         if trainer.is_global_zero:
+            show_scores(metrics)
+            if trainer.loggers:
+                result = shown_result(metrics, read_json(folder.work / "leakage.json"))
+                log_result(trainer.loggers, shown_settings(cfg, choices), result)
+            if cfg.test and cfg.figures:
+                _draw(cfg, folder.work, data, trainer.loggers)
             for logger in trainer.loggers:
                 logger.finalize("success")  # they write into the folder, which may move
             if folder.work != folder.path:

@@ -179,6 +179,12 @@ def test_a_sweep_leaves_runs_and_one_summary(sweep):
         assert re.search(rf"{number} of 4: {run} seed 1: UAR \d+\.\d \(\d+ s\)", shown)
     assert re.search("about .* left", shown)
     assert not list(folder.parent.glob(".sweep.*"))
+    before = shown[: shown.index("Mean over runs")].strip().splitlines()
+    warnings = [line for line in before if line.startswith("warning: ")]
+    assert len(before) == 5 + len(set(warnings))  # one that several runs have is shown once
+    for run in folder.glob("*/fold*/seed1"):
+        written = (run / "train.log").read_text()
+        assert all(part in written for part in ("corpus manifest", "Parts", "Network", "epoch 0", "results lie in"))
 
 
 def test_the_second_call_only_prints(sweep, command):
@@ -212,7 +218,7 @@ def test_an_interrupted_run_is_resumed(sweep, command):
         (run / name).unlink()
     code, shown = command("sweep.py", "variant=gru,enhanced_gru", "fold=[1,2]", root=root)
     assert code == 0
-    assert f"going on from {run}" in " ".join(shown.split())
+    assert f"going on from {run}" in (run / "train.log").read_text()
     assert shown.count("finished already") == 3
     assert (run / "predictions.csv").read_bytes() == before
 

@@ -133,7 +133,8 @@ def run_job(cfg: DictConfig) -> float:
             if reason is None:
                 raise
             raise SystemExit(f"error: {reason}") from None
-        log.error("failed: %s", reason or repr(error), exc_info=reason is None)
+        if reason is None:
+            log.error("failed: %r", error, exc_info=True)  # the progress line tells of bad input
         if HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic":
             raise SerError(reason or repr(error)) from None
         failed = FailedRun("nan")

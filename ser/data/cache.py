@@ -28,7 +28,7 @@ FORMAT = 2  # of the shards
 FRAME_CODE = 2  # raise it when the same audio and encoder settings begin to give other frames
 _SUMS = ("__sum__", "__square__")
 _CONTENT = "ser"  # metadata key: checksum and JSON
-_PACKAGES = ("ser-lab", "torch", "torchaudio", "transformers", "soundfile")
+_PACKAGES = ("torch", "torchaudio", "transformers", "soundfile")
 _MAPPED_BYTES = 128_000_000  # read from memory maps before they are closed, so that they do not fill the memory
 
 Frames = NDArray[np.float16]

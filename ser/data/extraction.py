@@ -143,7 +143,8 @@ def _report(result: Extraction, folder: CacheFolder, worked: bool) -> None:
     if result.trusted:
         log.warning("%d utterances have no audio here: their cached frames are used unchecked", len(result.trusted))
     for package, (before, now) in folder.other_versions().items():
-        log.warning("cached frames were made with %s %s, now %s", package, before, now)
+        log.warning("cached frames were made with %s %s, installed is %s: new ones may differ slightly; for those, "
+                    "delete %s", package, before, now, folder.path)  # fmt: skip
 
 
 @contextmanager

@@ -177,7 +177,8 @@ class CacheFolder:
         """Packages that made the frames in another version than the installed one, with both."""
         ours = library_versions()
         used = {shard.path: shard.versions for shard, _ in self.places.values()}.values()
-        others = {name: sorted({versions.get(name, "none") for versions in used} - {ours[name]}) for name in ours}
+        unknown = "(unknown version)"
+        others = {name: sorted({versions.get(name, unknown) for versions in used} - {ours[name]}) for name in ours}
         return {name: (", ".join(found), ours[name]) for name, found in others.items() if found}
 
     def missing(self, utterances: Iterable[Utterance]) -> list[Utterance]:

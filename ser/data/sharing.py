@@ -19,7 +19,7 @@ from typing import Self
 
 import torch
 from filelock import FileLock, Timeout
-from rich.console import Console
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ser.data.batching import length_batches
@@ -210,7 +210,7 @@ class Bar:
 
     def __init__(self, missing: Sequence[Utterance], show: bool) -> None:
         self.missing, self.show_at_all = missing, show
-        console = Console()
+        console = get_console()  # of a sweep's status line, too
         self.started = self.looked = self.logged = time.monotonic()
         self.progress = Progress(
             TextColumn("extracting"),

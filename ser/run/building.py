@@ -9,11 +9,12 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf, open_dict
+from rich import get_console
 
 from ser.adversary import Adversary
 from ser.callbacks import WholeFileCheckpointIO
 from ser.config import instantiate
-from ser.console import announce
+from ser.console import announce, is_quiet
 from ser.data.cache import FRAME_CODE
 from ser.data.corpus import Corpus
 from ser.data.datamodule import EmotionDataModule
@@ -177,7 +178,8 @@ def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
         *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),
         *(instantiate(cfg, f"callbacks.{name}") for name, callback in cfg.callbacks.items() if callback is not None),
     ]
-    shown = cfg.trainer.enable_progress_bar and any(isinstance(callback, ProgressBar) for callback in callbacks)
+    wanted = cfg.trainer.enable_progress_bar and get_console().is_terminal and not is_quiet()
+    shown = wanted and any(isinstance(callback, ProgressBar) for callback in callbacks)
     loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger] if cfg.logger else False
     with open_dict(cfg := cfg.copy()):
         cfg.trainer.pop("threads", None)  # not one of Lightning's own

@@ -1,6 +1,7 @@
 """The folder of one run: what is written into it, in which order, and by one process at a time."""
 
 import logging
+import logging.handlers
 import os
 import shutil
 import socket
@@ -55,6 +56,7 @@ class RunFolder:
         self._attempt, self._replaced, self._lock = (
             self.path.with_name(f".{self.path.name}.{kind}") for kind in ("attempt", "replaced", "lock")
         )
+        self._log: logging.handlers.MemoryHandler | None = None
 
     @property
     def best_checkpoint(self) -> Path:
@@ -159,11 +161,16 @@ class RunFolder:
         if checkpoint is None:
             write_json(self.work / "run.json", record)
         write_json(self.work / "split.json", split)
+        if self._log is not None:
+            file = logging.FileHandler(self.work / "train.log", encoding="utf-8")
+            file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+            self._log.setTarget(file)
+            self._log.capacity = 1  # from now on each message is written at once
         return checkpoint
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Let no other process use the folder inside the block; log into its ``train.log`` once it exists.
+        """Let no other process use the folder inside the block.
 
         Raises:
             SerError: another process holds it, or its parent cannot be written.
@@ -194,18 +201,24 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Copy all log messages into ``train.log`` inside the block."""
+        """Copy all log messages inside the block into ``train.log``: the first ones once ``start`` has made it."""
         if not _is_first():
             yield
             return
-        handler = logging.FileHandler(self.work / "train.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+        self._log = handler = logging.handlers.MemoryHandler(100_000, logging.CRITICAL + 1, flushOnClose=False)
         logging.getLogger().addHandler(handler)
         try:
             yield
+        except Exception:
+            log.debug("the run stopped here", exc_info=True)  # the screen shows it in one line
+            raise
         finally:
             logging.getLogger().removeHandler(handler)
+            if handler.target is not None:
+                handler.flush()
+                handler.target.close()
             handler.close()
+            self._log = None
 
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
         """Write tables and features, then ``metrics.json``, and return its content.

@@ -31,7 +31,8 @@ def percent(value: Any, signed: bool = False) -> str:
     """A fraction as ``83.7``, signed as ``+2.1``."""
     if pd.isna(value):
         return UNKNOWN
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    rounded = round(100 * value, 1) + 0.0  # no -0.0
+    return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"
 
 
 def interval(low: Any, high: Any, signed: bool = False) -> str:

@@ -109,7 +109,8 @@ def split_table(split: Mapping[str, Any]) -> Table:
         facts.append(f"Left out: {number(len(split['left_out']))} utterances.")
     if speakers := split["parts"].get("test", {}).get("speakers"):
         facts.append(f"Test speakers: {listed(speakers)}.")
-    return Table("Parts", columns, rows, " ".join([*facts, f"Split hash {split['hash']}."]))
+    facts.append(f"Split hash {split['hash']} (equal hashes: the same parts).")
+    return Table("Parts", columns, rows, " ".join(facts))
 
 
 def _spread(analysis: Mapping[str, Any]) -> Table:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich import get_console
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table as ScreenTable
 from rich.text import Text as ScreenText
 
@@ -102,9 +103,9 @@ class Page:
     sections: Sequence[Section]
 
 
-def show(tables: Sequence[Table]) -> None:
-    """Print tables on the screen, each with its caption."""
-    console = get_console()
+def show(tables: Sequence[Table], console: Console | None = None) -> None:
+    """Print tables, each with its caption; on the screen unless another console is given."""
+    console = console or get_console()
     for table in tables:
         console.print(*to_screen(table, console.width), sep="\n")
         if table.caption:

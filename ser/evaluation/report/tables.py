@@ -157,7 +157,11 @@ def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:
         [names[variant], *(cell for key in ("wa", "macro_f1") for cell in difference_cells(rows[key], "_holm")[:2])]
         for variant, rows in found.items()
     ]
-    caption = f"Variant minus {baseline} on the same utterances, all p after Holm's correction."
+    several = f"the {len(found)} variants" if len(found) > 1 else "one variant, which changes nothing"
+    caption = (
+        f"Variant minus {baseline} on the same utterances. p: after Holm's correction for {several}; `ser compare` "
+        "shows p of one pair, uncorrected."
+    )
     columns = ["variant", "WA (points)", "p speakers", "macro F1 (points)", "p speakers"]
     return [
         Table(f"UAR against {baseline}", ["variant", *DIFFERENCE], uar, _explained(f"{caption} {TESTS}", uar)),
@@ -202,7 +206,8 @@ def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
     columns = ["score", "A (%)", "B (%)", *(DIFFERENCE if paired else [])]
     caption = "Pooled over all test utterances."
     if paired:
-        caption = _explained(f"{caption} Difference: B minus A. {METHOD}. {TESTS}", cells)
+        single = "p: of this pair alone, uncorrected; a summary of several variants corrects for their number (Holm)."
+        caption = _explained(f"{caption} Difference: B minus A. {METHOD}. {single} {TESTS}", cells)
     return [Table("B against A", columns, cells, caption)]
 
 
