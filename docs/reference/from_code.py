@@ -33,12 +33,12 @@ TOPICS = {
     "ser/inference/quantization.py": "Export",
     "ser/inference": "Prediction and live use",
     "ser/demo": "Prediction and live use",
-    "ser/run_": "Run folders, resuming and reproducing",
+    "ser/run/": "Run folders, resuming and reproducing",
     "ser/io.py": "Run folders, resuming and reproducing",
-    "ser/sweeping.py": "Sweeps and searches",
-    "ser/launching.py": "Sweeps and searches",
+    "ser/cli/sweep.py": "Sweeps and searches",
+    "ser/cli/train.py": "Sweeps and searches",
     "ser/models": "Networks and checkpoints",
-    "ser/cli.py": "The ser command",
+    "ser/cli": "The ser command",
     "ser/": "Configuration and training",
 }
 

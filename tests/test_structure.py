@@ -1,0 +1,52 @@
+"""The structure of docs/design.md: what lies loose in ser/, no import circle, no private names of others."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(file.read_text("utf-8"))
+    for file in sorted((ROOT / "ser").rglob("*.py"))
+}
+LOOSE = {"training", "module", "losses", "schedules", "callbacks", "metrics", "io", "errors", "emotions", "console"}
+
+
+def imported_at_start(name):
+    """The modules of this package that a module imports when it is imported itself."""
+    found = set()
+    for node in MODULES[name].body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ser"):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & MODULES.keys() or {node.module}
+    return found - {name}
+
+
+def private_names(name):
+    """Names with one underscore in front that a module imports from other packages or reads from their modules."""
+    others = set()
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("ser"):
+            yield from (part for part in (node.module or "").split(".") if part.startswith("_") and "__" not in part)
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+            others |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            others |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            root = ast.unparse(node.value).partition(".")[0]
+            if root in others:
+                yield ast.unparse(node)
+
+
+def test_only_the_named_files_lie_loose():
+    assert {file.stem for file in (ROOT / "ser").glob("*.py")} == LOOSE | {"__init__"}
+
+
+def test_imports_form_no_circle():
+    order = list(graphlib.TopologicalSorter({name: imported_at_start(name) for name in MODULES}).static_order())
+    assert order.index("ser.errors") < order.index("ser.io") < order.index("ser.training")
+
+
+def test_no_private_name_of_another_package_is_used():
+    assert {name: found for name in MODULES if (found := list(private_names(name)))} == {}
