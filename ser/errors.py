@@ -95,8 +95,8 @@ def explain(error: BaseException) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error message without its full stop."""
-    return (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+    """The first line of an error message, else the name of its class; no full stop, at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:200].rstrip(". ")
 
 
 def _explain_disk(error: OSError) -> str | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.errors import SerError
+from ser.errors import SerError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,6 +108,30 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def require_json(path: Path, remedy: str, longest: int = 1_000_000_000) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Args:
+        path: the file.
+        remedy: what to do where it is damaged, the end of the error message.
+        longest: bytes that it may have.
+
+    Raises:
+        SerError: the file is missing, damaged, longer, or holds something else.
+    """
+    try:
+        if (size := path.stat().st_size) > longest:
+            raise ValueError(f"{size:,} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except FileNotFoundError as error:
+        raise SerError(f"{path} is missing; {remedy}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise SerError(f"{path} is not readable JSON ({first_line(error)}); {remedy}.") from error
+    return content
 
 
 def append_line(path: Path, line: str) -> None:

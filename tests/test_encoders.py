@@ -254,7 +254,7 @@ def test_settings_saved_by_transformers_5_are_read(folders, tmp_path, case):
                         for place in (folders[case], folder))  # fmt: skip
     assert torch.equal(one, other)
     (folder / "processor_config.json").write_text("{}")
-    with pytest.raises(SerError, match=r"preprocessor_config\.json cannot be read"):
+    with pytest.raises(SerError, match=r"preprocessor_config\.json is missing"):
         encoder_of({case: folder}, case).load()
 
 

@@ -10,6 +10,7 @@ import sys
 import zlib
 from importlib.util import find_spec
 
+import children
 import fake_corpora
 import numpy as np
 import pandas as pd
@@ -262,9 +263,9 @@ finally:
 
 def test_multirun_writes_a_folder_a_point(tmp_path):
     words = ["data=synthetic_features", "data.scale=0.01", "data.dim=32", "model=enhanced_gru", "name=sweep", *SMALL]
-    found = start("-m", "adversarial_weight=0,0.05", "fold=1,2", *words, "logger=csv", "variant=w${adversarial_weight}",
-                  cwd=tmp_path)  # fmt: skip
-    assert found.returncode == 0, found.stdout
+    words += ["logger=csv", "variant=w${adversarial_weight}"]
+    ended = children.command(tmp_path, "train.py", "-m", "adversarial_weight=0,0.05", "fold=1,2", *words, cwd=tmp_path)
+    assert ended.code == 0, ended.shown
     folders = sorted(path.parent for path in (tmp_path / "outputs" / "sweep").rglob("metrics.json"))
     expected = [f"{weight}/fold{fold}/seed1" for weight in ("w0.0", "w0.05") for fold in (1, 2)]
     assert [path.relative_to(tmp_path / "outputs" / "sweep").as_posix() for path in folders] == expected

@@ -1,10 +1,9 @@
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import children
 import lightning
 import pandas as pd
 import pytest
@@ -102,25 +101,23 @@ def test_killed_process_goes_on(manifest, cache, tmp_path):
     run = "manifest-logmel/killed/fold1/seed1"
 
     def start(outputs, *more):
-        command = [sys.executable, str(ROOT / "train.py"), *words, f"paths.outputs={outputs}", "variant=killed", *more]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        given = ["train.py", *words, f"paths.outputs={outputs}", "variant=killed", *more]
+        return children.begin(outputs, lambda: children.run_words(given, tmp_path))
 
-    assert start(tmp_path / "whole").wait(120) == 0
-    process = start(tmp_path / "broken")
-    history = tmp_path / "broken" / run / "history.csv"
-    while process.poll() is None and not (history.exists() and len(pd.read_csv(history)) >= 2):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    ended = start(whole).wait()
+    assert ended.code == 0, ended.shown
+    process = start(broken)
+    history = broken / run / "history.csv"
+    while process.running and not (history.exists() and len(pd.read_csv(history)) >= 2):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
-    assert not (tmp_path / "broken" / run / "metrics.json").exists()
-    again = start(tmp_path / "broken", "resume=true")
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output.decode()
-    assert "going on from" in output.decode()
-    same_run(tmp_path / "whole" / run, tmp_path / "broken" / run)
+    assert process.wait().code == -signal.SIGKILL
+    assert not (broken / run / "metrics.json").exists()
+    ended = start(broken, "resume=true").wait()
+    assert ended.code == 0, ended.shown
+    assert "going on from" in ended.shown
+    same_run(whole / run, broken / run)
 
 
 def test_finished_run_is_not_repeated(configure, tmp_path):
@@ -226,23 +223,20 @@ def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
         f"data.manifest={manifest}",
     ]
     folder = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "train.py"), *words, f"paths.run={folder}"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  a background shell ignores it
-    )
+
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+        return children.run_words(["train.py", *words, f"paths.run={folder}"], tmp_path)
+
+    process = children.begin(folder, work)
     history = folder / "history.csv"
-    while process.poll() is None and not (history.exists() and len(pd.read_csv(history)) >= 2):
+    while process.running and not (history.exists() and len(pd.read_csv(history)) >= 2):
         time.sleep(0.02)  # the checkpoint follows the table, so that of the first epoch is there
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output.decode()
-    assert "resume=true" in output.decode()
-    assert "Traceback" not in output.decode()
+    os.kill(process.pid, signal.SIGINT)
+    ended = process.wait()
+    assert ended.code == 130, ended.shown
+    assert "resume=true" in ended.shown
+    assert "Traceback" not in ended.shown
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "metrics.json").exists()
 

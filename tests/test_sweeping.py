@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+import children
 import pytest
 import yaml
 from fake_corpora import write_manifest
@@ -30,17 +31,20 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command(corpus):
-    """Run a script as a user does; its exit code and what it shows, without line breaks."""
+    """Run a script as a user does, in a child or in a ``whole`` process; its exit code and what it shows."""
 
-    def run(script, *words, root):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "TERM": "dumb"}
-        path = str(CONFIG_FOLDER.parent / script)
+    def run(script, *words, root, whole=False):
+        environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "TERM": "dumb"}
         flags = [word for word in words if word == "-m"]  # must stand before all others
         given = [*flags, *corpus, f"paths.outputs={root}", *words[len(flags) :]]
-        ended = subprocess.run(
-            [sys.executable, path, *given], capture_output=True, text=True, env=environment, cwd=root, check=False
-        )
-        return ended.returncode, ended.stdout + ended.stderr
+        if not whole:
+            ended = children.command(root, script, *given, cwd=root, **environment)
+            return ended.code, ended.shown
+        done = subprocess.run(
+            [sys.executable, str(CONFIG_FOLDER.parent / script), *given], env=os.environ | environment, cwd=root,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout
 
     return run
 
@@ -313,7 +317,7 @@ SEARCH = [
 
 
 def test_a_search_without_one_good_trial_ends_in_one_line(command, tmp_path):
-    code, shown = command("train.py", "-m", *SEARCH, "model.heads=choice(3,5)", root=tmp_path)
+    code, shown = command("train.py", "-m", *SEARCH, "model.heads=choice(3,5)", root=tmp_path, whole=True)
     assert code == 1 and "Traceback" not in shown, shown
     assert shown.count("heads=") >= 2 and "the search has no result" in shown
     assert not list(tmp_path.glob(".sweep*"))

@@ -18,13 +18,12 @@ from ser.encoders.base import Encoder
 from ser.encoders.weights import (
     check_size,
     checkpoint_folder,
-    first_line,
-    read_json,
     read_preprocessor,
+    read_settings,
     remedy,
     weights_hash,
 )
-from ser.errors import SerError, check_number
+from ser.errors import SerError, check_number, first_line
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ class PretrainedEncoder(Encoder):
         Raises:
             SerError: it is missing, of another kind of model, or describes more weights than there are.
         """
-        config = read_json(self.folder / "config.json")
+        config = read_settings(self.folder / "config.json")
         if config.get("model_type") not in self.model_types:
             raise SerError(
                 f"{self.checkpoint} is a {config.get('model_type', 'nameless')!r} model, expected "

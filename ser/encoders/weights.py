@@ -1,7 +1,6 @@
 """Finds a pretrained checkpoint, reads its settings, hashes its weights and bounds its size."""
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -9,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ser.errors import EncoderNotHereError, SerError
+from ser.errors import EncoderNotHereError, SerError, first_line
+from ser.io import require_json
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # transformers 4 and 5
 _CONFIG_FILES = ["config.json", PREPROCESSOR, PROCESSOR]
@@ -98,11 +98,6 @@ def _is_hub_id(checkpoint: str) -> bool:
     return bool(checkpoint) and not checkpoint.startswith((".", "~", "/")) and checkpoint.count("/") <= 1
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".")[:200]
-
-
 def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
@@ -123,24 +118,13 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """The object in one of the checkpoint's JSON files.
 
     Raises:
         SerError: the file is missing, too large, or holds no JSON object.
     """
-    try:
-        if path.stat().st_size > _LONGEST_JSON:
-            raise ValueError(f"{path.stat().st_size:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise SerError(
-            f"{path} cannot be read ({first_line(error)}), expected the checkpoint's own settings; copy the "
-            "checkpoint again, all its files."
-        ) from error
-    return content
+    return require_json(path, "copy the checkpoint again, all its files", _LONGEST_JSON)
 
 
 def read_preprocessor(folder: Path) -> dict[str, Any]:
@@ -150,10 +134,10 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
         SerError: neither file holds them.
     """
     if not (folder / PREPROCESSOR).is_file() and (folder / PROCESSOR).is_file():
-        settings = read_json(folder / PROCESSOR).get("feature_extractor")
+        settings = read_settings(folder / PROCESSOR).get("feature_extractor")
         if isinstance(settings, dict):
             return settings
-    return read_json(folder / PREPROCESSOR)
+    return read_settings(folder / PREPROCESSOR)
 
 
 def check_size(folder: Path, config: Mapping[str, Any], parameters: int) -> None:

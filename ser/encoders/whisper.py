@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.encoders.base import HOP_SAMPLES, all_full, valid
-from ser.encoders.pretrained import DTYPES, Layer, Layers, PretrainedEncoder
+from ser.encoders.pretrained import DTYPES, Layers, PretrainedEncoder
 from ser.errors import SerError
 
 WINDOWS = ("clip", "30s")
@@ -38,23 +38,13 @@ class WhisperEncoder(PretrainedEncoder):
     filters: Tensor
     hann: Tensor
 
-    def __init__(
-        self,
-        checkpoint: str,
-        layer: Layer = None,
-        dtype: str = "float32",
-        average: int = 1,
-        join: str = "mean",
-        finetune: int | str | None = None,
-        finetune_lr_factor: float = 0.1,
-        window: str = "clip",
-    ) -> None:
-        super().__init__(checkpoint, layer, dtype, average, join, finetune, finetune_lr_factor)
+    def __init__(self, checkpoint: str, *, window: str = "clip", **settings: Any) -> None:
+        super().__init__(checkpoint, **settings)
         if window not in WINDOWS:
             raise SerError(f"window {window!r} is not known, expected {' or '.join(WINDOWS)}; set features.window.")
         if self.finetune is not None and window != "clip":
             raise SerError(
-                f"features.finetune={finetune} was given with features.window={window}, expected window=clip; the "
+                f"features.finetune={self.finetune} was given with features.window={window}, expected window=clip; the "
                 "trained layers see the clip alone."
             )
         self.window = window

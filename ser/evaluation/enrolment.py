@@ -5,7 +5,6 @@ Here every test utterance is normalised by the statistics of ``k`` other utteran
 shrunk towards those of the training part (the conjugate update of ``ser.data.normalization.RunningStatistics``).
 """
 
-import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,8 +27,8 @@ from ser.evaluation.runs import Run, find_runs, pooled
 from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import read_checkpoint
 from ser.inference.engines import build_network
-from ser.io import atomic_path, read_json
-from ser.run.identity import stored_config
+from ser.io import atomic_path
+from ser.run.identity import stored_config, where_it_ran
 
 COUNTS = (0, 1, 2, 4, 8, 16)
 EXPLANATION = (
@@ -129,10 +128,9 @@ def _loaded(run: Run) -> tuple[EmotionDataModule, nn.Module, FrameStatistics]:
             "whose network expects each speaker's own statistics; for example experiment=recommended_speaker."
         )
     cfg, _, _ = stored_config(run.folder, run.folder)
-    started_in = Path(str((read_json(run.folder / "run.json") or {}).get("folder")))
     logging.disable(logging.INFO)  # the corpus is the same in each run
     try:
-        with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
+        with where_it_ran(run.folder):
             data = load_data(cfg)
     finally:
         logging.disable(logging.NOTSET)

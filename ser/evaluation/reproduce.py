@@ -1,6 +1,5 @@
 """A finished run carried out again, and whether every figure agrees."""
 
-import contextlib
 import math
 import shutil
 import tempfile
@@ -18,8 +17,7 @@ from ser.evaluation.predictions import probabilities, read_embeddings
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import reproduction_table
 from ser.evaluation.runs import Run, load_run
-from ser.io import read_json
-from ser.run.identity import first_difference, read_identity, stored_config
+from ser.run.identity import first_difference, leaves, read_identity, stored_config, where_it_ran
 
 MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
 NOT_COMPARED = ("seconds", "prediction_seconds")  # of metrics.json; history.csv has times and memory as well
@@ -60,8 +58,7 @@ def repeat(original: Path, folder: Path) -> None:
     from ser.training import run as carry_out  # noqa: PLC0415  torch loads only when something runs
 
     cfg, choices, overrides = stored_config(original, folder)
-    started_in = Path(str((read_json(original / "run.json") or {}).get("folder")))  # relative paths start there
-    with contextlib.chdir(started_in) if started_in.is_dir() else contextlib.nullcontext():
+    with where_it_ran(original):
         try:
             carry_out(cfg, choices, overrides)
         except OmegaConfBaseException as error:  # a setting is missing that this version needs
@@ -78,7 +75,7 @@ def compare_runs(one: Run, other: Run, tolerance: float) -> list[Row]:
     """The main figures, every other figure that differs, and the tables."""
     difference = first_difference(read_identity(one.folder), read_identity(other.folder))
     rows: list[Row] = [("settings and input", "", difference or "", difference is None, "")]
-    first, second = (dict(_leaves(entry.metrics)) for entry in (one, other))
+    first, second = (dict(leaves(entry.metrics, lists=True)) for entry in (one, other))
     keys = [key for key in dict.fromkeys([*first, *second]) if key not in NOT_COMPARED]
     for key in sorted(keys, key=lambda key: (key not in MAIN, MAIN.index(key) if key in MAIN else 0)):
         row = _figure(key, first.get(key), second.get(key), tolerance)
@@ -86,15 +83,6 @@ def compare_runs(one: Run, other: Run, tolerance: float) -> list[Row]:
             rows.append(row)
     rows.append(("all of metrics.json", f"{len(keys)} figures", "", all(row[3] for row in rows[1:]), ""))
     return [*rows, *_tables(one, other, tolerance)]
-
-
-def _leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every figure of nested content under its dotted key."""
-    if isinstance(content, dict | list):
-        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, content
 
 
 def _figure(key: str, one: Any, other: Any, tolerance: float) -> Row:

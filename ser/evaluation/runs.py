@@ -1,6 +1,5 @@
 """Finished runs on disk, and prediction tables of other tools in their place."""
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,9 @@ import pandas as pd
 
 from ser.errors import SerError
 from ser.evaluation.foreign_tables import is_foreign_table, read_parts, variant_of
-from ser.evaluation.predictions import (
-    emotions_of,
-    read_embeddings,
-    read_history,
-    read_predictions,
-)
+from ser.evaluation.predictions import emotions_of, read_embeddings, read_history, read_predictions
 from ser.evaluation.scores import scores
+from ser.io import require_json
 from ser.run.identity import first_difference
 
 log = logging.getLogger(__name__)
@@ -30,6 +25,7 @@ WARNINGS = {
     "transductive": "transductive: uses unlabelled audio of the test speakers",
     "trusted_frames": "unchecked frames: cached frames were used without their audio (extraction.trust_cache)",
 }
+_AGAIN = "a finished run has it, so run it again"
 _NEEDED = ("variant", "fold", "seed")
 
 
@@ -76,13 +72,13 @@ class Run:
     def leakage(self) -> dict[str, Any] | None:
         """The result of the speaker probe, None where it was not run."""
         path = self.folder / "leakage.json"
-        return read_json(path) if self.metrics and path.is_file() else None
+        return require_json(path, _AGAIN) if self.metrics and path.is_file() else None
 
     @cached_property
     def identity(self) -> dict[str, Any] | None:
         """What the run was made of, by its ``run.json``; None for results of other tools."""
         path = self.folder / "run.json"
-        found = read_json(path).get("identity") if self.metrics and path.is_file() else None
+        found = require_json(path, _AGAIN).get("identity") if self.metrics and path.is_file() else None
         return found if isinstance(found, dict) else None
 
     @property
@@ -137,7 +133,7 @@ def load_run(folder: str | Path) -> Run:
             f"{folder} is not a finished run: it has no metrics.json; give the folder of a run that ended, "
             "or start the run again to finish it."
         )
-    metrics, split = read_json(folder / "metrics.json"), read_json(folder / "split.json")
+    metrics, split = (require_json(folder / name, _AGAIN) for name in ("metrics.json", "split.json"))
     if metrics.get("protocol") == "everyone":
         sweep = (metrics.get("cross_validation") or {}).get("folder", "the sweep of its variant")
         raise UntestedRunError(
@@ -281,23 +277,6 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
             everywhere = len(flagged) == len({run.variant for run in runs})
             phrases.append(text if everywhere else f"{text} ({', '.join(flagged)})")
     return phrases
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        SerError: the file is missing, damaged, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SerError(f"{path} is missing; a finished run has it, so run it again.") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise SerError(f"{path} is not readable JSON; the file is damaged, so run it again.") from error
-    if not isinstance(content, dict):
-        raise SerError(f"{path} does not hold a JSON object; the file is from another program, so run it again.")
-    return content
 
 
 def _table_as_runs(path: Path, variant: str) -> list[Run]:

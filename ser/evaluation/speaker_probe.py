@@ -154,11 +154,7 @@ def tell_gender(
     splitter = StratifiedGroupKFold(int(min(3, counts.min())), shuffle=True, random_state=seed)
     folds = [*splitter.split(features[:n], truth[:n], train["speaker"]), (np.arange(n), np.arange(n, len(rows)))]
     names = [kind for kind, _, _ in _probes(seed)]
-    result: dict[str, Any] = {
-        "chance": 1 / len(genders),
-        "speakers": int(test["speaker"].nunique()),
-        "n": len(test),
-    }
+    result: dict[str, Any] = {"chance": 1 / len(genders), "speakers": int(test["speaker"].nunique()), "n": len(test)}
     for labels in (_permute_within(truth, rows["emotion"].to_numpy(), seed), truth):
         right = _predict(features, labels, folds, seed) == labels  # (probes, n)
         inside = [np.mean([row[:n][labels[:n] == gender].mean() for gender in genders]) for row in right]

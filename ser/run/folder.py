@@ -18,14 +18,7 @@ from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
-from ser.io import (
-    DamagedCheckpointError,
-    read_checkpoint_file,
-    read_json,
-    remove_leftovers,
-    told_writing,
-    write_json,
-)
+from ser.io import DamagedCheckpointError, read_checkpoint_file, read_json, remove_leftovers, told_writing, write_json
 from ser.run.identity import first_difference, read_identity
 from ser.run.results import Part, score_parts
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import chdir, contextmanager, nullcontext, suppress
 from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
@@ -63,10 +64,10 @@ def describe(cfg: DictConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
         cfg: the configuration.
         facts: split, labels, audio, encoder ...; nested dictionaries are flattened.
     """
-    settings = {key: value for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True)) if not irrelevant(key)}
+    settings = {key: value for key, value in leaves(OmegaConf.to_container(cfg, resolve=True)) if not irrelevant(key)}
     devices = cfg.trainer.get("devices", 1)
     processes = f"{len(devices) if OmegaConf.is_list(devices) else devices} x {cfg.trainer.get('num_nodes', 1)}"
-    content = {"format": FORMAT, **settings, "processes": processes, **dict(_leaves(dict(facts)))}
+    content = {"format": FORMAT, **settings, "processes": processes, **dict(leaves(dict(facts)))}
     plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
     return plain
 
@@ -100,7 +101,7 @@ def run_record(cfg: DictConfig, identity: Mapping[str, Any], choices: Mapping[st
         "choices": dict(choices),
         "config": OmegaConf.to_container(cfg, resolve=True),
         "folder": str(Path.cwd()),
-        "versions": {name: version for name in _VERSIONS if (version := _version(name))},
+        "versions": installed_versions(_VERSIONS),
     }
 
 
@@ -137,20 +138,28 @@ def stored_config(run: Path, folder: Path) -> tuple[DictConfig, dict[str, str], 
     old = str((config.get("paths") or {}).get("run", ""))
     config = _moved({**config, "logger": {}, "resume": False}, old, str(folder))
     config["paths"] = {**config.get("paths", {}), "run": str(folder)}
-    written = {key: value for key, value in _leaves(config) if re.fullmatch(r"paths\.cache|data\.(\w+\.)?root", key)}
+    written = {key: value for key, value in leaves(config) if re.fullmatch(r"paths\.cache|data\.(\w+\.)?root", key)}
     for key, value in written.items():
         place = Path(value).absolute() if isinstance(value, str) else Path.cwd()
         if not (place.exists() or place.is_relative_to(Path.cwd())):
             raise SerError(
                 f"{run}/run.json would make the folder {value} ({key}); make it yourself if you trust this run."
             )
-    for key, value in _leaves(config.get("callbacks", {})):
+    for key, value in leaves(config.get("callbacks", {})):
         place = Path(value) if isinstance(value, str) else Path()
         if ".." in place.parts or (place.is_absolute() and not place.is_relative_to(folder)):
             raise SerError(
                 f"{run}/run.json would write to {value} (callbacks.{key}), expected paths in the run folder."
             )
     return OmegaConf.create(config), {str(key): str(value) for key, value in choices.items()}, list(map(str, overrides))
+
+
+@contextmanager
+def where_it_ran(run: Path) -> Iterator[None]:
+    """Inside the block, the working folder of a finished run, where relative paths in its configuration start."""
+    folder = Path(str((read_json(run / "run.json") or {}).get("folder")))
+    with chdir(folder) if folder.is_dir() else nullcontext():
+        yield
 
 
 def check_stored(content: Any, source: Path) -> None:
@@ -188,11 +197,11 @@ def _entries(content: Any) -> Iterator[tuple[Any, Any]]:
             yield from _entries(value)
 
 
-def _leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested dictionaries under its dotted key; an empty dictionary is a value."""
-    if isinstance(content, dict) and (content or not prefix):
-        for key, value in content.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+def leaves(content: Any, prefix: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:
+    """Every value of nested dictionaries, and of ``lists``, under its dotted key; an empty one is a value."""
+    if isinstance(content, dict | list if lists else dict) and (content or not prefix):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key), lists)
     else:
         yield prefix, content
 
@@ -216,8 +225,10 @@ def _load(file: Path) -> Any:
     return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each of these packages that is installed."""
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ser.evaluation.scores import calibration
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.summary import Summary
 from ser.metrics import MEANINGS, TITLES
+from ser.run.identity import installed_versions
 
 _PACKAGES = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
 _MOST_ERRORS, _MOST_REASONS = 25, 5
@@ -260,12 +260,5 @@ def packages_table(metrics: Mapping[str, Any]) -> Table:
     """Versions of the packages: those of the run where it kept them, else those installed now."""
     versions: Mapping[str, Any] | None = metrics.get("versions")
     title = "Versions of the run" if versions else "Versions installed when this page was written"
-    found = versions or {name: version for name in _PACKAGES if (version := _version(name))}
+    found = versions or installed_versions(_PACKAGES)
     return Table(title, ["package", "version"], [[name, str(version)] for name, version in found.items()])
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -50,25 +50,51 @@ class Kill:
     milliseconds: float = 0.0
 
 
-def command(folder, *words, kill=None):
+@dataclass(frozen=True)
+class Child:
+    """A child at work: its process id, and the files of what it prints and changes."""
+
+    pid: int
+    shown: Path
+    changes: Path
+
+    @property
+    def running(self):
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def wait(self, patience=PATIENCE):
+        """How it ended, within so many seconds."""
+        status, usage = _wait(self.pid, patience)
+        changes = self.changes.read_text().splitlines()
+        shown = self.shown.read_text(errors="replace")
+        return Ended(os.waitstatus_to_exitcode(status), shown, changes, usage.ru_maxrss / 1e3)
+
+
+def command(folder, *words, kill=None, cwd=None, **environment):
     """Run ``train.py ...``, ``sweep.py ...`` or ``ser ...`` in a child.
 
     Args:
         folder: changes below it are counted; logs go beside it.
         words: as on a command line, the program first.
         kill: when to kill it.
+        cwd: where to run it.
+        environment: variables to set.
     """
-    return isolated(folder, lambda: run_words([str(word) for word in words]), kill=kill)
+    return begin(folder, lambda: run_words([str(word) for word in words], cwd, environment), kill=kill).wait()
 
 
 def isolated(folder, work, memory_mb=None, patience=PATIENCE, kill=None):
-    """Call ``work`` in a child, whose exit code it returns.
+    """Call ``work`` in a child, whose exit code it returns; the arguments are those of ``begin``."""
+    return begin(folder, work, memory_mb, kill).wait(patience)
+
+
+def begin(folder, work, memory_mb=None, kill=None):
+    """A child that calls ``work``, which returns its exit code.
 
     Args:
         folder: changes below it are counted; logs go beside it.
         work: what to do.
         memory_mb: address space the child may add to what it starts with.
-        patience: seconds until it counts as hanging.
         kill: when to kill it.
     """
     folder = Path(folder)
@@ -92,18 +118,15 @@ def isolated(folder, work, memory_mb=None, patience=PATIENCE, kill=None):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    status, usage = _wait(child, patience)
-    return Ended(
-        os.waitstatus_to_exitcode(status),
-        shown.read_text(errors="replace"),
-        changes.read_text().splitlines(),
-        usage.ru_maxrss / 1e3,
-    )
+    return Child(child, shown, changes)
 
 
-def run_words(words):
+def run_words(words, cwd=None, environment=()):
     """Carry out a command in this process; its exit code."""
     program, *rest = words
+    os.chdir(cwd or Path.cwd())
+    os.environ.update(environment)
+    sys.orig_argv = [sys.executable, *words]
     if program == "ser":
         return cli.main(rest)
     sys.argv = [program, *rest]
