@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ser.io
-from ser import cli
+from ser import cli, training  # noqa: F401  imported once here, not in each child
+from ser.evaluation.report import render  # noqa: F401
 
 ROOT = Path(ser.io.__file__).resolve().parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

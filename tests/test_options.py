@@ -37,6 +37,7 @@ GROUPS = [
 ]
 SMALL = ["model.hidden_size=8", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "callbacks.progress_bar=null",
          "leakage=false", "figures=false"]  # fmt: skip
+SHORT = ["data=synthetic_features", "batches.max_seconds=1"]  # most time of a step goes into its longest utterance
 CORPORA = {  # settings of fake_corpora.write_<option> that keep a corpus small
     "manifest": {"session": True, "seconds": 0.3},
     "ravdess": {"actors": 12, "repetitions": 1},
@@ -183,7 +184,7 @@ def test_every_option_trains(make, tmp_path, number):
       for model in ("enhanced_gru", "bottleneck_gru")),
 ], ids=" ".join)  # fmt: skip
 def test_every_part_of_a_network_trains(make, tmp_path, words):
-    training.run(make(*words, *SMALL, "data=synthetic_features", "logger=csv"))
+    training.run(make(*words, *SMALL, *SHORT, "logger=csv"))
     check_run(tmp_path / "run")
 
 
@@ -200,7 +201,7 @@ def test_every_experiment_trains(make, tmp_path, name):
 def test_all_loggers_together(make, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    training.run(make("data=synthetic_features", *SMALL, f"logger=[{','.join(options('logger'))}]"))
+    training.run(make(*SMALL, *SHORT, f"logger=[{','.join(options('logger'))}]"))
     folder = tmp_path / "run"
     assert "val/uar" in pd.read_csv(folder / "csv" / "metrics.csv")
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
@@ -216,7 +217,7 @@ def test_every_trainer_is_built(make, name):
 
 
 def test_mixed_precision_trains(make, tmp_path):
-    training.run(make("data=synthetic_features", "trainer=gpu", "trainer.accelerator=cpu", *SMALL, "logger=csv"))
+    training.run(make("trainer=gpu", "trainer.accelerator=cpu", *SMALL, *SHORT, "logger=csv"))
     check_run(tmp_path / "run")
 
 
@@ -262,7 +263,7 @@ finally:
 
 
 def test_multirun_writes_a_folder_a_point(tmp_path):
-    words = ["data=synthetic_features", "data.scale=0.01", "data.dim=32", "model=enhanced_gru", "name=sweep", *SMALL]
+    words = [*SHORT, "data.scale=0.01", "data.dim=32", "model=enhanced_gru", "name=sweep", *SMALL]
     words += ["logger=csv", "variant=w${adversarial_weight}"]
     ended = children.command(tmp_path, "train.py", "-m", "adversarial_weight=0,0.05", "fold=1,2", *words, cwd=tmp_path)
     assert ended.code == 0, ended.shown

@@ -48,5 +48,12 @@ def test_imports_form_no_circle():
     assert order.index("ser.errors") < order.index("ser.io") < order.index("ser.training")
 
 
+def test_every_import_of_this_package_exists():
+    """Also of those inside functions, which only fail when they run."""
+    nodes = ((name, node) for name, tree in MODULES.items() for node in ast.walk(tree))
+    named = {(name, node.module) for name, node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    assert {one for one in named if one[1].partition(".")[0] == "ser" and one[1] not in MODULES} == set()
+
+
 def test_no_private_name_of_another_package_is_used():
     assert {name: found for name in MODULES if (found := list(private_names(name)))} == {}
