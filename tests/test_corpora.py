@@ -362,7 +362,7 @@ def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tm
 @pytest.mark.parametrize(
     "header, row, reason",
     [
-        ("path,emotion", "a.wav,sad", "not speaker; rename or add .* speaker as spk"),
+        ("path,emotion", "a.wav,sad", "not speaker; add .* speaker as spk"),
         ("path,emotion,speaker", "a.wav,,x", "line 3, has no emotion"),
         ("path,emotion,speaker", "a.wav,sa\x1b[31md,x", "line 3, has control characters in an emotion"),
         ("path,emotion,speaker,gender", "a.wav,sad,x,tall", "line 3, has a gender.*tall"),
@@ -420,6 +420,17 @@ def test_a_manifest_is_read_with_other_separators_names_and_paths(tmp_path, monk
     found = by_id(corpus)
     assert [found[f"u{n}"].partition for n in (1, 2, 3)] == ["train", "validation", "test"]
     assert [found[f"u{n}"].corpus for n in (1, 2, 3)] == ["one", "two", "two"]
+
+
+def test_a_manifest_may_have_columns_of_any_name(tmp_path):
+    table = write_table(tmp_path, "Clip,emo1,emo2,Spkr_Code,speaker", "a.wav,sad,happy,x,1", "b.wav,happy,sad,y,1")
+    own = {"path": "clip", "emotion": "emo2", "speaker": "Spkr_Code"}  # before a column of the usual name
+    found = by_id(manifest(table, columns=own))
+    assert {name: (u.emotion, u.speaker) for name, u in found.items()} == {"a": ("happy", "x"), "b": ("sad", "y")}
+    with pytest.raises(SerError, match=r"names emo3, but .* has the columns clip, emo1, emo2, spkr_code, speaker"):
+        manifest(table, columns=own | {"emotion": "emo3"})
+    with pytest.raises(SerError, match="names spkr, expected one of path, emotion, speaker"):
+        manifest(table, columns={"spkr": "Spkr_Code"})
 
 
 def test_a_manifest_of_frames_needs_no_audio_and_lengths_need_no_headers(tmp_path):

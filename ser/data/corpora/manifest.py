@@ -45,6 +45,7 @@ def manifest(
     partitions: Mapping[str, str] | None = None,
     name: str = "manifest",
     audio: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read a table with the columns ``path, emotion, speaker`` and, if there, those of ``_COLUMNS``.
 
@@ -62,6 +63,7 @@ def manifest(
             None: by the usual names.
         name: of the corpus.
         audio: folder below ``root`` where paths start.
+        columns: the table's own name of a column, such as ``{speaker: spkr_code}``; others go by their usual names.
 
     Raises:
         SerError: the table or a column is not there, a value is missing or invalid, an id occurs twice, a
@@ -73,7 +75,7 @@ def manifest(
     base = source.parent
     if root or audio:
         base = existing_root(root, name, "set data.root to the folder that the paths start from") / audio
-    return corpus_of_table(_read(source), source, base, name, emotions, map, partitions)
+    return corpus_of_table(_read(source), source, base, name, emotions, map, partitions, columns)
 
 
 def corpus_of_table(
@@ -84,6 +86,7 @@ def corpus_of_table(
     emotions: Sequence[str] | None = None,
     map: Mapping[str, str] | None = None,
     partitions: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Corpus:
     """The corpus of a table of texts, whose columns are as those of a manifest.
 
@@ -95,11 +98,12 @@ def corpus_of_table(
         emotions: as for ``manifest``.
         map: as for ``manifest``.
         partitions: as for ``manifest``.
+        columns: as for ``manifest``.
 
     Raises:
         SerError: as for ``manifest``.
     """
-    table = _checked(_named_columns(table, source), source, map, partitions)
+    table = _checked(_named_columns(table, source, columns or {}), source, map, partitions)
     possible = sorted(set(table["emotion"]))
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(source))
     table = table[table["emotion"].isin(wanted)]
@@ -108,7 +112,7 @@ def corpus_of_table(
     else:
         groups = speaker_groups(zip(table["speaker"], table["gender"], strict=True))
         sessions = [groups[speaker] for speaker in table["speaker"]]
-    columns = [table[column].tolist() for column in ("path", "emotion", "speaker", "gender", "seconds", "start")]
+    values = [table[column].tolist() for column in ("path", "emotion", "speaker", "gender", "seconds", "start")]
     texts = [
         table.get(column, pd.Series("", index=table.index)).tolist() for column in ("frames", "partition", "corpus")
     ]
@@ -129,7 +133,7 @@ def corpus_of_table(
             corpus,
         )
         for identifier, session, end, path, emotion, speaker, gender, seconds, start, frames, partition, corpus in zip(
-            _ids(table), sessions, ends, *columns, *texts, strict=True
+            _ids(table), sessions, ends, *values, *texts, strict=True
         )
     )
     return assemble(name, wanted, utterances, source)
@@ -152,11 +156,18 @@ def _read(source: Path) -> pd.DataFrame:
     return table
 
 
-def _named_columns(table: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """The columns that are known, called as here."""
+def _named_columns(table: pd.DataFrame, source: Path, given: Mapping[str, str]) -> pd.DataFrame:
+    """The columns that are given or known, called as here."""
     table.columns = table.columns.str.strip().str.lower()
+    own = {column: str(name).strip().lower() for column, name in given.items()}
+    seen = ", ".join(filter(None, table.columns))
+    if unknown := [column for column in own if column not in _COLUMNS]:
+        raise SerError(f"data.columns names {unknown[0]}, expected one of {', '.join(_COLUMNS)}.")
+    if absent := [name for name in own.values() if name not in table]:
+        raise SerError(f"data.columns names {absent[0]}, but the manifest {source} has the columns {seen}; name those.")
     used = {
-        column: next((name for name in (column, *others) if name in table), None) for column, others in _COLUMNS.items()
+        column: own.get(column) or next((name for name in (column, *others) if name in table), None)
+        for column, others in _COLUMNS.items()
     }
     if used["path"] is None and used["frames"] is not None:
         used["path"] = ""  # frames of features=files need no audio
@@ -165,8 +176,8 @@ def _named_columns(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     if missing:
         others = "; ".join(f"{column} as {', '.join(_COLUMNS[column][:3])}" for column in missing)
         raise SerError(
-            f"the manifest {source} has the columns {', '.join(filter(None, table.columns))} but not "
-            f"{', '.join(missing)}; rename or add them (also understood: {others})."
+            f"the manifest {source} has the columns {seen} but not {', '.join(missing)}; add them, or say which they "
+            f'are, such as data.columns="{{{missing[0]}: mine}}" (also understood: {others}).'
         )
     if table.empty:
         raise SerError(f"the manifest {source} has no rows below its header, expected one per utterance; {_REMEDY}.")
