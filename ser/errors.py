@@ -23,6 +23,10 @@ _NO_RESULT = (
 )
 
 
+class SyntheticVoiceWarning(UserWarning):
+    """The model has only heard a synthetic voice; commands say so themselves."""
+
+
 class SerError(Exception):
     """Bad input in one line: what was given, what was expected, what to do.
 

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -20,7 +21,7 @@ from ser.data.cache import FeatureCache, Recording, write_shard
 from ser.data.corpus import Utterance
 from ser.data.normalization import FrameStatistics, RunningStatistics
 from ser.encoders import LogMel, encode
-from ser.errors import SerError
+from ser.errors import SerError, SyntheticVoiceWarning
 from ser.inference.files import predict_file
 from ser.inference.recognizer import Recognizer
 from ser.models.network import build_network, construct
@@ -51,6 +52,17 @@ def test_prediction_is_a_distribution_with_its_largest_as_label(recognizer):
     assert prediction.normalization == "global"
     assert len(prediction.attention) == (32000 - 400) // 320 + 1
     assert prediction.attention.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_model_of_the_synthetic_voice_warns_where_it_is_loaded(tmp_path, run_folder):
+    with pytest.warns(SyntheticVoiceWarning, match="synthetic voice") as caught:
+        Recognizer.from_checkpoint(run_folder)
+    assert [one.filename for one in caught] == [__file__]
+    content = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
+    content["config"]["corpus"] = "ravdess"
+    torch.save(content, path := tmp_path / "best.ckpt")
+    with warnings.catch_warnings(action="error"):
+        Recognizer.from_checkpoint(path)
 
 
 @pytest.mark.parametrize("model", [GRU, ENHANCED], ids=["gru", "enhanced_gru"])

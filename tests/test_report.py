@@ -153,6 +153,19 @@ def test_the_page_keeps_the_baseline_of_the_sweep(tmp_path):
     assert "UAR against gru" in write_report(tmp_path, baseline="gru").read_text(encoding="utf-8")
 
 
+def test_page_and_summary_have_one_order_and_no_labelled_variant_leads(tmp_path):
+    for variant in ("speaker", "gru", "attention"):  # as typed
+        write_run(tmp_path, variant, transductive=variant == "speaker", skill=0.95 if variant == "speaker" else 0.6)
+    runs = sorted(find_runs(tmp_path), key=lambda run: ("speaker", "gru", "attention").index(run.variant))
+    write_summary(summarize(runs), tmp_path)
+    written = write_report(tmp_path).read_text(encoding="utf-8")
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    for content in (written[written.index("Mean over runs") :], text):
+        assert content.index("gru (baseline)") < content.index("speaker (transductive)") < content.index("attention")
+    headline = written[: written.index("Summary</h2>")]
+    assert "of 2 variants not labelled transductive" in headline and "speaker, " not in headline
+
+
 def test_one_command_stands_for_a_grid_of_runs(sweep_page, tmp_path):
     commands = next(word for word in Links(sweep_page[1]).words if word.startswith("ser train"))
     assert commands.split("\n")[0] == "ser train -m model=enhanced_gru,gru fold=1,2"

@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from ser.errors import SerError
+from ser.errors import SerError, SyntheticVoiceWarning
 
 PARTLY_FAILED = 3  # exit code: every readable file was processed, but some were not readable
 USE, PREPARE, RESULTS = "Use a model", "Prepare", "Look at results"  # panels of the help
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
+    warnings.filterwarnings("ignore", category=SyntheticVoiceWarning)  # what answers says so on the screen
     for noisy in ("httpx", "matplotlib", "fontTools", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = list(sys.argv[1:] if argv is None else argv)

@@ -1,5 +1,6 @@
 """Where a network attends in utterances that it answered rightly and wrongly, kept as ``attention.json`` of a run."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ser.errors import SyntheticVoiceWarning
 from ser.evaluation.predictions import probabilities
 from ser.evaluation.runs import load_run
 from ser.io import read_json, write_json
@@ -64,7 +66,8 @@ def write_attention(folder: Path, utterances: "Iterable[Utterance]", encoder: "E
     right = table["emotion"] == table["predicted"]
     chosen = pd.concat([table[right].head(_EACH), table[~right].head(_EACH)])
     by_id = {utterance.id: utterance for utterance in utterances}
-    recognizer = Recognizer.from_checkpoint(folder, encoder=encoder)
+    with warnings.catch_warnings(action="ignore", category=SyntheticVoiceWarning):
+        recognizer = Recognizer.from_checkpoint(folder, encoder=encoder)
     blank = torch.zeros(8, recognizer.config.input_size)
     if recognizer.score([blank], recognizer.config.statistics, attention=True).attention is None:
         return

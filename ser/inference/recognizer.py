@@ -1,6 +1,7 @@
 """One call for every way of running a model: a waveform in, a Prediction out."""
 
 import threading
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,16 @@ from ser.data.audio import SAMPLE_RATE, resample_mono
 from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics, RunningStatistics
 from ser.encoders import Encoder, encode
-from ser.errors import SerError
-from ser.inference.checkpoint import PRETRAINED, ModelConfig, find_model, from_hub, read_checkpoint, read_folder
+from ser.errors import SerError, SyntheticVoiceWarning
+from ser.inference.checkpoint import (
+    PRETRAINED,
+    SYNTHETIC,
+    ModelConfig,
+    find_model,
+    from_hub,
+    read_checkpoint,
+    read_folder,
+)
 from ser.inference.engines import (
     FrameModel,
     OnnxNetwork,
@@ -97,6 +106,8 @@ class Recognizer:
         self.config, self.model, self.encoder = config, model, encoder
         self.emotions = config.emotions
         self._lock = threading.Lock()
+        if SYNTHETIC in config.notes:
+            warnings.warn(SYNTHETIC, SyntheticVoiceWarning, stacklevel=3)  # the caller of from_checkpoint
 
     @property
     def longest_frames(self) -> int | None:

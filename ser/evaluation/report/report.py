@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -48,7 +49,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, baseline:
     else:
         for reason in left_out:
             log.warning("left out: %s", reason)
-        kept, command = _kept_summary(folder, runs)
+        kept, order, command = _kept_summary(folder, runs)
+        runs = sorted(runs, key=lambda run: order.get(run.variant, len(order)))  # as in summary.md
         page = sweep_page(runs, folder, replace(summarize(runs, baseline or kept, left_out), command=command))
     default = folder.with_suffix(".html") if folder.suffix.lower() == ".csv" else folder / "report.html"
     path = Path(output) if output is not None else default
@@ -94,13 +96,16 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     """The report of several runs."""
     rows = cells.records(summary.variants)
     names, _ = cells.short_names([row["variant"] for row in rows])
-    best = max(rows, key=lambda row: float(row["uar_pooled"]))
-    name = names[best["variant"]]
+    honest = [row for row in rows if not any(row[key] for key in WARNINGS)]
+    best = max(honest or rows, key=lambda row: float(row["uar_pooled"]))
+    marks = ", ".join(text.partition(":")[0] for key, text in WARNINGS.items() if best[key])
+    name = names[best["variant"]] + (f" ({marks})" if marks else "")
+    among = f"of {len(honest)} variants not labelled {_labels(rows)}" if 0 < len(honest) < len(rows) else "of all"
     headline = [
         (
             "Highest UAR, mean recall (%)",
             cells.percent(best["uar_pooled"]),
-            f"{name}, pooled over folds; {_meaning(best['uar_pooled_low'], best['uar_pooled_high'])}",
+            f"{name}, {among}, pooled over folds; {_meaning(best['uar_pooled_low'], best['uar_pooled_high'])}",
         ),
         ("Its WA, accuracy (%)", cells.percent(best["wa_pooled"]), f"{name}, pooled over folds"),
         _against_baseline(summary, best["variant"], names),
@@ -124,14 +129,20 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     return Page(f"Sweep {folder.resolve().name}", subtitle, headline, warnings_of(runs), sections)
 
 
-def _kept_summary(folder: Path, runs: Sequence[Run]) -> tuple[str | None, str]:
-    """Baseline that the sweep was summarised with, where it is here, and the command, where it made just these runs."""
+def _labels(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The labels that some of the variants carry."""
+    return " or ".join(text.partition(":")[0] for key, text in WARNINGS.items() if any(row[key] for row in rows))
+
+
+def _kept_summary(folder: Path, runs: Sequence[Run]) -> tuple[str | None, dict[str, int], str]:
+    """Of the sweep's summary: the baseline, if it is here, places of variants, command of just these runs."""
     with suppress(KeyError, TypeError):
         kept = read_json(folder / "summary.json") or {}
         baseline = kept["baseline"] if any(run.variant == kept["baseline"] for run in runs) else None
         same = sum(row["runs"] for row in kept["variants"]) == len(runs)
-        return baseline, str(kept["command"]) if same else ""
-    return None, ""
+        order = {row["variant"]: place for place, row in enumerate(kept["variants"])}
+        return baseline, order, str(kept["command"]) if same else ""
+    return None, {}, ""
 
 
 def _meaning(low: float, high: float) -> str:
