@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from rich import get_console
 from rich.markup import escape
 
+from ser import fast_imports
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config
 from ser.errors import SerError, explain
 
@@ -124,7 +125,8 @@ def run_job(cfg: DictConfig) -> float:
     """
     several = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        from ser.training import run  # noqa: PLC0415  torch loads only when something runs, so --help is quick
+        with fast_imports():
+            from ser.training import run  # noqa: PLC0415  torch loads only when something runs, so --help is quick
 
         return run(cfg) if cfg.search_folds is None else mean_over_folds(cfg, run)
     except Exception as error:

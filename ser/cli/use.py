@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ser import fast_imports
 from ser.cli.app import (
     PARTLY_FAILED,
     USE,
@@ -88,12 +89,13 @@ def predict(
 
     Files longer than 60 s get the mean over windows of 10 s. Exit code 3: some files could not be read.
     """
-    from ser.encoders import FrameFiles  # noqa: PLC0415
-    from ser.inference import screen  # noqa: PLC0415
-    from ser.inference.files import collect_files, predict_frames, statistics_by_folder  # noqa: PLC0415
-    from ser.inference.opening import open_model  # noqa: PLC0415
-    from ser.inference.timeline import check_windows  # noqa: PLC0415
-    from ser.inference.vad import best_gate  # noqa: PLC0415
+    with fast_imports():
+        from ser.encoders import FrameFiles  # noqa: PLC0415
+        from ser.inference import screen  # noqa: PLC0415
+        from ser.inference.files import collect_files, predict_frames, statistics_by_folder  # noqa: PLC0415
+        from ser.inference.opening import open_model  # noqa: PLC0415
+        from ser.inference.timeline import check_windows  # noqa: PLC0415
+        from ser.inference.vad import best_gate  # noqa: PLC0415
 
     screen.check_table_name(output)
     if window is not None:
@@ -162,12 +164,13 @@ def listen(
     ] = None,
 ) -> int:
     """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends."""
-    from ser.inference.listening import listen as show  # noqa: PLC0415
-    from ser.inference.opening import open_model  # noqa: PLC0415
-    from ser.inference.screen import check_table_name  # noqa: PLC0415
-    from ser.inference.sources import file_source, microphone_source  # noqa: PLC0415
-    from ser.inference.timeline import check_windows  # noqa: PLC0415
-    from ser.inference.vad import best_gate  # noqa: PLC0415
+    with fast_imports():
+        from ser.inference.listening import listen as show  # noqa: PLC0415
+        from ser.inference.opening import open_model  # noqa: PLC0415
+        from ser.inference.screen import check_table_name  # noqa: PLC0415
+        from ser.inference.sources import file_source, microphone_source  # noqa: PLC0415
+        from ser.inference.timeline import check_windows  # noqa: PLC0415
+        from ser.inference.vad import best_gate  # noqa: PLC0415
 
     check_table_name(output)
     check_windows(window, hop)

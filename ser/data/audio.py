@@ -13,7 +13,6 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 from torch import Tensor
 from torchaudio.transforms import Resample
 
@@ -146,6 +145,8 @@ def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> T
     divisor = math.gcd(int(sample_rate), SAMPLE_RATE)
     up, down = SAMPLE_RATE // divisor, int(sample_rate) // divisor
     if up * down > _LARGEST_KERNEL:
+        from scipy.signal import resample_poly  # noqa: PLC0415  half a second; most files have the rate already
+
         return torch.from_numpy(resample_poly(waveform.cpu().numpy(), up, down).astype(np.float32))
     return _resampler(down, up)(waveform)
 

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
 
@@ -65,9 +66,9 @@ def log_result(loggers: Sequence[Logger], settings: Mapping[str, Any], result: M
 
 def log_image(name: str, png: bytes, loggers: Sequence[Logger], step: int | None = None) -> None:
     """Show a drawn figure in TensorBoard and Weights & Biases; others show none."""
-    from matplotlib.image import imread  # noqa: PLC0415  most runs without loggers draw nothing
+    from PIL import Image  # noqa: PLC0415  most runs without loggers draw nothing
 
-    image = imread(io.BytesIO(png))  # (height, width, 4)
+    image = np.asarray(Image.open(io.BytesIO(png)))  # (height, width, 4)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")

@@ -221,7 +221,11 @@ def encode_figure(figure: Figure, kind: str = "png", dpi: int = 110) -> bytes:
     # Without dates two runs of the same command give identical files.
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with mpl.rc_context({"svg.hashsalt": "ser"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+        if kind == "png" and isinstance(figure.canvas, FigureCanvasAgg):
+            figure.dpi = dpi
+            figure.canvas.print_png(buffer, metadata=metadata)  # savefig draws twice, the first time for the layout
+        else:
+            figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 
 
