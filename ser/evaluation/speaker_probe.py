@@ -46,7 +46,8 @@ def _probes(seed: int) -> list[Probe]:
         return lambda: QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage)
 
     def mlp() -> ClassifierMixin:
-        return MLPClassifier((64,), alpha=1.0, max_iter=60, learning_rate_init=5e-3, batch_size=64, random_state=seed)
+        # 60 epochs of Adam name no more (four networks: .71 .44 .61 .66, this .71 .47 .60 .66) in 2.5 to 4 times the time.
+        return MLPClassifier((64,), alpha=1.0, solver="lbfgs", max_iter=30, random_state=seed)
 
     return [
         ("LDA", False, lda),
@@ -175,7 +176,6 @@ def _predict(features: np.ndarray, labels: np.ndarray, folds: Sequence[Any], see
             inner, outer = views[whitened]
             with warnings.catch_warnings():  # a probe that has not converged is still a lower bound on the leak
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                warnings.filterwarnings("ignore", message="Got `batch_size`")  # of fewer utterances than a batch
                 named[row, held_out] = make().fit(inner, labels[train]).predict(outer)
     return named
 
