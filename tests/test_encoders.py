@@ -135,6 +135,25 @@ def test_averaging_is_left_to_the_readers_of_the_frames(folders, case):
         make(average=0)
 
 
+@pytest.mark.parametrize("case", [*CASES, "whisper", "logmel"], ids=str)
+def test_only_the_first_seconds_are_heard(folders, case):
+    """Samples after the cut change nothing; the encoder is another one, so its cache is, too."""
+
+    def make(**settings):
+        return LogMel(**settings) if case == "logmel" else encoder_of(folders, case, **settings)
+
+    whole, cut = make(), make(max_seconds=0.5)
+    speech = waveforms((30011, 9000, 3000))
+    changed = [torch.cat((waveform[:8000], -waveform[8000:])) for waveform in speech]
+    heard, same, first = encode(cut, speech), encode(cut, changed), encode(whole, [w[:8000] for w in speech])
+    for frames, other, expected in zip(heard, same, first, strict=True):
+        assert torch.equal(frames, other) and torch.equal(frames, expected)
+    assert cut.description() == whole.description() | {"max_seconds": 0.5}
+    assert make(max_seconds=3).description() != cut.description()
+    with pytest.raises(SerError, match="max_seconds=0"):
+        make(max_seconds=0)
+
+
 @pytest.mark.parametrize("case", [("hubert", False), "whisper"], ids=str)
 def test_concatenated_layers_lie_side_by_side_and_their_caches_stay_apart(folders, case):
     both, mean = (encoder_of(folders, case, layer=[2, 1], join=join) for join in ("concatenate", "mean"))

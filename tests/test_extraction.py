@@ -328,6 +328,15 @@ def test_averaging_uses_the_cache_of_every_frame(tmp_path):
     assert run(corpus, tmp_path / "cache", WhisperEncoder(folder, average=4)).extracted == 0
 
 
+def test_another_cut_of_the_waveforms_extracts_anew(corpus, tmp_path):
+    whole, cut = (run(corpus, tmp_path, LogMel(max_seconds=seconds)) for seconds in (None, 0.6))
+    assert cut.extracted == len(corpus.utterances)
+    assert run(corpus, tmp_path, LogMel(max_seconds=0.6)).extracted == run(corpus, tmp_path, LogMel()).extracted == 0
+    name = corpus.utterances[0].id
+    assert (cut.cache.read(name) == whole.cache.read(name)[: cut.cache.lengths[name]]).all()
+    assert max(cut.cache.lengths.values()) == (9600 - 400) // 320 + 1
+
+
 def test_frames_made_by_another_library_version_are_reused_with_a_warning(corpus, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("ser.data.cache.version", lambda package: "0.1" if package == "torch" else "1.0")
     run(corpus, tmp_path / "cache")

@@ -24,6 +24,7 @@ from ser.encoders import LogMel, encode
 from ser.errors import SerError, SyntheticVoiceWarning
 from ser.inference.files import predict_file
 from ser.inference.recognizer import Recognizer
+from ser.inference.timeline import predict_long
 from ser.models.network import build_network, construct
 
 
@@ -126,6 +127,17 @@ def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds, a
     expected = recognizer.model.network(batch.frames, batch.lengths).emotion_logits.softmax(-1)
     for waveform, row in zip(waveforms.values(), expected, strict=True):
         assert values(recognizer(waveform, 16000)) == pytest.approx(row.numpy(), abs=1e-5)
+
+
+def test_a_model_of_the_first_seconds_hears_nothing_else(tmp_path):
+    settings = {"_target_": "ser.encoders.LogMel", "mels": 40, "max_seconds": 1.5}
+    recognizer = Recognizer.from_checkpoint(save_checkpoint(tmp_path / "best.ckpt", encoder=settings))
+    waveform = voice(4.0)
+    changed = torch.cat((waveform[:24000], voice(1.0, 1)))
+    answer, *same = (list(values(recognizer(heard, 16000))) for heard in (waveform, changed, waveform[:24000]))
+    assert same == [answer, answer]
+    soundfile.write(tmp_path / "long.wav", np.tile(waveform.numpy(), 20), 16000)
+    assert predict_long(recognizer, tmp_path / "long.wav").windows == 54  # of 1.5 s, not of 10
 
 
 def test_files_are_read_like_waveforms(recognizer, tmp_path):

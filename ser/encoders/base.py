@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.batching import length_batches
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 FRAME_SAMPLES, HOP_SAMPLES = 400, 320  # 25 ms every 20 ms at 16 kHz
 
@@ -27,6 +27,8 @@ class Encoder(nn.Module, ABC):
     Args:
         average: number of consecutive frames that the readers of the frames average into one; 1 keeps every frame.
             ``forward``, ``frame_rate`` and ``description`` are those before averaging.
+        max_seconds: the encoder hears only so much of each waveform, from its beginning; None: all of it. ``encode``
+            and the exported graph cut; ``forward`` does not.
 
     Attributes:
         dim: values per frame (D).
@@ -38,13 +40,15 @@ class Encoder(nn.Module, ABC):
     shortest: int = FRAME_SAMPLES
     _place: Tensor
 
-    def __init__(self, average: int = 1) -> None:
+    def __init__(self, average: int = 1, max_seconds: float | None = None) -> None:
         super().__init__()
         if average < 1:
             raise SerError(
                 f"features.average={average} was given, expected a whole number from 1; 1 keeps every frame."
             )
-        self.average = average
+        if max_seconds is not None:
+            check_number("features.max_seconds", max_seconds, 0.1)
+        self.average, self.max_seconds = average, max_seconds
         self.register_buffer("_place", torch.empty(0), persistent=False)  # says where weights are loaded to
         self.eval()
 
@@ -61,6 +65,12 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Plain settings and weight hash that determine the frames: the key of the feature cache."""
+        return {} if self.max_seconds is None else {"max_seconds": float(self.max_seconds)}
+
+    @property
+    def longest(self) -> int | None:
+        """Samples of a waveform that are heard; None: all."""
+        return None if self.max_seconds is None else round(self.max_seconds * SAMPLE_RATE)
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +91,7 @@ class Encoder(nn.Module, ABC):
 
 @torch.inference_mode()
 def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float | None = None) -> list[Tensor]:
-    """Frames (L, D) of each waveform (N,) in float32, not averaged, on the encoder's device.
+    """Frames (L, D) of each waveform (N,), or of its first ``max_seconds``, in float32, not averaged, on its device.
 
     Args:
         encoder: makes the frames.
@@ -93,6 +103,7 @@ def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float |
         UnfitWaveform: a waveform is shorter than one frame.
         SerError: the encoder's checkpoint cannot be read.
     """
+    waveforms = [waveform[: encoder.longest] for waveform in waveforms]
     for waveform in waveforms:
         if len(waveform) < encoder.shortest:
             given, wanted = (

@@ -24,6 +24,7 @@ class LogMel(Encoder):
         f_min: lower edge of the lowest band in Hz.
         f_max: upper edge of the highest band in Hz.
         average: as for Encoder.
+        max_seconds: as for Encoder.
 
     Raises:
         SerError: a setting is out of range.
@@ -36,8 +37,9 @@ class LogMel(Encoder):
         f_min: float = 20.0,
         f_max: float = 8000.0,
         average: int = 1,
+        max_seconds: float | None = None,
     ) -> None:
-        super().__init__(average)
+        super().__init__(average, max_seconds)
         if not 1 <= mels <= _TRANSFORM_SAMPLES // 2:
             raise SerError(f"features.mels={mels} was given, expected 1 to {_TRANSFORM_SAMPLES // 2}; 80 is usual.")
         if not 0.001 <= hop_seconds <= 1:
@@ -72,7 +74,8 @@ class LogMel(Encoder):
 
     def description(self) -> dict[str, Any]:
         """Settings that determine the frames."""
-        return {"encoder": "logmel", **self._settings, "scale": "(ln(max(x,1e-10))+12)/4"}
+        settings = {"encoder": "logmel", **self._settings, "scale": "(ln(max(x,1e-10))+12)/4"}
+        return super().description() | settings
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel frames (B, L, D) and lengths (B,) of waveforms (B, N) of ``lengths`` (B,) samples."""

@@ -90,6 +90,7 @@ class PretrainedEncoder(Encoder):
             (D grows by their number).
         finetune: None or "none": nothing is trained; a number: that many layers up to the last wanted one.
         finetune_lr_factor: learning rate of the trained layers relative to the network's.
+        max_seconds: as for Encoder.
 
     Attributes:
         allow_download: whether a Hub id may be fetched; set it to False for names from a stranger's model.
@@ -111,8 +112,9 @@ class PretrainedEncoder(Encoder):
         join: str = "mean",
         finetune: int | str | None = None,
         finetune_lr_factor: float = 0.1,
+        max_seconds: float | None = None,
     ) -> None:
-        super().__init__(average)
+        super().__init__(average, max_seconds)
         check_number("features.finetune_lr_factor", finetune_lr_factor, 0)
         if join not in JOINS:
             raise SerError(f"join {join!r} is not known, expected {' or '.join(JOINS)}; set features.join.")
@@ -249,7 +251,7 @@ class PretrainedEncoder(Encoder):
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames; the place of the checkpoint is not among them."""
-        return {
+        return super().description() | {
             "encoder": self.config["model_type"],
             "layers": self.layers,
             "dim": self.dim,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, all_full, valid
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, all_full, valid
 from ser.encoders.pretrained import Layers, PretrainedEncoder
 from ser.errors import SerError
 
@@ -92,7 +92,7 @@ class SpeechEncoder(PretrainedEncoder):
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames."""
         if self.finetune == FULL:
-            return {"encoder": "waveform", "row_samples": HOP_SAMPLES}
+            return Encoder.description(self) | {"encoder": "waveform", "row_samples": HOP_SAMPLES}
         return super().description() | {"do_normalize": self.normalizes}
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

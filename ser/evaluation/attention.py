@@ -74,7 +74,7 @@ def write_attention(folder: Path, utterances: "Iterable[Utterance]", encoder: "E
     found = []
     for identifier in chosen["id"]:
         utterance = by_id[identifier]
-        waveform = read_audio(utterance.path, utterance.start, utterance.end)
+        waveform = recognizer.heard(read_audio(utterance.path, utterance.start, utterance.end))
         frames = torch.from_numpy(cache.read(identifier)).float()
         (prediction,) = recognizer.classify([frames], [len(waveform) / SAMPLE_RATE], attention=True)
         found.append(asdict(Attended.of(identifier, waveform, prediction, utterance.emotion)))

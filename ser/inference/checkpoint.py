@@ -111,9 +111,9 @@ class ModelConfig:
 
     @property
     def max_seconds(self) -> float | None:
-        """Training cut longer utterances to their first so many seconds; None: whole utterances."""
-        value: float | None = self.plain["max_seconds"]
-        return value
+        """Training cut longer utterances, or only their frames, to so many seconds; None: whole utterances."""
+        given = (self.plain["max_seconds"], self.plain["encoder"].get("max_seconds"))
+        return min((float(value) for value in given if value is not None), default=None)
 
 
 def read_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

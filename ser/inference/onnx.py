@@ -92,7 +92,9 @@ class WaveformGraph(nn.Module):
         self.encoder = copy.deepcopy(encoder).cpu()
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """The encoder, rounding to half precision as in the feature cache, then the network."""
+        """The cut, the encoder, rounding to half precision as in the feature cache, then the network."""
+        if self.encoder.longest is not None:
+            waveform, lengths = waveform[:, : self.encoder.longest], lengths.clamp(max=self.encoder.longest)
         valid_samples = valid(lengths, waveform.shape[1])
         frames, counts = self.encoder(waveform.masked_fill(~valid_samples, 0.0), lengths)
         probabilities: Tensor = self.classify(frames.half().float(), counts)

@@ -112,9 +112,13 @@ class Recognizer:
     @property
     def longest_frames(self) -> int | None:
         """Frames of the encoder that training kept of an utterance; None: all, or the model itself cuts them."""
-        if self.config.max_seconds is None or self.encoder is None:
-            return None
-        return max(1, round(self.config.max_seconds * self.encoder.frame_rate))
+        kept = self.config.plain["max_seconds"]
+        return None if kept is None or self.encoder is None else max(1, round(kept * self.encoder.frame_rate))
+
+    def heard(self, waveform: Tensor) -> Tensor:
+        """The part of a waveform (N,) from prepare() that the network answers about."""
+        longest = self.config.max_seconds
+        return waveform if longest is None else waveform[: round(longest * SAMPLE_RATE)]
 
     def parameters(self) -> list[Tensor]:
         """The network's parameters; none where it is an ONNX file."""

@@ -163,7 +163,7 @@ def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) 
     names = _short_names([str(path) for path in files])
     for name, path in zip(names, files, strict=True):
         try:
-            waveform = prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE)
+            waveform = recognizer.heard(prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE))
         except SerError:
             continue  # listed with the predictions
         prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
