@@ -191,13 +191,13 @@ def reliability(predictions: pd.DataFrame, note: str = "") -> Figure:
         color=VERMILION,
         linewidth=5,
         alpha=0.25,
-        label="gap",
+        label="gap between them",
     )
-    curve.plot(used["confidence"], used["accuracy"], color=BLUE, marker="o", label="accuracy in the bin")
+    curve.plot(used["confidence"], used["accuracy"], color=BLUE, marker="o", label="accuracy")
     percent_axis(curve.yaxis, high=1.02)
     curve.set(ylabel="accuracy (%)")
     curve.grid(color=FAINT, linewidth=0.6)
-    curve.legend(loc="best")
+    curve.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)  # above: in the axes it would cover points
     width = table["high"] - table["low"]
     bars = counts.bar((table["low"] + table["high"]) / 2, table["n"], width=width * 0.92, color=GREY)
     counts.bar_label(bars, [str(n) if n else "" for n in table["n"]], fontsize=8, padding=1)

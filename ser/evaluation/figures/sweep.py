@@ -73,12 +73,12 @@ def _recalls(sweep: Sweep) -> Inputs:
         name: pd.DataFrame([run.test["recall"] for run in runs]).astype(float).mean()
         for name, runs in sweep.members.items()
     }
-    yield "", (pd.DataFrame(means).T, "Recall of each emotion, mean over runs (%)")
+    yield "", (pd.DataFrame(means).T, "Balance of the emotions: recall, mean over runs (%)")
 
 
 def _classes(run: Run) -> Inputs:
     columns = {name: run.test[key] for name, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))}
-    yield "", (pd.DataFrame(columns).astype(float).T, "Shape over emotions: precision, recall, F1 (%)")
+    yield "", (pd.DataFrame(columns).astype(float).T, "Balance of the emotions: precision, recall, F1 (%)")
 
 
 def _tables(sweep: Sweep) -> Inputs:
