@@ -10,6 +10,7 @@ from omegaconf import open_dict
 from small_runs import TINY
 
 from ser.config import CONFIG_FOLDER, register_resolvers
+from ser.evaluation.figures import FIGURES
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +27,13 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def few_figures(monkeypatch):
+    """Runs draw three of their figures: drawing all takes longer than training a small network."""
+    kept = [entry for entry in FIGURES if entry.name in ("confusion", "classes", "training")]
+    monkeypatch.setattr("ser.evaluation.figures.FIGURES", kept)
 
 
 @pytest.fixture

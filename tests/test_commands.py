@@ -99,10 +99,10 @@ def test_report_goes_where_it_was_asked(probed, tmp_path, capsys):
     assert str(page) in capsys.readouterr().out.replace("\n", "")
 
 
-def test_figures_are_drawn_again(tmp_path):
+def test_figures_are_drawn_again(few_figures, tmp_path):
     run = write_run(tmp_path)
     assert main(["figures", str(run)]) == 0
-    assert len(list((run / "figures").glob("*.png"))) > 5
+    assert {path.name for path in (run / "figures").iterdir()} >= {"confusion.png", "classes.png"}
     assert main(["figures", str(run), "--format", "pdf", "--format", "svg"]) == 0
     assert {path.suffix for path in (run / "figures").iterdir()} == {".png", ".pdf", ".svg"}  # what was there stays
     assert main(["figures", str(run), "--format", "jpg"]) == 1

@@ -241,7 +241,7 @@ def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
     assert not (folder / "metrics.json").exists()
 
 
-def test_a_run_killed_while_drawing_draws_when_it_is_resumed(configure, tmp_path, monkeypatch):
+def test_a_run_killed_while_drawing_draws_when_it_is_resumed(configure, few_figures, tmp_path, monkeypatch):
     """Its results are whole by then; the folder of figures appears with the last of them."""
     words = ["figures=true"]
     drawn = []
