@@ -95,8 +95,8 @@ def _history(run: Run) -> Inputs:
 
 @figure(
     "training",
-    "Validation loss that rises while training loss falls is overfitting; alpha is the strength of the gradient "
-    "reversal.",
+    "Validation loss that rises while training loss falls is overfitting; alpha, of runs with an adversary, is "
+    "the strength of the gradient reversal.",
     inputs=_history,
 )
 def training_panel(history: pd.DataFrame, note: str = "") -> Figure:

@@ -100,7 +100,8 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     best = max(honest or rows, key=lambda row: float(row["uar_pooled"]))
     marks = ", ".join(text.partition(":")[0] for key, text in WARNINGS.items() if best[key])
     name = names[best["variant"]] + (f" ({marks})" if marks else "")
-    among = f"of {len(honest)} variants not labelled {_labels(rows)}" if 0 < len(honest) < len(rows) else "of all"
+    some = 0 < len(honest) < len(rows)
+    among = f"of {len(honest)} variants not labelled {_labels(rows)}" if some else f"of {len(rows)} variants"
     headline = [
         (
             "Highest UAR, mean recall (%)",
