@@ -235,11 +235,11 @@ def test_another_rate_or_setting_begins_a_new_stretch_and_the_same_model_does_no
     first = session.hear(model, GATE, 16000)
     page.on_model(shelf.names[0], visitor("one"))  # the list was only visited
     assert session.hear(model, GATE, 16000) is first
-    page.on_settings(2.0, 1.0, 0.5, visitor("one"))
+    page.on_settings(2.0, 1.0, 0.5, False, visitor("one"))
     other = session.hear(model, GATE, 16000)
     assert (other.stream.window, other.stream.hop, other.stream.smoothing) == (32000, 16000, 0.5)
-    page.on_settings(1e9, 0.0, 7.0, visitor("one"))  # forged
-    assert session.settings == LiveSettings(10.0, 0.25, 0.9)
+    page.on_settings(1e9, 0.0, 7.0, True, visitor("one"))  # forged
+    assert session.settings == LiveSettings(10.0, 0.25, 0.9, record=True)
     assert session.hear(model, GATE, 44100) is not other
     page.on_model(shelf.names[1], visitor("one"))
     assert session.live is None
@@ -524,6 +524,33 @@ def test_blocks_become_a_panel_and_a_stretch_in_the_history(served):
     assert rows[0]["seconds"] == pytest.approx(6.0)
     clip = client.get(f"/ser/{session.token}/clip/{rows[0]['number']}")
     assert clip.content[:4] == b"RIFF"
+
+
+def test_a_recording_is_kept_on_request_and_ends_with_its_window(served):
+    client, sessions = served
+    session = sessions.of("recorder")
+    session.settings = LiveSettings(window=2.0, hop=1.0, record=True)
+    sound = voice(4.0).numpy().astype("<f4")
+    for first in range(0, len(sound), 16000):
+        client.post(
+            f"/ser/{session.token}/block?first={first}&rate=16000", content=sound[first : first + 16000].tobytes()
+        )
+    where = f"/ser/{session.token}/recording"
+    assert client.get(f"{where}.wav").status_code == 404  # not before the end
+    shown = client.post(f"/ser/{session.token}/stop").json()["html"]
+    assert f'href="{where}.wav"' in shown and f'href="{where}.jsonl"' in shown
+    samples, rate = soundfile.read(io.BytesIO(client.get(f"{where}.wav").content), dtype="float32")
+    assert rate == 16000 and samples == pytest.approx(sound, abs=1e-4)
+    rows = [json.loads(line) for line in client.get(f"{where}.jsonl").text.splitlines()]
+    assert len(rows) == session.listened.stream.processed > 0
+    assert {"index", "start", "end", "emotion", "latency"} <= set(rows[0])
+    assert client.get(f"{where}.exe").status_code == 404
+    kept = session.listened.recording.wav
+    session.close()
+    assert not kept.exists()
+    other = sessions.of("silent")
+    client.post(f"/ser/{other.token}/block?first=0&rate=16000", content=sound.tobytes())
+    assert "recording.wav" not in client.post(f"/ser/{other.token}/stop").json()["html"]
 
 
 def test_forged_requests_are_refused(served):

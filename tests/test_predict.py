@@ -234,6 +234,15 @@ def test_what_is_heard_is_kept_on_request(checkpoint, tmp_path, capsys):
         assert expected in " ".join(capsys.readouterr().err.split())
 
 
+def test_sound_that_clips_is_told_once(checkpoint, tmp_path, caplog):
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, np.clip(20 * voice(3.0).numpy(), -1, 1), 16000)
+    assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--window", "1"]) == 0
+    assert [record.message for record in caplog.records if "clips" in record.message] == [
+        "the sound clips at 0.1 s; turn the microphone down"
+    ]
+
+
 def test_ctrl_c_ends_listening_tidily(checkpoint, tmp_path, capsys, monkeypatch):
     from ser.inference.sources import Source
 
@@ -270,7 +279,9 @@ def test_the_view_shows_emotion_and_progress(recognizer):
         stream.write(torch.cat((voice(1.0), voice(0.5))).numpy(), wait=True)
     console.print(view(stream))
     text = console.export_text()
-    assert "0.0 of 1 s" in text
+    assert "0.0 of 1 s" in text and " dB" in text and "CLIPPING" not in text
+    console.print(view(stream, clipping=True))
+    assert "CLIPPING" in console.export_text()
     assert stream.latest.label.upper() in text
 
 

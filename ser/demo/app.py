@@ -89,6 +89,7 @@ class Page:
                         say(gr.Slider(least, most, getattr(LiveSettings(), key), step=step), f"setting_{key}")
                         for key, (least, most, step) in _SETTINGS.items()
                     ]
+                    self.settings.append(say(gr.Checkbox(False, elem_id="ser-record"), "setting_record"))
             with say(gr.Tab(id="file"), "tab_file"):
                 player = gr.Audio(type="filepath", elem_id="ser-audio", buttons=[], editable=False)
                 self.audio = say(player, "file_input")
@@ -117,7 +118,7 @@ class Page:
         self.blocks.unload(self.on_unload)
         self.language.input(self.on_language, self.language, everything, **hidden)
         self.model.input(self.on_model, self.model, [self.notice, self.card, self.live], **shown)
-        gr.on([slider.change for slider in self.settings], self.on_settings, self.settings, None, **hidden)
+        gr.on([setting.change for setting in self.settings], self.on_settings, self.settings, None, **hidden)
         for trigger in (self.audio.upload, self.audio.stop_recording, self.recognise.click):
             trigger(self.on_file, self.audio, self.file, **shown)
         self.files.upload(self.on_files, self.files, folder, **shown)
@@ -150,11 +151,11 @@ class Page:
         session.stop()
         return [*self._model_panels(session), live_tab(session.listened, session.token, session.language, self.is_open)]
 
-    def on_settings(self, window: float, hop: float, smoothing: float, request: gr.Request) -> None:
-        """Window, hop or smoothing were moved; an open microphone begins anew."""
+    def on_settings(self, window: float, hop: float, smoothing: float, record: bool, request: gr.Request) -> None:
+        """Window, hop, smoothing or recording were changed; an open microphone begins anew."""
         given = zip(_SETTINGS.values(), (window, hop, smoothing), strict=True)
-        values = [min(max(float(value), least), most) for (least, most, _), value in given]
-        self._session(request).settings = LiveSettings(*values)
+        window, hop, smoothing = (min(max(float(value), least), most) for (least, most, _), value in given)
+        self._session(request).settings = LiveSettings(window, hop, smoothing, bool(record))
 
     def on_file(self, path: str | None, request: gr.Request) -> str:
         """A file was dropped, chosen or recorded."""

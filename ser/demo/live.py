@@ -1,7 +1,12 @@
 """A browser's microphone: blocks in order into the streaming recognizer, and what the page shows of it."""
 
+import json
+import logging
 import math
+import secrets
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,10 +19,14 @@ from ser.demo import emotion_name, text
 from ser.demo.plots import answer, bars, columns, headline, note, panel, timeline, waveform
 from ser.demo.recognition import HIGHEST_RATE, Model
 from ser.errors import SerError
+from ser.inference.listening import event_row
 from ser.inference.streaming import RingBuffer, StreamEvent, StreamingRecognizer
 from ser.inference.vad import SpeechGate
 from ser.io import atomic_path
 
+log = logging.getLogger(__name__)
+
+MOST_RECORDED = 3600.0  # seconds of a recording: it lies on the disk of the page's computer
 SHOWN_SECONDS = 30.0  # of waveform and timeline, and kept for playback
 _PEAK_SECONDS = 0.05  # for each pair of peaks
 _LOWEST_RATE = 8000  # Hz
@@ -35,6 +44,45 @@ class LiveSettings:
     window: float = 5.0  # seconds
     hop: float = 0.5  # seconds from one window to the next
     smoothing: float = 0.0  # weight of the past, 0 to below 1
+    record: bool = False  # keep all of it to download
+
+
+class Recording:
+    """What a microphone sends as a new WAV file, and a line of JSON per window in one of its name.
+
+    Args:
+        folder: of both files.
+        sample_rate: Hz.
+        emotions: of the model.
+    """
+
+    def __init__(self, folder: Path, sample_rate: int, emotions: Sequence[str]) -> None:
+        self.wav, self.emotions = folder / f"{secrets.token_hex(8)}.wav", emotions
+        self.lines = self.wav.with_suffix(".jsonl")
+        self.lines.touch()
+        self._file = soundfile.SoundFile(self.wav, "w", sample_rate, 1, subtype="PCM_16")
+        self._left = round(MOST_RECORDED * sample_rate)
+
+    def hear(self, samples: NDArray[np.float32]) -> None:
+        """Write samples (N,), up to the longest recording; a full disk ends it, and what was written stays."""
+        kept = samples[: self._left]
+        self._left -= len(kept)
+        if len(kept) and not self._file.closed:
+            try:
+                self._file.write(kept)
+            except (OSError, soundfile.SoundFileError) as error:
+                log.warning("the recording of the page ends here: %s", error)
+                self.end()
+
+    def answer(self, event: StreamEvent) -> None:
+        """Write the line of a window."""
+        with suppress(OSError), self.lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event_row(event, self.emotions)) + "\n")
+
+    def end(self) -> None:
+        """Close the WAV file."""
+        with suppress(OSError, soundfile.SoundFileError):
+            self._file.close()
 
 
 class LiveSound:
@@ -47,13 +95,19 @@ class LiveSound:
         gate: finds speech.
         sample_rate: of the microphone, Hz.
         settings: window, hop and smoothing.
+        folder: of the recording, where one is wanted.
 
     Raises:
         SerError: a rate or setting that is not supported.
     """
 
     def __init__(
-        self, model: Model, gate: SpeechGate, sample_rate: int, settings: LiveSettings = LiveSettings()
+        self,
+        model: Model,
+        gate: SpeechGate,
+        sample_rate: int,
+        settings: LiveSettings = LiveSettings(),
+        folder: Path | None = None,
     ) -> None:
         if not _LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
             raise SerError(
@@ -61,6 +115,8 @@ class LiveSound:
                 "choose another microphone."
             )
         self.model, self.sample_rate, self.settings = model, sample_rate, settings
+        wanted = folder if settings.record else None
+        self.recording = None if wanted is None else Recording(wanted, sample_rate, model.recognizer.emotions)
         self.stream = StreamingRecognizer(
             model.recognizer,
             sample_rate,
@@ -98,11 +154,17 @@ class LiveSound:
             self._expected = end
             self.stream.write(samples)
             self.recent.write(np.nan_to_num(samples))
+            if self.recording is not None:
+                self.recording.hear(np.nan_to_num(samples))
 
     def stop(self) -> None:
         """End the stream; its last window is still answered."""
         self.ended = True
-        self.stream.stop()
+        try:
+            self.stream.stop()
+        finally:
+            if self.recording is not None:
+                self.recording.end()
 
     @property
     def passed(self) -> bool:
@@ -141,14 +203,19 @@ class LiveSound:
         return path
 
     def _count(self, event: StreamEvent) -> None:
+        if self.recording is not None:
+            self.recording.answer(event)
         if event.probabilities is not None:
             self._answers += 1
             for name, value in event.probabilities.items():
                 self._sum[name] += value
 
 
-def live_panel(live: LiveSound, language: str) -> dict[str, str]:
-    """The state of a microphone: ``html``, and ``said``, which a screen reader reads when it changes."""
+def live_panel(live: LiveSound, language: str, token: str = "") -> dict[str, str]:
+    """The state of a microphone: ``html``, and ``said``, which a screen reader reads when it changes.
+
+    After its end, with links to the recording, served to whoever knows the ``token`` of the session.
+    """
     event, names = live.stream.latest, live.model.looks
     said = ""
     if event is None:
@@ -176,6 +243,13 @@ def live_panel(live: LiveSound, language: str) -> dict[str, str]:
     head += f'<dl class="ser-live-facts">{items}</dl>'
     if live.stream.every > 1:
         head += note(text(language, "too_slow", hop=live.stream.hop_seconds), "warning")
+    if live.recording is not None:
+        links = "".join(
+            f' <a href="/ser/{token}/recording.{kind}" download>{name}</a>'
+            for kind, name in (("wav", "WAV"), ("jsonl", "JSON lines"))
+            if live.ended
+        )
+        head += f'<p class="ser-note" id="ser-recording">{text(language, "recording")}{links}</p>'
     span, events = live.span, live.events()
     before = [-math.inf, *(past.end for past in events)]
     hop = live.stream.hop_seconds
@@ -198,7 +272,7 @@ def live_tab(listened: LiveSound | None, token: str, language: str, is_open: boo
     say = {key: escape(text(language, key), quote=True) for key in _SCRIPT_TEXTS}
     data = " ".join(f'data-{key.replace("_", "")}="{value}"' for key, value in say.items())
     idle = note(text(language, "live_idle_open" if is_open else "live_idle"))
-    shown = live_panel(listened, language)["html"] if listened else idle
+    shown = live_panel(listened, language, token)["html"] if listened else idle
     return panel(
         f'<div id="ser-live" data-token="{token}" data-language="{language}" {data}>'
         f'<div class="ser-controls"><button id="ser-mic" type="button" aria-pressed="false">{say["start"]}</button>'

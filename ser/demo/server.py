@@ -242,7 +242,7 @@ def _microphone_routes(sessions: Sessions, shelf: ModelShelf, gate: SpeechGate) 
         except SerError as error:
             return {"error": text(session.language, "model_failed", reason=error)}
         live.write(first, samples)
-        return live_panel(live, session.language)
+        return live_panel(live, session.language, session.token)
 
     @router.post("/ser/{token}/block")
     async def block(token: str, first: int, rate: int, request: Request) -> Response:
@@ -256,7 +256,8 @@ def _microphone_routes(sessions: Sessions, shelf: ModelShelf, gate: SpeechGate) 
     def stop(token: str) -> Response:
         session = _session(sessions, token)
         session.stop()
-        return JSONResponse(live_panel(session.listened, session.language) if session.listened else {})
+        heard = session.listened
+        return JSONResponse(live_panel(heard, session.language, session.token) if heard else {})
 
     return router
 
@@ -284,6 +285,11 @@ def _file_routes(sessions: Sessions) -> APIRouter:
     @router.get("/ser/{token}/{what}.{kind}")
     def download(token: str, what: str, kind: str) -> Response:
         session = _session(sessions, token)
+        heard = session.listened
+        if what == "recording" and heard is not None and heard.recording is not None and heard.ended:
+            files = {"wav": heard.recording.wav, "jsonl": heard.recording.lines}
+            if kind in files and files[kind].is_file():
+                return FileResponse(files[kind], filename=f"recording.{kind}")
         table = session.history.table() if what == "history" else session.table if what == "folder" else None
         if table is None or kind not in ("csv", "json"):
             raise HTTPException(404, "there is nothing to download")

@@ -136,7 +136,7 @@ class Session:
                 if (live.model, live.sample_rate, live.settings) == (model, sample_rate, self.settings):
                     return live
                 self.stop()
-            self.live = self.listened = live = LiveSound(model, gate, sample_rate, self.settings)
+            self.live = self.listened = live = LiveSound(model, gate, sample_rate, self.settings, self.folder)
             return live
 
     def stop(self) -> None:

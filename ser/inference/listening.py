@@ -2,12 +2,14 @@
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import get_console
 from rich.console import Console, Group
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 KEPT_EVENTS = 100_000  # 14 hours at two per second
 _HISTORY_LINES = 8
+_CLIPPING = 0.99  # of full scale
+_CLIPPING_SHOWN = 2.0  # seconds
+_QUIETEST = -60.0  # dB: an empty level bar
 
 
 def listen(
@@ -86,10 +91,15 @@ def listen(
     )
     try:
         with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
+            clipped = -math.inf  # seconds of the stream
             for block in source.blocks:
                 stream.write(block, wait=not source.realtime)
+                if np.abs(block).max(initial=0.0) >= _CLIPPING:
+                    if clipped < 0:
+                        log.warning("the sound clips at %.1f s; turn the microphone down", stream.seconds)
+                    clipped = stream.seconds
                 if live is not None:
-                    live.update(view(stream))
+                    live.update(view(stream, stream.seconds - clipped < _CLIPPING_SHOWN))
     except KeyboardInterrupt:
         pass  # the ordinary way to end
     finally:
@@ -134,8 +144,8 @@ def _line(event: StreamEvent) -> Text:
     return Text(f"{event.end:8.1f} s  {what}{confidence}  ({1000 * event.latency:.0f} ms, {event.dropped} dropped)")
 
 
-def view(stream: StreamingRecognizer) -> Panel:
-    """The state of a stream: emotion, bars, latency, the last windows."""
+def view(stream: StreamingRecognizer, clipping: bool = False) -> Panel:
+    """The state of a stream: emotion, bars, level, latency, the last windows."""
     event = stream.latest
     if event is None:
         heard = f"{stream.seconds:.1f} of {stream.window / stream.sample_rate:g} s"
@@ -148,9 +158,11 @@ def view(stream: StreamingRecognizer) -> Panel:
     if event.confidence is not None:
         headline.append(f"  {event.confidence:.0%}")
     facts = Text(
-        f"{stream.seconds:.1f} s heard, level {event.level:.0f} dB, latency {1000 * event.latency:.0f} ms, "
-        f"{stream.dropped} windows dropped",
+        f"{stream.seconds:.1f} s heard, latency {1000 * event.latency:.0f} ms, {stream.dropped} windows dropped",
         style="dim",
     )
+    level = Text(f"level {bar(1 - event.level / _QUIETEST, 30)} {event.level:.0f} dB", style="dim")
+    if clipping:
+        level.append("  CLIPPING: turn the microphone down", style="bold red")
     history = Text("\n").join(_line(past) for past in reversed(stream.history()[-_HISTORY_LINES:]))
-    return Panel(Group(headline, Text(), bars, Text(), facts, Text(), history), title="speech emotion")
+    return Panel(Group(headline, Text(), bars, Text(), level, facts, Text(), history), title="speech emotion")
