@@ -3,10 +3,11 @@
     python -m benchmarks.loading --scale 1.0
 
 Writes frames of IEMOCAP's size (1.26 million of 768 values, 1.9 GB in half precision) into the cache of the
-synthetic features, or reuses them. One process iterates over all batches of all three parts as training does, once to
+synthetic features, or reuses them. One process iterates over all training batches, once to
 bring the files into the system's cache of pages and then timed; the time is set beside that of ``gru``'s training
-steps (forward, backward, clipping, AdamW) on batches taken evenly over all lengths. The peak of its resident memory
-is set beside that of an interpreter that has done nothing.
+steps (forward, backward, clipping, AdamW) on batches taken evenly over all lengths. Both are processor time, so that a
+busy computer changes their ratio little; use no loader processes, whose time is not counted. The peak of its resident
+memory is set beside that of an interpreter that has done nothing.
 """
 
 import argparse
@@ -33,6 +34,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="size relative to IEMOCAP (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=12, help="training steps to time (default: %(default)s)")
     parser.add_argument("--model", default="gru", help="network to compare with (default: %(default)s)")
+    parser.add_argument("--experiment", help="row of conf/experiment to compare with, in place of a network")
+    parser.add_argument("--average", type=int, default=1, help="frames averaged into one (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
     options = parser.parse_args()
     command = [sys.executable, "-m", "benchmarks.memory"]
@@ -41,8 +44,13 @@ def main() -> None:
     # In a process of its own, so that what it takes to make the frames does not count.
     subprocess.run([sys.executable, "-m", "ser.cli", "extract", *data], capture_output=True, check=True)
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"model={options.model}", f"batches.workers={options.workers}"]
+        compared = f"experiment={options.experiment}" if options.experiment else f"model={options.model}"
+        words = [compared, f"batches.workers={options.workers}"]
         experiment = compose_experiment(Path(folder), options.scale, *words)
+    data = experiment.data
+    experiment.data = EmotionDataModule(
+        experiment.corpus, data.split, data.cache, data.normalization, average=options.average, **experiment.cfg.batches
+    )
     started = peak_mb()
     iterate(experiment.data)  # what an earlier epoch, or the extraction, leaves in the system's cache
     loading, batches = iterate(experiment.data)
@@ -53,19 +61,19 @@ def main() -> None:
           f"{peak - started:.0f} MB above the program before the first batch")  # fmt: skip
     step = step_seconds(experiment.module(), experiment.data, options.steps)
     load = loading / batches
-    print(f"loading {1000 * load:.2f} ms a batch, step of {options.model} {1000 * step:.0f} ms "
+    print(f"loading {1000 * load:.2f} ms a batch, step of {compared} of {options.average} frames: {1000 * step:.0f} ms "
           f"({torch.get_num_threads()} threads): loading / step {load / step:.4f} (target {TARGET})")  # fmt: skip
 
 
 def iterate(data: EmotionDataModule) -> tuple[float, int]:
-    """Seconds to go through all parts once, and the number of batches."""
-    start = time.perf_counter()
-    batches = sum(1 for part in data.datasets for _ in data.loader(part, shuffle=part == "train"))
-    return time.perf_counter() - start, batches
+    """Seconds of processor time to go through the training part once, and its number of batches."""
+    start = time.process_time()
+    batches = sum(1 for _ in data.loader("train", shuffle=True))
+    return time.process_time() - start, batches
 
 
 def step_seconds(module: EmotionModule, data: EmotionDataModule, steps: int) -> float:
-    """Mean seconds of a training step over batches spread evenly over the lengths."""
+    """Mean seconds of processor time of a training step over batches spread evenly over the lengths."""
     batches = list(data.loader("train").sampler)  # longest first
     chosen = np.linspace(0, len(batches) - 1, steps + 2).round().astype(int)[1:-1]
     optimizer = module.configure_optimizers()
@@ -73,13 +81,13 @@ def step_seconds(module: EmotionModule, data: EmotionDataModule, steps: int) -> 
     seconds = []
     for index in [chosen[0], *chosen]:  # the first one warms up
         batch = data.on_after_batch_transfer(data.datasets["train"][batches[index]], 0)
-        start = time.perf_counter()
+        start = time.process_time()
         output = module(batch.frames, batch.lengths)
         optimizer.zero_grad()
         module.emotion_loss(output.emotion_logits, batch.emotion).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return float(np.mean(seconds[1:]))
 
 

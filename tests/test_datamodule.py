@@ -222,6 +222,12 @@ def test_cached_frames_are_cut_then_averaged_when_they_are_read(build, frames):
                 torch.testing.assert_close(
                     batch.frames[row, : len(expected)], torch.stack([part.mean(0) for part in expected])
                 )
+    first, again = (list(whole.loader("train")) for _ in range(2))  # read, then kept in memory
+    for batch, other in zip(first, again, strict=True):
+        assert torch.equal(batch.frames, other.frames)
+        other.frames.fill_(7.0)  # what a caller does with a batch changes nothing that is kept
+    assert all(torch.equal(x.frames, y.frames) for x, y in zip(first, whole.loader("train"), strict=True))
+    assert whole.datasets["train"]._kept and not build(average=4, workers=1).datasets["train"].keep_bytes
     assert whole.datasets["train"].lengths[0] == -(-len(frames[whole.datasets["train"].ids[0]]) // 4)
     with pytest.raises(SerError, match="average=0"):
         build(average=0)

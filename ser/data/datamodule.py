@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ser.data.batching import LengthBatches, average_frames
+from ser.data.batching import LengthBatches, average_utterance
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.normalization import Normalization
 from ser.data.split import Split
 from ser.errors import SerError
+
+KEPT_BYTES = 400_000_000  # averaged frames that stay in memory, of training first; all of IEMOCAP's take 960 MB
 
 
 class Batch(NamedTuple):
@@ -50,12 +52,20 @@ class FrameDataset(Dataset[Batch]):
         utterances: one per row.
         max_frames: cut longer utterances to their first cached frames; None: whole utterances.
         average: consecutive cached frames averaged into one, after the cut.
+        keep_bytes: averaged frames that stay in memory once they were read; a network on averaged frames is quick, and
+            reading four frames for each of them is not.
     """
 
     def __init__(
-        self, cache: FeatureCache, utterances: Sequence[Utterance], max_frames: int | None, average: int = 1
+        self,
+        cache: FeatureCache,
+        utterances: Sequence[Utterance],
+        max_frames: int | None,
+        average: int = 1,
+        keep_bytes: int = 0,
     ) -> None:
-        self.cache, self.average = cache, average
+        self.cache, self.average, self.keep_bytes = cache, average, keep_bytes
+        self._kept: dict[int, Tensor] = {}
         self.ids = [utterance.id for utterance in utterances]
         longest = max_frames or np.iinfo(np.int64).max
         self.cached_lengths = [min(cache.lengths[identifier], longest) for identifier in self.ids]
@@ -68,13 +78,11 @@ class FrameDataset(Dataset[Batch]):
         return len(self.ids)
 
     def __getitem__(self, rows: list[int]) -> Batch:
-        lengths = torch.tensor([self.cached_lengths[row] for row in rows])
-        frames = torch.zeros(len(rows), int(lengths.max()), self.cache.dim, dtype=torch.float16)  # (B, L, D)
-        target = frames.numpy()
-        for place, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
-            target[place, :length] = self.cache.read(self.ids[row])[:length]
-        if self.average > 1:
-            frames, lengths = average_frames(frames.float(), lengths, self.average)
+        lengths = torch.tensor([self.lengths[row] for row in rows])
+        kind = torch.float16 if self.average == 1 else torch.float32
+        frames = torch.zeros(len(rows), int(lengths.max()), self.cache.dim, dtype=kind)  # (B, L, D)
+        for place, row in enumerate(rows):
+            frames[place, : lengths[place]] = self._frames(row)
         index = torch.tensor(rows)
         return Batch(
             frames,
@@ -84,6 +92,18 @@ class FrameDataset(Dataset[Batch]):
             self.statistics[index],
             [self.ids[row] for row in rows],
         )
+
+    def _frames(self, row: int) -> Tensor:
+        """Frames (L, D) of an utterance, cut and averaged."""
+        if row in self._kept:
+            return self._kept[row]
+        frames = torch.from_numpy(self.cache.read(self.ids[row])[: self.cached_lengths[row]])
+        if self.average > 1:
+            frames = average_utterance(frames.float(), self.average)
+            if frames.nbytes <= self.keep_bytes:
+                self.keep_bytes -= frames.nbytes
+                self._kept[row] = frames
+        return frames
 
 
 class EmotionDataModule(lightning.LightningDataModule):
@@ -153,10 +173,14 @@ class EmotionDataModule(lightning.LightningDataModule):
         known = {utterance.speaker for utterance in (*split.train, *split.validation)}
         everyone = [u for name, part in parts.items() for u in part if name != "test" or u.speaker not in known]
         self.statistics = normalization.fit(cache, split.train, everyone)
-        self.datasets = {name: self._dataset(part) for name, part in parts.items()}
+        left = 0 if workers else KEPT_BYTES  # each worker would have its own
+        self.datasets = {}
+        for name, part in parts.items():
+            dataset = self.datasets[name] = self._dataset(part, left)
+            left = max(0, left - sum(dataset.lengths) * cache.dim * 4)
 
-    def _dataset(self, utterances: Sequence[Utterance]) -> FrameDataset:
-        dataset = FrameDataset(self.cache, utterances, self.crop, self.average)
+    def _dataset(self, utterances: Sequence[Utterance], keep_bytes: int) -> FrameDataset:
+        dataset = FrameDataset(self.cache, utterances, self.crop, self.average, keep_bytes)
         speaker = {name: index for index, name in enumerate(self.speakers)}
         dataset.emotion = torch.tensor([self.emotions.index(u.emotion) for u in utterances])
         dataset.speaker = torch.tensor([speaker.get(u.speaker, -1) for u in utterances])
