@@ -208,7 +208,7 @@ def test_ravdess_is_read_beside_songs_flat_nested_and_copied(tmp_path):
 def test_map_and_speakers_choose_what_is_read(ravdess_root):
     corpus = ravdess(ravdess_root, map={"calm": "neutral"}, speakers="0[1-4]")
     assert emotion_counts(corpus)["neutral"] == 4 * (4 + 8) and len(corpus.speakers) == 4
-    with pytest.raises(SerError, match="no emotion calm"):
+    with pytest.raises(SerError, match=r"emotions \[sad\] were given"):
         ravdess(ravdess_root, emotions=("calm", "sad"), map={"calm": "neutral"})
 
 
@@ -275,6 +275,13 @@ def test_emodb_reads_seven_emotions_in_five_mixed_pairs(emodb_root):
     assert {u.speaker for u in corpus.utterances if u.gender == "M"} == {"03", "10", "11", "12", "15"}
     assert by_id(corpus)["03a01Wa"].emotion == "angry" and by_id(corpus)["16a02Ta"].emotion == "sad"
     assert emodb(emodb_root / "wav") == corpus == emodb(emodb_root.parent / emodb_root.name)
+
+
+def test_a_class_that_is_renamed_need_not_be_taken_off_the_list(emodb_root):
+    """``data=emodb data.map="{bored: neutral}"``: the default classes still name bored."""
+    corpus = emodb(emodb_root, map={"bored": "neutral"})
+    assert corpus.emotions == ("angry", "disgust", "fearful", "happy", "sad", "neutral")
+    assert emotion_counts(corpus)["neutral"] == sum(u.path.stem[5] in "NL" for u in corpus.utterances)
 
 
 def test_emodb_2_is_read_without_its_laryngograms(tmp_path):

@@ -59,7 +59,7 @@ def iemocap(
         raise SerError(f"data.scenario={scenario} was given, expected improvised, scripted or null (both).")
     labels = {code: relabelled(name, map) for code, name in _LABELS.items()}
     labels |= {"exc": labels["hap"]} if merge_excited else {}
-    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "IEMOCAP")
+    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "IEMOCAP", map)
     release = find_layout(folder, "Session[0-9]/dialog/EmoEvaluation") or find_layout(
         folder, "Session[0-9]/**/EmoEvaluation"
     )

@@ -39,7 +39,7 @@ def meld(
     """
     folder = existing_root(root, "MELD", _REMEDY)
     labels = {label: relabelled(name, map) for label, name in _NAMES.items()}
-    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "MELD")
+    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "MELD", map)
     utterances: list[Utterance] = []
     for session, (part, partition) in enumerate(_PARTITIONS.items(), 1):
         table = next(folder.rglob(f"{part}_sent_emo.csv"), None)

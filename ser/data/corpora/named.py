@@ -151,7 +151,7 @@ def named(
     if re.fullmatch(names.inner, folder.resolve().name):
         folder = folder.resolve().parent
     labels = {code: relabelled(emotion, map) for code, emotion in names.emotions.items()}
-    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), names.title)
+    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), names.title, map)
     files = list(named_files(audio_files(folder), re.compile(names.pattern)))
     if not files:
         raise SerError(

@@ -54,8 +54,10 @@ def find_layout(root: Path, pattern: str) -> Path | None:
     return None
 
 
-def validate_emotions(emotions: Iterable[str], possible: Sequence[str], corpus: str) -> tuple[str, ...]:
-    """The class names in the given order.
+def validate_emotions(
+    emotions: Iterable[str], possible: Sequence[str], corpus: str, map: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """The class names in the given order, without those that ``map`` renames and no label has any more.
 
     Raises:
         SerError: one of them is not among ``possible`` or is named twice, or there are fewer than two.
@@ -65,7 +67,7 @@ def validate_emotions(emotions: Iterable[str], possible: Sequence[str], corpus: 
             f"emotions {emotions!r} were given for {corpus}, expected a list of at least two; write "
             f"data.emotions=[{','.join(possible)}] or some of these."
         )
-    names = tuple(str(name) for name in emotions)
+    names = tuple(str(name) for name in emotions if name in possible or name not in (map or {}))
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise SerError(
