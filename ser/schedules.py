@@ -46,7 +46,7 @@ class AlphaSchedule(lightning.Callback, ABC):
         epochs = int(trainer.max_epochs or 1)
         adversary = _adversary(pl_module)
         if adversary is not None and adversary.weight > 0 and self.value(epochs, epochs) == 0:
-            log.warning("alpha stays 0 for all %d epochs of this run: the adversary never acts", epochs)
+            log.warning("the adversary never acts: alpha, its strength, is 0 in all %d epochs (alpha_schedule)", epochs)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int

@@ -85,12 +85,17 @@ def test_only_what_differs_from_the_defaults_is_shown(configure):
     assert shown == {"variant": "mine", "fold": 1, "seed": 1, "data": "manifest", "optimizer": "sgd", "l2_reg": 1e-5}
 
 
-@pytest.mark.parametrize(("words", "bars"), [
-    (["callbacks.progress_bar=null"], 0),
-    (["trainer.enable_progress_bar=false", "callbacks=default"], 0),
-    (["callbacks.progress_bar={_target_: lightning.pytorch.callbacks.TQDMProgressBar}"], 1),
+TQDM = "callbacks.progress_bar={_target_: lightning.pytorch.callbacks.TQDMProgressBar}"
+
+
+@pytest.mark.parametrize(("words", "terminal", "bars"), [
+    (["callbacks.progress_bar=null"], "1", 0),
+    (["trainer.enable_progress_bar=false", "callbacks=default"], "1", 0),
+    ([TQDM], "1", 1),
+    ([TQDM], "0", 0),  # a log file gets no bars
 ])  # fmt: skip
-def test_a_bar_is_shown_only_where_one_is_configured(configure, words, bars):
+def test_a_bar_is_shown_only_on_a_terminal_where_one_is_configured(configure, monkeypatch, words, terminal, bars):
+    monkeypatch.setenv("TTY_COMPATIBLE", terminal)
     trainer = training.build_trainer(configure("logger=none", *words, tiny=False))
     assert isinstance(trainer.progress_bar_callback, TQDMProgressBar if bars else type(None))
 
