@@ -36,6 +36,7 @@ TOPICS = {
     "ser/run/": "Run folders, resuming and reproducing",
     "ser/io.py": "Run folders, resuming and reproducing",
     "ser/cli/sweep.py": "Sweeps and searches",
+    "ser/cli/progress.py": "Sweeps and searches",
     "ser/cli/train.py": "Sweeps and searches",
     "ser/models": "Networks and checkpoints",
     "ser/cli": "The ser command",

@@ -1,4 +1,4 @@
-"""What all pretrained transformers encoders share: checkpoint, wanted layers, and the loop over the layers."""
+"""What all pretrained transformers encoders share: checkpoint, settings and wanted layers."""
 
 import hashlib
 import itertools
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
 from ser.encoders.base import Encoder
+from ser.encoders.layers import joined
 from ser.encoders.weights import (
     check_size,
     checkpoint_folder,
@@ -33,43 +34,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 JOINS = ("mean", "concatenate")
 
 Layer = int | Sequence[int] | None
-
-
-class Layers(nn.Module):
-    """Consecutive transformer layers, with the model's own final norm where it has one.
-
-    The loop is ours because transformers' models cannot start in the middle (fine-tuning), run at another length than
-    30 s or under a mask (Whisper), or be exported with batch and time left open.
-
-    Args:
-        layers: of HuBERT, WavLM, wav2vec 2.0 or Whisper; of WavLM, the first must hold the relative positions.
-        norm: applied to the last state; None leaves it out.
-    """
-
-    def __init__(self, layers: nn.ModuleList, norm: nn.Module | None) -> None:
-        super().__init__()
-        self.layers, self.norm = layers, norm
-
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
-        """States (B, L, D) before the first layer and after each.
-
-        Args:
-            hidden: (B, L, D).
-            mask: (B, L), True at valid frames; None: all are valid.
-        """
-        states, positions, key_mask = [hidden], None, None
-        if mask is not None:
-            lowest = torch.finfo(hidden.dtype).min  # not -inf: the row of an empty window would become NaN
-            key_mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)[:, None, None, :]
-        for layer in self.layers:
-            if hasattr(getattr(layer, "attention", None), "gru_rel_pos_linear"):  # WavLM
-                hidden, positions = layer(hidden, attention_mask=mask, position_bias=positions)
-            else:
-                hidden = layer(hidden, attention_mask=key_mask)
-            states.append(hidden)
-        if self.norm is not None:
-            states[-1] = self.norm(states[-1])
-        return states
 
 
 class PretrainedEncoder(Encoder):
@@ -312,8 +276,3 @@ class PretrainedEncoder(Encoder):
     def join_states(self, states: Sequence[Tensor]) -> Tensor:
         """Frames (B, L, D) of the wanted layers' states, (B, L, width) each."""
         return joined(states, self.join)
-
-
-def joined(states: Sequence[Tensor], join: str) -> Tensor:
-    """States (B, L, D) each: side by side, (B, L, D * count), or their mean (B, L, D)."""
-    return torch.cat(list(states), dim=-1) if join == "concatenate" else torch.stack(list(states)).mean(dim=0)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, all_full, valid
-from ser.encoders.pretrained import Layers, PretrainedEncoder
+from ser.encoders.layers import Layers
+from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 
 FULL = "full"  # the whole model is trained

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.encoders.base import HOP_SAMPLES, all_full, valid
-from ser.encoders.pretrained import DTYPES, Layers, PretrainedEncoder
+from ser.encoders.layers import Layers
+from ser.encoders.pretrained import DTYPES, PretrainedEncoder
 from ser.errors import SerError
 
 WINDOWS = ("clip", "30s")

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from ser.data.augmentation import Augmentation
 from ser.encoders import FULL, Encoder
 from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, valid
-from ser.encoders.pretrained import Layers, PretrainedEncoder, joined
+from ser.encoders.layers import Layers, joined
+from ser.encoders.pretrained import PretrainedEncoder
 from ser.encoders.ssl import SpeechModel
 from ser.errors import SerError
 from ser.models.network import Network

@@ -1,0 +1,217 @@
+"""What a multirun shows: one line per run as it ends, what the running one does, and the summary of all."""
+
+import atexit
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from rich import get_console
+from rich.text import Text
+
+from ser.cli.train import FailedRun, typed_command
+from ser.config import name_parts, variant_name
+from ser.errors import SerError, explain
+from ser.io import append_line
+
+log = logging.getLogger(__name__)
+_LOOK = 0.5  # seconds between looks at what has ended
+
+
+class _Messages(logging.Handler):
+    """Keeps the warnings of a run, which the sweep shows once, and its latest message, which says how far it is."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.warnings: dict[str, None] = {}  # in their order, each once
+        self.latest = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.latest = record.getMessage().strip()
+        if logging.WARNING <= record.levelno < logging.ERROR:
+            self.warnings[self.latest] = None
+
+
+class SweepCallback(Callback):
+    """Shows one line per run of a multirun as it ends, and a summary after the last.
+
+    Runs may be in other processes or on other machines: each appends to one file in the outputs folder, and a thread
+    of the first process shows what is new in it. What a run says meanwhile is in its train.log; errors that are no bad
+    input are shown at once.
+
+    Args:
+        baseline: the variant that the others are tested against; None: statistics_logistic, gru, else the first.
+    """
+
+    def __init__(self, baseline: str | None = None) -> None:
+        self.baseline = baseline
+        self.record: Path | None = None  # None outside a multirun
+        self.started = self.job_started = 0.0
+        self.total = self.shown = 0
+        self.quiet = False
+        self.shared: set[str] = set()  # overrides of every run
+        self.watcher: threading.Thread | None = None
+        self.ended: threading.Event | None = None
+        self.messages: _Messages | None = None  # of the run that this process carries out
+        self.run = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to workers: all but the thread."""
+        return {**self.__dict__, "watcher": None, "ended": None, "messages": None}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Count the runs and begin to watch them.
+
+        Raises:
+            SystemExit: the outputs folder cannot be made.
+        """
+        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
+        self.shared = {o.input_line or "" for o in overrides if not o.is_sweep_override()}
+        points = math.prod(sum(1 for _ in override.sweep_string_iterator()) for override in swept)
+        self.total = OmegaConf.select(config, "hydra.sweeper.n_trials") or points
+        self.record = Path(config.paths.outputs).absolute() / f".sweep.{os.getpid()}.tmp"
+        try:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            self.record.unlink(missing_ok=True)
+            atexit.register(self.record.unlink, missing_ok=True)  # an interrupted or failed search has no end
+        except OSError as error:
+            raise SystemExit(f"error: {explain(error) or error}") from None
+        self.quiet = not config.hydra.verbose
+        if self.quiet:
+            line = f"{self.total} runs; details go into the train.log of each run (hydra.verbose=ser shows them here)"
+            get_console().print(line, highlight=False, soft_wrap=True)
+        self.started, self.ended = time.time(), threading.Event()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Start the clock of this run, and keep its messages off the screen."""
+        self.job_started = time.time()
+        place = f"fold {config.fold}" if config.search_folds is None else f"folds {config.search_folds}"
+        name = ",".join(part for part in name_parts(config.variant) if part not in self.shared)
+        self.run = f"{name} {place} seed {config.seed}"
+        if self.record is not None and self.quiet:
+            for handler in logging.getLogger().handlers:  # those of conf/hydra/job_logging, made anew for each run
+                handler.setLevel(logging.ERROR)
+            self.messages = _Messages()
+            logging.getLogger().addHandler(self.messages)
+            logging.captureWarnings(True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Record how this run ended."""
+        if self.record is None:
+            return
+        try:
+            value = job_return.return_value
+            reason = value.reason if isinstance(value, FailedRun) else None
+        except Exception as error:  # of a trial of a search; Hydra raises it again
+            reason = explain(error) or repr(error)
+        folder = Path(config.paths.run).absolute()
+        found = folder / "metrics.json"
+        entry = {"folder": str(folder), "run": self.run, "error": reason, "number": config.hydra.job.num,
+                 "seconds": time.time() - self.job_started, "uar": None, "tested": config.test,
+                 "skipped": found.is_file() and found.stat().st_mtime < self.job_started,
+                 "warnings": list(self.messages.warnings) if self.messages else []}  # fmt: skip
+        self.messages = None  # Hydra makes the handlers anew for the next run
+        if reason is None:
+            metrics = json.loads(found.read_text(encoding="utf-8")) if config.test and found.is_file() else {}
+            entry["uar"] = metrics.get("test", {}).get("uar", value)
+        append_line(self.record, json.dumps(entry))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the summary of each folder of runs, then the runs that failed.
+
+        Raises:
+            SystemExit: some failed.
+        """
+        if self.ended is not None and self.watcher is not None:
+            self.ended.set()
+            self.watcher.join()
+            logging.captureWarnings(False)
+        entries = sorted(self._entries(), key=lambda entry: int(entry["number"]))  # as started, not as ended
+        if self.record is not None:
+            self.record.unlink(missing_ok=True)
+        done = list(dict.fromkeys(Path(entry["folder"]) for entry in entries if not entry["error"] and entry["tested"]))
+        for folder in dict.fromkeys(run.parents[2] for run in done):
+            try:
+                _summarize(folder, [run for run in done if run.parents[2] == folder], self.baseline)
+            except SerError as error:  # the runs themselves are fine
+                log.error("no summary of %s: %s", folder, error)
+        failed = [entry for entry in entries if entry["error"]]
+        for entry in failed:
+            log.error("not finished: %s (%s)", entry["folder"], entry["error"])
+        if failed or len(entries) < self.total:
+            raise SystemExit(f"error: {max(len(failed), self.total - len(entries))} of {self.total} runs failed; "
+                             "the same command runs only those again.")  # fmt: skip
+
+    def _entries(self) -> list[dict[str, Any]]:
+        if self.record is None or not self.record.is_file():
+            return []
+        lines = self.record.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _watch(self) -> None:
+        """Show what is new: warnings that no run before had, a line per run, and on a terminal the run in progress."""
+        console, over = get_console(), False
+        warned: set[str] = set()
+        worked: list[float] = []  # seconds of runs that were not finished before
+        with console.status("") if console.is_terminal and self.quiet else nullcontext() as status:
+            while not over:
+                over = self.ended is None or self.ended.wait(_LOOK)
+                for entry in self._entries()[self.shown :]:
+                    self.shown += 1
+                    for warning in entry["warnings"]:
+                        if warning not in warned:
+                            console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+                    warned |= set(entry["warnings"])
+                    worked += [] if entry["skipped"] else [entry["seconds"]]
+                    line = self._line(entry, len(worked))
+                    console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
+                if status is not None:
+                    running = f": {self.run}: {self.messages.latest}".rstrip(": ") if self.messages else ""
+                    text = f"{self.shown} of {self.total} runs done{running}".splitlines()[0]
+                    status.update(Text(text, overflow="ellipsis", no_wrap=True))
+
+    def _line(self, entry: dict[str, Any], worked: int) -> str:
+        """How a run ended, and how long those that are left may take by the ``worked`` ones that were not skipped."""
+        result = f"failed: {entry['error']}" if entry["error"] else f"UAR {100 * entry['uar']:.1f}"
+        took = "finished already" if entry["skipped"] else _duration(entry["seconds"])
+        left = (time.time() - self.started) / max(1, worked) * (self.total - self.shown)
+        rest = f"; about {_duration(left)} left" if worked and self.shown < self.total else ""
+        return f"{self.shown} of {self.total}: {entry['run']}: {result} ({took}){rest}"
+
+
+def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None:
+    """Print and write the summary of the runs in ``outputs/<name>``."""
+    from ser.evaluation.report.render import show_summary, write_summary  # noqa: PLC0415  pandas loads only here
+    from ser.evaluation.runs import load_runs  # noqa: PLC0415
+    from ser.evaluation.summary import summarize  # noqa: PLC0415
+
+    loaded, left_out, _ = load_runs(runs)
+    if not loaded:
+        raise SerError(f"none of its {len(runs)} runs can be read: {left_out[0]}")
+    # A baseline may be given as an experiment's name, such as ladder/global.
+    baseline = None if baseline is None else variant_name(str(baseline), None, None)
+    summary = replace(summarize(loaded, baseline, left_out), command=typed_command())
+    show_summary(summary)
+    write_summary(summary, folder)
+    log.info("summary written to %s", folder)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
