@@ -319,3 +319,40 @@ def test_an_unplugged_or_refused_microphone_is_one_error_message(open_page):
     page.wait_for_selector("#ser-live-message.ser-error")
     assert "refused the microphone" in page.inner_text("#ser-live-message")
     assert not page.problems
+
+
+def test_a_slow_model_brings_advice_and_no_queue_grows(open_page, monkeypatch):
+    quick = EnergyGate.__call__
+    monkeypatch.setattr(EnergyGate, "__call__", lambda gate, waveform: time.sleep(2) or quick(gate, waveform))
+    page = open_page()
+    set_window(page, 2)
+    sent = []
+    page.on("request", lambda request: sent.append(1) if "/block?" in request.url else None)
+    page.on("requestfinished", lambda request: sent.pop() if "/block?" in request.url else None)
+    page.click("#ser-mic")
+    page.wait_for_function("document.querySelector('#ser-live-panel').innerText.includes('an answer comes every')")
+    begun = heard(page)
+    page.wait_for_function(
+        "(from) => parseFloat(document.querySelector('.ser-live-facts dd').innerText) > from", arg=begun
+    )
+    assert len(sent) <= 1  # blocks are answered while the model thinks
+    page.click("#ser-mic")
+    page.wait_for_selector("#ser-mic[aria-pressed=false]")
+    assert not page.problems
+
+
+def test_the_recording_of_the_microphone_can_be_downloaded(open_page, tmp_path):
+    page = open_page()
+    set_window(page, 2)
+    with page.expect_request("**/queue/join**"):
+        page.get_by_label("Keep the sound").check()
+    page.click("#ser-mic")
+    watch(page, {"sad"})
+    page.click("#ser-mic")
+    for name in ("WAV", "JSON lines"):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name).click()
+        download.value.save_as(tmp_path / name)
+    assert soundfile.info(tmp_path / "WAV").duration >= 2
+    assert {"end", "emotion"} <= set(json.loads((tmp_path / "JSON lines").read_text().splitlines()[0]))
+    assert not page.problems
