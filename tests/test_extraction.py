@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -408,3 +409,16 @@ def test_unfit_arguments_are_refused(corpus, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SerError, match="choose another cache folder"):
         run(corpus, tmp_path / "file")
+
+
+def test_frames_of_other_library_versions_are_told(corpus, tmp_path, monkeypatch, caplog):
+    run(corpus, tmp_path / "cache")
+    monkeypatch.setattr("ser.data.inventory.library_versions", lambda: {"torch": "0.1", "soxr": "1"})
+    run(corpus, tmp_path / "cache")
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 2 and f"made with torch {version('torch')}, installed is 0.1" in told[0]
+    assert "made with soxr (unknown version), installed is 1" in told[1]
+    caplog.clear()
+    monkeypatch.undo()
+    run(corpus, tmp_path / "cache")
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
