@@ -24,6 +24,7 @@ SHORT = {  # options of a quick run; a benchmark not named here runs with its de
     "overhead": ["--scale", "0.1", "--rounds", "3"],
     "extraction": ["--clips", "16"],
     "reference": ["--scale", "0.08"],
+    "live": ["--seconds", "12"],
     "recurrent": ["--repeats", "3"],
     "scale": ["--utterances", "20000"],
 }
