@@ -49,10 +49,12 @@ def generate(folder: Path, utterances: int) -> None:
     """Write ``manifest.csv`` and the frames of all utterances, 1 to 40 each, into ``folder``."""
     random = np.random.default_rng(0)
     lengths = np.clip(random.lognormal(1.5, 0.6, utterances), 1, 40).astype(int)
-    np.save(folder / "train.npy", random.standard_normal((int(lengths.sum()), DIM)).astype(np.float16))
-    (folder / "train.lengths").write_text("\n".join(map(str, lengths)) + "\n")
+    frames = folder / "frames"  # apart from the cache, whose shards would count as files of frames
+    frames.mkdir(exist_ok=True)
+    np.save(frames / "train.npy", random.standard_normal((int(lengths.sum()), DIM)).astype(np.float16))
+    (frames / "train.lengths").write_text("\n".join(map(str, lengths)) + "\n")
     names = [f"utterance{number:07d}" for number in range(utterances)]
-    (folder / "train.emo").write_text("".join(f"{name} x\n" for name in names))
+    (frames / "train.emo").write_text("".join(f"{name} x\n" for name in names))
     emotions = random.integers(len(EMOTIONS), size=utterances)
     rows = ["path,emotion,speaker,gender,session,seconds"]
     for number, name in enumerate(names):
@@ -70,7 +72,12 @@ def measure(step: str, folder: Path) -> tuple[float, float, float]:
     from ser.run.building import load_data  # noqa: PLC0415
 
     start, processor = time.perf_counter(), time.process_time()
-    words = ["data=manifest", f"data.manifest={folder}/manifest.csv", "features=files", f"features.root={folder}"]
+    words = [
+        "data=manifest",
+        f"data.manifest={folder}/manifest.csv",
+        "features=files",
+        f"features.root={folder}/frames",
+    ]
     words += [f"paths.cache={folder}/cache", f"paths.outputs={folder}/outputs"]
     cfg = compose_config(words)
     if step == "doctor":
