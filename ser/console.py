@@ -48,14 +48,18 @@ def announce(corpus: Corpus) -> None:
 
 def show_split(record: Mapping[str, Any]) -> None:
     """The split as a table: utterances, minutes, speakers, sessions and emotions of each part."""
-    _tell([split_table(record)], _labels(record))
+    lines = _labels(record)
+    if others := record.get("auxiliary"):
+        counts = ", ".join(f"{count} {emotion}" for emotion, count in others["emotions"].items())
+        lines = [*lines, f"A second head learns {others['utterances']} utterances more, of other emotions: {counts}."]
+    _tell([split_table(record)], lines)
 
 
 def show_network(module: EmotionModule, name: str) -> None:
     """Print the parts of network and adversary with their parameters, and how many of those are trained."""
     total, trained = count_parameters(module)
     rows = []
-    parts = [*module.network.named_children(), ("adversary", module.adversary)]
+    parts = [*module.network.named_children(), ("adversary", module.adversary), ("second head", module.auxiliary)]
     for part, layer in parts:
         if layer is not None and (count := count_parameters(layer)[0]) > 0:
             rows.append([part, type(layer).__name__, f"{count:,}"])

@@ -10,6 +10,28 @@ from torch.nn import functional as F
 from ser.errors import SerError, check_number
 
 
+class AuxiliaryEmotions(nn.Module):
+    """A second head, for utterances of emotions outside the task, too; used in training only.
+
+    What sets those emotions apart in the voice helps to tell the task's own: on RAVDESS its four others are more than
+    half of the recordings.
+
+    Args:
+        pooled_size: P.
+        emotions: classes of the second head: the task's, then the others.
+        weight: of its loss in the total loss.
+    """
+
+    def __init__(self, pooled_size: int, emotions: int, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.head = nn.Linear(pooled_size, emotions)
+
+    def forward(self, pooled: Tensor, emotion: Tensor) -> Tensor:
+        """Cross entropy, without its weight, of pooled features (B, P) whose emotions (B,) are of all classes."""
+        return F.cross_entropy(self.head(pooled), emotion)
+
+
 class EmotionLoss(nn.Module, ABC):
     """Base of the emotion losses: the mean over a batch of the loss per utterance, optionally with class weights.
 

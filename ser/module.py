@@ -16,7 +16,7 @@ from ser.adversary.base import Features
 from ser.data.augmentation import Augmentation
 from ser.data.datamodule import Batch
 from ser.errors import SerError, check_number
-from ser.losses import l2_norms
+from ser.losses import AuxiliaryEmotions, l2_norms
 from ser.metrics import METRICS
 from ser.models.network import Network, NetworkOutput
 
@@ -55,6 +55,7 @@ class EmotionModule(lightning.LightningModule):
         optimizer: makes an optimizer of parameters.
         emotions: class names in order.
         augmentation: changes training frames; identity when it holds no transform.
+        auxiliary: second head for emotions outside the task; None for none.
         l2_reg: weight of the summed L2 norms.
         seed: with epoch and batch it determines dropout and augmentation, so that a resumed run repeats them.
         config: plain description stored in every checkpoint, enough to rebuild the network.
@@ -69,13 +70,20 @@ class EmotionModule(lightning.LightningModule):
         emotions: Sequence[str],
         *,
         augmentation: Augmentation,
+        auxiliary: AuxiliaryEmotions | None = None,
         l2_reg: float = 0.0,
         seed: int = 0,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_number("l2_reg", l2_reg, 0)
+        if auxiliary is not None and augmentation.mixup is not None:
+            raise SerError(
+                "auxiliary_weight was given with mixup, whose mixed labels are those of the task; set "
+                "augmentation.mixup_alpha=0 or auxiliary_weight=0."
+            )
         self.network, self.adversary, self.emotion_loss = network, adversary, emotion_loss
+        self.auxiliary = auxiliary
         self.make_optimizer = optimizer
         self.emotions = list(emotions)
         self.augmentation = augmentation
@@ -108,19 +116,29 @@ class EmotionModule(lightning.LightningModule):
             one_hot = F.one_hot(target, len(self.emotions)).float()  # (B, C)
             frames, target = self.augmentation.mixup(frames, lengths, one_hot)
         output = self(frames, lengths)
-        parts = {"emotion_loss": self.emotion_loss(output.emotion_logits, target)}
-        loss = parts["emotion_loss"]
-        if self.adversary is not None:
-            parts["speaker_loss"], speaker_logits = self.adversary(output.pooled, batch.speaker, batch.emotion)
+        logits, pooled, speaker, emotion = output.emotion_logits, output.pooled, batch.speaker, batch.emotion
+        parts: dict[str, Tensor] = {}
+        if self.auxiliary is not None:
+            parts["auxiliary_loss"] = self.auxiliary(pooled, emotion)
+            known = emotion < len(self.emotions)  # (B,) utterances of the task; the others end here
+            logits, pooled, speaker, emotion, target = (
+                values[known] for values in (logits, pooled, speaker, emotion, target)
+            )
+        # Over all utterances of the batch, so that each weighs the same whatever the others are.
+        part_of_task = len(emotion) / len(batch.emotion)
+        loss = logits.sum() if not part_of_task else part_of_task * self.emotion_loss(logits, target)
+        if self.adversary is not None and part_of_task:
+            parts["emotion_loss"] = loss
+            parts["speaker_loss"], speaker_logits = self.adversary(pooled, speaker, emotion)
             loss = loss + self.adversary.weight * parts["speaker_loss"]
             if speaker_logits is not None:
-                parts["speaker_accuracy"] = (speaker_logits.argmax(-1) == batch.speaker).float().mean()
+                parts["speaker_accuracy"] = (speaker_logits.argmax(-1) == speaker).float().mean()
+        if self.auxiliary is not None:
+            loss = loss + self.auxiliary.weight * parts["auxiliary_loss"]
         if self.l2_reg > 0:
             parts["l2"] = self.l2_reg * l2_norms(self)
             loss = loss + parts["l2"]
-        if self.adversary is None:
-            del parts["emotion_loss"]  # the loss itself
-        self._log_step("train", {"loss": loss, **parts}, self.train_metrics, output.emotion_logits, batch, batch_idx)
+        self._log_step("train", {"loss": loss, **parts}, self.train_metrics, logits, emotion, batch_idx)
         return loss
 
     def on_fit_start(self) -> None:
@@ -162,14 +180,15 @@ class EmotionModule(lightning.LightningModule):
     def _training_features(self) -> Iterator[Features]:
         for loaded in self.trainer.train_dataloader:  # type: ignore[union-attr]
             batch = self.trainer.strategy.batch_to_device(loaded, self.device)
-            yield self(batch.frames, batch.lengths).statistics.float(), batch.speaker, batch.emotion
+            statistics, known = self(batch.frames, batch.lengths).statistics.float(), batch.emotion < len(self.emotions)
+            yield statistics[known], batch.speaker[known], batch.emotion[known]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log loss and metrics on unseen speakers, of the validation part (loader 0) or the test part (loader 1)."""
         logits = self(batch.frames, batch.lengths).emotion_logits
         losses = {} if dataloader_idx else {"loss": F.cross_entropy(logits, batch.emotion)}
         metrics = (self.val_metrics, self.test_metrics)[dataloader_idx]
-        self._log_step("val", losses, metrics, logits, batch, batch_idx, shown=dataloader_idx == 0)
+        self._log_step("val", losses, metrics, logits, batch.emotion, batch_idx, shown=dataloader_idx == 0)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
@@ -205,7 +224,7 @@ class EmotionModule(lightning.LightningModule):
         losses: dict[str, Tensor],
         metrics: MetricCollection,
         logits: Tensor,
-        batch: Batch,
+        emotion: Tensor,
         batch_idx: int,
         shown: bool = True,
     ) -> None:
@@ -215,11 +234,12 @@ class EmotionModule(lightning.LightningModule):
         ``log`` walks through everything logged so far (a quarter of the time of a small network's epoch).
         """
         common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False, "logger": shown}
-        size = len(batch.emotion)
+        size = max(1, len(emotion))  # a batch may have auxiliary utterances only
         for name, value in losses.items():
             bar = name in ("loss", "speaker_loss")
             self.log(f"{phase}/{name}", value.detach(), prog_bar=bar, batch_size=size, sync_dist=True, **common)
-        metrics.update(logits.detach(), batch.emotion)
+        if len(emotion):
+            metrics.update(logits.detach(), emotion)
         for name, metric in metrics.items(keep_base=False) if batch_idx == 0 else ():
             bar = str(name) in ("train/uar", "val/uar")
             self.log(str(name), metric, prog_bar=bar, batch_size=size, **common)

@@ -118,6 +118,7 @@ def _check_numbers(cfg: DictConfig) -> None:
     check_number("seed", cfg.seed, 0, 2**32 - 1)
     if cfg.adversarial_weight is not None:
         check_number("adversarial_weight", cfg.adversarial_weight, 0)
+    check_number("auxiliary_weight", cfg.auxiliary_weight, 0)
     figure_formats(cfg.figures)
     for key in ("outputs", "run"):
         if not cfg.paths[key]:

@@ -89,6 +89,7 @@ class TrainPage:
     epochs_from: str | None = MISSING
     resume: bool = MISSING
     adversarial_weight: float | None = MISSING
+    auxiliary_weight: float = MISSING
     l2_reg: float = MISSING
     test_each_epoch: bool = MISSING
     test: bool = MISSING

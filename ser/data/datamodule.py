@@ -28,7 +28,7 @@ class Batch(NamedTuple):
         frames: (B, L, D); half precision from the cache, single precision once averaged or normalised; zero beyond
             ``lengths``.
         lengths: (B,) true frames of each utterance.
-        emotion: (B,) index into the corpus's emotions.
+        emotion: (B,) index into the corpus's emotions; from C on those of auxiliary utterances, in training only.
         speaker: (B,) index among the training speakers, -1 for others.
         statistics: (B,) row of the normalisation statistics.
         ids: the utterances' ids.
@@ -178,11 +178,15 @@ class EmotionDataModule(lightning.LightningDataModule):
         for name, part in parts.items():
             dataset = self.datasets[name] = self._dataset(part, left)
             left = max(0, left - sum(dataset.lengths) * cache.dim * 4)
+        self.learned = self.datasets["train"]
+        if split.auxiliary:
+            self.learned = self._dataset((*split.train, *split.auxiliary), left)
 
     def _dataset(self, utterances: Sequence[Utterance], keep_bytes: int) -> FrameDataset:
         dataset = FrameDataset(self.cache, utterances, self.crop, self.average, keep_bytes)
         speaker = {name: index for index, name in enumerate(self.speakers)}
-        dataset.emotion = torch.tensor([self.emotions.index(u.emotion) for u in utterances])
+        emotions = [*self.emotions, *self.split.other_emotions]
+        dataset.emotion = torch.tensor([emotions.index(u.emotion) for u in utterances])
         dataset.speaker = torch.tensor([speaker.get(u.speaker, -1) for u in utterances])
         dataset.statistics = torch.tensor([self.statistics.row(u.speaker) for u in utterances])
         return dataset
@@ -192,8 +196,8 @@ class EmotionDataModule(lightning.LightningDataModule):
         return torch.bincount(self.datasets["train"].emotion, minlength=len(self.emotions))
 
     def loader(self, part: str, shuffle: bool = False) -> "DataLoader[Batch]":
-        """Batches of ``part`` (train, validation or test) for this process's rank."""
-        dataset = self.datasets[part]
+        """Batches of ``part`` (train, validation or test) for this process's rank; shuffled, with auxiliary ones."""
+        dataset = self.learned if shuffle else self.datasets[part]
         rows = self._balanced() if shuffle and self.balance else list(range(len(dataset)))
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = LengthBatches(
@@ -220,9 +224,10 @@ class EmotionDataModule(lightning.LightningDataModule):
 
     def _balanced(self) -> list[int]:
         """Rows of the training part, those of smaller corpora as often as brings them near the largest."""
-        counts = Counter(utterance.corpus for utterance in self.split.train)
+        learned = (*self.split.train, *self.split.auxiliary)
+        counts = Counter(utterance.corpus for utterance in learned)
         times = {corpus: round(max(counts.values()) / count) for corpus, count in counts.items()}
-        return [row for row, u in enumerate(self.split.train) for _ in range(times[u.corpus])]
+        return [row for row, u in enumerate(learned) for _ in range(times[u.corpus])]
 
     def train_dataloader(self) -> "DataLoader[Batch]":
         """Shuffled training batches."""

@@ -28,6 +28,7 @@ class Split:
         folds: how many the protocol has on this corpus.
         seed: of the protocols that draw at random.
         speaker_overlap: whether the protocol declares that training speakers occur in validation or test.
+        auxiliary: utterances of other emotions by training speakers, for a second head; never evaluated.
     """
 
     train: tuple[Utterance, ...]
@@ -38,6 +39,12 @@ class Split:
     folds: int
     seed: int
     speaker_overlap: bool
+    auxiliary: tuple[Utterance, ...] = ()
+
+    @property
+    def other_emotions(self) -> tuple[str, ...]:
+        """The emotions of the auxiliary utterances, sorted."""
+        return tuple(sorted({utterance.emotion for utterance in self.auxiliary}))
 
     def parts(self) -> dict[str, tuple[Utterance, ...]]:
         """The parts by name, in the order train, validation, test."""
@@ -78,6 +85,23 @@ def with_less_training(split: Split, speakers: int | None, fraction: float) -> S
     return replace(split, train=tuple(utterance for utterance in split.train if utterance.id in kept))
 
 
+def with_auxiliary(split: Split, others: Iterable[Utterance]) -> Split:
+    """The split with utterances of other emotions by speakers who are in the training part only.
+
+    Raises:
+        SerError: there are none.
+    """
+    unseen = {utterance.speaker for utterance in (*split.validation, *split.test)}
+    known = {utterance.speaker for utterance in split.train} - unseen
+    found = tuple(utterance for utterance in others if utterance.speaker in known)
+    if not found:
+        raise SerError(
+            f"auxiliary_weight was given, but fold {split.fold} of protocol {split.protocol} has no utterance of "
+            "another emotion by a speaker of the training part alone, expected some; set auxiliary_weight=0."
+        )
+    return replace(split, auxiliary=found)
+
+
 def refuse_shared_recordings(
     split: Split,
     recordings: Mapping[str, tuple[str, float, float | None]],
@@ -98,6 +122,7 @@ def refuse_shared_recordings(
         SerError: naming the first pair.
     """
     parts = {utterance.id: (name, utterance) for name, part in split.parts().items() for utterance in part}
+    parts |= {utterance.id: ("train", utterance) for utterance in split.auxiliary}
     segments: dict[str, list[_Segment]] = {}
     for name, utterance in parts.values():
         audio, start, end = recordings[utterance.id]
@@ -160,7 +185,8 @@ def split_record(
     parts = {name: _part_record(part, corpus.emotions) for name, part in split.parts().items()}
     if recordings is not None:
         for name, part in split.parts().items():
-            parts[name]["recordings"] = sorted({recording_key(recordings[u.id]) for u in part})
+            seen = (*part, *split.auxiliary) if name == "train" else part
+            parts[name]["recordings"] = sorted({recording_key(recordings[u.id]) for u in seen})
     return {
         "corpus": corpus.name,
         "corpus_fingerprint": corpus.fingerprint(),
@@ -174,6 +200,7 @@ def split_record(
         "left_out": dict(left_out),
         "parts": parts,
         "hash": _hash([part["hash"] for part in parts.values()]),
+        **({"auxiliary": _part_record(split.auxiliary, split.other_emotions)} if split.auxiliary else {}),
     }
 
 

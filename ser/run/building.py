@@ -1,8 +1,8 @@
 """What a configuration builds: the data of a fold, the module with its network and adversary, and the trainer."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -16,14 +16,16 @@ from ser.callbacks import WholeFileCheckpointIO
 from ser.config import instantiate
 from ser.console import announce, is_quiet
 from ser.data.cache import FRAME_CODE
-from ser.data.corpus import Corpus
+from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import Extraction, extract
-from ser.data.split import Split, refuse_shared_recordings, split_record, with_less_training
+from ser.data.protocols import EvaluationProtocol
+from ser.data.split import Split, refuse_shared_recordings, split_record, with_auxiliary, with_less_training
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
-from ser.errors import check_number
+from ser.errors import SerError, check_number
 from ser.inference.checkpoint import FORMAT
+from ser.losses import AuxiliaryEmotions
 from ser.models.finetuned import check_finetuning, make_network
 from ser.models.network import Network
 from ser.models.statistics import StatisticsLogistic, StatisticsMLP
@@ -58,14 +60,14 @@ def load_data(cfg: DictConfig) -> Data:
     own_frames = corpus.frame_source is not None
     check_finetuning(encoder, normalization.kind, instantiate(cfg, "augmentation"), own_frames)
     protocol = instantiate(cfg, "protocol")
-    split = protocol.split(corpus, cfg.fold, cfg.seed)  # what is wrong with it is said before hours of extraction
-    with_less_training(split, cfg.train_speakers, cfg.train_fraction)
-    extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
+    others = other_emotions(cfg, corpus) if cfg.auxiliary_weight else ()
+    _split(cfg, protocol, corpus, others)  # what is wrong with it is said before hours of extraction
+    whole = replace(corpus, utterances=(*corpus.utterances, *others))
+    extraction = extract(whole, encoder, cfg.paths.cache, **cfg.extraction)
     for identifier, reason in extraction.failures.items():
         log.warning("left out %s: %s", identifier, reason)
     corpus = corpus.without(extraction.failures)
-    split = protocol.split(corpus, cfg.fold, cfg.seed)
-    split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
+    split = _split(cfg, protocol, corpus, [u for u in others if u.id not in extraction.failures])
     refuse_shared_recordings(
         split, extraction.cache.recordings, extraction.cache.copies(), allowed=cfg.allow_duplicates
     )
@@ -91,11 +93,40 @@ def measured(data: Data) -> dict[str, Any]:
     return {
         "labels": data.record["corpus_fingerprint"],
         "split": data.record["hash"],
+        **({"auxiliary": data.record["auxiliary"]["hash"]} if data.split.auxiliary else {}),
         "audio": data.extraction.cache.fingerprint(),
         "frame_code": FRAME_CODE,
         "unchecked": len(data.extraction.trusted),
         "encoder": (data.corpus.frame_source or data.encoder).description(),
     }
+
+
+def _split(cfg: DictConfig, protocol: EvaluationProtocol, corpus: Corpus, others: Sequence[Utterance]) -> Split:
+    split = protocol.split(corpus, cfg.fold, cfg.seed)
+    split = with_less_training(split, cfg.train_speakers, cfg.train_fraction)
+    return with_auxiliary(split, others) if cfg.auxiliary_weight else split
+
+
+def other_emotions(cfg: DictConfig, corpus: Corpus) -> tuple[Utterance, ...]:
+    """Utterances of the corpus's speakers whose emotions are not among ``data.emotions``.
+
+    Raises:
+        SerError: the corpus has one set of emotions only, or is made of several.
+    """
+    if corpus.parts or "emotions" not in cfg.data:
+        raise SerError(
+            f"auxiliary_weight={cfg.auxiliary_weight} was given for data={corpus.name}, expected a single corpus with "
+            "data.emotions, whose other emotions are then learned, too; set auxiliary_weight=0."
+        )
+    with open_dict(cfg := cfg.copy()):
+        cfg.data.emotions = None
+    session = {utterance.speaker: utterance.session for utterance in corpus.utterances}
+    whole: Corpus = instantiate(cfg, "data")
+    return tuple(
+        replace(utterance, session=session[utterance.speaker])
+        for utterance in whole.utterances
+        if utterance.emotion not in corpus.emotions and utterance.speaker in session
+    )
 
 
 def build_module(
@@ -115,6 +146,10 @@ def build_module(
     adversary = None if fitted else build_adversary(cfg, network, len(datamodule.speakers), len(datamodule.emotions))
     if network.erase is not None:
         description = {**description, "erase": network.erase.rank}
+    auxiliary = None
+    if others := datamodule.split.other_emotions:
+        classes = len(datamodule.emotions) + len(others)
+        auxiliary = None if fitted else AuxiliaryEmotions(network.pooled_size, classes, cfg.auxiliary_weight)
     loss = instantiate(cfg, "loss")
     if hasattr(loss, "fit_class_counts"):
         loss.fit_class_counts(datamodule.emotion_counts())
@@ -148,6 +183,7 @@ def build_module(
         instantiate(cfg, "optimizer"),
         datamodule.emotions,
         augmentation=instantiate(cfg, "augmentation"),
+        auxiliary=auxiliary,
         l2_reg=cfg.l2_reg,
         seed=cfg.seed,
         config=config,

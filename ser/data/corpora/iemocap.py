@@ -32,7 +32,7 @@ _UTTERANCE_LINE = re.compile(
 
 def iemocap(
     root: str | Path | None,
-    emotions: Sequence[str] = ("neutral", "happy", "angry", "sad"),
+    emotions: Sequence[str] | None = ("neutral", "happy", "angry", "sad"),
     merge_excited: bool = True,
     scenario: str | None = None,
     map: Mapping[str, str] | None = None,
@@ -46,7 +46,8 @@ def iemocap(
     Args:
         root: the folder that holds Session1 to Session5.
         emotions: the classes in their order, of neutral, happy, angry, sad, excited, frustrated, surprised,
-            fearful and disgust; the first four, with excitement merged, are the standard 5,531 utterances.
+            fearful and disgust; the first four, with excitement merged, are the standard 5,531 utterances. None means
+            all that occur.
         merge_excited: count the label exc as happy; without it excited is a class of its own.
         scenario: improvised or scripted; None: both.
         map: class of a label, such as ``{frustrated: angry}``.
@@ -82,7 +83,7 @@ def iemocap(
         for line in _labelled_lines(session)
         if labels.get(line["label"]) in wanted and _SCENARIOS[scenario] in line["id"]
     )
-    return assemble("iemocap", wanted, utterances, release)
+    return assemble("iemocap", wanted, utterances, release, all_occur=emotions is not None)
 
 
 def _sentences(session: Path) -> dict[str, Path]:

@@ -20,7 +20,7 @@ _NAME = re.compile(r"dia\d+_utt\d+")
 
 def meld(
     root: str | Path | None,
-    emotions: Sequence[str] = ("neutral", "happy", "sad", "angry"),
+    emotions: Sequence[str] | None = ("neutral", "happy", "sad", "angry"),
     map: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read ``{train,dev,test}_sent_emo.csv`` and find ``dia0_utt0.wav`` in the folder that is named after each part.
@@ -31,7 +31,8 @@ def meld(
 
     Args:
         root: the folder, searched with its subfolders.
-        emotions: the classes in their order, of neutral, happy, sad, angry, surprised, fearful and disgust.
+        emotions: the classes in their order, of neutral, happy, sad, angry, surprised, fearful and disgust;
+            None means all that occur.
         map: class of a label, such as ``{disgust: angry}``.
 
     Raises:
@@ -54,4 +55,5 @@ def meld(
             utterances.append(
                 Utterance(f"{part}_{name}", path, emotion, row["Speaker"].strip(), session, "", partition=partition)
             )
-    return assemble("meld", wanted, (u for u in utterances if u.emotion in wanted), folder)
+    chosen = (u for u in utterances if u.emotion in wanted)
+    return assemble("meld", wanted, chosen, folder, all_occur=emotions is not None)

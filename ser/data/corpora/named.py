@@ -128,7 +128,7 @@ CORPORA = {
 def named(
     name: str,
     root: str | Path | None,
-    emotions: Sequence[str],
+    emotions: Sequence[str] | None,
     map: Mapping[str, str] | None = None,
     speakers: str | None = None,
 ) -> Corpus:
@@ -137,7 +137,7 @@ def named(
     Args:
         name: of the row of ``CORPORA``.
         root: the folder, searched with its subfolders.
-        emotions: the classes in their order; recordings of others are left out.
+        emotions: the classes in their order, recordings of others being left out; None means all that occur.
         map: class of a label, such as ``{calm: neutral}``.
         speakers: regular expression of the speakers that are read; None: all.
 
@@ -174,4 +174,4 @@ def named(
     if names.sessions is None:
         group = speaker_groups((u.speaker, u.gender) for u in utterances)
         utterances = [replace(u, session=group[u.speaker]) for u in utterances]
-    return assemble(name, wanted, utterances, folder)
+    return assemble(name, wanted, utterances, folder, all_occur=emotions is not None)

@@ -55,13 +55,16 @@ def find_layout(root: Path, pattern: str) -> Path | None:
 
 
 def validate_emotions(
-    emotions: Iterable[str], possible: Sequence[str], corpus: str, map: Mapping[str, str] | None = None
+    emotions: Iterable[str] | None, possible: Sequence[str], corpus: str, map: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """The class names in the given order, without those that ``map`` renames and no label has any more.
+    """The class names in the given order, without those that ``map`` renames and no label has any more; None: all of
+    ``possible``.
 
     Raises:
         SerError: one of them is not among ``possible`` or is named twice, or there are fewer than two.
     """
+    if emotions is None:
+        return tuple(possible)
     if isinstance(emotions, str):
         raise SerError(
             f"emotions {emotions!r} were given for {corpus}, expected a list of at least two; write "
@@ -136,8 +139,12 @@ def speaker_groups(speakers: Iterable[tuple[str, str]]) -> dict[str, int]:
     return found
 
 
-def assemble(name: str, emotions: tuple[str, ...], utterances: Iterable[Utterance], source: Path) -> Corpus:
+def assemble(
+    name: str, emotions: tuple[str, ...], utterances: Iterable[Utterance], source: Path, all_occur: bool = True
+) -> Corpus:
     """The corpus of these utterances, sorted by session and id, with lengths that are 0.0 read from the files' headers.
+
+    Of the emotions, those without an utterance are an error, or left out where not ``all_occur``.
 
     The length stays 0.0 where a file is missing or unreadable, so that the extraction reports it.
 
@@ -166,7 +173,9 @@ def assemble(name: str, emotions: tuple[str, ...], utterances: Iterable[Utteranc
             "every id must be unique, so remove the copies."
         )
     missing = set(emotions) - {utterance.emotion for utterance in ordered}
-    if missing:
+    if not all_occur:
+        emotions = tuple(emotion for emotion in emotions if emotion not in missing)
+    elif missing:
         raise SerError(
             f"{source} has no utterance labelled {', '.join(sorted(missing))}; leave it out of "
             "data.emotions or complete the corpus."
