@@ -23,8 +23,8 @@ from ser.module import ConfusionMetric
 log = logging.getLogger(__name__)
 
 COLUMNS = (
-    "train/loss", "train/emotion_loss", "train/speaker_loss", "train/l2", "train/wa", "train/uar", "train/f1",
-    "train/speaker_accuracy", "val/loss", "val/wa", "val/uar", "val/f1", "test/wa", "test/uar",
+    "train/loss", "train/emotion_loss", "train/speaker_loss", "train/auxiliary_loss", "train/l2", "train/wa",
+    "train/uar", "train/f1", "train/speaker_accuracy", "val/loss", "val/wa", "val/uar", "val/f1", "test/wa", "test/uar",
 )  # fmt: skip
 
 

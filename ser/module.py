@@ -45,8 +45,8 @@ def emotion_metrics(emotions: int, prefix: str) -> MetricCollection:
 class EmotionModule(lightning.LightningModule):
     """Trains a network to recognise emotions and, with an adversary, to forget speakers.
 
-    ``loss = emotion loss + adversary.weight * speaker loss + l2_reg * sum of weight norms``; the speaker loss exists
-    in training only, since validation and test speakers are unseen.
+    ``loss = emotion loss + adversary.weight * speaker loss + auxiliary.weight * auxiliary loss + l2_reg * sum of weight
+    norms``; the speaker loss exists in training only, since validation and test speakers are unseen.
 
     Args:
         network: frames and lengths to a NetworkOutput.
@@ -127,8 +127,9 @@ class EmotionModule(lightning.LightningModule):
         # Over all utterances of the batch, so that each weighs the same whatever the others are.
         part_of_task = len(emotion) / len(batch.emotion)
         loss = logits.sum() if not part_of_task else part_of_task * self.emotion_loss(logits, target)
+        if self.adversary is not None or self.auxiliary is not None:
+            parts["emotion_loss"] = loss  # else the loss itself
         if self.adversary is not None and part_of_task:
-            parts["emotion_loss"] = loss
             parts["speaker_loss"], speaker_logits = self.adversary(pooled, speaker, emotion)
             loss = loss + self.adversary.weight * parts["speaker_loss"]
             if speaker_logits is not None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from fake_corpora import write_iemocap, write_ravdess
+from omegaconf import open_dict
 from test_module import DIM
 from torch.nn.utils.rnn import pad_sequence
 
@@ -14,11 +15,13 @@ from ser import training
 from ser.data.augmentation import Augmentation
 from ser.data.corpora.iemocap import iemocap
 from ser.data.corpora.named import named
+from ser.data.corpus import Corpus
 from ser.data.datamodule import Batch
 from ser.errors import SerError
 from ser.losses import AuxiliaryEmotions, CrossEntropy
 from ser.models.statistics import StatisticsMLP
 from ser.module import EmotionModule
+from ser.run.building import other_emotions
 
 TASK = ["data.emotions=[happy,sad]", "trainer.max_epochs=2", "fold=1"]
 
@@ -47,10 +50,11 @@ def test_others_by_training_speakers_are_learned_and_never_predicted(configure, 
 
 
 def test_logistic_regression_is_the_same_baseline_with_and_without(configure, tmp_path):
-    words = ["model=statistics_logistic", *TASK]
+    words = ["model=statistics_logistic", *TASK, "logger=none", "figures=false", "leakage=false"]
     tables = []
     for weight in (0, 0.5):
-        training.run(configure(*words, f"auxiliary_weight={weight}", folder=tmp_path / str(weight)))
+        cfg = configure(*words, f"auxiliary_weight={weight}", folder=tmp_path / str(weight), tiny=False)
+        training.run(cfg)
         tables.append((tmp_path / str(weight) / "predictions.csv").read_text())
     assert tables[0] == tables[1]
 
@@ -89,7 +93,9 @@ def test_each_utterance_weighs_the_same_however_many_others_a_batch_has():
 
 
 def test_a_batch_of_others_alone_trains_the_second_head():
+    """The total is the task's loss, here none, and the weighted loss of the second head."""
     loss, gradients = step(module_with(1.0), [2, 3])
+    assert loss == pytest.approx(2 * step(module_with(0.5), [2, 3])[0])
     assert np.isfinite(loss) and gradients["auxiliary.head.weight"].abs().sum() > 0
     assert not gradients["network.head.weight"].any()
 
@@ -97,13 +103,19 @@ def test_a_batch_of_others_alone_trains_the_second_head():
 @pytest.mark.parametrize("words, sentence", [
     (["auxiliary_weight=0.5"], "no utterance of another emotion"),
     (["auxiliary_weight=0.5", *TASK, "augmentation.mixup_alpha=0.2"], "was given with mixup"),
-    (["auxiliary_weight=0.5", *TASK, "protocol=random"], "no utterance of another emotion"),
     (["auxiliary_weight=-1"], "expected a number of at least 0"),
-    (["auxiliary_weight=0.5", "data=synthetic"], "expected a single corpus with data.emotions"),
 ])  # fmt: skip
 def test_what_does_not_go_with_it_gets_one_sentence(configure, tmp_path, words, sentence):
     with pytest.raises(SerError, match=sentence):
         training.run(configure(*words, folder=tmp_path / "run"))
+
+
+def test_a_corpus_of_one_set_of_emotions_has_no_others(configure):
+    cfg = configure("auxiliary_weight=0.5")
+    with open_dict(cfg):
+        del cfg.data.emotions
+    with pytest.raises(SerError, match=r"expected a single corpus with data\.emotions"):
+        other_emotions(cfg, Corpus("fixed", ("happy", "sad"), ()))
 
 
 def test_a_test_recording_labelled_otherwise_is_refused_among_the_others(configure, tmp_path, manifest):
@@ -112,7 +124,8 @@ def test_a_test_recording_labelled_otherwise_is_refused_among_the_others(configu
     parts = split_of(tmp_path / "run")["parts"]
     table = pd.read_csv(manifest)
     tested = table[table["speaker"].isin(parts["test"]["speakers"]) & (table["emotion"] == "happy")].iloc[0]
-    row = {**tested, "emotion": "angry", "speaker": parts["train"]["speakers"][0], "id": "copy"}
+    learned = table[table["speaker"] == parts["train"]["speakers"][0]].iloc[0]
+    row = {**learned, "emotion": "angry", "path": tested["path"], "id": "copy"}
     other = manifest.with_name("copied.csv")
     table.assign(id=[f"u{number}" for number in range(len(table))]).pipe(
         lambda found: pd.concat([found, pd.DataFrame([row])])

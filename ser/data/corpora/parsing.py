@@ -57,8 +57,9 @@ def find_layout(root: Path, pattern: str) -> Path | None:
 def validate_emotions(
     emotions: Iterable[str] | None, possible: Sequence[str], corpus: str, map: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """The class names in the given order, without those that ``map`` renames and no label has any more; None: all of
-    ``possible``.
+    """The class names in the given order, without those that ``map`` renames and no label has any more.
+
+    None stands for all of ``possible``.
 
     Raises:
         SerError: one of them is not among ``possible`` or is named twice, or there are fewer than two.
