@@ -196,8 +196,10 @@ class EmotionDataModule(lightning.LightningDataModule):
         return torch.bincount(self.datasets["train"].emotion, minlength=len(self.emotions))
 
     def loader(self, part: str, shuffle: bool = False) -> "DataLoader[Batch]":
-        """Batches of ``part`` (train, validation or test) for this process's rank; the training part, if
-        shuffled, with its auxiliary utterances."""
+        """Batches of ``part`` (train, validation or test) for this process's rank.
+
+        The training part, if shuffled, has the auxiliary utterances, too.
+        """
         dataset = self.learned if shuffle and part == "train" else self.datasets[part]
         rows = self._balanced() if shuffle and self.balance else list(range(len(dataset)))
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
