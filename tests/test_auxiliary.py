@@ -18,6 +18,7 @@ from ser.data.corpora.named import named
 from ser.data.corpus import Corpus
 from ser.data.datamodule import Batch
 from ser.errors import SerError
+from ser.evaluation.runs import find_runs, refuse_mixed
 from ser.losses import AuxiliaryEmotions, CrossEntropy
 from ser.models.statistics import StatisticsMLP
 from ser.module import EmotionModule
@@ -141,3 +142,12 @@ def test_null_stands_for_all_emotions_of_a_corpus(tmp_path):
     assert len(ravdess.utterances) == 4 * 60
     found = iemocap(write_iemocap(tmp_path / "IEMOCAP", seconds=0.2), None, merge_excited=False)
     assert set(found.emotions) == {utterance.emotion for utterance in found.utterances} > {"neutral", "excited"}
+
+
+def test_the_folds_of_one_variant_are_summarised_together(configure, tmp_path):
+    words = ["model=gru", *TASK[:2], "auxiliary_weight=0.5", "logger=none"]
+    for fold in (1, 2):
+        training.run(configure(*words, f"fold={fold}", folder=tmp_path / "variant" / f"fold{fold}" / "seed1"))
+    runs = find_runs(tmp_path / "variant")
+    refuse_mixed(runs)
+    assert sorted(run.fold for run in runs) == [1, 2]

@@ -92,8 +92,7 @@ def measured(data: Data) -> dict[str, Any]:
     """What a run's identity has beside its settings: labels, split, audio and encoder as they are."""
     return {
         "labels": data.record["corpus_fingerprint"],
-        "split": data.record["hash"],
-        **({"auxiliary": data.record["auxiliary"]["hash"]} if data.split.auxiliary else {}),
+        "split": data.record["hash"] + data.record.get("auxiliary", {}).get("hash", ""),
         "audio": data.extraction.cache.fingerprint(),
         "frame_code": FRAME_CODE,
         "unchecked": len(data.extraction.trusted),
