@@ -1,5 +1,6 @@
 """Whole files or none: writing goes through a temporary file and a rename; checkpoints are checked when read."""
 
+import errno
 import io
 import json
 import os
@@ -140,7 +141,9 @@ def append_line(path: Path, line: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            os.write(handle, f"{line}\n".encode())
+            content = f"{line}\n".encode()
+            if os.write(handle, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
 

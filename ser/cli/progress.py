@@ -129,7 +129,10 @@ class SweepCallback(Callback):
         if reason is None:
             metrics = json.loads(found.read_text(encoding="utf-8")) if config.test and found.is_file() else {}
             entry["uar"] = metrics.get("test", {}).get("uar", value)
-        append_line(self.record, json.dumps(entry))
+        try:
+            append_line(self.record, json.dumps(entry))
+        except SerError as error:  # a full disk: no line can be shown by way of the record
+            log.error("%s: %s (%s)", self.run, reason or "finished", error)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the summary of each folder of runs, then the runs that failed.
