@@ -23,8 +23,9 @@ SHORT = {  # options of a quick run; a benchmark not named here runs with its de
     "loading": ["--steps", "6"],
     "overhead": ["--scale", "0.1", "--rounds", "3"],
     "extraction": ["--clips", "16"],
+    "growth": ["--scale", "0.02"],
     "reference": ["--scale", "0.08"],
-    "live": ["--seconds", "12"],
+    "live": ["--seconds", "8"],
     "recurrent": ["--repeats", "3"],
     "scale": ["--utterances", "20000"],
 }

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -22,7 +23,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.corpus import Corpus, Utterance
-from ser.data.extraction import extract, utterance_batches
+from ser.data.extraction import extract
+from ser.data.sharing import portions
 from ser.encoders import Encoder, LogMel, SpeechEncoder, encode
 
 
@@ -53,14 +55,16 @@ def main() -> None:
 def compare(name: str, encoder: Encoder, corpus: Corpus, folder: Path, batch_seconds: float, device: str) -> None:
     """Print one encoder's line."""
     few = Corpus(corpus.name, corpus.emotions, corpus.utterances[:3])
-    extract(few, encoder, folder / "warm" / name, device, 2, batch_seconds, False)  # loads weights, imports the rest
-    batches = [[read_audio(u.path) for u in batch] for batch in utterance_batches(corpus.utterances, batch_seconds)]
+    settings: dict[str, Any] = {"device": device, "show_progress": False}
+    extract(few, encoder, folder / "warm" / name, batch_seconds=batch_seconds, **settings)  # loads weights, imports
+    parts = portions(corpus.utterances, {}, batch_seconds)
+    batches = [[read_audio(u.path) for u in batch] for part in parts for batch in part.batches]
     singles = [[waveform] for batch in batches for waveform in batch]
     frames = sum(len(row) for batch in batches for row in encode(encoder, batch))
     bare = timed(lambda: [encode(encoder, batch) for batch in batches])
     bare_single = timed(lambda: [encode(encoder, single) for single in singles])
-    whole = timed(lambda: extract(corpus, encoder, folder / "batched" / name, device, 2, batch_seconds, False))
-    single = timed(lambda: extract(corpus, encoder, folder / "single" / name, device, 2, 0.0, False))
+    whole = timed(lambda: extract(corpus, encoder, folder / "batched" / name, batch_seconds=batch_seconds, **settings))
+    single = timed(lambda: extract(corpus, encoder, folder / "single" / name, batch_seconds=0.0, **settings))
     print(
         f"{name:14s} extraction {frames / whole:8.0f} frames/s, one file at a time {frames / single:8.0f}: ratio "
         f"{single / whole:.2f}; bare forward {frames / bare:8.0f}, one at a time {frames / bare_single:8.0f}; "
