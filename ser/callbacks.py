@@ -37,10 +37,6 @@ class ResumableEarlyStopping(EarlyStopping):
 
     Patience begins once the score was clearly above chance. Deep recurrent networks on small corpora spend their first
     epochs at chance, where one lucky epoch would make all that follow look like no improvement.
-
-    Args:
-        above_chance: how far above 1 / classes the best score has to be before epochs without improvement count.
-        keywords: Lightning's own (``monitor``, ``patience``, ``mode`` ...).
     """
 
     def __init__(self, above_chance: float = 0.1, **keywords: Any) -> None:
@@ -62,11 +58,7 @@ class ResumableEarlyStopping(EarlyStopping):
 
 
 class StopAfter(lightning.Callback):
-    """Ends training after so many epochs, while schedules go on as if all of ``trainer.max_epochs`` followed.
-
-    Args:
-        epochs: how many.
-    """
+    """Ends training after so many epochs, while schedules go on as if all of ``trainer.max_epochs`` followed."""
 
     def __init__(self, epochs: int) -> None:
         check_number("callbacks.early_stopping.epochs", epochs, 1, whole=True)
@@ -110,10 +102,6 @@ class History(lightning.Callback):
 
     What is no metric of the module goes to the loggers from here. The rows travel in the checkpoint, so that a resumed
     run continues the table, and the csv logger has the epochs before.
-
-    Args:
-        folder: where history.csv is written.
-        confusion: show the validation confusion matrix of each epoch in TensorBoard and Weights & Biases.
     """
 
     def __init__(self, folder: str | Path, confusion: bool = False) -> None:

@@ -5,27 +5,16 @@ from typing import NamedTuple
 
 
 class Emotion(NamedTuple):
-    """One emotion.
+    """One emotion."""
 
-    Attributes:
-        name: as this package spells it.
-        aliases: other spellings found in corpora, lower case.
-        color: #rrggbb; the first eight are those of Okabe & Ito (2008), which stay apart for colour-blind readers.
-        sign: a character with the shape of ``marker``.
-        marker: matplotlib's name of that shape.
-        dash: SVG ``stroke-dasharray`` of its line.
-        stripes: angles of the lines of its pattern in degrees, 0 lying flat; none for a plain area.
-        chinese: its Chinese name.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    color: str
-    sign: str
-    marker: str
-    dash: str
-    stripes: tuple[int, ...]
-    chinese: str
+    name: str  # as this package spells it
+    aliases: tuple[str, ...]  # other spellings found in corpora, lower case
+    color: str  # #rrggbb; the first eight of Okabe & Ito (2008), which colour-blind readers tell apart
+    sign: str  # a character with the shape of ``marker``
+    marker: str  # matplotlib's name of that shape
+    dash: str  # SVG ``stroke-dasharray`` of its line
+    stripes: tuple[int, ...]  # angles of the lines of its pattern in degrees, 0 lying flat; none for a plain area
+    chinese: str  # its Chinese name
 
     @property
     def hatch(self) -> str:

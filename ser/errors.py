@@ -36,11 +36,7 @@ class SerError(Exception):
 
 
 class EncoderNotHereError(SerError):
-    """A model needs an encoder of the Hugging Face Hub that is not on this machine, and nobody allowed a download.
-
-    Args:
-        encoder: its id.
-    """
+    """A model needs an encoder of the Hugging Face Hub that is not on this machine, and nobody allowed a download."""
 
     def __init__(self, encoder: str) -> None:
         self.encoder = encoder
@@ -53,15 +49,9 @@ class EncoderNotHereError(SerError):
 def check_number(
     name: str, value: object, low: float, high: float = math.inf, *, above: bool = False, whole: bool = False
 ) -> None:
-    """Refuse a setting that is no number from ``low`` to ``high``; NaN is in no range.
+    """Refuse a setting that is no number from ``low`` to ``high``; with ``above``, ``low`` itself is refused, too.
 
-    Args:
-        name: the setting as the user writes it, such as ``model.dropout``.
-        value: what was given.
-        low: least value.
-        high: largest value.
-        above: ``low`` itself is refused, too.
-        whole: only whole numbers are accepted.
+    ``name`` is the setting as the user writes it, such as ``model.dropout``.
 
     Raises:
         SerError: naming the setting, the value and the range.

@@ -112,12 +112,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def require_json(path: Path, remedy: str, longest: int = 1_000_000_000) -> dict[str, Any]:
-    """The JSON object in ``path``.
+    """The JSON object in ``path``; the ``remedy`` is the end of the error message.
 
-    Args:
-        path: the file.
-        remedy: what to do where it is damaged, the end of the error message.
-        longest: bytes that it may have.
+    The file may have ``longest`` bytes.
 
     Raises:
         SerError: the file is missing, damaged, longer, or holds something else.
@@ -157,9 +154,6 @@ def read_checkpoint_file(path: Path) -> dict[str, Any]:
 
     A checkpoint is a zip archive that carries a CRC-32 of each of its records. ``torch.load`` does not look at them:
     most flipped bits of a file would come back as other weights.
-
-    Args:
-        path: a file that ``torch.save`` wrote.
 
     Raises:
         DamagedCheckpointError: a record fails its checksum, or the file holds more than tensors and plain values.

@@ -15,11 +15,6 @@ class AuxiliaryEmotions(nn.Module):
 
     What sets those emotions apart in the voice helps to tell the task's own: on RAVDESS its four others are more than
     half of the recordings.
-
-    Args:
-        pooled_size: P.
-        emotions: classes of the second head: the task's, then the others.
-        weight: of its loss in the total loss.
     """
 
     def __init__(self, pooled_size: int, emotions: int, weight: float) -> None:
@@ -37,9 +32,6 @@ class EmotionLoss(nn.Module, ABC):
 
     With class weights it is the weighted mean sum_i w_i loss_i / sum_i w_i, where w_i is the weight of the class of
     utterance i, or the average weight under its soft label.
-
-    Args:
-        class_weighting: whether to weight classes by N / (C * count), from the counts given to ``fit_class_counts``.
     """
 
     # Not saved: every run sets it from the counts of its training part.
@@ -75,11 +67,7 @@ class EmotionLoss(nn.Module, ABC):
         """Return the losses (B,) of ``logits`` (B, C), multiplied by the class weights."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the scalar loss.
-
-        Args:
-            logits: (B, C).
-            target: class indices (B,) or soft labels (B, C) whose rows sum to 1.
+        """Return the scalar loss of logits (B, C) for class indices (B,) or soft labels (B, C) whose rows sum to 1.
 
         Raises:
             SerError: class weighting is on and ``fit_class_counts`` was never called.

@@ -26,9 +26,6 @@ log = logging.getLogger(__name__)
 class AlphaSchedule(lightning.Callback, ABC):
     """Sets ``alpha`` of the module's adversary before every step; does nothing without an adversary.
 
-    Args:
-        max_alpha: largest value.
-
     Raises:
         SerError: a number is out of range.
     """

@@ -14,26 +14,18 @@ Features = tuple[Tensor, Tensor, Tensor]  # of a batch: statistics (B, F), speak
 
 
 class AdversaryOutput(NamedTuple):
-    """What an adversary returns for a training batch.
+    """What an adversary returns for a training batch."""
 
-    Attributes:
-        loss: scalar, without its weight in the total loss.
-        speaker_logits: (B, S) over the training speakers, for the accuracy in the log; None where there are none.
-    """
-
-    loss: Tensor
-    speaker_logits: Tensor | None
+    loss: Tensor  # scalar, without its weight in the total loss
+    speaker_logits: Tensor | None  # (B, S) over the training speakers, for the log; None where there are none
 
 
 class Adversary(nn.Module, ABC):
     """Base of the adversaries; used in training only, since validation and test speakers are unseen.
 
-    Subclasses define ``forward``; they are made with the sizes ``(pooled, speakers, emotions)``. One that must change
-    the features in prediction too gives the network a ``LinearErasure`` in ``attach`` and fits it in ``refit``.
-
-    Args:
-        weight: of the loss in the total loss.
-        lr_factor: learning rate of the adversary's parameters relative to the optimizer's.
+    Subclasses define ``forward``; they are made with the sizes ``(pooled, speakers, emotions)``, P, S and C, and with
+    the settings that conf/adversarial explains. One that must change the features in prediction too gives the network
+    a ``LinearErasure`` in ``attach`` and fits it in ``refit``.
 
     Attributes:
         alpha: factor of the gradient that reaches the network, set by the alpha schedule before every step.
@@ -63,13 +55,7 @@ class Adversary(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pooled: Tensor, speaker: Tensor, emotion: Tensor) -> AdversaryOutput:
-        """Return the loss of a training batch.
-
-        Args:
-            pooled: (B, P) pooled features, with their gradient.
-            speaker: (B,) index among the training speakers.
-            emotion: (B,) index of the emotion.
-        """
+        """Return the loss of pooled features (B, P) with their gradient, speakers (B,) and emotions (B,) of a batch."""
 
 
 class _GradientReversal(torch.autograd.Function):
@@ -84,11 +70,6 @@ class _GradientReversal(torch.autograd.Function):
 
 
 def reverse_gradient(features: Tensor, alpha: Tensor) -> Tensor:
-    """Return ``features`` unchanged; their gradient is multiplied by ``-alpha``.
-
-    Args:
-        features: any shape.
-        alpha: strength, 0-dimensional; 0 cuts the gradient.
-    """
+    """Return ``features`` unchanged; their gradient is multiplied by ``-alpha`` (0-dimensional; 0 cuts it)."""
     reversed_features: Tensor = _GradientReversal.apply(features, alpha)
     return reversed_features

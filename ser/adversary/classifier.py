@@ -12,16 +12,6 @@ class SpeakerClassifier(Adversary):
     """Names the training speaker behind a gradient reversal: the head learns the speaker, the network unlearns it.
 
     Source: Ganin & Lempitsky 2015, "Unsupervised domain adaptation by backpropagation".
-
-    Args:
-        pooled: P, width of the pooled features.
-        speakers: S, number of training speakers.
-        emotions: not used.
-        hidden_size: width of the first hidden layer.
-        dropout: probability.
-        normalize: scale every pooled value to mean 0 and variance 1 over the batch first, so that the head learns fast.
-        weight: of the loss in the total loss.
-        lr_factor: learning rate of the head relative to the optimizer's.
     """
 
     def __init__(

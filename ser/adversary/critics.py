@@ -32,16 +32,6 @@ class Critics(Adversary):
     network they take ``steps`` steps on remembered utterances; a head whose loss on new utterances stays at chance
     starts anew. Subclasses define ``objective``, the loss that the network gets.
 
-    Args:
-        pooled: P, width of the pooled features.
-        speakers: S, number of training speakers.
-        emotions: C, number of emotions.
-        hidden_size: width of the hidden layers.
-        steps: of the heads per step of the network.
-        lr: learning rate of the heads.
-        memory: utterances that are remembered.
-        weight: of the loss in the total loss.
-
     Raises:
         SerError: a number is out of range.
     """
@@ -99,12 +89,9 @@ class Critics(Adversary):
 
     @abstractmethod
     def objective(self, inputs: Tensor, logits: Tensor, speaker: Tensor) -> Tensor:
-        """The loss that the network makes small.
+        """The loss that the network makes small, of inputs (B, P + C), logits (heads, B, S) and speakers (B,).
 
-        Args:
-            inputs: (B, P + C), whitened features with their gradient, and the emotion.
-            logits: (heads, B, S), of the heads for these.
-            speaker: (B,).
+        The inputs are the whitened features with their gradient, and the emotion.
         """
 
     @torch.enable_grad()

@@ -25,16 +25,6 @@ class Erasure(Adversary):
 
     Source: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed form".
 
-    Args:
-        pooled: P, width of the pooled features.
-        speakers: S, number of training speakers.
-        emotions: C, number of emotions.
-        within_emotion: erase what tells speakers of the same emotion apart; otherwise, where speakers differ in how
-            often they show an emotion, the emotion is erased with them.
-        shrinkage: of the covariance towards a multiple of the identity, for few utterances and many values.
-        rank: most directions to erase; None: one fewer than the speakers, at most a quarter of the values.
-        weight: has no effect, since there is no loss.
-
     Raises:
         SerError: a number is out of range.
     """
@@ -85,11 +75,6 @@ class ErasureAfterTraining(Erasure):
 
     Training is that of the network without removal. With ``answer``, everything that the head does not read is erased
     too: the pooled features then hold the answer (one value fewer than there are emotions) and nothing else.
-
-    Args:
-        pooled, speakers, emotions, settings: as for Erasure.
-        answer: whether to leave only what the emotion head reads.
-        strength: C of scikit-learn's LogisticRegression, which estimates the head anew; None keeps the trained head.
 
     Raises:
         SerError: a number is out of range, or the network has another head than one linear layer on the statistics.

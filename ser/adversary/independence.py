@@ -20,13 +20,6 @@ class KernelIndependence(Adversary):
 
     Source: Gretton et al. 2005, "Measuring statistical dependence with Hilbert-Schmidt norms".
 
-    Args:
-        pooled: P, width of the pooled features.
-        speakers: not used.
-        emotions: C, number of emotions.
-        memory: utterances that are remembered.
-        weight: of the loss in the total loss.
-
     Raises:
         SerError: a number is out of range.
     """

@@ -14,10 +14,7 @@ class FeatureMemory(nn.Module):
     that sees the features as they are learns too slowly. The emotion's mean is taken off first, so that forgetting the
     emotion helps against no adversary.
 
-    Args:
-        size: P, width of the features.
-        emotions: C.
-        rows: N, utterances that are remembered.
+    It holds N = ``rows`` utterances of P = ``size`` values.
     """
 
     features: Tensor

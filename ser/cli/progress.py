@@ -51,8 +51,7 @@ class SweepCallback(Callback):
     of the first process shows what is new in it. What a run says meanwhile is in its train.log; errors that are no bad
     input are shown at once.
 
-    Args:
-        baseline: the variant that the others are tested against; None: statistics_logistic, gru, else the first.
+    Without ``baseline`` the others are tested against statistics_logistic, gru, or else the first variant.
     """
 
     def __init__(self, baseline: str | None = None) -> None:

@@ -147,9 +147,7 @@ def run_job(cfg: DictConfig) -> float:
 def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float:
     """Train the folds ``cfg.search_folds`` one after the other and return their mean validation UAR.
 
-    Args:
-        cfg: a run's configuration; its run folder gets a folder ``fold<k>/seed<s>`` per fold.
-        run: carries out one fold.
+    Each fold has a folder ``fold<k>/seed<s>`` in the run folder; ``run`` carries it out.
 
     Raises:
         SerError: there are no folds, or the test part is open: a search that has seen it tells nothing.

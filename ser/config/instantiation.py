@@ -13,15 +13,7 @@ from ser.errors import SerError
 
 
 def instantiate(cfg: DictConfig, key: str, **keywords: Any) -> Any:
-    """Hydra's ``instantiate`` of ``cfg[key]``; settings that the target refuses become a SerError.
-
-    Args:
-        cfg: the configuration.
-        key: dotted key of a description with a ``_target_``; errors name it.
-        keywords: further arguments of the target.
-
-    Returns:
-        The object; of a partial a function that raises the same errors.
+    """The object that ``cfg[key]`` describes by its ``_target_`` (a partial: a function that raises the same errors).
 
     Raises:
         SerError: naming the overrides and the target's reason.

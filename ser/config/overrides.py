@@ -34,9 +34,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str]:
     """Refuse overrides that Hydra would not compose; return them with the repeated points of a sweep dropped.
 
-    Args:
-        overrides: as typed.
-        several: whether commas make a sweep, as after ``-m``.
+    With ``several``, as after ``-m``, commas make a sweep.
 
     Raises:
         SerError: naming what is wrong, and the key that was probably meant.

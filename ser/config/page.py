@@ -117,10 +117,7 @@ def source_name(option: str, path: str | None, corpora: Sequence[str] | None = N
 
     The short hash tells files of one name in different folders apart; those of the working folder go without.
 
-    Args:
-        option: of ``data`` or ``features``.
-        path: manifest, or folder of frames.
-        corpora: of ``data=combined``.
+    ``path`` is the manifest or the folder of frames; ``corpora`` are those of ``data=combined``.
     """
     if option == "combined" and corpora:
         return "+".join(corpora)
@@ -134,10 +131,7 @@ def source_name(option: str, path: str | None, corpora: Sequence[str] | None = N
 def variant_name(model: str, experiment: str | None, overrides: str | None) -> str:
     """``enhanced_gru`` or ``recommended,model=gru,l2_reg=1e-5``: what tells the runs of one corpus apart.
 
-    Args:
-        model: chosen option of the group.
-        experiment: chosen option, which replaces the model as the name.
-        overrides: Hydra's ``override_dirname``.
+    An experiment takes the place of the model as the name; ``overrides`` is Hydra's ``override_dirname``.
     """
     settings = [part for part in name_parts(overrides or "") if part and not _PLACE.match(part)]
     if not experiment:

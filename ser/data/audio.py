@@ -38,10 +38,7 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
     Only the segment is read. Channels are averaged. An ``end`` past the end of the file means its end, since label
     files round up.
 
-    Args:
-        path: any format libsndfile reads (WAV, FLAC, MP3, Ogg, AIFF, ...).
-        start: seconds from the beginning of the file.
-        end: seconds from the beginning of the file; None means the end of the file.
+    The path is in any format libsndfile reads (WAV, FLAC, MP3, Ogg, AIFF ...); times are in seconds.
 
     Raises:
         SerError: the file is not there, is no audio, is empty, truncated or holds NaN or infinite samples, or the

@@ -36,11 +36,6 @@ class Transform(ABC):
 class Augmentation:
     """Applies transforms one after the other, MixStyle and mixup where asked for; nothing by default.
 
-    Args:
-        transforms: applied in this order.
-        mixup_alpha: of the Beta distribution that mixes pairs of utterances (0.2 is usual); 0: no mixup.
-        mixstyle: probability of mixing the statistics of an utterance with another speaker's.
-
     Attributes:
         mixup: mixes utterances and labels after the transforms; None without mixup.
         mixstyle: mixes statistics between speakers after the transforms; None without it.
@@ -169,13 +164,7 @@ class Mixup:
         self.alpha = alpha
 
     def __call__(self, frames: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixed frames (B, L, D) and soft labels (B, C); lengths stay.
-
-        Args:
-            frames: (B, L, D), zero beyond each utterance.
-            lengths: (B,) int64.
-            labels: (B, C), one-hot or soft.
-        """
+        """Mixed frames (B, L, D) and labels (B, C), from one-hot or soft ones; lengths (B,) stay."""
         quantile = _uniform(frames).double().cpu().numpy()
         own = torch.from_numpy(betaincinv(self.alpha, self.alpha, quantile)).to(frames)  # (B,)
         own = torch.maximum(own, 1 - own)
@@ -195,9 +184,6 @@ class MixStyle:
     speaker, and no more and no less of the emotion. Utterances without a partner in the batch stay as they are.
 
     Source: Zhou et al. 2021, "Domain generalization with MixStyle", there between layers of an image network.
-
-    Args:
-        probability: of an utterance to be mixed.
 
     Raises:
         SerError: ``probability`` is not between 0 and 1.

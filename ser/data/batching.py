@@ -58,11 +58,8 @@ def length_batches(
 ) -> list[list[int]]:
     """Row numbers in batches of similar length, longest first; rows of equal length keep their order.
 
-    Args:
-        lengths: of every row, in any unit.
-        max_padded: largest padded size of a batch (rows times longest row), in that unit; a row that is longer by
-            itself is a batch of its own. None: no limit.
-        batch_size: most rows in a batch. None: no limit.
+    A batch has at most ``batch_size`` rows and a padded size (rows times longest row) of at most ``max_padded``, in
+    the unit of the lengths; None: no limit. A row that is longer by itself is a batch of its own.
     """
     batches: list[list[int]] = []
     longest = 0.0

@@ -44,19 +44,12 @@ class Recording(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """One utterance of a shard.
+    """One utterance of a shard."""
 
-    Attributes:
-        id: as the corpus called it that was extracted.
-        recording: what the frames were made from.
-        length: number of frames (L).
-        crc32: checksum of the frames.
-    """
-
-    id: str
-    recording: Recording
-    length: int
-    crc32: int
+    id: str  # as the corpus called it that was extracted
+    recording: Recording  # what the frames were made from
+    length: int  # number of frames (L)
+    crc32: int  # checksum of the frames
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
@@ -71,13 +64,7 @@ def library_versions() -> dict[str, str]:
 
 
 def write_shard(path: Path, frames: Mapping[str, Frames], recordings: Mapping[str, Recording], identity: str) -> None:
-    """Write one shard, whole or not at all.
-
-    Args:
-        path: the new file.
-        frames: (L, D) of each utterance by its id.
-        recordings: what they were made from.
-        identity: fingerprint of the encoder.
+    """Write one shard, whole or not at all: frames (L, D) by id, and what they were made from.
 
     Raises:
         SerError: the folder cannot be written or the disk is full.
@@ -105,22 +92,15 @@ def write_shard(path: Path, frames: Mapping[str, Frames], recordings: Mapping[st
 class Shard:
     """One file of the cache, opened by its metadata.
 
-    Attributes:
-        path: the file.
-        identity: fingerprint of the encoder.
-        dim: values per frame (D).
-        records: the utterances by id.
-        versions: of the libraries that made the frames.
-
     Raises:
         SerError: the file is missing, damaged or of another format.
     """
 
-    path: Path
-    identity: str = field(init=False)
-    dim: int = field(init=False)
-    records: dict[str, Record] = field(init=False, repr=False)
-    versions: dict[str, str] = field(init=False, repr=False)
+    path: Path  # the file
+    identity: str = field(init=False)  # fingerprint of the encoder
+    dim: int = field(init=False)  # values per frame (D)
+    records: dict[str, Record] = field(init=False, repr=False)  # the utterances by id
+    versions: dict[str, str] = field(init=False, repr=False)  # of the libraries that made the frames
 
     def __post_init__(self) -> None:
         with _reading(self.path):
@@ -160,13 +140,12 @@ class Shard:
 class FeatureCache:
     """The frames of a corpus; picklable, and safe in forked or spawned loader workers.
 
+    It is made from the shard and the name inside it of each utterance.
+
     Attributes:
         dim: values per frame (D).
         lengths: cached frames of each utterance.
         recordings: what each utterance's frames were made from.
-
-    Args:
-        places: shard and name inside it of each utterance.
 
     Raises:
         SerError: there are none, or their frames have different sizes.
@@ -223,8 +202,7 @@ class FeatureCache:
     def sums(self, group_of: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Number of frames (G,), their sums (G, D) and sums of squares (G, D), without reading the frames.
 
-        Args:
-            group_of: group of each utterance to be counted, from 0.
+        ``group_of`` gives the group of each utterance to be counted, from 0.
 
         Raises:
             SerError: an utterance is not cached, or its bytes are not those that were written.

@@ -12,47 +12,27 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One labelled segment of speech by one speaker.
+    """One labelled segment of speech by one speaker."""
 
-    Attributes:
-        id: unique inside its corpus.
-        path: the audio file.
-        emotion: one of the corpus's emotion names.
-        speaker: who speaks, unique inside the corpus.
-        session: recording session, or speaker group in corpora without sessions, counted from 1.
-        gender: ``"F"``, ``"M"`` or ``""`` where unknown.
-        seconds: length; 0 where the file header could not be read.
-        start: where the utterance begins inside the file, in seconds.
-        end: where it ends, in seconds; None means the end of the file.
-        frames: the file of its frames below ``features.root``, for features=files; None: found by the id.
-        partition: train, validation or test where the corpus says so (``protocol=given``), else empty.
-        corpus: where it comes from, in a corpus of several; else empty.
-    """
-
-    id: str
-    path: Path
-    emotion: str
-    speaker: str
-    session: int
-    gender: str
-    seconds: float = 0.0
-    start: float = 0.0
-    end: float | None = None
-    frames: Path | None = None
-    partition: str = ""
-    corpus: str = ""
+    id: str  # unique inside its corpus
+    path: Path  # the audio file
+    emotion: str  # one of the corpus's emotion names
+    speaker: str  # who speaks, unique inside the corpus
+    session: int  # recording session, or speaker group in corpora without sessions, from 1
+    gender: str  # ``"F"``, ``"M"`` or ``""`` where unknown
+    seconds: float = 0.0  # length; 0 where the file header could not be read
+    start: float = 0.0  # where the utterance begins inside the file, in seconds
+    end: float | None = None  # where it ends, in seconds; None means the end of the file
+    frames: Path | None = None  # file of its frames below features.root, for features=files; None: found by id
+    partition: str = ""  # train, validation or test where the corpus says so (protocol=given), else empty
+    corpus: str = ""  # where it comes from, in a corpus of several; else empty
 
 
 class FrameSource(Protocol):
-    """Makes the frames of utterances that have no audio (the synthetic features).
+    """Makes the frames of utterances that have no audio (the synthetic features)."""
 
-    Attributes:
-        dim: values per frame (D).
-        frame_rate: frames per second.
-    """
-
-    dim: int
-    frame_rate: float
+    dim: int  # values per frame (D)
+    frame_rate: float  # frames per second
 
     def description(self) -> dict[str, Any]:
         """Plain settings that determine every frame; they are part of the cache fingerprint."""
@@ -63,21 +43,13 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named list of utterances; ``emotions`` fixes the class order everywhere.
+    """A named list of utterances; ``emotions`` fixes the class order everywhere."""
 
-    Attributes:
-        name: of the corpus, and of its folder in the cache.
-        emotions: the classes.
-        utterances: all of them.
-        frame_source: makes the frames where there is no audio.
-        parts: of several corpora, each by its name; its ids come without the name that ``utterances`` put before them.
-    """
-
-    name: str
-    emotions: tuple[str, ...]
-    utterances: tuple[Utterance, ...]
-    frame_source: FrameSource | None = None
-    parts: "tuple[tuple[str, Corpus], ...]" = ()
+    name: str  # of the corpus, and of its folder in the cache
+    emotions: tuple[str, ...]  # the classes
+    utterances: tuple[Utterance, ...]  # all of them
+    frame_source: FrameSource | None = None  # makes the frames where there is no audio
+    parts: "tuple[tuple[str, Corpus], ...]" = ()  # of several corpora; ids without the name in front
 
     @property
     def corpora(self) -> list[str]:

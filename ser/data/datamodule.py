@@ -22,24 +22,14 @@ KEPT_BYTES = 600_000_000  # averaged frames that stay in memory, of training fir
 
 
 class Batch(NamedTuple):
-    """Utterances padded to the longest of them.
+    """Utterances padded to the longest of them."""
 
-    Attributes:
-        frames: (B, L, D); half precision from the cache, single precision once averaged or normalised; zero beyond
-            ``lengths``.
-        lengths: (B,) true frames of each utterance.
-        emotion: (B,) index into the corpus's emotions; from C on those of auxiliary utterances, in training only.
-        speaker: (B,) index among the training speakers, -1 for others.
-        statistics: (B,) row of the normalisation statistics.
-        ids: the utterances' ids.
-    """
-
-    frames: Tensor
-    lengths: Tensor
-    emotion: Tensor
-    speaker: Tensor
-    statistics: Tensor
-    ids: list[str]
+    frames: Tensor  # (B, L, D), zero beyond lengths; half precision from the cache, float32 once averaged or normalised
+    lengths: Tensor  # (B,) true frames of each utterance
+    emotion: Tensor  # (B,) index into the corpus's emotions; from C on those of auxiliary utterances (training)
+    speaker: Tensor  # (B,) index among the training speakers, -1 for others
+    statistics: Tensor  # (B,) row of the normalisation statistics
+    ids: list[str]  # the utterances' ids
 
 
 class FrameDataset(Dataset[Batch]):

@@ -27,21 +27,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a corpus's cache holds now and how it came about.
+    """What a corpus's cache holds now and how it came about."""
 
-    Attributes:
-        cache: frames of every utterance but the failed ones.
-        failures: reason of each utterance that gave no frames; also in ``failures.csv`` beside the shards.
-        extracted: utterances encoded by this call.
-        reused: utterances that were there before, or that another process encoded meanwhile.
-        trusted: utterances whose audio is missing and whose cached frames were taken unchecked (``trust_cache``).
-    """
-
-    cache: FeatureCache
-    failures: dict[str, str]
-    extracted: int
-    reused: int
-    trusted: tuple[str, ...] = ()
+    cache: FeatureCache  # frames of every utterance but the failed ones
+    failures: dict[str, str]  # reason of each utterance that gave no frames; also in ``failures.csv`` beside the shards
+    extracted: int  # utterances encoded by this call
+    reused: int  # utterances that were there before, or that another process encoded meanwhile
+    trusted: tuple[str, ...] = ()  # audio is missing and the cached frames were taken unchecked (trust_cache)
 
 
 def extract(

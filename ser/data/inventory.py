@@ -25,8 +25,7 @@ class AudioHashes:
 
     So content is read once, and again only where one of these differs.
 
-    Args:
-        path: where they are remembered; need not exist, and is not written where its folder is read-only.
+    The file need not exist, and is not written where its folder is read-only.
     """
 
     def __init__(self, path: Path) -> None:

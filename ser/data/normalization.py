@@ -54,11 +54,7 @@ class RunningStatistics:
     The training statistics count as ``prior_seconds`` of audio already heard (the conjugate update of a normal's mean
     and variance with pseudo-counts), so the first windows are not normalised by a second of audio alone.
 
-    Args:
-        training: where to start.
-        frame_rate: frames per second.
-        prior_seconds: weight of the start; 0: the frames alone count.
-        source: what a Prediction calls them.
+    The start weighs ``prior_seconds``; with 0 the frames alone count. ``source`` is what a Prediction says of it.
     """
 
     def __init__(

@@ -220,10 +220,6 @@ class RandomProtocol(EvaluationProtocol):
     """A seeded random split that ignores speakers; only there to show how misleading it is.
 
     The test parts of the folds are disjoint. Both fractions are stratified by emotion.
-
-    Args:
-        test_fraction: of the corpus.
-        validation_fraction: of what the test part leaves.
     """
 
     name = "random"

@@ -17,29 +17,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: three parts that share no utterance.
+    """One fold: three parts that share no utterance."""
 
-    Attributes:
-        train: what the network learns from.
-        validation: what the epoch is chosen by.
-        test: what is reported; never used to choose anything.
-        protocol: name of the protocol that made the split.
-        fold: which fold, from 1.
-        folds: how many the protocol has on this corpus.
-        seed: of the protocols that draw at random.
-        speaker_overlap: whether the protocol declares that training speakers occur in validation or test.
-        auxiliary: utterances of other emotions by training speakers, for a second head; never evaluated.
-    """
-
-    train: tuple[Utterance, ...]
-    validation: tuple[Utterance, ...]
-    test: tuple[Utterance, ...]
-    protocol: str
-    fold: int
-    folds: int
-    seed: int
-    speaker_overlap: bool
-    auxiliary: tuple[Utterance, ...] = ()
+    train: tuple[Utterance, ...]  # what the network learns from
+    validation: tuple[Utterance, ...]  # what the epoch is chosen by
+    test: tuple[Utterance, ...]  # what is reported; never used to choose anything
+    protocol: str  # name of the protocol that made the split
+    fold: int  # which fold, from 1
+    folds: int  # how many the protocol has on this corpus
+    seed: int  # of the protocols that draw at random
+    speaker_overlap: bool  # whether the protocol declares that training speakers occur in validation or test
+    auxiliary: tuple[Utterance, ...] = ()  # of other emotions by training speakers, for a second head; never evaluated
 
     @property
     def other_emotions(self) -> tuple[str, ...]:
@@ -56,10 +44,7 @@ def with_less_training(split: Split, speakers: int | None, fraction: float) -> S
 
     Of one seed, smaller parts lie inside larger ones.
 
-    Args:
-        split: with all of its training part.
-        speakers: how many training speakers are kept; None: all.
-        fraction: of each speaker's utterances of each emotion, at least one.
+    It keeps so many training speakers (None: all), and this fraction of their utterances per emotion, at least one.
 
     Raises:
         SerError: a number is out of range, or an emotion has no training utterance left.
@@ -175,12 +160,8 @@ def split_record(
 ) -> dict[str, Any]:
     """What ``split.json`` holds: who is in which part, and hashes by which two runs can be told to be comparable.
 
-    Args:
-        split: the verified split.
-        corpus: the whole corpus.
-        left_out: utterances that could not be used, with the reason.
-        transductive: whether test speakers' own unlabelled frames are used (normalisation by speaker).
-        recordings: as for ``refuse_shared_recordings``; with them a later test on other data finds what was seen here.
+    With ``recordings`` a later test on other data finds what was seen here; ``transductive`` says whether test
+    speakers' own unlabelled frames are used (normalisation by speaker).
     """
     parts = {name: _part_record(part, corpus.emotions) for name, part in split.parts().items()}
     if recordings is not None:

@@ -39,16 +39,7 @@ def page_theme() -> gr.themes.Base:
 
 
 class Page:
-    """The page over models and sessions; ``blocks`` is what Gradio serves.
-
-    Args:
-        shelf: of the models.
-        sessions: of the browsers.
-        gate: finds speech.
-        limits: of uploads.
-        uploads: where Gradio keeps them.
-        is_open: whether other computers can reach the page, which it then says.
-    """
+    """The page over models and sessions; ``blocks`` is what Gradio serves. An open one says that it is."""
 
     def __init__(
         self,

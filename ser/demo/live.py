@@ -48,13 +48,7 @@ class LiveSettings:
 
 
 class Recording:
-    """What a microphone sends as a new WAV file, and a line of JSON per window in one of its name.
-
-    Args:
-        folder: of both files.
-        sample_rate: Hz.
-        emotions: of the model.
-    """
+    """What a microphone sends as a new WAV file, and a line of JSON per window in one of its name."""
 
     def __init__(self, folder: Path, sample_rate: int, emotions: Sequence[str]) -> None:
         self.wav, self.emotions = folder / f"{secrets.token_hex(8)}.wav", emotions
@@ -89,13 +83,6 @@ class LiveSound:
     """One stretch of listening to one microphone.
 
     Each window is resampled as a whole from the microphone's own rate, so there are no seams between blocks.
-
-    Args:
-        model: answers.
-        gate: finds speech.
-        sample_rate: of the microphone, Hz.
-        settings: window, hop and smoothing.
-        folder: of the recording, where one is wanted.
 
     Raises:
         SerError: a rate or setting that is not supported.
@@ -263,11 +250,7 @@ def live_panel(live: LiveSound, language: str, token: str = "") -> dict[str, str
 def live_tab(listened: LiveSound | None, token: str, language: str, is_open: bool) -> str:
     """The live tab, which capture.js fills and whose data it reads.
 
-    Args:
-        listened: what the microphone heard before; None: nothing yet.
-        token: of the session.
-        language: of the text.
-        is_open: whether other computers can reach the page.
+    ``listened`` is what the microphone heard before; ``is_open`` says whether other computers can reach the page.
     """
     say = {key: escape(text(language, key), quote=True) for key in _SCRIPT_TEXTS}
     data = " ".join(f'data-{key.replace("_", "")}="{value}"' for key, value in say.items())

@@ -203,12 +203,8 @@ def waveform(
 def timeline(names: Looks, language: str, times: Times, rows: Sequence[Row | None], seconds: Span) -> str:
     """Probabilities over time: a line per emotion, and a strip that names the most probable one.
 
-    Args:
-        names: looks of the emotions.
-        language: of the text.
-        times: start and end of the stretch that each row stands for.
-        rows: probabilities; None where there is no speech.
-        seconds: begin and end of the axis, the same as the waveform's above.
+    Each row of probabilities, None without speech, stands for a stretch of ``times``; ``seconds`` are the begin and
+    end of the axis.
     """
     begin, length = seconds[0], max(seconds[1] - seconds[0], 1e-6)
     grid = '<path d="M0 25 H1000 M0 50 H1000 M0 75 H1000" stroke="#d4d9dd" vector-effect="non-scaling-stroke"/>'

@@ -46,11 +46,7 @@ class Model:
 class ModelShelf:
     """Models by name, each loaded when it is first chosen; one that cannot be loaded raises every time.
 
-    Args:
-        paths: what Recognizer.from_checkpoint takes.
-        encoder: folder of the pretrained encoder, if not where training had it; for those models that read one.
-        device: where they compute.
-        allow_download: fetch encoders that the models name from the Hugging Face Hub.
+    ``encoder`` is the folder of the pretrained encoder, if it is not where training had it.
     """
 
     def __init__(
@@ -159,11 +155,7 @@ class Analysis:
 def check_upload(path: str | Path, uploads: Path, limits: Limits, language: str) -> Path:
     """The path of a file that was uploaded and keeps within the limits, judged by its header before decoding.
 
-    Args:
-        path: as the browser's request names it; it may be forged.
-        uploads: folder of uploaded files.
-        limits: of size and length.
-        language: of the error message.
+    The path is that of the browser's request and may be forged; ``language`` is that of the error message.
 
     Raises:
         SerError: the file lies elsewhere (also through a link), or is too large, too long or of too high a rate.
@@ -225,15 +217,8 @@ def recognise_files(
     A file that cannot be recognised, and one that is not audio by its name, has only a reason; predicted is empty
     where there is no speech.
 
-    Args:
-        model: answers.
-        gate: finds speech.
-        paths: as the browser's request names them.
-        uploads: folder of uploaded files.
-        limits: of each file, and of their number.
-        language: of the reasons.
-        done: called after each file with the fraction that is done and, where it was recognised, path, seconds and
-            probabilities (none without speech).
+    ``done`` is called after each file with the fraction that is done and, where it was recognised, path, seconds
+    and probabilities (none without speech).
 
     Raises:
         SerError: there is no audio among them, or there are too many.

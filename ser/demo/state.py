@@ -26,12 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class History:
-    """The newest answers; an older one goes together with its clip.
-
-    Args:
-        most: answers kept.
-        most_bytes: kept on the disk as clips.
-    """
+    """The newest ``most`` answers with clips of at most ``most_bytes``; an older one goes together with its clip."""
 
     def __init__(self, most: int = 200, most_bytes: float = 300e6) -> None:
         self.most, self.most_bytes = most, most_bytes
@@ -51,15 +46,9 @@ class History:
         model: str,
         clip: Path | None = None,
     ) -> None:
-        """Append an answer of now, whose clip from here on belongs to the history.
+        """Append an answer of now, from live, file or folder; its clip from here on belongs to the history.
 
-        Args:
-            source: live, file or folder.
-            name: of the file or stretch of listening.
-            seconds: its length.
-            probabilities: of every emotion; empty where there was no speech.
-            model: name of the model.
-            clip: what can be played back.
+        Without speech it has no probabilities.
         """
         with self._turn:
             self._count += 1
@@ -185,13 +174,7 @@ class Sessions:
     Names come from the browser and may be invented, so a new one never ends another: where there are too many, it is
     refused. Only windows that were idle for long make room.
 
-    Args:
-        folder: where each gets a folder.
-        model: that each begins with.
-        most: windows at once.
-        per_client: windows at once of one computer.
-        idle: seconds without a request after which a window may be closed.
-        clock: seconds that only go forward.
+    ``most`` may be open at once, ``per_client`` of one computer; ``idle`` is in seconds.
     """
 
     def __init__(

@@ -16,9 +16,7 @@ __all__ = ["Finding", "examine", "run_checks", "show"]
 def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
     """Findings about the installation and about the experiment that ``overrides`` describe.
 
-    Args:
-        overrides: as for ``ser train``.
-        deep: decode every file, run the encoder and verify every checksum of the cache.
+    With ``deep``, every file is decoded, the encoder runs, and every checksum of the cache is verified.
     """
     checks: list[tuple[str, Check]] = [("packages", check_packages), ("audio", check_audio)]
     try:

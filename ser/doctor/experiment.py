@@ -29,12 +29,7 @@ _NAMED = 3  # recordings that a line lists by name
 
 
 class Experiment:
-    """Checks of one configuration, from causes to consequences.
-
-    Args:
-        cfg: as ``ser train`` composes it.
-        deep: decode every file, run the encoder and verify every checksum of the cache.
-    """
+    """Checks of one configuration, from causes to consequences; with ``deep`` of every file and checksum."""
 
     def __init__(self, cfg: DictConfig, deep: bool = False) -> None:
         self.cfg, self.deep = cfg, deep

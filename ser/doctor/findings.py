@@ -18,19 +18,12 @@ _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bo
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's table.
+    """One line of the doctor's table."""
 
-    Attributes:
-        check: what was examined.
-        status: ok, warning (worth knowing) or problem (training or extraction would fail).
-        text: what was found.
-        remedy: what to do; empty where nothing is to be done.
-    """
-
-    check: str
-    status: Status
-    text: str
-    remedy: str = ""
+    check: str  # what was examined
+    status: Status  # ok, warning (worth knowing) or problem (training or extraction would fail)
+    text: str  # what was found
+    remedy: str = ""  # what to do; empty where nothing is to be done
 
 
 Check = Callable[[], Iterable[Finding]]

@@ -22,11 +22,9 @@ class Layers(nn.Module):
         self.layers, self.norm = layers, norm
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
-        """States (B, L, D) before the first layer and after each.
+        """States (B, L, D) before the first layer and after each, from the first one.
 
-        Args:
-            hidden: (B, L, D).
-            mask: (B, L), True at valid frames; None: all are valid.
+        The mask (B, L) is True at valid frames; None: all are valid.
         """
         states, positions, key_mask = [hidden], None, None
         if mask is not None:

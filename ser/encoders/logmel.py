@@ -18,14 +18,6 @@ class LogMel(Encoder):
     Windows of 25 ms; with the default hop as many frames as HuBERT gives: floor((N - 400) / 320) + 1. The scale
     ``(ln(max(energy, 1e-10)) + 12) / 4`` is fixed, so that a frame depends on its own window alone.
 
-    Args:
-        mels: mel bands (D).
-        hop_seconds: distance of two frames.
-        f_min: lower edge of the lowest band in Hz.
-        f_max: upper edge of the highest band in Hz.
-        average: as for Encoder.
-        max_seconds: as for Encoder.
-
     Raises:
         SerError: a setting is out of range.
     """

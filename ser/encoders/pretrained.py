@@ -45,17 +45,6 @@ class PretrainedEncoder(Encoder):
     Layers that are trained with the network belong to the network, and the frames are their input: the output of the
     last frozen layer.
 
-    Args:
-        checkpoint: folder, or id on the Hugging Face Hub.
-        layer: None for the last, a number, or several numbers.
-        dtype: precision of the computation; "bfloat16" and "float16" are for GPUs.
-        average: as for Encoder.
-        join: what becomes of several layers: their "mean", or "concatenate" for a network that weighs them itself
-            (D grows by their number).
-        finetune: None or "none": nothing is trained; a number: that many layers up to the last wanted one.
-        finetune_lr_factor: learning rate of the trained layers relative to the network's.
-        max_seconds: as for Encoder.
-
     Attributes:
         allow_download: whether a Hub id may be fetched; set it to False for names from a stranger's model.
 

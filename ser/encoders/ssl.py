@@ -39,12 +39,7 @@ class SpeechModel(nn.Module):
         self.wanted, self.normalize = list(wanted), normalize
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Wanted states (B, L, D) each, and their lengths (B,).
-
-        Args:
-            waveforms: (B, N).
-            lengths: (B,) samples, at least 400.
-        """
+        """Wanted states (B, L, D) each, and their lengths (B,), of waveforms (B, N) of at least 400 samples."""
         full = all_full(lengths, waveforms.shape[1])
         if self.normalize:
             waveforms = _unit_variance(waveforms, lengths)

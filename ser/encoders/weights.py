@@ -21,9 +21,7 @@ _LARGEST_SIZE = 1_000_000  # of any number in config.json
 def checkpoint_folder(checkpoint: str, allow_download: bool = True) -> Path:
     """The local folder of a checkpoint, downloaded first where it is a Hub id that is not cached.
 
-    Args:
-        checkpoint: folder, or id on the Hugging Face Hub.
-        allow_download: False for names that a stranger's model brings along: only local files are used.
+    Names that a stranger's model brings along are used without ``allow_download``: only local files.
 
     Raises:
         SerError: there is no such folder, and the Hub does not have it or may not be asked.
@@ -143,10 +141,7 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
 def check_size(folder: Path, config: Mapping[str, Any], parameters: int) -> None:
     """Refuse a checkpoint that would grow far beyond its files when it is built.
 
-    Args:
-        folder: where it is.
-        config: its config.json.
-        parameters: number of weights that ``config`` implies at least.
+    ``parameters`` is the number of weights that the ``config`` implies at least.
 
     Raises:
         SerError: a number in ``config`` or the number of weights is too large for the files.

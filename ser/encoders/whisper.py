@@ -24,10 +24,8 @@ class WhisperEncoder(PretrainedEncoder):
     a fifteenth, and the frames, which differ in numbers, serve emotion as well. Longer clips are encoded in consecutive
     windows of 30 seconds either way.
 
-    Args:
-        checkpoint: as for PretrainedEncoder, like all others but ``window``.
-        window: "clip", or "30s" for frames exactly as Whisper itself makes them; these see zeros behind the clip, which
-            no cache keeps, so that no layer above them can be trained.
+    With ``window="30s"`` frames are exactly as Whisper itself makes them. They see zeros behind the clip, which no
+    cache keeps, so that no layer above them can be trained.
 
     Raises:
         SerError: a setting is unknown, or does not go with ``finetune``.

@@ -37,15 +37,10 @@ _EXPECTED = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The plain description that every form of a model carries.
+    """The plain description that every form of a model carries."""
 
-    Attributes:
-        plain: all of it in JSON's types: network, encoder, emotions, normalization, corpus, protocol, fold.
-        statistics: of the frames of the training part.
-    """
-
-    plain: dict[str, Any]
-    statistics: FrameStatistics
+    plain: dict[str, Any]  # in JSON's types: network, encoder, emotions, normalization, corpus, protocol, fold
+    statistics: FrameStatistics  # of the frames of the training part
 
     @classmethod
     def of(cls, config: Any, source: Path) -> "ModelConfig":

@@ -29,17 +29,11 @@ WAVEFORM, FRAMES = "waveform", "frames"  # name of an ONNX graph's first input, 
 
 
 class Scores(NamedTuple):
-    """Answer for a batch.
+    """Answer for a batch."""
 
-    Attributes:
-        probabilities: (B, C) in double precision.
-        attention: per utterance (L,), how much its frames are attended to, summing to 1; None without attention.
-        pooled: (B, P) features that the classifier gets; None from an ONNX file.
-    """
-
-    probabilities: NDArray[np.float64]
-    attention: list[NDArray[np.float32]] | None
-    pooled: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float64]  # (B, C) in double precision
+    attention: list[NDArray[np.float32]] | None  # per utterance (L,), how much its frames are attended to
+    pooled: NDArray[np.float32] | None = None  # (B, P) features that the classifier gets; None from an ONNX file
 
 
 class FrameModel(Protocol):
@@ -50,13 +44,7 @@ class FrameModel(Protocol):
 
 
 class TorchNetwork:
-    """The trained network in PyTorch.
-
-    Args:
-        network: with its weights.
-        device: where it computes.
-        average: consecutive frames averaged into one, as in training.
-    """
+    """The trained network in PyTorch; it averages ``average`` consecutive frames, as in training."""
 
     def __init__(self, network: nn.Module, device: str | torch.device = "cpu", average: int = 1) -> None:
         self.device, self.average = torch.device(device), average
@@ -84,12 +72,7 @@ class TorchNetwork:
 
 
 class OnnxNetwork:
-    """The exported network; averaging and normalisation by the training statistics are inside its graph.
-
-    Args:
-        session: an onnxruntime session of frames (B, L, D) and lengths (B,).
-        trained: the statistics inside the graph.
-    """
+    """The exported network in onnxruntime; averaging and normalisation by the training statistics are in its graph."""
 
     def __init__(self, session: Any, trained: FrameStatistics) -> None:
         self.session, self.trained = session, trained
@@ -157,12 +140,9 @@ def build_encoder(
 ) -> Encoder:
     """The encoder that a model was trained with.
 
-    Args:
-        config: the model's description.
-        checkpoint: local folder or Hub id that takes the place of the one in training; its download is then allowed.
-            None: that of training, or where it is no folder here, the one that the variable SER_ENCODER names.
-        device: where it computes.
-        allow_download: fetch the encoder that the model names from the Hub where it is not on this machine.
+    ``checkpoint`` (folder or Hub id) takes the place of the one in training, and its download is then allowed. By
+    default it is that of the training, or where that is no folder here, the one in the variable SER_ENCODER. With
+    ``allow_download`` the encoder that the model names is fetched where it is not on this machine.
 
     Raises:
         SerError: it cannot be built or fetched, or its frames are not those of the training.

@@ -47,9 +47,7 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
 
     Hidden files, hidden folders and macOS's ``._`` twins are skipped inside folders.
 
-    Args:
-        paths: files and folders.
-        suffixes: endings in a folder, lower case.
+    ``suffixes`` are the endings that count in a folder, lower case.
 
     Raises:
         SerError: a path does not exist, or a folder holds no such files.
@@ -134,11 +132,6 @@ def predict_files(
 def predict_frames(recognizer: Recognizer, paths: Sequence[str | Path], batch_seconds: float = 60.0) -> FilePredictions:
     """Recognise files of frames (L, D), for models that were trained with features=files; a bad one is listed.
 
-    Args:
-        recognizer: the model.
-        paths: files as features=files reads them, and folders of them.
-        batch_seconds: padded frames in one batch, in seconds.
-
     Raises:
         SerError: a path is not there or holds no frames, or all are files of audio.
     """
@@ -193,12 +186,8 @@ def statistics_by_folder(
 
     Files that cannot be read are left out; the first minute of every file counts.
 
-    Args:
-        recognizer: the model.
-        paths: audio files.
-        enrol: how many files of each folder count, evenly spaced in it, since neighbours often share an emotion; None:
-            all.
-        shrinkage: weight of the training statistics, in seconds of audio.
+    With ``enrol``, so many files of each folder count, evenly spaced, since neighbours often share an emotion. The
+    training statistics weigh ``shrinkage`` seconds of audio.
     """
     inside: dict[Path, list[Path]] = {}
     for path in paths:

@@ -83,13 +83,7 @@ _SPEECH = {
 def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | None = None) -> Path:
     """Write ``model.safetensors``, ``config.json`` and ``README.md`` over an earlier export; other files in it stay.
 
-    Args:
-        recognizer: a model in PyTorch.
-        folder: where to write; it appears whole or not at all.
-        run: the run folder whose metrics.json, split.json and predictions.csv the card quotes; None: no figures.
-
-    Returns:
-        The folder.
+    The folder appears whole or not at all. The card quotes metrics.json, split.json and predictions.csv of ``run``.
 
     Raises:
         SerError: the model is an ONNX file, ``folder`` holds something else, or it cannot be written.

@@ -36,9 +36,6 @@ _OPSET = 18
 class FrameGraph(nn.Module):
     """Frames (B, L, D) as the encoder made them and lengths (B,) to probabilities (B, C).
 
-    Args:
-        recognizer: a model in PyTorch.
-
     Raises:
         SerError: it is an ONNX file.
     """
@@ -71,9 +68,6 @@ class FrameGraph(nn.Module):
 
 class WaveformGraph(nn.Module):
     """Waveforms (B, N) at 16 kHz and their samples (B,) to probabilities (B, C).
-
-    Args:
-        recognizer: a model in PyTorch with its encoder.
 
     Raises:
         SerError: the encoder computes in another precision than float32.
@@ -199,21 +193,13 @@ def _exportable(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an exported file answers compared with the model in PyTorch.
+    """How an exported file answers compared with the model in PyTorch."""
 
-    Attributes:
-        recordings: how many were compared.
-        shortest: seconds.
-        longest: seconds.
-        largest_difference: of a probability.
-        same_label: fraction of recordings with the same label.
-    """
-
-    recordings: int
-    shortest: float
-    longest: float
-    largest_difference: float
-    same_label: float
+    recordings: int  # how many were compared
+    shortest: float  # seconds
+    longest: float  # seconds
+    largest_difference: float  # of a probability
+    same_label: float  # fraction of recordings with the same label
 
 
 def export_onnx(

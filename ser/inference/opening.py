@@ -15,13 +15,7 @@ log = logging.getLogger(__name__)
 def open_model(
     checkpoint: str | None, encoder: str | None = None, device: str = "cpu", allow_download: bool = False
 ) -> Recognizer:
-    """A model ready to answer; on a terminal, asks before it fetches an encoder from the Hugging Face Hub.
-
-    Args:
-        checkpoint: as for Recognizer.from_checkpoint; None: the model that comes with the package, which is said.
-        encoder: local folder or Hub id of its encoder, if it has moved.
-        device: cpu, cuda or cuda:1.
-        allow_download: fetch without asking.
+    """The model of a command, by default that of the package, which it says; on a terminal, asks before a download.
 
     Raises:
         SerError: as for Recognizer.from_checkpoint.

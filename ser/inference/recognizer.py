@@ -170,10 +170,7 @@ class Recognizer:
     ) -> "Recognizer":
         """Load the model that comes with the package; its card is ``ser/pretrained/README.md``.
 
-        Args:
-            encoder_checkpoint: local folder of its encoder; None: what SER_ENCODER names, else the Hub's cache.
-            device: cpu, cuda or cuda:1.
-            allow_download: fetch the encoder from the Hugging Face Hub if it is not here.
+        Its encoder is the local folder that is given, else what SER_ENCODER names, else what the Hub has cached.
 
         Raises:
             SerError: the encoder is not here, or it is another one.

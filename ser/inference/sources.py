@@ -22,19 +22,12 @@ _SILENT_DEVICE = 3.0  # seconds without a block after which a microphone counts 
 
 @dataclass(frozen=True)
 class Source:
-    """A stream of audio.
+    """A stream of audio."""
 
-    Attributes:
-        name: shown to the user.
-        sample_rate: Hz.
-        realtime: whether blocks come at the pace of a clock, so that a slow listener has to drop windows.
-        blocks: the samples (N, channels), block by block; read it once.
-    """
-
-    name: str
-    sample_rate: int
-    realtime: bool
-    blocks: Iterator[Block]
+    name: str  # shown to the user
+    sample_rate: int  # Hz
+    realtime: bool  # blocks come at the pace of a clock, so that a slow listener has to drop windows
+    blocks: Iterator[Block]  # the samples (N, channels), block by block; read it once
 
 
 def file_source(
@@ -44,14 +37,7 @@ def file_source(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Source:
-    """Read a file in blocks.
-
-    Args:
-        path: any format libsndfile reads.
-        realtime: give each block when it would have been recorded; else as soon as it is asked for.
-        block: seconds of each block.
-        clock: seconds that only go forward.
-        sleep: waits for so many seconds.
+    """Read a file in blocks of so many seconds, with ``realtime`` when each would have been recorded.
 
     Raises:
         SerError: the file is missing or cannot be decoded.
@@ -89,11 +75,9 @@ def _file_blocks(
 
 
 def recorded(source: Source, path: Path) -> Source:
-    """The same source, whose samples are also written to a WAV file as they are heard.
+    """The same source, whose samples are also written to a new WAV file as they are heard.
 
-    Args:
-        source: of any kind.
-        path: a new file that ends in .wav; its channels are those of the source's first block.
+    Its channels are those of the source's first block.
 
     Raises:
         SerError: the name does not end in .wav, the file is there already, or cannot be written.
@@ -128,11 +112,7 @@ def _unreadable(path: str | Path, error: Exception) -> SerError:
 
 
 def microphone_source(device: int | str | None = None, block: float = 0.1) -> Source:
-    """Listen to a microphone at its own sample rate, mono.
-
-    Args:
-        device: number or part of the name of an input device; None: the system's default.
-        block: seconds of each block.
+    """Listen to a microphone, by its number or part of its name, at its own sample rate, mono.
 
     Raises:
         SerError: sounddevice is not installed, there is no microphone, or (while listening) it stopped sending.

@@ -26,11 +26,7 @@ _RECENT, _TOO_MANY = 10, 3  # so many dropped among the recent windows lengthen 
 
 
 class RingBuffer:
-    """The last samples of a stream, exactly as many as it was made for; safe between threads.
-
-    Args:
-        size: samples it holds; until as many have come, the older ones are zeros.
-    """
+    """The last ``size`` samples of a stream, zeros where none have come yet; safe between threads."""
 
     def __init__(self, size: int) -> None:
         self._samples = np.zeros(size, np.float32)
@@ -65,29 +61,17 @@ class RingBuffer:
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """What is known of one window.
+    """What is known of one window."""
 
-    Attributes:
-        index: number of the window, from 0; numbers that are missing were dropped.
-        start: where it begins, seconds of the stream.
-        end: where it ends.
-        prediction: of exactly these samples; None where there is no speech or no answer.
-        probabilities: smoothed over the windows since speech began, in class order; None without a prediction.
-        level: of the last hop, dB relative to full scale.
-        latency: seconds from the window's last sample to this answer.
-        dropped: windows dropped so far.
-        error: why there is no answer (such as NaN from the device); None otherwise.
-    """
-
-    index: int
-    start: float
-    end: float
-    prediction: Prediction | None
-    probabilities: dict[str, float] | None
-    level: float
-    latency: float
-    dropped: int
-    error: str | None = None
+    index: int  # number of the window, from 0; numbers that are missing were dropped
+    start: float  # where it begins, seconds of the stream
+    end: float  # where it ends
+    prediction: Prediction | None  # of exactly these samples; None where there is no speech or no answer
+    probabilities: dict[str, float] | None  # smoothed since speech began, in class order; None without a prediction
+    level: float  # of the last hop, dB relative to full scale
+    latency: float  # seconds from the window's last sample to this answer
+    dropped: int  # windows dropped so far
+    error: str | None = None  # why there is no answer (such as NaN from the device)
 
     @property
     def label(self) -> str | None:
@@ -213,11 +197,9 @@ class StreamingRecognizer:
             return list(self._events)
 
     def write(self, samples: NDArray[np.floating] | Sequence[float], wait: bool = False) -> None:
-        """Take in samples (N,) or (N, channels) of the stream's rate, any number; returns at once unless ``wait``.
+        """Take in samples (N,) or (N, channels) in [-1, 1] of the stream's rate, any number; returns at once.
 
-        Args:
-            samples: in [-1, 1].
-            wait: wait until the thread is free, so that a source faster than real time loses no window.
+        With ``wait`` only when the thread is free, so that a source faster than real time loses no window.
         """
         block = np.asarray(samples, np.float32)
         block = block.mean(axis=1) if block.ndim == 2 else block  # (N, channels) -> (N,)

@@ -14,13 +14,9 @@ _ENERGY_FRAME = 480  # samples: 30 ms
 
 
 class SpeechGate(Protocol):
-    """Measures how much speech a waveform holds.
+    """Measures how much speech a waveform holds."""
 
-    Attributes:
-        name: shown to the user.
-    """
-
-    name: str
+    name: str  # shown to the user
 
     def __call__(self, waveform: Tensor) -> float:
         """Seconds of speech in (N,) samples at 16 kHz."""
@@ -33,9 +29,6 @@ def enough_speech(speech_seconds: float, seconds: float, least_fraction: float =
 
 class SileroGate:
     """The Silero voice activity detector (snakers4/silero-vad, MIT); its model is part of the package.
-
-    Args:
-        threshold: least probability of speech.
 
     Raises:
         ImportError: the package is not installed (pip install 'ser-lab[live]').
@@ -61,8 +54,7 @@ class SileroGate:
 class EnergyGate:
     """Counts frames of 30 ms above a threshold: separates sound from silence, but not speech from noise.
 
-    Args:
-        threshold: dB relative to full scale.
+    The threshold is in dB relative to full scale.
     """
 
     name = "energy threshold"

@@ -22,12 +22,9 @@ class MatchingAttention(nn.Module, ABC):
         """Return the scores (B, L, L) of every query frame (dim 1) and key frame (dim 2) of ``states`` (B, L, E)."""
 
     def forward(self, states: Tensor, mask: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the contexts (B, L, E) and, when asked for, the weights (B, L, L).
+        """Return the contexts (B, L, E) of states (B, L, E) and, when asked for, the weights (B, L, L).
 
-        Args:
-            states: (B, L, E).
-            mask: (B, L), True at valid frames.
-            return_weights: whether to return the weights too.
+        The mask (B, L) is True at valid frames.
         """
         scores = self.scores(states).masked_fill(~mask.unsqueeze(1), -torch.inf)  # (B, L, L)
         weights = scores.softmax(dim=-1)
@@ -117,11 +114,6 @@ def _concat_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
 
 class MultiHeadSelfAttention(nn.Module):
     """Scaled dot-product self-attention with residual and LayerNorm (Vaswani et al. 2017, section 3.2).
-
-    Args:
-        size: E, the width of the states.
-        heads: number of heads.
-        dropout: probability of dropping an attention weight.
 
     Raises:
         SerError: ``heads`` does not divide ``size``.

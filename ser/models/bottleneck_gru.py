@@ -17,12 +17,6 @@ class Bottleneck(nn.Module):
 
     An information bottleneck (Tishby et al. 1999) by width, and by noise as in Alemi et al. 2017. It does not remove
     the speaker: probes still read the voice from the few values (README, "Measured").
-
-    Args:
-        input_size: width of the pooled features.
-        size: values that are left.
-        dropout: probability.
-        noise: std of the noise, on values whose own std is 1.
     """
 
     def __init__(self, input_size: int, size: int, dropout: float, noise: float) -> None:
@@ -42,18 +36,6 @@ class BottleneckGRU(Network):
     """Projection, residual GRU layers, self-attention, pooling, bottleneck, linear head.
 
     For the few hundred to few thousand utterances that emotion corpora have, where the deep network learns slowly.
-
-    Args:
-        input_size: D, values per frame.
-        emotions: C, number of classes.
-        hidden_size: H, units per direction.
-        layers: number of recurrent layers.
-        cell: of the recurrent layers, ``gru`` or ``lstm``.
-        heads: attention heads, a divisor of 2H; None for no attention.
-        dropout: probability, everywhere.
-        pooling: makes the pooling of frames of a given width (2H).
-        bottleneck: values an utterance is reduced to; None keeps the pooled features.
-        noise: std of the noise on the bottleneck in training.
 
     Raises:
         SerError: a number is out of range, or ``heads`` does not divide 2H.

@@ -40,21 +40,6 @@ class ResidualRNN(nn.Module):
 class EnhancedGRU(Network):
     """Projection, positions, speaker norm, residual GRU layers, self-attention, enhancement, pooling, head.
 
-    Args:
-        input_size: D, values per frame.
-        emotions: C, number of classes.
-        hidden_size: H; the recurrent layers have 2H units per direction, the head has H.
-        layers: number of recurrent layers.
-        cell: of the recurrent layers, ``gru`` or ``lstm``.
-        heads: attention heads; a divisor of 4H.
-        dropout: probability, everywhere but on the attention weights.
-        attention_dropout: probability of dropping an attention weight; None: ``dropout``.
-        positions: whether to add sinusoidal positions.
-        speaker_norm: whether to normalise each utterance (:class:`SpeakerNorm`).
-        attention: whether to use self-attention.
-        enhancement: whether to add the enhanced features (2H) to the states (4H).
-        pooling: makes the pooling of frames of a given width.
-
     Raises:
         SerError: a number is out of range, or ``heads`` does not divide 4H.
     """
@@ -134,13 +119,6 @@ class EnhancedGRUReference(EnhancedGRU):
 
     The cuts leave the mean of the attended states: enhancement and max pooling are computed and thrown away, and the
     enhancement's parameters get a gradient of exactly zero. Use it only to reproduce the publication.
-
-    Args:
-        input_size: D, values per frame.
-        emotions: C, number of classes.
-        hidden_size: H.
-        dropout: probability, everywhere.
-        settings: further settings of EnhancedGRU, but ``enhancement`` and ``pooling``.
     """
 
     def __init__(

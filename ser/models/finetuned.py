@@ -173,12 +173,6 @@ def _random_model(config: Mapping[str, Any], layers: int) -> Any:
 def check_finetuning(encoder: Encoder, normalization: str, augmentation: Augmentation, own_frames: bool) -> None:
     """Refuse settings that the tuned layers cannot work with; a frozen encoder accepts all.
 
-    Args:
-        encoder: makes the frames.
-        normalization: kind of frame normalisation.
-        augmentation: changes training frames.
-        own_frames: whether the corpus has frames of its own, so that the encoder is not used.
-
     Raises:
         SerError: naming the setting to change.
     """
@@ -207,11 +201,7 @@ def make_network(
 ) -> tuple[Network, dict[str, Any]]:
     """The network, inside the encoder's tuned layers if it has some, and the plain description that rebuilds it.
 
-    Args:
-        make: builds the network from its sizes.
-        description: plain form of ``make``.
-        sizes: input_size, emotions.
-        encoder: may ask for fine-tuning; None does not.
+    ``description`` is the plain form of ``make``; an ``encoder`` of None asks for no fine-tuning.
     """
     if not isinstance(encoder, PretrainedEncoder) or encoder.finetune is None:
         return make(**sizes), {**description, **sizes}

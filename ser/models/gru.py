@@ -14,15 +14,6 @@ from ser.models.network import Network, check_settings
 class GRU(Network):
     """Dropout, bidirectional GRU, matching attention, tanh, maximum over frames, LeakyReLU, dropout, linear.
 
-    Args:
-        input_size: D, values per frame.
-        emotions: C, number of classes.
-        hidden_size: H, units per direction.
-        layers: number of recurrent layers.
-        cell: of the recurrent layers, ``gru`` or ``lstm``.
-        dropout: probability.
-        attention: makes the attention over states of the given width (2H); None for no attention.
-
     Raises:
         SerError: a number is out of range.
     """

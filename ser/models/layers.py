@@ -101,12 +101,7 @@ class MeanStdPooling(Pooling):
 
 
 class AttentiveStatisticsPooling(Pooling):
-    """Weighted mean and std (Okabe et al. 2018) with learned weights per channel (Desplanques et al. 2020).
-
-    Args:
-        width: values per frame.
-        hidden_size: width of the layer that scores the frames.
-    """
+    """Weighted mean and std (Okabe et al. 2018) with learned weights per channel (Desplanques et al. 2020)."""
 
     def __init__(self, width: int, hidden_size: int = 64) -> None:
         super().__init__(width)
@@ -128,11 +123,6 @@ class BidirectionalRNN(nn.Module):
     The backward direction is a second layer over the frames of each utterance in reverse order, with the padding left
     behind them. Packed sequences compute the same, but cannot be exported, and on CPU a training step through them
     takes 1.3 to 3 times as long (``python -m benchmarks.recurrent``).
-
-    Args:
-        input_size: D, values per frame.
-        hidden_size: H, units per direction.
-        cell: ``gru``, or ``lstm``, for which torch has a faster CPU kernel at small sizes.
 
     Raises:
         SerError: another cell.

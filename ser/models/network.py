@@ -17,19 +17,12 @@ _DIRECTIVES = {"_target_", "_partial_"}
 
 
 class NetworkOutput(NamedTuple):
-    """What a network returns for a batch.
+    """What a network returns for a batch."""
 
-    Attributes:
-        emotion_logits: (B, C).
-        pooled: (B, P), one vector per utterance, the input of the head.
-        attention: (B, L, L), row t holds the weights of query frame t; None unless asked for, or without attention.
-        statistics: (B, F), the output of the body, before erasure and bottleneck.
-    """
-
-    emotion_logits: Tensor
-    pooled: Tensor
-    attention: Tensor | None
-    statistics: Tensor
+    emotion_logits: Tensor  # (B, C)
+    pooled: Tensor  # (B, P), one vector per utterance, the input of the head
+    attention: Tensor | None  # (B, L, L), row t has the weights of query t; None unless asked for, or without attention
+    statistics: Tensor  # (B, F), the output of the body, before erasure and bottleneck
 
 
 class LinearErasure(nn.Module):
@@ -37,10 +30,6 @@ class LinearErasure(nn.Module):
 
     Does nothing until ``mean``, ``read`` and ``write`` are set. An adversary (ser.adversary) that erases sets them
     during training. They are buffers, so every checkpoint and exported file has them.
-
-    Args:
-        size: F, width of the pooled statistics.
-        rank: K, number of directions.
     """
 
     mean: Tensor
@@ -62,18 +51,14 @@ class LinearErasure(nn.Module):
 class Network(nn.Module, ABC):
     """Base of the networks: ``body``, ``erase`` where an adversary asked for it, ``reduce``, ``head``.
 
-    Subclasses define ``body`` and set ``head`` and ``pooled_size``; those with a bottleneck define ``reduce`` and
+    Subclasses are made with the sizes ``input_size`` (D) and ``emotions`` (C), and with the settings that conf/model
+    explains. They define ``body`` and set ``head`` and ``pooled_size``; those with a bottleneck define ``reduce`` and
     ``statistics_size`` too. They know nothing of speakers.
-
-    Attributes:
-        head: pooled features (B, P) to emotion logits (B, C).
-        pooled_size: P.
-        erase: linear map between body and bottleneck; None for most networks.
     """
 
-    head: nn.Module
-    pooled_size: int
-    erase: LinearErasure | None
+    head: nn.Module  # pooled features (B, P) to emotion logits (B, C)
+    pooled_size: int  # P
+    erase: LinearErasure | None  # linear map between body and bottleneck; None for most networks
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,12 +66,9 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the pooled statistics (B, F) and the attention weights (B, L, L) or None.
+        """Return pooled statistics (B, F) of normalised frames (B, L, D), and the attention (B, L, L) or None.
 
-        Args:
-            frames: (B, L, D), normalised.
-            lengths: (B,) int64, valid frames of each utterance, at least 1.
-            return_attention: whether to return the attention weights.
+        ``lengths`` (B,) int64 are the valid frames of each utterance, at least 1.
         """
 
     @property

@@ -23,12 +23,6 @@ class StatisticsLogistic(Network):
     ``fit`` estimates it with scikit-learn, in seconds and without epochs; adversary, augmentation and optimizer have no
     part in it. The pooled features are the standardised statistics.
 
-    Args:
-        input_size: D, values per frame.
-        emotions: C, number of classes.
-        grid: values of C of scikit-learn's LogisticRegression (inverse strength of the L2 penalty); the validation part
-            chooses one.
-
     Raises:
         SerError: a value of ``grid`` is not above zero, or there is none.
     """
@@ -136,14 +130,6 @@ def fit_logistic(head: nn.Linear, features: Tensor, emotion: Tensor, strength: f
 
 class StatisticsMLP(Network):
     """A layer per frame, mean and std over frames, and a linear head: a network without recurrence.
-
-    Args:
-        input_size: D, values per frame.
-        emotions: C, number of classes.
-        hidden_size: H, width of the layer.
-        dropout: probability, on the channels of the frames (a third of it, a channel in all frames of an utterance at
-            once) and on the pooled features.
-        pooling: makes the pooling of frames of a given width (H).
 
     Raises:
         SerError: a number is out of range.

@@ -19,12 +19,7 @@ _NOT_SETTINGS = ("format", "processes", "fold", "seed")  # entries of ``describe
 
 
 def shown_settings(cfg: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Variant, fold and seed, the options that are not the default ones, and the values that differ from theirs.
-
-    Args:
-        cfg: the configuration of a run.
-        choices: which option of each group it was composed of.
-    """
+    """Variant, fold and seed, the options that are not the default ones, and the values that differ from theirs."""
     _, usual = compose_options({})
     options = {
         group: choice
@@ -41,12 +36,7 @@ def shown_settings(cfg: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any
 
 
 def shown_result(metrics: Mapping[str, Any], leakage: Mapping[str, Any] | None) -> dict[str, float]:
-    """Scores of the chosen epoch and of the speaker probe, as fractions, by names such as ``result/test UAR``.
-
-    Args:
-        metrics: content of ``metrics.json``.
-        leakage: content of ``leakage.json``; None where it was not measured.
-    """
+    """Scores of metrics.json and leakage.json as fractions, by names such as ``result/test UAR``."""
     result = {f"{part} {TITLES[key]}": metrics[part][key] for part in ("validation", "test") if part in metrics
               for key in _SHOWN}  # fmt: skip
     probed = figures(leakage) if leakage else {}

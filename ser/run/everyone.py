@@ -27,15 +27,10 @@ _ITS_OWN = ("fold", "seed", "split", "protocol.*", "callbacks.early_stopping*", 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long to train on everyone, and what is known of the result.
+    """How long to train on everyone, and what is known of the result."""
 
-    Attributes:
-        runs: of the sweep; empty where the number of epochs was given.
-        record: the cross-validated scores as metrics.json and checkpoints keep them; None without a sweep.
-    """
-
-    runs: Sequence[Run] = field(repr=False)
-    record: dict[str, Any] | None
+    runs: Sequence[Run] = field(repr=False)  # of the sweep; empty where the number of epochs was given
+    record: dict[str, Any] | None  # cross-validated scores as in metrics.json and checkpoints; None without a sweep
 
     @property
     def facts(self) -> dict[str, str]:
@@ -65,9 +60,7 @@ class Recipe:
 def recipe_for(cfg: DictConfig, overrides: Sequence[str]) -> Recipe | None:
     """The recipe of a training on everyone, written into ``cfg``; None for every other protocol.
 
-    Args:
-        cfg: the configuration; its callbacks are changed.
-        overrides: as typed, which tell whether ``trainer.max_epochs`` was.
+    Its callbacks are changed. The overrides, as typed, tell whether ``trainer.max_epochs`` was given.
 
     Raises:
         SerError: nothing says for how many epochs to train, or the sweep is not finished.
@@ -133,12 +126,7 @@ def read_sweep(folder: str) -> list[Run]:
 
 
 def cross_validation(runs: Sequence[Run], folder: str) -> dict[str, Any]:
-    """Scores on speakers not in training, pooled over folds, in plain types; ``epochs`` per run.
-
-    Args:
-        runs: of one variant on all folds.
-        folder: where they were read.
-    """
+    """Scores on speakers not in training, pooled over folds, in plain types; ``epochs`` per run."""
     table = pooled(runs)
     overall, bounds = scores(table), bootstrap_interval(table)
     few = math.isnan(bounds.low)

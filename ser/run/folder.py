@@ -94,10 +94,8 @@ class RunFolder:
     def choose(self, identity: Mapping[str, Any], *, resume: bool, test: bool) -> dict[str, Any] | None:
         """The metrics where this very run is finished already, else None; then ``work`` is where it is to be done.
 
-        Args:
-            identity: of the run that is asked for.
-            resume: skip what is finished, and go on where an interrupted run stopped.
-            test: whether the test part is asked for, so that a run without a test result is not finished.
+        With ``resume`` what is finished is skipped, and an interrupted run goes on where it stopped. With ``test`` a
+        run without a test result is not finished.
 
         Raises:
             SerError: with ``resume``, the folder holds a run of another identity.
@@ -130,11 +128,6 @@ class RunFolder:
         """Write ``run.json`` and ``split.json``; return the checkpoint to go on from, or None to start anew.
 
         Only the process that holds the folder may call it.
-
-        Args:
-            record: content of ``run.json``.
-            split: content of ``split.json``.
-            resume: go on where an interrupted run stopped.
 
         Raises:
             SerError: another process has finished the run meanwhile.
@@ -216,10 +209,7 @@ class RunFolder:
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
         """Write tables and features, then ``metrics.json``, and return its content.
 
-        Args:
-            parts: what was predicted.
-            facts: what metrics.json says beside its figures.
-            probe: look for the speaker in the features, before ``metrics.json`` says that nothing is left to do.
+        With ``probe`` the speaker is looked for in the features before, since metrics.json says that all is done.
         """
         for part, prefix in (("test", ""), ("train", "train_")):
             if part not in parts:

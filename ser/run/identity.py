@@ -60,9 +60,7 @@ _VERSIONS = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "num
 def describe(cfg: DictConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a run: every setting that may change its result, and ``facts`` measured from its input.
 
-    Args:
-        cfg: the configuration.
-        facts: split, labels, audio, encoder ...; nested dictionaries are flattened.
+    ``facts`` are split, labels, audio, encoder ...; nested dictionaries are flattened.
     """
     settings = {key: value for key, value in leaves(OmegaConf.to_container(cfg, resolve=True)) if not irrelevant(key)}
     devices = cfg.trainer.get("devices", 1)
@@ -80,10 +78,7 @@ def irrelevant(key: str) -> bool:
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> str | None:
     """``batches.batch_size = 32, now 16``: the first entry in which two identities differ; None where they agree.
 
-    Args:
-        old: of what is there.
-        new: of what is asked for.
-        ignored: entries that may differ, for example fold and seed among the runs of one variant.
+    Entries in ``ignored`` may differ, such as fold and seed among the runs of one variant.
     """
     for key in dict.fromkeys([*new, *old]):
         if key not in ignored and (key not in old or key not in new or old[key] != new[key]):
@@ -166,10 +161,6 @@ def check_stored(content: Any, source: Path) -> None:
     """Refuse a stored configuration that would call anything but what the options of ``conf/`` call.
 
     A run keeps resolved settings. An interpolation in them is not its own, and could build a target when it is read.
-
-    Args:
-        content: plain content, not yet an OmegaConf object.
-        source: where it was read from.
 
     Raises:
         SerError: naming the target or the interpolation.

@@ -47,13 +47,7 @@ def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
 
 
 def score_parts(parts: Mapping[str, Part], facts: Mapping[str, Any], started: float) -> dict[str, Any]:
-    """The content of metrics.json.
-
-    Args:
-        parts: what was predicted.
-        facts: what it says of the run beside its scores.
-        started: when the run began, as by ``time.time()``.
-    """
+    """The content of metrics.json: scores of what was predicted, facts beside them, and the seconds since the start."""
     scored: dict[str, Any] = {}
     if "test" in parts:
         scored["test"] = scores_with_interval(parts["test"][0])

@@ -14,11 +14,8 @@ def combined(corpora: Sequence[str], emotions: Sequence[str] | None = None, **pa
     Ids and speakers begin with the corpus (``ravdess/Actor_01``), sessions are numbered on. Frames
     are cached per corpus, as for each alone.
 
-    Args:
-        corpora: names among ``parts``, at least two.
-        emotions: the classes, which every corpus must have; None: those that all corpora have, in the first one's
-            order, other utterances being left out.
-        parts: reads each corpus, with its own settings.
+    Every corpus must have the classes ``emotions``; None: those that all corpora have, in the order of the first
+    one. Other utterances are left out. ``parts`` are functions that read a corpus with its own settings.
 
     Raises:
         SerError: a corpus is unknown or cannot be read, or they have fewer than two classes in common.

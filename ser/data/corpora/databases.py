@@ -35,14 +35,6 @@ def audformat_database(
     The emotion is the scheme or column ``scheme``; speaker and gender come from any table, per file or per segment.
     (audeering.github.io/audformat)
 
-    Args:
-        root: the folder.
-        tables: those whose emotions are read; None: all.
-        scheme: what is recognised.
-        emotions: the classes in their order, rows of others being left out; None means all that occur, sorted.
-        map: class of a label, such as ``{anger: angry}``.
-        name: of the corpus.
-
     Raises:
         SerError: the library or the folder is not there, a table cannot be read, or the table is not one of a manifest.
     """
@@ -125,14 +117,6 @@ def hugging_face_dataset(
     Columns are called as those of a manifest (``emotion`` or ``label``, ``speaker_id`` ...); class labels become their
     names and splits the column ``partition``. Embedded audio is written once into a folder below ``files``, named by
     its content. (huggingface.co/docs/datasets)
-
-    Args:
-        root: the folder.
-        audio: column of the audio.
-        files: folder for embedded audio.
-        emotions: the classes in their order, rows of others being left out; None means all that occur, sorted.
-        map: class of a label, such as ``{anger: angry}``.
-        name: of the corpus.
 
     Raises:
         SerError: the library or the folder is not there, a file or the audio column cannot be read, or the table is not

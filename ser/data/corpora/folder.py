@@ -21,10 +21,6 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
     that is one of ``ser.emotions``, with its aliases. The speaker is the first folder below ``root`` that is no
     emotion, else what stands before the first ``_`` or ``-`` of the file name if several files begin so, else unknown.
 
-    Args:
-        root: the folder.
-        emotions: the classes in their order, files of others being left out; None means all that occur, sorted.
-
     Raises:
         SerError: the folder is not there, or no two emotions are found in it.
     """

@@ -43,14 +43,7 @@ def iemocap(
     Ses01M; the F only says who wore the motion-capture markers. An utterance whose wav is missing is kept with 0
     seconds, so that the extraction reports it.
 
-    Args:
-        root: the folder that holds Session1 to Session5.
-        emotions: the classes in their order, of neutral, happy, angry, sad, excited, frustrated, surprised,
-            fearful and disgust; the first four, with excitement merged, are the standard 5,531 utterances. None means
-            all that occur.
-        merge_excited: count the label exc as happy; without it excited is a class of its own.
-        scenario: improvised or scripted; None: both.
-        map: class of a label, such as ``{frustrated: angry}``.
+    Neutral, happy, angry and sad, with excitement merged, are the standard 5,531 utterances.
 
     Raises:
         SerError: the folder or its layout is not there, or an emotion is unknown or has no utterance.

@@ -54,17 +54,6 @@ def manifest(
     most five groups, balanced by gender and number of utterances. Without an id column the id is the file name without
     suffix (the whole path where names repeat), followed by the start where there is one.
 
-    Args:
-        manifest: the table, UTF-8.
-        root: where relative paths start; None means the folder of the table.
-        emotions: the classes in their order, rows of others being left out; None means all that occur, sorted.
-        map: class of a label, such as ``{anger: angry}``.
-        partitions: part (train, validation, test) of each value of the partition column, other rows being left out;
-            None: by the usual names.
-        name: of the corpus.
-        audio: folder below ``root`` where paths start.
-        columns: the table's own name of a column, such as ``{speaker: spkr_code}``; others go by their usual names.
-
     Raises:
         SerError: the table or a column is not there, a value is missing or invalid, an id occurs twice, a
             speaker has two genders, or an emotion of ``emotions`` does not occur.
@@ -88,17 +77,9 @@ def corpus_of_table(
     partitions: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """The corpus of a table of texts, whose columns are as those of a manifest.
+    """The corpus of a table of texts, one row per utterance, with the columns of a manifest; missing values are empty.
 
-    Args:
-        table: one row per utterance; a missing value is an empty text.
-        source: the file or folder it is from, for error messages.
-        base: where relative paths start.
-        name: of the corpus.
-        emotions: as for ``manifest``.
-        map: as for ``manifest``.
-        partitions: as for ``manifest``.
-        columns: as for ``manifest``.
+    ``source`` is the file or folder it is from, for error messages; the rest is as for ``manifest``.
 
     Raises:
         SerError: as for ``manifest``.

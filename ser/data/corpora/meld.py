@@ -29,12 +29,6 @@ def meld(
     write their sound beside them, ``ffmpeg -i dia0_utt0.mp4 -ac 1 -ar 16000 dia0_utt0.wav``. Speakers occur in several
     partitions, which ``protocol=given`` labels; each partition is a session. (github.com/declare-lab/MELD)
 
-    Args:
-        root: the folder, searched with its subfolders.
-        emotions: the classes in their order, of neutral, happy, sad, angry, surprised, fearful and disgust;
-            None means all that occur.
-        map: class of a label, such as ``{disgust: angry}``.
-
     Raises:
         SerError: the folder or a table is not there, or an emotion is unknown or has no utterance.
     """

@@ -27,28 +27,16 @@ from ser.errors import SerError
 
 @dataclass(frozen=True)
 class Names:
-    """How a corpus names its files.
+    """How a corpus names its files."""
 
-    Attributes:
-        title: of the corpus.
-        pattern: of the last parts of a path without suffix, with the groups speaker and emotion. What it matches is the
-            id, or its group id.
-        emotions: class of each code, in the order of the corpus.
-        example: of a file.
-        inner: pattern of a folder inside the corpus, so that a root one level too low is found.
-        women: pattern of the speakers that are women, the others being men; None: not known.
-        sessions: session of each speaker; None: groups balanced by gender and number of utterances.
-        prefix: of the speakers' names.
-    """
-
-    title: str
-    pattern: str
-    emotions: Mapping[str, str]
-    example: str
-    inner: str = "-"
-    women: str | None = None
-    sessions: Mapping[str, int] | None = None
-    prefix: str = ""
+    title: str  # of the corpus
+    pattern: str  # of the last parts of a path without suffix: speaker, emotion, and id if it is not all of it
+    emotions: Mapping[str, str]  # class of each code, in the order of the corpus
+    example: str  # of a file
+    inner: str = "-"  # pattern of a folder inside the corpus, so that a root one level too low is found
+    women: str | None = None  # pattern of the speakers that are women, the others being men; None: not known
+    sessions: Mapping[str, int] | None = None  # of each speaker; None: groups balanced by gender and utterances
+    prefix: str = ""  # of the speakers' names
 
 
 _RAVDESS_CODES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # 01 to 08
@@ -133,13 +121,6 @@ def named(
     speakers: str | None = None,
 ) -> Corpus:
     """Read a corpus by its file names; copies (``name (1).wav``) and second formats count once.
-
-    Args:
-        name: of the row of ``CORPORA``.
-        root: the folder, searched with its subfolders.
-        emotions: the classes in their order, recordings of others being left out; None means all that occur.
-        map: class of a label, such as ``{calm: neutral}``.
-        speakers: regular expression of the speakers that are read; None: all.
 
     Raises:
         SerError: the folder is not there or holds no such file, a speaker is not one of the corpus, or an emotion is

@@ -123,8 +123,7 @@ def speaker_groups(speakers: Iterable[tuple[str, str]]) -> dict[str, int]:
 
     The largest speakers come first, each to the group with the fewest of that gender.
 
-    Args:
-        speakers: speaker and gender of every utterance.
+    It takes speaker and gender of every utterance.
     """
     counts = Counter(speakers)
     ordered = sorted(counts, key=lambda one: (one[1], -counts[one], one[0]))

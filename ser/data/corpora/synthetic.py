@@ -31,25 +31,15 @@ _IEMOCAP_LABELS = {"neutral": "neu", "happy": "hap", "angry": "ang", "sad": "sad
 
 @dataclass(frozen=True)
 class Shift:
-    """What an emotion does to a delivery.
+    """What an emotion does to a delivery."""
 
-    Attributes:
-        pitch: natural logarithm of the change of mean pitch.
-        pitch_range: natural logarithm of the change of pitch range.
-        tempo: natural logarithm of the change of syllable rate.
-        level: decibels.
-        brightness: octaves of the source's cutoff.
-        breath: natural logarithm of the change of aspiration.
-        roughness: natural logarithm of the change of roughness.
-    """
-
-    pitch: float = 0.0
-    pitch_range: float = 0.0
-    tempo: float = 0.0
-    level: float = 0.0
-    brightness: float = 0.0
-    breath: float = 0.0
-    roughness: float = 0.0
+    pitch: float = 0.0  # log of the factor of mean pitch
+    pitch_range: float = 0.0  # log of the factor of pitch range
+    tempo: float = 0.0  # log of the factor of syllable rate
+    level: float = 0.0  # decibels
+    brightness: float = 0.0  # octaves of the source's cutoff
+    breath: float = 0.0  # log of the factor of aspiration
+    roughness: float = 0.0  # log of the factor of roughness
 
 
 # Directions and order as reported for acted and natural speech (Scherer 2003, table 2).
@@ -78,11 +68,6 @@ def synthetic(root: str | Path, utterances: int = 300, seed: int = 0) -> Corpus:
     5 sessions, 10 speakers, IEMOCAP's class frequencies and lengths. Each number and seed has its own folder; files
     are written whole or not at all and those already there are kept, so an interrupted call can be repeated.
     Beside the wav files lie IEMOCAP's label files and ``manifest.csv``, so other tools can read the folder as either.
-
-    Args:
-        root: folder for synthetic corpora; created.
-        utterances: how many, at least 40 (4.6 s each on average).
-        seed: determines every sample of every file.
 
     Raises:
         SerError: too few utterances, or ``root`` cannot be written.

@@ -72,11 +72,6 @@ def synthetic_features(scale: float = 1.0, dim: int = 768, seed: int = 0) -> Cor
 
     5 sessions, 10 speakers, IEMOCAP's class frequencies and length distribution.
 
-    Args:
-        scale: size relative to IEMOCAP (1.0: 5,531 utterances, 1.26 million frames), above 0 and at most 16.
-        dim: values per frame, at least 32.
-        seed: determines labels and frames.
-
     Raises:
         SerError: ``scale`` or ``dim`` out of range.
     """

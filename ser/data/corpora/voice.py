@@ -27,27 +27,16 @@ _HISS = butter(2, (2800, 7000), "bandpass", fs=SAMPLE_RATE, output="sos")  # wha
 
 @dataclass(frozen=True)
 class Delivery:
-    """How one utterance is spoken: the speaker's voice and the emotion's shift together.
+    """How one utterance is spoken: the speaker's voice and the emotion's shift together."""
 
-    Attributes:
-        pitch: mean fundamental frequency in Hz.
-        pitch_range: standard deviation of the accents, in natural logarithms of frequency.
-        syllable_rate: syllables per second.
-        level: root mean square in decibels relative to full scale.
-        cutoff: where the source's spectrum begins to fall, in Hz; higher is brighter.
-        formant_scale: formant frequencies relative to an adult man's.
-        roughness: relative disturbance of pitch and amplitude from cycle to cycle.
-        breath: aspiration noise relative to the pulses.
-    """
-
-    pitch: float
-    pitch_range: float
-    syllable_rate: float
-    level: float
-    cutoff: float
-    formant_scale: float
-    roughness: float
-    breath: float
+    pitch: float  # mean fundamental frequency in Hz
+    pitch_range: float  # standard deviation of the accents, in natural logarithms of frequency
+    syllable_rate: float  # syllables per second
+    level: float  # root mean square in decibels relative to full scale
+    cutoff: float  # where the source's spectrum begins to fall, in Hz; higher is brighter
+    formant_scale: float  # formant frequencies relative to an adult man's
+    roughness: float  # relative disturbance of pitch and amplitude from cycle to cycle
+    breath: float  # aspiration noise relative to the pulses
 
 
 def speak(delivery: Delivery, samples: int, rng: np.random.Generator) -> Signal:

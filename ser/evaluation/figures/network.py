@@ -77,12 +77,7 @@ def feature_map(
 ) -> Figure:
     """Pooled features in two dimensions, colored by emotion on the left and by speaker on the right.
 
-    Args:
-        predictions: a prediction table.
-        features: pooled features (n, P) in the rows of ``predictions``.
-        title: which run this is.
-        note: a warning drawn at the foot.
-        most: utterances drawn; of more, a seeded sample.
+    Features are (n, P), in the rows of the predictions; of more than ``most``, a seeded sample is drawn.
     """
     rows = np.arange(len(predictions))
     if len(rows) > most:

@@ -126,21 +126,13 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure of the list.
+    """One figure of the list."""
 
-    Attributes:
-        name: of its file.
-        caption: what to look for in it.
-        source: ``run`` or ``sweep``: what it is drawn of.
-        inputs: yields, from a run or sweep, the variant (empty for all) and the arguments of ``draw`` per figure.
-        draw: makes the figure of its arguments; takes a ``note``, the warning at its foot.
-    """
-
-    name: str
-    caption: str
-    source: str
-    inputs: Callable[[Any], Inputs]
-    draw: Callable[..., Figure]
+    name: str  # of its file
+    caption: str  # what to look for in it
+    source: str  # ``run`` or ``sweep``: what it is drawn of
+    inputs: Callable[[Any], Inputs]  # variant (empty for all) and arguments of draw per figure
+    draw: Callable[..., Figure]  # makes the figure of its arguments; takes a ``note``, the warning at its foot
 
 
 FIGURES: list[Entry] = []  # in the order of the report; filled by the decorator below

@@ -95,10 +95,8 @@ def _tables(sweep: Sweep) -> Inputs:
 def ladder(table: pd.DataFrame, note: str = "") -> Figure:
     """Forest plot: each variant's UAR with its interval, the baseline's as a dashed line.
 
-    Args:
-        table: indexed by variant, columns ``value``, ``low``, ``high`` (NaN for no interval) and optionally a boolean
-            ``baseline``.
-        note: a warning drawn at the foot.
+    The table is indexed by variant, with columns ``value``, ``low``, ``high`` (NaN: no interval) and perhaps
+    ``baseline`` (bool).
     """
     drawn = new_figure(9, 1.4 + 0.5 * max(2, len(table)), "UAR of each variant, pooled over folds (%)", note)
     axes = drawn.subplots()
@@ -134,9 +132,7 @@ def ladder(table: pd.DataFrame, note: str = "") -> Figure:
 def folds(table: pd.DataFrame, note: str = "") -> Figure:
     """Box plots of UAR and WA over runs (folds and seeds), one box per variant, every run a point.
 
-    Args:
-        table: one row per run, columns ``variant``, ``uar``, ``wa``.
-        note: a warning drawn at the foot.
+    The table has a row per run and the columns ``variant``, ``uar`` and ``wa``.
     """
     names = list(dict.fromkeys(table["variant"]))
     drawn = new_figure(10, 1.6 + 0.5 * max(2, len(names)), "UAR and WA of each run (%)", note)

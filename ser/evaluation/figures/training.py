@@ -104,9 +104,7 @@ def training_panel(history: pd.DataFrame, note: str = "") -> Figure:
 
     Without an adversary there is no alpha, and the gradient norm is drawn in its place.
 
-    Args:
-        history: one row per epoch, the columns of ``history.csv``; missing ones are left out.
-        note: a warning drawn at the foot.
+    Columns of ``history.csv`` that are missing are left out.
 
     Raises:
         SerError: there is no epoch.

@@ -230,12 +230,7 @@ def efficiency_table(run: Run) -> Table:
 
 
 def errors_table(table: pd.DataFrame, origin: pd.Series | None = None) -> Table:
-    """The wrong answers with the highest confidence.
-
-    Args:
-        table: a prediction table.
-        origin: which run each row comes from, where there are several.
-    """
+    """The wrong answers with the highest confidence; ``origin`` says of each row which of several runs it is from."""
     confidence = pd.Series(probabilities(table).max(axis=1), index=table.index)
     wrong = confidence[table["emotion"] != table["predicted"]].sort_values(ascending=False, kind="stable")
     surest = table.loc[wrong.index].assign(confidence=wrong, run="" if origin is None else origin).head(_MOST_ERRORS)

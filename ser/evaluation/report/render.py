@@ -86,21 +86,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report.
+    """A whole report."""
 
-    Attributes:
-        title: what it is about.
-        subtitle: the facts in one line.
-        headline: name, value and meaning of the main figures.
-        warnings: what these results must say.
-        sections: the content.
-    """
-
-    title: str
-    subtitle: str
-    headline: Sequence[tuple[str, str, str]]
-    warnings: Sequence[str]
-    sections: Sequence[Section]
+    title: str  # what it is about
+    subtitle: str  # the facts in one line
+    headline: Sequence[tuple[str, str, str]]  # name, value and meaning of the main figures
+    warnings: Sequence[str]  # what these results must say
+    sections: Sequence[Section]  # the content
 
 
 def show(tables: Sequence[Table], console: Console | None = None) -> None:

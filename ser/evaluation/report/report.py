@@ -30,13 +30,7 @@ log = logging.getLogger(__name__)
 def write_report(folder: str | Path, output: str | Path | None = None, baseline: str | None = None) -> Path:
     """Write the HTML report of a run, of a folder of runs, or of prediction tables made by another tool.
 
-    Args:
-        folder: a finished run, a folder that holds several runs or tables, or a ``.csv`` table.
-        output: where to write; by default ``report.html`` in the folder, beside a table.
-        baseline: the variant of a sweep that the others are compared with; by default that of the folder's summary.
-
-    Returns:
-        The path of the page.
+    By default it is ``report.html`` in the folder, or beside a table, and the baseline is that of the summary.
 
     Raises:
         SerError: there is no finished run, none can be read, the runs have different classes, or the page cannot be
