@@ -27,7 +27,7 @@ from ser.io import read_json
 from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule
 from ser.run.building import Data, build_module, build_trainer, count_threads, load_data, measured
-from ser.run.dashboards import log_result, shown_result, shown_settings
+from ser.run.dashboards import finished, log_result, shown_result, shown_settings
 from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
 from ser.run.identity import describe, run_record
@@ -88,18 +88,18 @@ def _carry_out(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]
     module.configure_optimizers()  # refused here, settings leave no folder behind
     with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-        metrics = train(data.module, module, trainer, folder, facts, checkpoint, cfg.leakage)
-        if trainer.is_global_zero:
-            show_scores(metrics)
-            if trainer.loggers:
-                result = shown_result(metrics, read_json(folder.work / "leakage.json"))
-                log_result(trainer.loggers, shown_settings(cfg, choices), result)
-            if cfg.test and cfg.figures:
-                _draw(cfg, folder.work, data, trainer.loggers)
+        with finished(trainer.loggers):  # they write into the folder, which may move
             for logger in trainer.loggers:
-                logger.finalize("success")  # they write into the folder, which may move
+                logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+            metrics = train(data.module, module, trainer, folder, facts, checkpoint, cfg.leakage)
+            if trainer.is_global_zero:
+                show_scores(metrics)
+                if trainer.loggers:
+                    result = shown_result(metrics, read_json(folder.work / "leakage.json"))
+                    log_result(trainer.loggers, shown_settings(cfg, choices), result)
+                if cfg.test and cfg.figures:
+                    _draw(cfg, folder.work, data, trainer.loggers)
+        if trainer.is_global_zero:
             if folder.work != folder.path:
                 folder.replace_earlier()
             log.info("results lie in %s", folder.path)

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ser import training
+from ser.errors import SerError
 from ser.run.dashboards import shown_result, shown_settings
 
 EACH_EPOCH = {"seconds", "learning_rate", "gradient_norm", "peak_memory_mb"}
@@ -51,14 +52,34 @@ def test_tensorboard_shows_settings_result_and_every_epoch(configure, few_figure
 def test_wandb_summarises_the_chosen_epoch_not_the_last(configure, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    training.run(configure("logger=wandb", "+logger.wandb.offline=true", "adversarial=none", "variant=mine"))
-    summary, name = dict(wandb.run.summary), wandb.run.name
-    wandb.finish()
+    finish, kept = wandb.finish, []
+
+    def look(**status):
+        kept.append((wandb.run.name, dict(wandb.run.summary), status))
+        finish(**status)
+
+    monkeypatch.setattr(wandb, "finish", look)
+    words = ["logger=wandb", "+logger.wandb.offline=true", "adversarial=none", "variant=mine"]
+    training.run(configure(*words))
+    name, summary, status = kept[0]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert {key: summary[key] for key in summary if key.startswith("result/")} == shown_result(metrics, None)
     assert set(summary) >= EACH_EPOCH and not [key for key in summary if key.startswith("test/")]
     assert "alpha" not in summary and "train/emotion_loss" not in summary  # without an adversary
-    assert name == "mine fold 1 seed 1"
+    assert (name, status) == ("mine fold 1 seed 1", {"exit_code": 0})
+
+    # The runs of a sweep share a process, and a failed one must not take in the next.
+    with monkeypatch.context() as patch, pytest.raises(SerError, match="failed here"):
+        patch.setattr(training, "show_scores", failing)
+        training.run(configure(*words, "seed=2", folder=tmp_path / "failed"))
+    training.run(configure(*words, "seed=3", folder=tmp_path / "next"))
+    assert [name for name, *_ in kept] == [f"mine fold 1 seed {seed}" for seed in (1, 2, 3)]
+    assert kept[1][2] == {"exit_code": 1} and wandb.run is None
+    assert all(len(list(tmp_path.glob(f"{run}/wandb/offline-run-*"))) == 1 for run in ("run", "failed", "next"))
+
+
+def failing(*arguments):
+    raise SerError("failed here")
 
 
 def test_the_csv_logger_keeps_the_epochs_before_a_resume(configure, tmp_path, monkeypatch):

@@ -235,6 +235,24 @@ def test_a_point_given_twice_runs_once(sweep, command):
     assert "2 of 2: gru fold 2 seed 1" in shown
 
 
+@pytest.mark.parametrize("words", [["optimizer.weight_decay=0,0.1"], ["fold=1,2", "model=gru,bottleneck_gru"]])
+def test_runs_of_one_sweep_do_not_replace_each_other(command, tmp_path, words):
+    code, shown = command("train.py", "-m", *words, "variant=mine", root=tmp_path)
+    assert code == 1 and "all have the variant mine" in shown, shown
+    proposed = re.search(r"'(variant=mine-\$\{\S+\})'", shown).group(1)
+    assert check_overrides([*words, proposed], several=True) == [*words, proposed]
+
+
+def test_a_variant_may_be_named_by_a_setting(command, tmp_path):
+    words = ["model=gru,enhanced_gru", "fold=1", "variant=mine-${hydra:runtime.choices.model}"]
+    code, shown = command("train.py", "-m", *words, root=tmp_path)
+    assert code == 0 and "2 of 2: mine-enhanced_gru fold 1 seed 1" in shown, shown
+    assert {path.parts[-4] for path in results_of(tmp_path).glob("mine-*/fold1/seed1/metrics.json")} == {
+        "mine-gru",
+        "mine-enhanced_gru",
+    }
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -76,7 +76,8 @@ class SweepCallback(Callback):
         Raises:
             SystemExit: the outputs folder cannot be made.
         """
-        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # 'variant=mine-${model.cell}'
+        overrides = OverridesParser.create().parse_overrides(typed)  # type: ignore[arg-type]
         swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
         self.shared = {o.input_line or "" for o in overrides if not o.is_sweep_override()}
         points = math.prod(sum(1 for _ in override.sweep_string_iterator()) for override in swept)

@@ -44,7 +44,7 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
     except HydraException as error:
         raise SerError(str(explain(error))) from error
     known = known_keys()
-    points = []
+    points: list[list[str]] = []
     for override in parsed:
         _check_key(override, known)
         swept = several and override.is_sweep_override() and override.is_discrete_sweep()
@@ -52,10 +52,28 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
         points.append(list(dict.fromkeys(f"{override.get_key_element()}={point}" for point in found)))
     for number in range(max([1, *map(len, points)]) if several else 0):
         given = zip(parsed, points, strict=True)
-        compose_page(
+        page = compose_page(
             [o.input_line or "" if not p else p[number % len(p)] for o, p in given if p or not o.is_sweep_override()]
         )
+    if several:
+        variant = OmegaConf.to_container(page, resolve=False)["variant"]  # type: ignore[call-overload, index]
+        keys = [o.get_key_element() for o, p in zip(parsed, points, strict=True) if len(p) > 1]
+        keys += sorted(page.hydra.sweeper.get("params") or {})  # the trials of a search
+        _refuse_one_folder(variant, keys)
     return [_joined(override, found) for override, found in zip(parsed, points, strict=True)]
+
+
+def _refuse_one_folder(variant: Any, swept: Sequence[str]) -> None:
+    """Refuse a sweep whose runs would replace each other, since a variant that was named does not tell them apart."""
+    apart = ("variant", "fold", "seed", "name", "experiment")
+    keys = [key for key in swept if key not in apart and not key.startswith(("paths.", "hydra"))]
+    named = {"variant", "name", "experiment", "paths.run", "paths.outputs"} & set(swept) or "${" in str(variant)
+    if keys and not named:
+        source = f"hydra:runtime.choices.{keys[0]}" if (CONFIG_FOLDER / keys[0]).is_dir() else keys[0]
+        raise SerError(
+            f"the runs of this sweep differ in {', '.join(keys)} and all have the variant {variant}, so that each "
+            f"would replace the one before; give their folders names that differ: 'variant={variant}-${{{source}}}'."
+        )
 
 
 def _joined(override: Override, points: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """What TensorBoard and Weights & Biases show of a finished run: its settings and the result of the chosen epoch."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,22 @@ def log_result(loggers: Sequence[Logger], settings: Mapping[str, Any], result: M
             logger.save()
         elif isinstance(logger, WandbLogger):
             logger.experiment.summary.update(dict(result))
+
+
+@contextmanager
+def finished(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Finish the loggers after a run, also a failed one: the next run of a sweep must not write into its W&B run."""
+    status = "failed"
+    try:
+        yield
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)  # does nothing but in the first process
+            if isinstance(logger, WandbLogger):
+                import wandb  # noqa: PLC0415  an extra
+
+                wandb.finish(exit_code=int(status == "failed"))
 
 
 def log_image(name: str, png: bytes, loggers: Sequence[Logger], step: int | None = None) -> None:
