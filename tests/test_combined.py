@@ -12,7 +12,7 @@ from fake_corpora import write_emodb, write_manifest, write_ravdess
 
 from ser import training
 from ser.data.batching import LengthBatches
-from ser.data.corpora.combined import combined
+from ser.data.corpora import combined
 from ser.data.corpora.manifest import manifest
 from ser.data.corpora.named import named
 from ser.data.corpora.synthetic_frames import synthetic_features

@@ -10,7 +10,7 @@ from small_runs import TINY
 from ser import training
 from ser.cli import main
 from ser.config import compose_config
-from ser.data.corpora.folder import folder as read_folder
+from ser.data.corpora.databases import folder as read_folder
 from ser.errors import SerError
 from ser.evaluation import cross
 from ser.evaluation.predictions import read_predictions

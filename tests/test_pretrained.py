@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from tiny_encoders import save_tiny_whisper
 
 from ser.cli import main
+from ser.cli.app import may_fetch
 from ser.config import CONFIG_FOLDER
 from ser.demo.recognition import ModelShelf
 from ser.encoders import WhisperEncoder
 from ser.errors import EncoderNotHereError, SerError
-from ser.inference import opening
 from ser.inference.checkpoint import PRETRAINED, read_folder
 from ser.inference.engines import build_network
 from ser.inference.hub import export_hub
@@ -99,12 +99,12 @@ def test_another_encoder_is_refused(tmp_path, audio, monkeypatch, capsys):
 @pytest.mark.parametrize("answer", [True, False])
 def test_asks_before_it_fetches(answer, monkeypatch):
     asked = []
-    monkeypatch.setattr(opening, "download_size", lambda encoder: "290 MB")
+    monkeypatch.setattr("ser.encoders.weights.download_size", lambda encoder: "290 MB")
     monkeypatch.setattr("rich.prompt.Confirm.ask", lambda question, **_: asked.append(question) or answer)
-    assert not opening.may_fetch("a/b")  # no terminal
+    assert not may_fetch("a/b")  # no terminal
     for stream in (sys.stdin, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
-    assert opening.may_fetch("a/b") == answer
+    assert may_fetch("a/b") == answer
     assert asked == ["The encoder a/b is not on this machine. Fetch it from the Hugging Face Hub (290 MB)?"]
 
 

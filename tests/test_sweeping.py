@@ -12,7 +12,7 @@ from fake_corpora import write_manifest
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
-from ser.cli.sweep import expand
+from ser.cli.train import expand
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, folder_name, variant_name
 from ser.errors import SerError
 from ser.evaluation.report.cells import short_names

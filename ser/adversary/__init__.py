@@ -4,8 +4,7 @@ A new kind of speaker removal is one class here and one file in conf/adversarial
 """
 
 from ser.adversary.base import Adversary, AdversaryOutput
-from ser.adversary.classifier import SpeakerClassifier
-from ser.adversary.critics import ConfusionCritics, FlatCritics, ReversalCritics
+from ser.adversary.critics import ConfusionCritics, FlatCritics, ReversalCritics, SpeakerClassifier
 from ser.adversary.erasure import Erasure, ErasureAfterTraining
 from ser.adversary.independence import KernelIndependence
 

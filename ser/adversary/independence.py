@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ser.adversary.base import Adversary, AdversaryOutput, reverse_gradient
-from ser.adversary.memory import FeatureMemory
+from ser.adversary.base import Adversary, AdversaryOutput, FeatureMemory, reverse_gradient
 from ser.errors import check_number
 
 _BANDWIDTHS = (0.25, 1.0, 4.0)  # of the Gaussian kernels, times the mean squared distance

@@ -1,4 +1,4 @@
-"""The ``ser`` program: exit codes, error messages, and the options that several subcommands share."""
+"""The ``ser`` program: exit codes, error messages, and what subcommands share: options, and the model they name."""
 
 import logging
 import math
@@ -6,14 +6,19 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from ser.errors import SerError, SyntheticVoiceWarning
+from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning
+
+if TYPE_CHECKING:
+    from ser.inference.recognizer import Recognizer
+
+log = logging.getLogger(__name__)
 
 PARTLY_FAILED = 3  # exit code: every readable file was processed, but some were not readable
 USE, PREPARE, RESULTS = "Use a model", "Prepare", "Look at results"  # panels of the help
@@ -118,3 +123,54 @@ def ser(
     ] = False,
 ) -> None:
     """Options of the program itself; the help text stands in ``app``."""
+
+
+def open_model(
+    checkpoint: str | None, encoder: str | None = None, device: str = "cpu", allow_download: bool = False
+) -> "Recognizer":
+    """The model of a command, by default that of the package, which it says; on a terminal, asks before a download.
+
+    Raises:
+        SerError: as for Recognizer.from_checkpoint.
+    """
+    from ser.inference.recognizer import PRETRAINED, Recognizer  # noqa: PLC0415  --help needs no torch
+
+    path = checkpoint or PRETRAINED
+    try:
+        recognizer = Recognizer.from_checkpoint(path, encoder, device, allow_download=allow_download)
+    except EncoderNotHereError as missing:
+        if not may_fetch(missing.encoder):
+            raise
+        recognizer = Recognizer.from_checkpoint(path, encoder, device, allow_download=True)
+    if checkpoint is None:
+        corpus, emotions = str(recognizer.config.plain["corpus"]).upper(), ", ".join(recognizer.emotions)
+        log.info("no --checkpoint: the model that comes with ser-lab answers (%s: %s)", corpus, emotions)
+    return recognizer
+
+
+def may_fetch_encoders(models: Sequence[str], encoder: str | None) -> bool:
+    """Whether encoders may be fetched for models that are loaded later; asks where one is missing."""
+    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+
+    for path in models:
+        try:
+            Recognizer.from_checkpoint(path, encoder)
+        except EncoderNotHereError as missing:
+            if may_fetch(missing.encoder):
+                return True
+        except SerError:
+            continue  # said where it is opened
+    return False
+
+
+def may_fetch(encoder: str) -> bool:
+    """Whether the user, asked with the size, agrees to fetch an encoder of the Hub; False without a terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    from rich.prompt import Confirm  # noqa: PLC0415
+
+    from ser.encoders.weights import download_size  # noqa: PLC0415
+
+    size = download_size(encoder)
+    question = f"The encoder {encoder} is not on this machine. Fetch it from the Hugging Face Hub ({size})?"
+    return Confirm.ask(question, console=Console(stderr=True), default=False)

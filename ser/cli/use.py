@@ -21,6 +21,8 @@ from ser.cli.app import (
     Output,
     Shrinkage,
     command,
+    may_fetch_encoders,
+    open_model,
     positive,
 )
 from ser.errors import SerError
@@ -93,7 +95,6 @@ def predict(
         from ser.encoders import FrameFiles  # noqa: PLC0415
         from ser.inference import screen  # noqa: PLC0415
         from ser.inference.files import collect_files, predict_frames, statistics_by_folder  # noqa: PLC0415
-        from ser.inference.opening import open_model  # noqa: PLC0415
         from ser.inference.timeline import check_windows  # noqa: PLC0415
         from ser.inference.vad import best_gate  # noqa: PLC0415
 
@@ -166,7 +167,6 @@ def listen(
     """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends."""
     with fast_imports():
         from ser.inference.listening import listen as show  # noqa: PLC0415
-        from ser.inference.opening import open_model  # noqa: PLC0415
         from ser.inference.screen import check_table_name  # noqa: PLC0415
         from ser.inference.sources import file_source, microphone_source  # noqa: PLC0415
         from ser.inference.timeline import check_windows  # noqa: PLC0415
@@ -219,10 +219,10 @@ def demo(
         raise SerError(
             f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser-lab[demo]'."
         ) from error
-    from ser.inference.opening import PRETRAINED, fetches_encoders  # noqa: PLC0415
+    from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
 
     models = checkpoint or [str(PRETRAINED)]
-    fetch = allow_download or fetches_encoders(models, encoder)
+    fetch = allow_download or may_fetch_encoders(models, encoder)
     serve(Settings(models, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or (), fetch))
     return 0
 
@@ -255,7 +255,6 @@ def export(
 ) -> int:
     """Write a trained model as an ONNX file or as a Hugging Face folder."""
     from ser.inference.checkpoint import PRETRAINED, find_model  # noqa: PLC0415
-    from ser.inference.opening import open_model  # noqa: PLC0415
 
     found = find_model(checkpoint or PRETRAINED)
     run_folder = found.parent.parent if found.parent.name == "checkpoints" else found.parent

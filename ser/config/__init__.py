@@ -1,11 +1,11 @@
 """The configuration: its page, overrides of it, and the objects that it describes."""
 
-from ser.config.instantiation import instantiate
 from ser.config.overrides import check_overrides, compose_config
 from ser.config.page import (
     CONFIG_FOLDER,
     compose_options,
     folder_name,
+    instantiate,
     name_parts,
     register_resolvers,
     source_name,

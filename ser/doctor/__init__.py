@@ -6,8 +6,17 @@ from pathlib import Path
 
 from ser.config import compose_config
 from ser.doctor.experiment import Experiment
-from ser.doctor.findings import Check, Finding, run_checks, show
-from ser.doctor.machine import check_audio, check_device, check_folder, check_optional, check_packages
+from ser.doctor.machine import (
+    Check,
+    Finding,
+    check_audio,
+    check_device,
+    check_folder,
+    check_optional,
+    check_packages,
+    run_checks,
+    show,
+)
 from ser.errors import SerError
 
 __all__ = ["Finding", "examine", "run_checks", "show"]

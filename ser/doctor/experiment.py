@@ -15,8 +15,7 @@ from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache, Recording
 from ser.data.corpus import Corpus
 from ser.data.inventory import CacheFolder
-from ser.doctor.findings import Check, Finding, Status, run_checks
-from ser.doctor.machine import free_space
+from ser.doctor.machine import Check, Finding, Status, free_space, run_checks
 from ser.encoders import FrameFiles, encode
 from ser.encoders.weights import on_this_machine, remedy
 from ser.errors import SerError

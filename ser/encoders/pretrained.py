@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import Encoder
-from ser.encoders.layers import joined
+from ser.encoders.base import Encoder, joined
 from ser.encoders.weights import (
     check_size,
     checkpoint_folder,

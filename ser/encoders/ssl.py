@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, all_full, valid
-from ser.encoders.layers import Layers
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, Layers, all_full, valid
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ser.encoders.base import HOP_SAMPLES, all_full, valid
-from ser.encoders.layers import Layers
+from ser.encoders.base import HOP_SAMPLES, Layers, all_full, valid
 from ser.encoders.pretrained import DTYPES, PretrainedEncoder
 from ser.errors import SerError
 

@@ -1,29 +1,26 @@
 """A trained model as one ONNX file, checked against PyTorch before it is in place."""
 
 import contextlib
-import copy
 import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.batching import average_frames
 from ser.encoders import FrameFiles
-from ser.encoders.base import HOP_SAMPLES, valid
+from ser.encoders.base import HOP_SAMPLES
 from ser.errors import SerError
 from ser.inference.checkpoint import to_plain
-from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM, TorchNetwork
+from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM
+from ser.inference.onnx_graph import FrameGraph, WaveformGraph, quantize_file, translations
 from ser.inference.recognizer import SHORTEST_SAMPLES, Prediction, Recognizer
 from ser.io import atomic_path
 
@@ -31,164 +28,6 @@ TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX in single precisi
 # With the encoder inside, its last digits decide now and then to which half-precision number a frame's value rounds.
 TOLERANCE_WITH_ENCODER = 1e-3
 _OPSET = 18
-
-
-class FrameGraph(nn.Module):
-    """Frames (B, L, D) as the encoder made them and lengths (B,) to probabilities (B, C).
-
-    Raises:
-        SerError: it is an ONNX file.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, recognizer: Recognizer) -> None:
-        super().__init__()
-        if not isinstance(recognizer.model, TorchNetwork):
-            raise SerError(
-                "an ONNX file cannot be exported again, expected a run folder, .ckpt or exported folder; name one "
-                "with --checkpoint."
-            )
-        self.network = _exportable(recognizer.model.network)
-        self.longest, self.average = recognizer.longest_frames, recognizer.config.average
-        self.register_buffer("mean", recognizer.config.statistics.mean.clone())
-        self.register_buffer("std", recognizer.config.statistics.std.clone())
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Cut, average, normalise, classify, softmax."""
-        if self.longest is not None:
-            lengths = lengths.clamp(max=self.longest)
-        frames, lengths = average_frames(frames, lengths, self.average)
-        normalised = (frames - self.mean) / self.std  # (B, L, D)
-        normalised = normalised.masked_fill(~valid(lengths, frames.shape[1]).unsqueeze(-1), 0.0)
-        probabilities: Tensor = self.network(normalised, lengths).emotion_logits.softmax(dim=-1)
-        return probabilities
-
-
-class WaveformGraph(nn.Module):
-    """Waveforms (B, N) at 16 kHz and their samples (B,) to probabilities (B, C).
-
-    Raises:
-        SerError: the encoder computes in another precision than float32.
-    """
-
-    def __init__(self, recognizer: Recognizer) -> None:
-        super().__init__()
-        self.classify = FrameGraph(recognizer)
-        encoder: Any = recognizer.encoder
-        if getattr(encoder, "dtype", "float32") != "float32":
-            raise SerError(
-                f"the encoder computes in {encoder.dtype}, expected float32 for a file that holds it; leave out "
-                "--with-encoder."
-            )
-        encoder.load()
-        self.encoder = copy.deepcopy(encoder).cpu()
-
-    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """The cut, the encoder, rounding to half precision as in the feature cache, then the network."""
-        if self.encoder.longest is not None:
-            waveform, lengths = waveform[:, : self.encoder.longest], lengths.clamp(max=self.encoder.longest)
-        valid_samples = valid(lengths, waveform.shape[1])
-        frames, counts = self.encoder(waveform.masked_fill(~valid_samples, 0.0), lengths)
-        probabilities: Tensor = self.classify(frames.half().float(), counts)
-        return probabilities
-
-
-@torch.library.custom_op("ser::recurrent", mutates_args=())
-def recurrent(frames: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor, hidden_size: int, cell: str) -> Tensor:
-    """One recurrent layer in one direction from a zero state, (B, L, D) -> (B, L, H), as the one ONNX operator it is.
-
-    ``torch.export`` would unroll the layer into a copy of its cell per frame of the example, which fixes the length;
-    and onnxruntime has fast kernels for the operators.
-
-    Args:
-        frames: (B, L, D).
-        weight: (1, G H, D), the G gates in ONNX's order.
-        recurrence: (1, G H, H).
-        bias: (1, 2 G H), of the input, then of the recurrence.
-        hidden_size: H.
-        cell: ``gru`` (G = 3) or ``lstm`` (G = 4).
-    """
-    order = _ONNX_GATES[cell]
-    back = [order.index(gate) for gate in range(len(order))]
-    parameters = [_ordered(value, back) for value in (weight[0], recurrence[0], *bias[0].chunk(2))]
-    start = frames.new_zeros(1, len(frames), hidden_size)
-    options = (parameters, True, 1, 0.0, False, False, True)
-    output: Tensor = (
-        torch.gru(frames, start, *options)[0] if cell == "gru" else torch.lstm(frames, (start, start), *options)[0]
-    )
-    return output
-
-
-@recurrent.register_fake
-def _shape(frames: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor, hidden_size: int, cell: str) -> Tensor:
-    return frames.new_empty(frames.shape[0], frames.shape[1], hidden_size)
-
-
-def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The ``custom_translation_table`` that ``torch.onnx.export`` needs for ``recurrent``."""
-    from onnxscript import opset18  # noqa: PLC0415
-
-    op: Any = opset18  # its annotations are those of ONNX types, not of what tracing passes
-
-    def translated(frames: Any, weight: Any, recurrence: Any, bias: Any, hidden_size: int, cell: str) -> Any:
-        parameters = (op.Transpose(frames, perm=[1, 0, 2]), weight, recurrence, bias)  # frames (L, B, D)
-        if cell == "gru":
-            output, _ = op.GRU(*parameters, hidden_size=hidden_size, linear_before_reset=1)
-        else:
-            output, _, _ = op.LSTM(*parameters, hidden_size=hidden_size)
-        one_direction = op.Squeeze(output, op.Constant(value_ints=[1]))  # (L, 1, B, H) -> (L, B, H)
-        return op.Transpose(one_direction, perm=[1, 0, 2])  # (B, L, H)
-
-    return {torch.ops.ser.recurrent.default: translated}
-
-
-class _ExportableRNN(nn.Module):
-    """Replaces a one-layer, one-directional, batch-first ``nn.GRU`` or ``nn.LSTM`` that starts from zeros."""
-
-    def __init__(self, layer: nn.GRU | nn.LSTM) -> None:
-        super().__init__()
-        if layer.num_layers != 1 or layer.bidirectional or not layer.batch_first or not layer.bias:
-            raise TypeError(f"expected a layer of one direction, batch first, with bias: {layer}")
-        self.hidden_size = layer.hidden_size
-        self.cell = layer.mode.lower()
-        weight, recurrence, *biases = (_ordered(value, _ONNX_GATES[self.cell]) for value in layer.parameters())
-        self.register_buffer("weight", weight[None])
-        self.register_buffer("recurrence", recurrence[None])
-        self.register_buffer("bias", torch.cat(biases)[None])
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, None]:
-        """(B, L, D) -> (B, L, H), and no final state."""
-        weights = (self.weight, self.recurrence, self.bias)
-        return torch.ops.ser.recurrent(frames, *weights, self.hidden_size, self.cell), None
-
-
-# Position in PyTorch's order of each gate in ONNX's: reset, update, new -> update, reset, new of a GRU; input, forget,
-# cell, output -> input, output, forget, cell of an LSTM.
-_ONNX_GATES = {"gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
-
-
-def _ordered(value: Tensor, gates: list[int]) -> Tensor:
-    """Weights (G H, ...) with their G gates in the given order."""
-    parts = value.detach().chunk(len(gates))
-    return torch.cat([parts[gate] for gate in gates])
-
-
-def _exportable(network: nn.Module) -> nn.Module:
-    """A copy on the CPU with exportable recurrent layers; convolutions hold their weight as one tensor."""
-    network = copy.deepcopy(network).cpu()
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.GRU | nn.LSTM):
-                setattr(module, name, _ExportableRNN(child))
-            elif isinstance(child, nn.Conv1d) and is_parametrized(child, "weight"):
-                # Not remove_parametrizations: the copy shares its class with the original, which would change too.
-                sizes = (child.in_channels, child.out_channels, child.kernel_size[0])
-                plain = nn.Conv1d(*sizes, padding=child.padding[0], groups=child.groups).requires_grad_(False)
-                plain.load_state_dict({"weight": child.weight, "bias": child.bias})
-                setattr(module, name, plain)
-    return network
 
 
 @dataclass(frozen=True)
@@ -238,8 +77,6 @@ def export_onnx(
                 f"probability, expected at most {tolerance:.0e}; nothing was written, so please report it."
             )
         if quantize:
-            from ser.inference.quantization import quantize_file  # noqa: PLC0415
-
             quantize_file(temporary)
             found["int8"] = agreement(recognizer, Recognizer.from_checkpoint(temporary, encoder=recognizer.encoder))
     return found
@@ -301,7 +138,7 @@ def _write(recognizer: Recognizer, path: Path, with_encoder: bool) -> None:
             input_names=[name, "lengths"],
             output_names=["probabilities"],
             verbose=False,
-            custom_translation_table=_translations(),
+            custom_translation_table=translations(),
         )
     if program is None:
         raise SerError("torch.onnx.export gave no program, expected one; install the versions that ser[export] names.")

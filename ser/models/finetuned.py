@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from ser.data.augmentation import Augmentation
 from ser.encoders import FULL, Encoder
-from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, valid
-from ser.encoders.layers import Layers, joined
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Layers, joined, valid
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.encoders.ssl import SpeechModel
 from ser.errors import SerError

@@ -1,1 +1,48 @@
-"""One module a corpus; the function of its name returns a :class:`ser.data.corpus.Corpus`."""
+"""Parsers of corpora, and several corpora as one: ids, speakers and sessions apart, one set of classes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ser.data.corpora.parsing import log, validate_emotions
+from ser.data.corpus import Corpus
+from ser.errors import SerError
+
+
+def combined(corpora: Sequence[str], emotions: Sequence[str] | None = None, **parts: Callable[..., Corpus]) -> Corpus:
+    """Read some corpora and join them; each utterance says which it is from.
+
+    Ids and speakers begin with the corpus (``ravdess/Actor_01``), sessions are numbered on. Frames
+    are cached per corpus, as for each alone.
+
+    Every corpus must have the classes ``emotions``; None: those that all corpora have, in the order of the first
+    one. Other utterances are left out. ``parts`` are functions that read a corpus with its own settings.
+
+    Raises:
+        SerError: a corpus is unknown or cannot be read, or they have fewer than two classes in common.
+    """
+    names = [str(name) for name in corpora]
+    if unknown := [name for name in names if name not in parts]:
+        raise SerError(f"data.corpora has {', '.join(unknown)}, expected some of {', '.join(sorted(parts))}.")
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise SerError(f"data.corpora=[{', '.join(names)}] was given, expected at least two different corpora.")
+    read = [parts[name]() if emotions is None else parts[name](emotions=list(emotions)) for name in names]
+    if made_up := [corpus.name for corpus in read if corpus.frame_source is not None]:
+        raise SerError(f"{made_up[0]} makes its own frames, expected corpora with audio; leave it out of data.corpora.")
+    shared = [name for name in read[0].emotions if all(name in corpus.emotions for corpus in read)]
+    wanted = validate_emotions(shared if emotions is None else emotions, shared, f"every one of {', '.join(names)}")
+    utterances, kept, first = [], [], 0
+    for name, corpus in zip(names, read, strict=True):
+        own = [u for u in corpus.utterances if u.emotion in wanted]
+        if left_out := len(corpus.utterances) - len(own):
+            classes = ", ".join(emotion for emotion in corpus.emotions if emotion not in wanted)
+            log.info(
+                "%s: %d utterances of classes that not all corpora have (%s) are left out", name, left_out, classes
+            )
+        number = {session: first + place for place, session in enumerate(corpus.sessions, 1)}
+        utterances += [
+            replace(u, id=f"{name}/{u.id}", speaker=f"{name}/{u.speaker}", session=number[u.session], corpus=name)
+            for u in own
+        ]
+        kept.append((name, Corpus(corpus.name, wanted, tuple(own))))
+        first += len(number)
+    return Corpus("+".join(names), wanted, tuple(utterances), parts=tuple(kept))
