@@ -1,17 +1,21 @@
 """The live loop: exact windows, none lost or doubled but those counted, offline results, silence and bad input."""
 
+import itertools
+import json
+import os
 import threading
-import types
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
 from checkpoints import save_checkpoint, voice
 
 from ser.errors import SerError
+from ser.inference.listening import listen
 from ser.inference.recognizer import Recognizer
-from ser.inference.sources import file_source, microphone_source
+from ser.inference.sources import Source, file_source, microphone_source
 from ser.inference.streaming import RingBuffer, StreamingRecognizer
 from ser.inference.vad import EnergyGate, SileroGate, best_gate
 
@@ -246,57 +250,138 @@ def test_a_file_arrives_whole_at_the_pace_it_plays(tmp_path):
         file_source(tmp_path / "missing.wav")
 
 
-class FakeSoundDevice(types.ModuleType):
-    """The part of sounddevice that is used; its device sends ``blocks`` and is then unplugged."""
-
-    class PortAudioError(Exception):
+FAKE_SOUNDDEVICE = """
+import json, pathlib, threading, time
+PLUG = pathlib.Path(__file__).with_name("plugged.json")  # there while the device is
+class PortAudioError(Exception): pass
+def query_devices(device, kind):
+    if not PLUG.exists():
+        raise PortAudioError("Error querying device -1")
+    return {"default_samplerate": 48000.0, "name": "fake", "index": 0, "hostapi": 0, **json.loads(PLUG.read_text())}
+def query_hostapis(index):
+    return {"name": "API"}
+class RawInputStream:
+    def __init__(self, callback, device, samplerate, channels, dtype, blocksize):
+        self.callback, self.size, self.active, self.found = callback, blocksize, True, query_devices(device, "input")
+        if self.found.get("refuses"):
+            raise PortAudioError("Error opening stream: Device unavailable")
+    def __enter__(self):
+        threading.Thread(target=self.send, daemon=True).start()
+        return self
+    def __exit__(self, *error):
         pass
-
-    def __init__(self, blocks):
-        super().__init__("sounddevice")
-        self.to_send = blocks
-
-    def query_devices(self, device, kind):
-        if self.to_send is None:
-            raise self.PortAudioError("Error querying device -1")
-        return {"default_samplerate": 48000.0, "name": "fake"}
-
-    def InputStream(self, callback, **settings):  # noqa: N802
-        fake = self
-
-        class Stream:
-            def __enter__(self):
-                for block in fake.to_send:
-                    callback(block, len(block), None, None)
-
-            def __exit__(self, *error):
-                pass
-
-        return Stream()
+    def send(self):  # the values, and then it is unplugged, which ends the stream or leaves it silent
+        for value in self.found["values"]:
+            import numpy
+            self.callback(numpy.full(self.size, value, numpy.float32), self.size, None, None)
+        time.sleep(self.found.get("silent", 0))
+        PLUG.unlink(missing_ok=True)
+        self.active = False
+"""
 
 
-def test_microphone_absent_or_unplugged(monkeypatch):
-    import sys
+class FakeMicrophone:
+    """A sounddevice for the process that captures; the device sends its values whenever it is opened."""
 
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(None))
-    with pytest.raises(SerError, match="there is no microphone"):
+    def __init__(self, folder):
+        folder.mkdir()
+        (folder / "sounddevice.py").write_text(FAKE_SOUNDDEVICE)
+        self.place = folder / "plugged.json"
+
+    def plug(self, values, **facts):
+        self.place.with_suffix(".new").write_text(json.dumps({"values": values, **facts}))
+        self.place.with_suffix(".new").replace(self.place)
+
+
+@pytest.fixture
+def microphone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "fake"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr("ser.inference.sources._NEXT_ATTEMPT", 0.0)
+    return FakeMicrophone(tmp_path / "fake")
+
+
+def heard(source, count):
+    return [float(block[0, 0]) for block in itertools.islice(source.blocks, count)]
+
+
+def test_no_microphone_and_no_sounddevice(microphone):
+    with pytest.raises(SerError, match=r"there is no microphone 3 \(Error querying device -1\)"):
+        microphone_source(3)
+    microphone.plug([], refuses=True)
+    with pytest.raises(SerError, match="Device unavailable"):
         microphone_source()
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice([np.ones((480, 1), np.float32)]))
-    monkeypatch.setattr("ser.inference.sources._SILENT_DEVICE", 0.01)
-    source = microphone_source()
-    assert source.sample_rate == 48000
-    assert next(source.blocks).shape == (480, 1)
-    with pytest.raises(SerError, match="stopped sending"):
-        next(source.blocks)
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(SerError, match="needs sounddevice"):
+    microphone.place.with_name("sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    with pytest.raises(SerError, match=r"needs sounddevice and PortAudio \(PortAudio library not found\)"):
         microphone_source()
 
 
-def test_queue_of_the_microphone_keeps_order(monkeypatch):
-    import sys
-
-    blocks = [np.full((4, 1), number, np.float32) for number in range(3)]
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(blocks))
+def test_microphone_keeps_the_order_of_its_blocks(microphone):
+    microphone.plug([], silent=60)
     source = microphone_source()
-    assert [float(next(source.blocks)[0, 0]) for _ in blocks] == [0, 1, 2]
+    microphone.plug([0, 1, 2], silent=60)
+    assert (source.name, source.sample_rate, source.realtime) == ("fake", 48000, True)
+    assert next(source.blocks).shape == (4800, 1)
+    assert heard(source, 2) == [1, 2]
+    source.blocks.close()
+
+
+@pytest.mark.parametrize("silent", [0, 60])  # the stream ends, or nothing comes any more
+def test_an_unplugged_microphone_is_waited_for(microphone, monkeypatch, caplog, silent):
+    microphone.plug([], silent=60)
+    source = microphone_source(0)
+    monkeypatch.setattr("ser.inference.sources._SILENT_DEVICE", 0.5)
+    microphone.plug([1, 2], silent=silent)
+    assert heard(source, 2) == [1, 2]
+    assert next(source.blocks).shape == (0, 1)
+    microphone.place.unlink(missing_ok=True)
+    assert all(len(block) == 0 for block in itertools.islice(source.blocks, 3))
+    microphone.plug([], refuses=True)
+    assert all(len(block) == 0 for block in itertools.islice(source.blocks, 3))
+    microphone.plug([3, 4], silent=60)
+    assert heard(source, 2) == [3, 4]
+    source.blocks.close()
+    beginnings = [" ".join(record.message.split()[:4]) for record in caplog.records]
+    assert beginnings == ["the microphone is gone", "the microphone is there,", "listening again, to fake,"]
+
+
+def test_a_gap_is_said_and_no_window_crosses_it(recognizer):
+    sound = voice(4.0).numpy()
+    with StreamingRecognizer(recognizer, window=1.0, hop=0.5, smoothing=0.5) as stream:
+        stream.write(sound[:20000], wait=True)
+        stream.interrupt("gone")
+        stream.interrupt("back")
+        for start in range(20000, 64000, 4000):
+            stream.write(sound[start : start + 4000], wait=True)
+    events = stream.history()
+    assert [event.index for event in events] == sorted({event.index for event in events})
+    gone, back = (event for event in events if event.error)
+    assert (gone.error, gone.start, gone.end, gone.prediction) == ("gone", 1.25, 1.25, None)
+    assert (back.error, back.start, back.end) == ("back", 1.25, 1.25)
+    answers = [event for event in events if event.prediction]
+    assert stream.processed == len(answers) > 3 and stream.dropped == 0
+    assert all(event.end <= 1.25 or event.start >= 1.25 for event in answers)
+    first = next(event for event in answers if event.start >= 1.25)
+    assert first.probabilities == pytest.approx(first.prediction.probabilities)  # smoothing begins anew
+    whole = recognizer(sound[round(first.start * 16000) : round(first.end * 16000)], 16000)
+    assert values(first.prediction.probabilities) == pytest.approx(values(whole.probabilities), abs=1e-6)
+
+
+def test_listening_goes_on_after_a_gap_with_recording_and_lines(recognizer, tmp_path, capsys):
+    sound = voice(4.0).numpy()[:, None]
+    nothing = np.zeros((0, 1), np.float32)
+
+    def blocks():
+        yield from (sound[:16000], nothing, nothing, sound[16000:32000], sound[32000:])
+        yield nothing
+        raise KeyboardInterrupt  # while it waits
+
+    source = Source("fake", 16000, False, blocks())
+    listen(recognizer, source, tmp_path / "table.csv", True, window=1.0, hop=0.5, record=tmp_path / "kept.wav")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [bool(line["error"]) for line in lines] == [False, True, True, False, False, False, True]
+    assert "missing here" in lines[2]["error"]
+    assert [line["start"] for line in lines[1:3]] == [1.0, 1.0]
+    assert lines == [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    kept, rate = soundfile.read(tmp_path / "kept.wav")
+    assert rate == 16000 and kept == pytest.approx(sound[:, 0], abs=1e-4)
+    assert len(pd.read_csv(tmp_path / "table.csv")) == len(lines)

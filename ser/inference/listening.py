@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -91,8 +92,14 @@ def listen(
     )
     try:
         with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
-            clipped = -math.inf  # seconds of the stream
+            clipped, lost = -math.inf, None  # seconds of the stream; of the clock, when sound stopped
             for block in source.blocks:
+                if lost is None and not len(block):
+                    lost = time.monotonic()
+                    stream.interrupt("no sound comes from the microphone")
+                elif lost is not None and len(block):
+                    stream.interrupt(f"{time.monotonic() - lost:.0f} s of sound are missing here")
+                    lost = None
                 stream.write(block, wait=not source.realtime)
                 if np.abs(block).max(initial=0.0) >= _CLIPPING:
                     if clipped < 0:

@@ -1,23 +1,32 @@
 """Where the samples of a stream come from: a file, at the pace it plays or at full speed, or a microphone."""
 
+import json
+import logging
 import queue
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.data.audio import open_audio, printable, read_block
+from ser.data.audio import SAMPLE_RATE, open_audio, printable, read_block
 from ser.errors import SerError
 from ser.io import told_writing
 
+log = logging.getLogger(__name__)
+
 Block = NDArray[np.float32]
 _SILENT_DEVICE = 3.0  # seconds without a block after which a microphone counts as gone
+_OPENING = 10.0  # seconds that it may take to open one
+_NEXT_ATTEMPT = 1.0  # seconds until a microphone that is gone is looked for again
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Source:
     name: str  # shown to the user
     sample_rate: int  # Hz
     realtime: bool  # blocks come at the pace of a clock, so that a slow listener has to drop windows
-    blocks: Iterator[Block]  # the samples (N, channels), block by block; read it once
+    blocks: Iterator[Block]  # samples (N, channels); an empty one: sound is missing here. Read it once
 
 
 def file_source(
@@ -112,46 +121,82 @@ def _unreadable(path: str | Path, error: Exception) -> SerError:
 
 
 def microphone_source(device: int | str | None = None, block: float = 0.1) -> Source:
-    """Listen to a microphone, by its number or part of its name, at its own sample rate, mono.
+    """Listen to a microphone, by its number or part of its name, at its own rate, mono; waits where it is unplugged.
 
     Raises:
-        SerError: sounddevice is not installed, there is no microphone, or (while listening) it stopped sending.
+        SerError: sounddevice is not installed, or there is no microphone.
     """
+    with _captured(device, None, block) as (told, _):
+        if not told.get("installed", True):
+            raise SerError(
+                f"the microphone needs sounddevice and PortAudio ({told['error']}); pip install 'ser-lab[live]' (on "
+                "Linux also apt install libportaudio2), or listen to a file with --input."
+            )
+        if "error" in told:
+            raise SerError(
+                f"there is no microphone{'' if device is None else f' {device}'} ({told['error']}); plug "
+                "one in, choose another with --microphone, or listen to a file with --input."
+            )
+    return Source(told["name"], told["rate"], True, _microphone_blocks(device, told, block))
+
+
+def _microphone_blocks(device: int | str | None, known: Mapping[str, Any], block: float) -> Iterator[Block]:
+    """Blocks of a microphone; while it is away an empty one per attempt to open it again."""
+    lost, refused = None, False  # when it went away; whether it is there but cannot be opened
+    while True:
+        with _captured(device, known["rate"], block) as (told, blocks):
+            for samples in blocks:
+                if lost is not None:
+                    log.warning("listening again, to %s, after %.0f s", told["name"], time.monotonic() - lost)
+                    lost, refused = None, False
+                yield samples
+        reason = told.get("error", "no sound comes from it")
+        if lost is None:
+            lost, device = time.monotonic(), known["device"] if isinstance(device, int) else device  # numbers change
+            log.warning("the microphone is gone (%s); plug it in again to go on, Ctrl-C ends", reason)
+        elif told.get("found") and not refused:
+            refused = True
+            log.warning("the microphone is there, but cannot be opened (%s)", reason)
+        yield np.zeros((0, 1), np.float32)
+        time.sleep(_NEXT_ATTEMPT)
+
+
+@contextmanager
+def _captured(
+    device: int | str | None, rate: int | None, block: float
+) -> Iterator[tuple[dict[str, Any], Iterator[Block]]]:
+    """What a new process of ser.inference.capture tells first, and its blocks (N, 1), until 3 s bring none."""
+    settings = json.dumps({"device": device, "rate": rate, "block": block})
+    command = [sys.executable, "-m", "ser.inference.capture", settings]
+    arriving: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read(stream: IO[bytes]) -> None:
+        first = stream.readline()
+        arriving.put(first)
+        size = 4 * round(block * json.loads(first or "{}").get("rate", SAMPLE_RATE))  # bytes
+        while len(samples := stream.read(size)) == size:
+            arriving.put(samples)
+        arriving.put(b"")
+
+    def blocks() -> Iterator[Block]:
+        while samples := _next_or_nothing(arriving, _SILENT_DEVICE):
+            yield np.frombuffer(samples, np.float32)[:, None]
+
+    # Its own session: Ctrl-C does not reach it.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        reader = threading.Thread(target=read, args=(process.stdout,), daemon=True)
+        reader.start()
+        try:
+            told = json.loads(_next_or_nothing(arriving, _OPENING) or '{"error": "it does not open"}')
+            yield told, iter(()) if "error" in told else blocks()
+        finally:
+            process.kill()
+            reader.join()
+
+
+def _next_or_nothing(arriving: queue.SimpleQueue[bytes], timeout: float) -> bytes:
+    """The next of a queue; empty where none comes in so many seconds."""
     try:
-        import sounddevice  # noqa: PLC0415
-    except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
-        raise SerError(
-            f"the microphone needs sounddevice and PortAudio ({error}); pip install 'ser-lab[live]' (on Linux "
-            "also apt install libportaudio2), or listen to a file with --input."
-        ) from error
-    try:
-        found = sounddevice.query_devices(device, "input")
-        rate = int(found["default_samplerate"])
-    except (sounddevice.PortAudioError, ValueError) as error:
-        raise SerError(
-            f"there is no microphone{'' if device is None else f' {device}'} ({_first_line(error)}); plug "
-            "one in, choose another with --microphone, or listen to a file with --input."
-        ) from error
-    return Source(str(found["name"]), rate, True, _microphone_blocks(sounddevice, device, rate, block))
-
-
-def _microphone_blocks(sounddevice: Any, device: int | str | None, rate: int, block: float) -> Iterator[Block]:
-    arriving: queue.SimpleQueue[Block] = queue.SimpleQueue()
-    try:
-        with sounddevice.InputStream(
-            device=device,
-            samplerate=rate,
-            channels=1,
-            blocksize=round(block * rate),
-            callback=lambda samples, frames, times, status: arriving.put(samples.copy()),
-        ):
-            while True:
-                yield arriving.get(timeout=_SILENT_DEVICE)
-    except (sounddevice.PortAudioError, queue.Empty) as error:
-        raise SerError(
-            f"the microphone stopped sending ({_first_line(error)}); plug it in again and start anew."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no sound for 3 s"])[0]
+        return arriving.get(timeout=timeout)
+    except queue.Empty:
+        return b""

@@ -71,7 +71,7 @@ class StreamEvent:
     level: float  # of the last hop, dB relative to full scale
     latency: float  # seconds from the window's last sample to this answer
     dropped: int  # windows dropped so far
-    error: str | None = None  # why there is no answer (such as NaN from the device)
+    error: str | None = None  # why there is no answer (such as NaN from the device, or missing sound)
 
     @property
     def label(self) -> str | None:
@@ -90,6 +90,7 @@ class _Window:
     end: int
     samples: NDArray[np.float32]
     arrived: float
+    error: str | None = None  # in place of an answer
 
 
 class StreamingRecognizer:
@@ -211,6 +212,12 @@ class StreamingRecognizer:
                 self._hand_over(_Window(self._next_index, due, self.buffer.latest(), self._clock()), wait)
                 self._next_index += self.every
 
+    def interrupt(self, reason: str) -> None:
+        """Say in an event that sound is missing at this point of the stream, which no window will cross."""
+        now, nothing = self.buffer.clock, np.zeros(0, np.float32)
+        self._hand_over(_Window(self._next_index, now, nothing, self._clock(), reason), wait=True)
+        self._next_index = max(self._next_index, now // self.hop) + 1
+
     def _hand_over(self, window: _Window, wait: bool) -> None:
         with self._changed:
             while wait and (self._waiting is not None or self._busy) and self._failure is None:
@@ -244,7 +251,7 @@ class StreamingRecognizer:
                 event = self._answer(window)
                 with self._changed:
                     self._events.append(event)
-                    self.processed += 1
+                    self.processed += window.error is None
                 if self._on_event is not None:
                     self._on_event(event)
         except BaseException as failure:
@@ -265,15 +272,15 @@ class StreamingRecognizer:
             return window
 
     def _answer(self, window: _Window) -> StreamEvent:
-        prediction, error, begun = None, None, self._clock()
+        prediction, error, begun = None, window.error, self._clock()
         try:
-            prediction = self._predict(window)
+            prediction = self._predict(window) if error is None else None
         except SerError as reason:
             error = str(reason)
         self._seconds = self._clock() - begun
         return StreamEvent(
             index=window.index,
-            start=(window.end - self.window) / self.sample_rate,
+            start=(window.end - len(window.samples)) / self.sample_rate,
             end=window.end / self.sample_rate,
             prediction=prediction,
             probabilities=self._smooth(prediction),
