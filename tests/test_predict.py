@@ -454,3 +454,11 @@ def test_the_surest_right_and_wrong_answers_of_a_run_are_kept_with_their_attenti
         assert sum(one.weights) == pytest.approx(1.0, abs=1e-4) and one.seconds == 1.0
     shown = [table.set_index("id").loc[one.title.partition(":")[0]] for one in found]
     assert [row["emotion"] == row["predicted"] for row in shown] == [True, True, False, False]
+
+
+def test_recordings_of_phones_in_a_folder_are_listed_and_not_passed_over(checkpoint, tmp_path, capsys):
+    write(tmp_path / "a.wav", voice(2.0))
+    (tmp_path / "memo.M4A").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(5000))
+    assert main(["predict", "--checkpoint", str(checkpoint), str(tmp_path)]) == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 could not be read" in shown and "memo.M4A cannot be decoded" in shown and "ffmpeg" in shown

@@ -15,7 +15,7 @@ from checkpoints import save_checkpoint, voice
 from ser.errors import SerError
 from ser.inference.listening import listen
 from ser.inference.recognizer import Recognizer
-from ser.inference.sources import Source, file_source, microphone_source
+from ser.inference.sources import Source, file_source, microphone_source, recorded
 from ser.inference.streaming import RingBuffer, StreamingRecognizer
 from ser.inference.vad import EnergyGate, SileroGate, best_gate
 
@@ -385,3 +385,29 @@ def test_listening_goes_on_after_a_gap_with_recording_and_lines(recognizer, tmp_
     kept, rate = soundfile.read(tmp_path / "kept.wav")
     assert rate == 16000 and kept == pytest.approx(sound[:, 0], abs=1e-4)
     assert len(pd.read_csv(tmp_path / "table.csv")) == len(lines)
+
+
+class FullDisk(soundfile.SoundFile):
+    """A file that takes two blocks."""
+
+    def write(self, block):
+        if self.frames >= 2 * len(block):
+            raise soundfile.LibsndfileError(2, "No space left")
+        super().write(block)
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_listening(tmp_path, monkeypatch, caplog):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    blocks = [np.full((100, 1), value, np.float32) for value in (0.0, 0.25, 0.5, 0.75)]
+    monkeypatch.setattr(soundfile, "SoundFile", FullDisk)
+    source = recorded(Source("fake", 16000, True, iter(blocks)), path)
+    assert [float(block[0, 0]) for block in source.blocks] == [0, 0.25, 0.5, 0.75]
+    assert caplog.text.count("ends here") == 1
+    assert len(soundfile.read(os.fsencode(path))[0]) == 200
+
+
+def test_a_missing_file_and_a_folder_are_told(tmp_path):
+    for path, reason in ((tmp_path, "a folder"), (tmp_path / os.fsdecode(b"\xe9.wav"), "no such file")):
+        with pytest.raises(SerError, match=reason) as refused:
+            file_source(path)
+        str(refused.value).encode()

@@ -152,7 +152,12 @@ def listen(
         float, typer.Option(metavar="SECONDS", callback=positive, help="From one window to the next.")
     ] = 0.5,
     smoothing: Annotated[
-        float, typer.Option(metavar="WEIGHT", help="Weight of earlier windows in the probabilities, 0 to below 1.")
+        float,
+        typer.Option(
+            metavar="WEIGHT",
+            help="Weight of earlier windows in the probabilities, 0 to below 1; more of it shows fewer changes, later. "
+            "The most probable emotion is shown always: there is no hysteresis.",
+        ),
     ] = 0.0,
     no_gate: NoGate = False,
     as_json: Annotated[

@@ -27,6 +27,9 @@ _LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz: outside lies no recording of 
 _LARGEST_KERNEL = 4_000_000
 # libsndfile cuts the frame count of a truncated WAV or AIFF to what is there; only its log keeps the header's promise.
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND) ?: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Its log of a WAV with something behind the samples that is no chunk, such as samples that the header does not count.
+_UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at position (\d+)", re.MULTILINE | re.DOTALL)
+_UNCOUNTED_BYTES = 10_000  # fewer are not worth a warning
 _UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
 _UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
 _LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
@@ -56,7 +59,7 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise SerError(
             f"{name} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
-            "so copy it again or leave it out."
+            "so convert it (ffmpeg -i IN OUT.wav), copy it again or leave it out."
         ) from error
     if not np.isfinite(samples).all():
         raise SerError(
@@ -77,7 +80,7 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
     """An audio file open for reading, whatever the bytes of its name.
 
     A WAV whose header says 0 bytes of samples although samples follow (a recorder that lost power) is read to its
-    end, with a warning.
+    end, with a warning. So is one whose header counts fewer than there are: those are not read.
 
     Raises:
         soundfile.SoundFileError: it cannot be decoded.
@@ -86,6 +89,12 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
     name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
     file = soundfile.SoundFile(name)
     if file.frames or file.format not in ("WAV", "WAVEX"):
+        behind = _UNCOUNTED.search(file.extra_info)
+        if behind and (left := int(behind[1]) - int(behind[2])) >= _UNCOUNTED_BYTES:
+            _tell_once(
+                f"{printable(path)}: its header says {file.frames / file.samplerate:.2f} s, so the {left} bytes behind are "
+                "not read; if they are sound: ffmpeg -ignore_length 1 -i IN OUT.wav"
+            )
         return file
     file.close()
     with Path(path).open("rb") as content:
@@ -93,10 +102,16 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
     size_field = patched.find(b"data\0\0\0\0", 12, _LONGEST_HEADER) + 4
     following = bytes(patched[size_field + 4 : size_field + 8])
     if size_field >= 16 and len(following) == 4 and not (following.isascii() and following.decode().isprintable()):
-        log.warning("%s: its header says 0 bytes of samples, but some follow; read to its end", printable(path))
-        patched[size_field : size_field + 4] = min(len(patched) - size_field - 4, 2**32 - 1).to_bytes(4, "little")
+        _tell_once(f"{printable(path)}: its header says 0 bytes of samples, but some follow; read to its end")
+        even = (len(patched) - size_field - 4) // 2 * 2  # an odd size would promise one more byte
+        patched[size_field : size_field + 4] = min(even, 2**32 - 2).to_bytes(4, "little")
         patched[4:8] = min(len(patched) - 8, 2**32 - 1).to_bytes(4, "little")
     return soundfile.SoundFile(patched)
+
+
+@lru_cache(maxsize=1024)  # once per file, which several steps open
+def _tell_once(message: str) -> None:
+    log.warning(message)
 
 
 def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from ser.inference.timeline import predict_gated, predict_long, speech_of
 from ser.inference.vad import SpeechGate
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
+SUFFIXES |= {".m4a", ".aac", ".amr", ".webm", ".wma"}  # of phones and browsers: not read, but listed as such
 
 StatisticsOf = Callable[[Path], FrameStatistics | None]
 Outcome = Prediction | str  # or the reason why there is none
@@ -53,6 +54,7 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
         SerError: a path does not exist, or a folder holds no such files.
     """
     what = "audio" if suffixes is SUFFIXES else "frame"
+    named = ".wav, .flac, .mp3, .ogg" if suffixes is SUFFIXES else ", ".join(sorted(suffixes))
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.exists():
@@ -70,10 +72,7 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
         if not inside:
-            raise SerError(
-                f"{printable(path)} holds no {what} files, expected some of {', '.join(sorted(suffixes)[:6])} ...; "
-                "check the folder."
-            )
+            raise SerError(f"{printable(path)} holds no {what} files, expected some of {named} ...; check the folder.")
         found |= dict.fromkeys(inside)
     return list(found)
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ser.data.audio import printable
 from ser.inference.recognizer import Recognizer
 from ser.inference.screen import bar, write_table
 from ser.inference.sources import Source, recorded
@@ -72,7 +73,7 @@ def listen(
     def show(event: StreamEvent) -> None:
         line = json.dumps(event_row(event, recognizer.emotions)) + "\n"
         if lines is not None:
-            with lines.open("a", encoding="utf-8") as file:
+            with suppress(OSError), lines.open("a", encoding="utf-8") as file:  # the WAV file's warning tells
                 file.write(line)
         if as_json:
             sys.stdout.write(line)
@@ -112,14 +113,17 @@ def listen(
     finally:
         if output is not None:
             write_table(output, event_table(stream.history(), recognizer.emotions))
-        for line in [*_ending(stream, output), *([f"recorded in {record} and {lines}"] if record else [])]:
+        for line in [
+            *_ending(stream, output),
+            *([f"recorded in {printable(record)} and {printable(lines)}"] if record and lines else []),
+        ]:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _ending(stream: StreamingRecognizer, output: Path | None) -> Iterator[str]:
     """What was heard and answered, and why nothing was where the input was too short."""
     if output is not None:
-        yield f"{len(stream.history())} windows in {output}"
+        yield f"{len(stream.history())} windows in {printable(output)}"
     yield f"{stream.seconds:.1f} s heard, {stream.processed} windows answered, {stream.dropped} dropped"
     whole = stream.window / stream.sample_rate
     if 0 < stream.seconds < whole:

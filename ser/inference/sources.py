@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import queue
 import subprocess
 import sys
@@ -86,15 +87,15 @@ def _file_blocks(
 def recorded(source: Source, path: Path) -> Source:
     """The same source, whose samples are also written to a new WAV file as they are heard.
 
-    Its channels are those of the source's first block.
+    Its channels are those of the source's first block. A full disk ends the recording with a warning, not the source.
 
     Raises:
         SerError: the name does not end in .wav, the file is there already, or cannot be written.
     """
     if path.suffix.lower() != ".wav":
-        raise SerError(f"--record {path} was given, expected a name that ends in .wav; rename it.")
+        raise SerError(f"--record {printable(path)} was given, expected a name that ends in .wav; rename it.")
     if path.exists() or path.with_suffix(".jsonl").exists():
-        raise SerError(f"--record {path} is there already, expected a new file; give another name.")
+        raise SerError(f"--record {printable(path)} is there already, expected a new file; give another name.")
     with told_writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -106,17 +107,24 @@ def _written(source: Source, path: Path) -> Iterator[Block]:
         file = None
         for block in source.blocks:
             if file is None:
-                channels = block.shape[1] if block.ndim == 2 else 1
-                file = stack.enter_context(soundfile.SoundFile(path, "w", source.sample_rate, channels))
-            file.write(block)
+                channels, name = block.shape[1] if block.ndim == 2 else 1, os.fsencode(path)
+                file = stack.enter_context(soundfile.SoundFile(name, "w", source.sample_rate, channels, format="WAV"))
+            if not file.closed:
+                try:
+                    file.write(block)
+                except (soundfile.SoundFileError, OSError) as error:
+                    log.warning("the recording %s ends here, what was written stays: %s", printable(path), error)
+                    file.close()
             yield block
 
 
 def _unreadable(path: str | Path, error: Exception) -> SerError:
     reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+    if not Path(path).is_file():
+        reason = "it is a folder" if Path(path).is_dir() else "there is no such file"
     return SerError(
-        f"{path} cannot be read as audio ({reason}), expected an intact WAV, FLAC, MP3 or Ogg file; check "
-        "the path or copy the file again."
+        f"{printable(path)} cannot be read as audio ({reason}), expected an intact WAV, FLAC, MP3 or Ogg file; check "
+        "the path, convert it (ffmpeg -i IN OUT.wav) or copy the file again."
     )
 
 
