@@ -234,6 +234,16 @@ def test_what_is_heard_is_kept_on_request(checkpoint, tmp_path, capsys):
         assert expected in " ".join(capsys.readouterr().err.split())
 
 
+def test_settings_that_are_refused_leave_no_recording(checkpoint, tmp_path, capsys):
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, voice(2.0).numpy(), 16000)
+    words = ["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--record", str(tmp_path / "kept.wav")]
+    assert main([*words, "--smoothing", "1"]) == 1
+    assert not (tmp_path / "kept.wav").exists()
+    assert main(["predict", str(path), "--checkpoint", str(checkpoint), "--hop", "0.5"]) == 1
+    assert "without --window" in capsys.readouterr().err
+
+
 def test_sound_that_clips_is_told_once(checkpoint, tmp_path, caplog):
     path = tmp_path / "loud.wav"
     soundfile.write(path, np.clip(20 * voice(3.0).numpy(), -1, 1), 16000)

@@ -63,8 +63,9 @@ def predict(
         typer.Option(metavar="SECONDS", callback=positive, help="Predict every window of this length by itself."),
     ] = None,
     hop: Annotated[
-        float, typer.Option(metavar="SECONDS", callback=positive, help="From one window to the next.")
-    ] = 1.0,
+        float | None,
+        typer.Option(metavar="SECONDS", callback=positive, help="With --window: from one to the next; default: 1."),
+    ] = None,
     batch_seconds: Annotated[
         float, typer.Option(metavar="SECONDS", callback=positive, help="Padded audio per batch.")
     ] = 60.0,
@@ -99,6 +100,9 @@ def predict(
         from ser.inference.vad import best_gate  # noqa: PLC0415
 
     screen.check_table_name(output)
+    if window is None and hop is not None:
+        raise SerError(f"--hop {hop:g} was given without --window, which it belongs to; add that.")
+    hop = 1.0 if hop is None else hop
     if window is not None:
         check_windows(window, hop)
     if enrol is not None and not speaker_per_folder:

@@ -92,8 +92,8 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
         behind = _UNCOUNTED.search(file.extra_info)
         if behind and (left := int(behind[1]) - int(behind[2])) >= _UNCOUNTED_BYTES:
             _tell_once(
-                f"{printable(path)}: its header says {file.frames / file.samplerate:.2f} s, so the {left} bytes behind are "
-                "not read; if they are sound: ffmpeg -ignore_length 1 -i IN OUT.wav"
+                f"{printable(path)}: its header says {file.frames / file.samplerate:.2f} s, so the {left} bytes behind "
+                "are not read; if they are sound: ffmpeg -ignore_length 1 -i IN OUT.wav"
             )
         return file
     file.close()

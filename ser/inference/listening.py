@@ -60,8 +60,6 @@ def listen(
         smoothing: weight of earlier windows in the probabilities, 0 to below 1.
         record: keep what is heard in this new WAV file, and a line of JSON per window in one of its name beside it.
     """
-    if record is not None:
-        source = recorded(source, record)
     lines = None if record is None else record.with_suffix(".jsonl")
     console = Console(stderr=True) if as_json else get_console()
     seen = gate.name if gate else "no gate, so silence gets an emotion, too"
@@ -91,6 +89,8 @@ def listen(
         on_event=show,
         history=KEPT_EVENTS,
     )
+    if record is not None:
+        source = recorded(source, record)
     try:
         with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
             clipped, lost = -math.inf, None  # seconds of the stream; of the clock, when sound stopped
@@ -113,14 +113,11 @@ def listen(
     finally:
         if output is not None:
             write_table(output, event_table(stream.history(), recognizer.emotions))
-        for line in [
-            *_ending(stream, output),
-            *([f"recorded in {printable(record)} and {printable(lines)}"] if record and lines else []),
-        ]:
+        for line in _ending(stream, output, record):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _ending(stream: StreamingRecognizer, output: Path | None) -> Iterator[str]:
+def _ending(stream: StreamingRecognizer, output: Path | None, record: Path | None) -> Iterator[str]:
     """What was heard and answered, and why nothing was where the input was too short."""
     if output is not None:
         yield f"{len(stream.history())} windows in {printable(output)}"
@@ -132,6 +129,8 @@ def _ending(stream: StreamingRecognizer, output: Path | None) -> Iterator[str]:
             f"nothing could be answered: a window is {whole:g} s long and only {stream.seconds:.1f} s were heard; "
             f"give a shorter one, --window {shorter:g}, or use `ser predict`"
         )
+    if record is not None:
+        yield f"recorded in {printable(record)} and {printable(record.with_suffix('.jsonl'))}"
 
 
 def event_row(event: StreamEvent, emotions: Sequence[str]) -> dict[str, Any]:
