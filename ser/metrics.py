@@ -1,6 +1,7 @@
-"""WA, UAR and F1, defined once as functions of confusion counts.
+"""WA, UAR and F1, defined once as functions of the counts of each class.
 
-Counts are arrays (..., C, C): rows are the true class, columns the predicted one, leading axes are independent
+Counts are arrays (..., 3, C): how often each class is true, predicted, and both. The metrics need no more than that of
+a confusion matrix (C, C), and it stays small with many classes; ``class_counts`` makes it. Leading axes are independent
 tables (resamples, speakers). Counts may be fractions, as when several seeds of one utterance are averaged. A class
 that does not occur in the truth has no recall, precision or F1 (NaN) and does not enter a mean, whatever was predicted.
 """
@@ -28,51 +29,54 @@ def confusion_counts(truth: Sequence[str], predicted: Sequence[str], names: Sequ
     return np.bincount(cells, minlength=len(names) ** 2).reshape(len(names), len(names))
 
 
-def accuracy(confusion: npt.ArrayLike) -> np.ndarray:
+def class_counts(confusion: npt.ArrayLike) -> np.ndarray:
+    """Counts of each class (..., 3, C) from confusion counts (..., C, C): rows are true, columns predicted classes."""
+    cells = np.asarray(confusion, dtype=float)
+    return np.stack([cells.sum(axis=-1), cells.sum(axis=-2), np.diagonal(cells, axis1=-2, axis2=-1)], axis=-2)
+
+
+def accuracy(counts: np.ndarray) -> np.ndarray:
     """WA (...): the fraction of right answers; NaN where there is no utterance."""
-    counts = np.asarray(confusion, dtype=float)
-    return _divide(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
+    truth, _, right = _split(counts)
+    return _divide(right.sum(axis=-1), truth.sum(axis=-1))
 
 
-def recall(confusion: npt.ArrayLike) -> np.ndarray:
+def recall(counts: np.ndarray) -> np.ndarray:
     """Recall of each class (..., C)."""
-    counts = np.asarray(confusion, dtype=float)
-    return _divide(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1))
+    truth, _, right = _split(counts)
+    return _divide(right, truth)
 
 
-def precision(confusion: npt.ArrayLike) -> np.ndarray:
+def precision(counts: np.ndarray) -> np.ndarray:
     """Precision of each class (..., C); 0 for a class that occurs and is never predicted, as in scikit-learn."""
-    counts = np.asarray(confusion, dtype=float)
-    predicted = counts.sum(axis=-2)
-    found = _divide(np.diagonal(counts, axis1=-2, axis2=-1), np.where(predicted > 0, predicted, 1.0))
-    return np.where(counts.sum(axis=-1) > 0, found, np.nan)
-
-
-def f1(confusion: npt.ArrayLike) -> np.ndarray:
-    """F1 of each class (..., C)."""
-    counts = np.asarray(confusion, dtype=float)
-    truth = counts.sum(axis=-1)
-    found = _divide(2 * np.diagonal(counts, axis1=-2, axis2=-1), truth + counts.sum(axis=-2))
+    truth, predicted, right = _split(counts)
+    found = _divide(right, np.where(predicted > 0, predicted, 1.0))
     return np.where(truth > 0, found, np.nan)
 
 
-def uar(confusion: npt.ArrayLike) -> np.ndarray:
+def f1(counts: np.ndarray) -> np.ndarray:
+    """F1 of each class (..., C)."""
+    truth, predicted, right = _split(counts)
+    return np.where(truth > 0, _divide(2 * right, truth + predicted), np.nan)
+
+
+def uar(counts: np.ndarray) -> np.ndarray:
     """UAR (...): mean recall over the classes that occur in the truth (Schuller et al. 2009)."""
-    return _mean_over_present(recall(confusion))
+    return _mean_over_present(recall(counts))
 
 
-def macro_f1(confusion: npt.ArrayLike) -> np.ndarray:
+def macro_f1(counts: np.ndarray) -> np.ndarray:
     """Mean F1 (...) over the classes that occur in the truth."""
-    return _mean_over_present(f1(confusion))
+    return _mean_over_present(f1(counts))
 
 
-def weighted_f1(confusion: npt.ArrayLike) -> np.ndarray:
+def weighted_f1(counts: np.ndarray) -> np.ndarray:
     """Mean F1 (...) over classes, weighted by how often each occurs in the truth."""
-    truth = np.asarray(confusion, dtype=float).sum(axis=-1)
-    return _divide(np.nansum(f1(confusion) * truth, axis=-1), truth.sum(axis=-1))
+    truth, _, _ = _split(counts)
+    return _divide(np.nansum(f1(counts) * truth, axis=-1), truth.sum(axis=-1))
 
 
-METRICS: dict[str, Callable[[npt.ArrayLike], np.ndarray]] = {
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "uar": uar,
     "wa": accuracy,
     "macro_f1": macro_f1,
@@ -80,7 +84,7 @@ METRICS: dict[str, Callable[[npt.ArrayLike], np.ndarray]] = {
 }
 
 
-def metric_named(name: str) -> Callable[[npt.ArrayLike], np.ndarray]:
+def metric_named(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """The metric called ``name`` in ``METRICS``.
 
     Raises:
@@ -89,6 +93,11 @@ def metric_named(name: str) -> Callable[[npt.ArrayLike], np.ndarray]:
     if name not in METRICS:
         raise SerError(f"{name!r} is not a metric; choose one of {', '.join(METRICS)}.")
     return METRICS[name]
+
+
+def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each class is true, predicted, and both, (..., C) each."""
+    return counts[..., 0, :], counts[..., 1, :], counts[..., 2, :]
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

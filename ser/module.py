@@ -17,7 +17,7 @@ from ser.data.augmentation import Augmentation
 from ser.data.datamodule import Batch
 from ser.errors import SerError, check_number
 from ser.losses import AuxiliaryEmotions, l2_norms
-from ser.metrics import METRICS
+from ser.metrics import METRICS, class_counts
 from ser.models.network import Network, NetworkOutput
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +33,7 @@ class ConfusionMetric(MulticlassConfusionMatrix):
     def compute(self) -> Tensor:
         """The metric so far, a scalar."""
         self.counts = super().compute()  # (C, C), rows the truth; kept when the metric is reset for the next epoch
-        return torch.tensor(float(self.metric(self.counts.cpu().numpy())), device=self.counts.device)
+        return torch.tensor(float(self.metric(class_counts(self.counts.cpu().numpy()))), device=self.counts.device)
 
 
 def emotion_metrics(emotions: int, prefix: str) -> MetricCollection:

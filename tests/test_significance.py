@@ -5,16 +5,25 @@ from fake_runs import fake_table
 from scipy import stats
 
 from ser.errors import SerError
+from ser.evaluation import significance
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
     bootstrap_interval,
     corrected_t_test,
-    difference_interval,
+    difference_intervals,
     effect_size,
     holm,
-    permutation_test,
+    permutation_tests,
 )
 from ser.metrics import METRICS
+
+
+def difference_interval(a, b, metric="uar", **options):
+    return difference_intervals(a, b, [metric], **options)[metric]
+
+
+def permutation_test(a, b, metric="uar", by="speaker", **options):
+    return permutation_tests(a, b, [metric], by, **options)[metric]
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -93,6 +102,17 @@ def test_permutation_finds_a_difference_and_enumerates_few_units():
     one = a.iloc[:1]
     assert permutation_test(one, one)["p"] == 1.0
     assert permutation_test(one.assign(predicted="sad"), one.assign(predicted="happy"))["p"] == 1.0
+
+
+def test_many_units_have_the_p_value_of_few(monkeypatch):
+    a, b = fake_table(8, 30, skill=0.6, seed=1), fake_table(8, 30, skill=0.5, seed=2)
+    few = permutation_tests(a, b, by="utterance")
+    monkeypatch.setattr(significance, "MOST_PERMUTED", 0)
+    for metric, found in permutation_tests(a, b, by="utterance").items():
+        p = few[metric]["p"]
+        assert 0.01 < p < 0.2
+        assert found["p"] == pytest.approx(p, abs=5 * np.sqrt(2 * 2 * p / 5000))  # a tail counts twice
+        assert found["difference"] == few[metric]["difference"] == permutation_test(a, b, metric)["difference"]
 
 
 def test_row_order_does_not_matter():

@@ -80,6 +80,22 @@ def test_bad_tables_are_named_in_one_sentence(tmp_path, table, message):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("classes", [4, 100])
+@pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")  # of a table in fragments
+def test_four_decimals_are_enough_and_a_wrong_sum_is_not(tmp_path, classes):
+    table = fake_table(4, 100, emotions=tuple(f"c{number}" for number in range(classes)))
+    columns = [name for name in table if name.startswith("p_")]
+    exact = np.full(classes, 1 / classes + 5.1e-5)  # all but the last are rounded up
+    exact[-1] = 1 - exact[:-1].sum()
+    rounded = table.assign(**table[columns].round(4))
+    rounded.loc[0, columns] = exact.round(4)
+    write_predictions(tmp_path / "t.csv", rounded)
+    assert len(read_predictions(tmp_path / "t.csv")) == len(table)
+    rounded.loc[0, columns] *= 0.9
+    with pytest.raises(SerError, match=r"1 row\(s\) with probabilities that do not sum to one"):
+        write_predictions(tmp_path / "t.csv", rounded)
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage\x00", b'id,"open\n1,2\n'])
 def test_files_that_are_no_table(tmp_path, content):
     (tmp_path / "predictions.csv").write_bytes(content)

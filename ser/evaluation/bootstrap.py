@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.sparse import csr_array
 
+Figures = Callable[[np.ndarray], np.ndarray]  # counts to figures
 CELLS_AT_ONCE = 4_000_000  # 32 MB of float64: bounds the memory of a bootstrap, whatever the corpus
 LEVEL = 0.95
 FEWEST_UNITS = 3
@@ -25,11 +27,31 @@ class Bounds(NamedTuple):
     high: np.ndarray
 
 
+class Counts(NamedTuple):
+    """Counts of U utterances: the P different rows there are (P, K), and which of them each utterance has (U,)."""
+
+    patterns: csr_array
+    which: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> "Counts":
+        """The counts (U, K) of each utterance."""
+        patterns, which = np.unique(vectors, axis=0, return_inverse=True)
+        return cls(csr_array(patterns), which.ravel())
+
+    def sums(self, units: np.ndarray) -> csr_array:
+        """The sum over the utterances of each unit, (S, K), from the number of each utterance's unit (U,)."""
+        ones = np.ones(len(units))
+        shape = (int(units.max()) + 1, self.patterns.shape[0])
+        return csr_array((ones, (units, self.which)), shape=shape) @ self.patterns
+
+
 def bootstrap_bounds(
-    vectors: np.ndarray,
+    counts: Counts,
     units: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Figures,
     *,
+    of_unit: Figures | None = None,
     repetitions: int = 1000,
     seed: int = 0,
     strata: np.ndarray | None = None,
@@ -46,9 +68,10 @@ def bootstrap_bounds(
     or a group of one unit: the factor is then so large that the interval says nothing.
 
     Args:
-        vectors: counts of each utterance, (U, K).
+        counts: of each utterance, (U, K).
         units: the unit of each utterance, (U,).
-        statistic: maps the sums of each unit (r, S, K), units sorted, to (r,) or (r, M).
+        statistic: maps sums over all units (r, K), or the figures of each unit (r, S, F), to (r,) or (r, M).
+        of_unit: maps sums over a unit (..., K) to its figures (..., F), where the statistic needs these.
         repetitions: resamples in each of the two bootstraps.
         seed: of the random numbers.
         strata: group of each utterance's unit, (U,); units are redrawn inside their group, so that no group vanishes.
@@ -60,24 +83,34 @@ def bootstrap_bounds(
     if strata is not None:
         groups[codes] = pd.factorize(strata, sort=True)[0]
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    sums = np.zeros((len(names), vectors.shape[1]))
-    np.add.at(sums, codes, vectors)  # (S, K)
+    sums: csr_array | np.ndarray = counts.sums(codes)  # (S, K)
+    if of_unit is not None:
+        sums = _each(sums, of_unit)  # (S, F)
 
     def figures(draws: Iterator[np.ndarray]) -> np.ndarray:  # (R, M)
         return np.concatenate([np.asarray(statistic(draw)).reshape(len(draw), -1) for draw in draws])
 
-    pieces = list(_pieces(repetitions, sums.size))
-    estimate = figures(iter([sums[None]]))[0]
+    estimate = figures(iter([(sums.sum(axis=0) if of_unit is None else sums)[None]]))[0]
     fewest, freedom = min(map(len, members)), len(names) - len(members)
     if len(names) < FEWEST_UNITS or fewest < 2:
         return Bounds(estimate, np.full(len(estimate), np.nan), np.full(len(estimate), np.nan))
-    low, high = _quantiles(figures(_inside(vectors, codes, pieces, generator)))
-    whole = figures(sums[_redrawn(members, len(names), rows, generator)] for rows in pieces)
+    own = _Own.of(counts, codes)
+    cells = max(own.widest, counts.patterns.shape[1], len(names) * (sums.shape[1] if of_unit else 1))  # per resample
+    pieces = list(_pieces(repetitions, cells))
+    low, high = _quantiles(figures(own.redrawn(rows, generator, sums, of_unit) for rows in pieces))
+    drawn = (_redrawn(members, len(names), rows, generator) for rows in pieces)
+    whole = figures(sums[places] if of_unit else _occurrences(places) @ sums for places in drawn)
     tail = (1 + LEVEL) / 2
     stretch = np.sqrt(fewest / (fewest - 1)) * stats.t.ppf(tail, freedom) / stats.norm.ppf(tail)
     outer_low, outer_high = (estimate + stretch * (bound - estimate) for bound in _quantiles(whole))
     low, high = np.fmin(low, outer_low), np.fmax(high, outer_high)
     return Bounds(estimate, np.clip(np.minimum(low, estimate), *limits), np.clip(np.maximum(high, estimate), *limits))
+
+
+def _each(sums: csr_array, of_unit: Figures) -> np.ndarray:
+    """The figures of each unit (S, F), from few dense sums (s, K) at once."""
+    step = max(1, CELLS_AT_ONCE // sums.shape[1])
+    return np.concatenate([of_unit(sums[first : first + step].toarray()) for first in range(0, sums.shape[0], step)])
 
 
 def _pieces(repetitions: int, cells: int) -> Iterator[int]:
@@ -94,19 +127,54 @@ def _redrawn(members: list[np.ndarray], units: int, rows: int, generator: np.ran
     return drawn
 
 
-def _inside(
-    vectors: np.ndarray, codes: np.ndarray, pieces: list[int], generator: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Sums (r, S, K) of each unit's utterances drawn with replacement; equal utterances are drawn as one count."""
-    own = [np.unique(vectors[codes == unit], axis=0, return_counts=True) for unit in range(codes.max() + 1)]
-    for rows in pieces:
-        yield np.stack(
-            [
-                generator.multinomial(counts.sum(), counts / counts.sum(), size=rows) @ patterns
-                for patterns, counts in own
-            ],
-            axis=1,
-        )
+def _occurrences(places: np.ndarray) -> np.ndarray:
+    """How often each unit was drawn, (r, S), from which unit stands at each place (r, S)."""
+    rows, units = places.shape
+    offsets = units * np.arange(rows)[:, None]
+    return np.bincount((places + offsets).ravel(), minlength=rows * units).reshape(rows, units).astype(float)
+
+
+class _Own(NamedTuple):
+    """The different utterances of each unit: rows (Q, K) unit by unit, how often each occurs (Q,), first rows (S + 1,).
+
+    Equal utterances of a unit are drawn as one count.
+    """
+
+    rows: csr_array
+    often: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, counts: Counts, codes: np.ndarray) -> "_Own":
+        """Of utterances whose units have these numbers (U,)."""
+        patterns = counts.patterns.shape[0]
+        keys, often = np.unique(codes * patterns + counts.which, return_counts=True)
+        first = np.searchsorted(keys, patterns * np.arange(codes.max() + 2))
+        return cls(counts.patterns[keys % patterns], often, first)
+
+    @property
+    def widest(self) -> int:
+        """The largest number of different utterances of a unit."""
+        return int(np.diff(self.first).max())
+
+    def redrawn(
+        self, rows: int, generator: np.random.Generator, sums: csr_array | np.ndarray, of_unit: Figures | None
+    ) -> np.ndarray:
+        """Sums over all units (rows, K), or the figures of each (rows, S, F), with utterances redrawn inside units.
+
+        ``sums`` is what they are before: the sums (S, K), or the figures (S, F).
+        """
+        varied = np.diff(self.first) > 1  # the others have one kind of utterance, whatever is drawn
+        result = np.tile(sums[~varied].sum(axis=0), (rows, 1)) if of_unit is None else np.tile(sums, (rows, 1, 1))
+        for unit in np.flatnonzero(varied):
+            mine = slice(self.first[unit], self.first[unit + 1])
+            often = self.often[mine]
+            drawn = generator.multinomial(often.sum(), often / often.sum(), size=rows) @ self.rows[mine]  # (rows, K)
+            if of_unit is None:
+                result += drawn
+            else:
+                result[:, unit] = of_unit(drawn)
+        return result
 
 
 def _quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,12 +13,11 @@ from ser.evaluation.runs import WARNINGS, Run, by_fold, find_runs, pooled
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
     corrected_t_test,
-    difference_interval,
+    difference_intervals,
     effect_size,
-    permutation_test,
+    permutation_tests,
     speaker_values,
 )
-from ser.metrics import METRICS
 
 SETTINGS = {
     "corpus": "corpus",
@@ -98,8 +97,9 @@ def paired_comparison(
         "folds": folds,
         "metrics": {},
     }
-    for metric in METRICS:
-        interval = difference_interval(left, right, metric)
+    intervals, of_speakers = difference_intervals(left, right), speaker_values(left, right)
+    tests = {by: permutation_tests(left, right, by=by) for by in ("speaker", "utterance")}
+    for metric, interval in intervals.items():
         means = [
             np.array([np.mean([run.test[metric] for run in runs[fold]]) for fold in folds])
             for runs in (folds_a, folds_b)
@@ -109,14 +109,14 @@ def paired_comparison(
             "difference": interval.estimate,
             "low": None if math.isnan(interval.low) else interval.low,
             "high": None if math.isnan(interval.high) else interval.high,
-            "p_speakers": permutation_test(left, right, metric)["p"],
+            "p_speakers": tests["speaker"][metric]["p"],
             "fold_difference": tested.get("mean"),
             "fold_low": tested.get("low"),
             "fold_high": tested.get("high"),
             "p_folds": tested.get("p"),
-            "p_utterances": permutation_test(left, right, metric, by="utterance")["p"],
+            "p_utterances": tests["utterance"][metric]["p"],
             **_effects(*means),
-            **{f"speaker_{name}": size for name, size in _effects(*speaker_values(left, right, metric)).items()},
+            **{f"speaker_{name}": size for name, size in _effects(*of_speakers[metric]).items()},
         }
     return result
 

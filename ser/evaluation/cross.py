@@ -22,7 +22,7 @@ from ser.evaluation.figures.style import new_figure, save_figure, styled
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import cross_table
 from ser.evaluation.runs import Run, load_run, pooled, warnings_of
-from ser.evaluation.significance import bootstrap_interval
+from ser.evaluation.significance import bootstrap_intervals
 from ser.evaluation.trained import Trained, tested_name
 from ser.io import atomic_path, read_json
 
@@ -131,7 +131,8 @@ def _tested(run: Run, side: Side, other: Side, folder: Path) -> Run:
 
 def _row(trained: str, tested: str, runs: Sequence[Run]) -> dict[str, Any]:
     table = pooled(runs)
-    uar, wa = bootstrap_interval(table), bootstrap_interval(table, "wa")
+    intervals = bootstrap_intervals(table, ("uar", "wa"))
+    uar, wa = intervals["uar"], intervals["wa"]
     facts: dict[str, Any] = {
         "trained": trained,
         "tested": tested,

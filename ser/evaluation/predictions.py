@@ -6,17 +6,21 @@ class.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from ser.errors import SerError
+from ser.evaluation.bootstrap import Counts
 from ser.io import atomic_path
 
 PREFIX = "p_"
 REQUIRED = ("id", "speaker", "emotion", "predicted")
 COLUMNS = ("id", "session", "speaker", "gender", "seconds", "emotion", "predicted")
 TOLERANCE = 1e-3
+ROUNDING = 5e-5  # per class: by how much the sum of probabilities with four decimals can be off
 GENDERS = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 
 
@@ -30,10 +34,18 @@ def probabilities(table: pd.DataFrame) -> np.ndarray:
     return table[[PREFIX + emotion for emotion in emotions_of(table)]].to_numpy(dtype=float)
 
 
-def utterance_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Confusion cells per utterance: index id, columns speaker and the C*C cells in row-major order.
+class UtteranceCounts(NamedTuple):
+    """Answers per utterance: ids (U,), speakers (U,), and ``Counts`` with K = 3 C (``ser.metrics``, flat)."""
 
-    An id that occurs several times (the same utterance predicted by several seeds) counts once, its cells averaged, so
+    ids: np.ndarray
+    speakers: np.ndarray
+    counts: Counts
+
+
+def utterance_counts(table: pd.DataFrame) -> UtteranceCounts:
+    """How often each class is true, predicted, and both, per utterance.
+
+    An id that occurs several times (the same utterance predicted by several seeds) counts once, its rows averaged, so
     that repeating a run with more seeds does not look like having more utterances.
     """
     names = emotions_of(table)
@@ -41,12 +53,20 @@ def utterance_counts(table: pd.DataFrame) -> pd.DataFrame:
     codes = {name: code for code, name in enumerate(names)}
     cells = table["emotion"].map(codes).to_numpy() * size + table["predicted"].map(codes).to_numpy()  # (rows,)
     rows, ids = pd.factorize(table["id"])
-    counts = np.zeros((len(ids), size * size))
-    np.add.at(counts, (rows, cells), 1.0)
-    counts /= np.bincount(rows)[:, None]  # (U, C*C), each row sums to one
-    frame = pd.DataFrame(counts, index=pd.Index(ids, name="id"))
-    frame.insert(0, "speaker", table.loc[~table["id"].duplicated(), "speaker"].to_numpy())
-    return frame
+    order = np.lexsort((cells, rows))
+    answers = np.bincount(rows)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(answers) - answers, answers)  # of each row inside its utterance
+    keys = np.ones((len(ids), answers.max()), dtype=np.int64)  # 1: no further answer
+    keys[rows[order], place] = -cells[order]
+    patterns, which = np.unique(keys, axis=0, return_inverse=True)  # (P, seeds), (U,)
+    index, seed = np.nonzero(patterns <= 0)
+    truth, predicted = np.divmod(-patterns[index, seed], size)
+    right = truth == predicted
+    columns = np.concatenate([truth, size + predicted, 2 * size + truth[right]])
+    index = np.concatenate([index, index, index[right]])
+    weights = 1.0 / (patterns <= 0).sum(axis=1)[index]
+    counts = Counts(csr_array((weights, (index, columns)), shape=(len(patterns), 3 * size)), which.ravel())
+    return UtteranceCounts(np.asarray(ids), table.loc[~table["id"].duplicated(), "speaker"].to_numpy(), counts)
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -76,7 +96,7 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
 
     Raises:
         SerError: missing columns, no rows, duplicate or empty ids, unknown labels, or probabilities that are not
-            numbers in [0, 1] or do not sum to one within 1e-3.
+            numbers in [0, 1] or do not sum to one within 1e-3 (5e-5 per class, where that is more).
     """
     emotions = emotions_of(table)
     missing = [column for column in REQUIRED if column not in table.columns]
@@ -88,13 +108,12 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
         )
     if table.empty:
         raise SerError(f"{source} has a header and no rows; give a table with at least one utterance.")
-    table = table.assign(**{name: table[name].astype(str) for name in REQUIRED})
+    values = table[[PREFIX + emotion for emotion in emotions]].apply(pd.to_numeric, errors="coerce").astype(float)
+    table = table.drop(columns=values.columns).assign(**{name: table[name].astype(str) for name in REQUIRED})
     _check_names(table, emotions, source)
-    columns = [PREFIX + emotion for emotion in emotions]
-    table = table.assign(**{column: pd.to_numeric(table[column], errors="coerce").astype(float) for column in columns})
-    _check_probabilities(table, source)
-    table = _with_optional_columns(table, source)
-    return table[[*COLUMNS, *table.columns.intersection(["corpus"]), *columns]].reset_index(drop=True)
+    _check_probabilities(table["id"], values.to_numpy(), source)
+    table = _with_optional_columns(table, source)[[*COLUMNS, *table.columns.intersection(["corpus"])]]
+    return pd.concat([table, values], axis=1).reset_index(drop=True)
 
 
 def write_predictions(path: str | Path, table: pd.DataFrame) -> None:
@@ -191,18 +210,18 @@ def _check_names(table: pd.DataFrame, emotions: list[str], source: str) -> None:
             )
 
 
-def _check_probabilities(table: pd.DataFrame, source: str) -> None:
-    values = probabilities(table)
+def _check_probabilities(ids: pd.Series, values: np.ndarray, source: str) -> None:
+    tolerance = max(TOLERANCE, ROUNDING * values.shape[1])
     faults = {
         "probabilities that are not numbers": ~np.isfinite(values).all(axis=1),
         "probabilities outside 0 to 1": ((values < -TOLERANCE) | (values > 1 + TOLERANCE)).any(axis=1),
-        "probabilities that do not sum to one": np.abs(values.sum(axis=1) - 1) > TOLERANCE,
+        "probabilities that do not sum to one": np.abs(values.sum(axis=1) - 1) > tolerance,
     }
     for fault, rows in faults.items():
         if rows.any():
             raise SerError(
                 f"{source} has {int(rows.sum())} row(s) with {fault} (the first is id "
-                f"{table['id'].iloc[int(np.argmax(rows))]}); write softmax outputs, one column per class."
+                f"{ids.iloc[int(np.argmax(rows))]}); write softmax outputs, one column per class."
             )
 
 

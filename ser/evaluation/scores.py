@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ser import metrics
-from ser.evaluation.bootstrap import Bounds, bootstrap_bounds
+from ser.evaluation.bootstrap import Bounds, Counts, bootstrap_bounds
 from ser.evaluation.predictions import emotions_of, probabilities, utterance_counts
-from ser.metrics import accuracy, uar, weighted_f1
+from ser.metrics import accuracy, class_counts, uar, weighted_f1
 
 REPETITIONS = 1000
 
@@ -22,12 +22,13 @@ def scores(table: pd.DataFrame) -> dict[str, Any]:
     does not occur are None. A class that occurs and is never predicted has precision 0, as in scikit-learn.
     """
     emotions = emotions_of(table)
-    counts = metrics.confusion_counts(table["emotion"].tolist(), table["predicted"].tolist(), emotions)
+    confusion = metrics.confusion_counts(table["emotion"].tolist(), table["predicted"].tolist(), emotions)
+    counts = class_counts(confusion)
     per_class = {"recall": metrics.recall, "precision": metrics.precision, "f1": metrics.f1}
     return {
         **{name: float(metric(counts)) for name, metric in metrics.METRICS.items()},
         **{name: dict(zip(emotions, map(_number, metric(counts)), strict=True)) for name, metric in per_class.items()},
-        "confusion": counts.tolist(),
+        "confusion": confusion.tolist(),
         "n": len(table),
     }
 
@@ -73,7 +74,7 @@ def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for speaker, part in table.groupby("speaker", sort=True):
         names = sorted({*part["emotion"], *part["predicted"]})
-        counts = metrics.confusion_counts(part["emotion"].tolist(), part["predicted"].tolist(), names)
+        counts = class_counts(metrics.confusion_counts(part["emotion"].tolist(), part["predicted"].tolist(), names))
         rows.append(
             {
                 "speaker": str(speaker),
@@ -98,9 +99,8 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     """
     per_speaker = speaker_scores(table)
     names = ("overall_accuracy", "average_f1", "performance_std", "f1_range", "accuracy_std", "accuracy_range")
-    counts = utterance_counts(table)
-    vectors, speakers = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
-    bounds = bootstrap_bounds(vectors, speakers, _spread, repetitions=repetitions, seed=seed)
+    _, speakers, counts = utterance_counts(table)
+    bounds = bootstrap_bounds(counts, speakers, _spread, of_unit=_of_speaker, repetitions=repetitions, seed=seed)
     result: dict[str, Any] = {"speakers": len(per_speaker), "n": len(table)}
     result |= {name: _number(value) for name, value in zip(names, bounds.estimate, strict=True)}
     result["intervals"] = {
@@ -118,16 +118,26 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     return result
 
 
-def _spread(sums: np.ndarray) -> np.ndarray:
-    """The six figures of ``cross_speaker`` (r, 6) from the confusion counts of each speaker (r, S, C*C)."""
-    size = math.isqrt(sums.shape[-1])
-    confusion = sums.reshape(*sums.shape[:-1], size, size)
-    f1, right = weighted_f1(confusion), accuracy(confusion)  # (r, S)
-    columns = [accuracy(confusion.sum(axis=1)), f1.mean(axis=1)]
-    for values in (f1, right):
+def _of_speaker(sums: np.ndarray) -> np.ndarray:
+    """Right answers, utterances and weighted F1 (..., 3) from counts (..., 3 C)."""
+    counts = _by_class(sums)
+    truth, _, right = np.moveaxis(counts.sum(axis=-1), -1, 0)
+    return np.stack([right, truth, weighted_f1(counts)], axis=-1)
+
+
+def _spread(speakers: np.ndarray) -> np.ndarray:
+    """The six figures of ``cross_speaker`` (r, 6) from those of each speaker (r, S, 3)."""
+    right, utterances, f1 = np.moveaxis(speakers, -1, 0)  # (r, S)
+    columns = [right.sum(axis=1) / utterances.sum(axis=1), f1.mean(axis=1)]
+    for values in (f1, right / utterances):
         spreads = [values.std(axis=1, ddof=1), np.ptp(values, axis=1)] if values.shape[1] > 1 else [np.nan] * 2
         columns += [np.broadcast_to(spread, len(values)) for spread in spreads]
     return np.stack(columns, axis=1)
+
+
+def _by_class(sums: np.ndarray) -> np.ndarray:
+    """Counts (..., 3, C) from flat ones."""
+    return sums.reshape(*sums.shape[:-1], 3, -1)
 
 
 def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[str, Any] | None:
@@ -168,16 +178,16 @@ def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: i
         right = (table["emotion"] == table["predicted"]).astype(float)
         # A speaker in both groups is two units; the units of the worst group sort first.
         unit = f"{side} " + table["speaker"]
-        rows.append(pd.DataFrame({"id": table["id"], "unit": unit, "side": side, "right": right, "all": 1.0}))
+        rows.append(pd.DataFrame({"id": table["id"], "unit": unit, "side": side, "right": right}))
     counts = pd.concat(rows).groupby(["side", "unit", "id"]).mean().reset_index()  # seeds of one utterance count once
-    lower_units = worst["speaker"].nunique()
+    answers, upper = counts["right"].to_numpy(), counts["side"].to_numpy()
+    vectors = np.stack([answers * (1 - upper), 1 - upper, answers * upper, upper], axis=1)  # right and all of each side
 
-    def difference(sums: np.ndarray) -> np.ndarray:  # (r, S, 2) -> (r,)
-        lower, upper = sums[:, :lower_units].sum(axis=1), sums[:, lower_units:].sum(axis=1)  # (r, 2)
-        return upper[:, 0] / upper[:, 1] - lower[:, 0] / lower[:, 1]
+    def difference(sums: np.ndarray) -> np.ndarray:  # (r, 4) -> (r,)
+        return sums[:, 2] / sums[:, 3] - sums[:, 0] / sums[:, 1]
 
     return bootstrap_bounds(
-        counts[["right", "all"]].to_numpy(),
+        Counts.of(vectors),
         counts["unit"].to_numpy(),
         difference,
         repetitions=repetitions,
@@ -188,9 +198,9 @@ def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: i
 
 
 def _group_metric(table: pd.DataFrame, metric: Callable[[np.ndarray], np.ndarray]) -> float:
-    cells = utterance_counts(table).drop(columns="speaker").to_numpy().sum(axis=0)
-    size = math.isqrt(len(cells))
-    return float(metric(cells.reshape(size, size)))
+    counts = utterance_counts(table).counts
+    total = counts.sums(np.zeros(len(counts.which), dtype=int)).toarray()[0]
+    return float(metric(_by_class(total)))
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -1,18 +1,21 @@
 """Intervals of a metric, and whether two results differ: paired tests, effect sizes, Holm's correction."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.sparse import hstack
 
 from ser.errors import SerError
-from ser.evaluation.bootstrap import CELLS_AT_ONCE, bootstrap_bounds
+from ser.evaluation.bootstrap import CELLS_AT_ONCE, Bounds, Counts, bootstrap_bounds
 from ser.evaluation.predictions import emotions_of, utterance_counts
 from ser.evaluation.scores import scores
-from ser.metrics import metric_named
+from ser.metrics import METRICS, metric_named
+
+MOST_PERMUTED = 1000  # units; of more, signs are drawn here, many times faster than scipy permutes
 
 
 class Interval(NamedTuple):
@@ -35,12 +38,18 @@ def bootstrap_interval(table: pd.DataFrame, metric: str = "uar", repetitions: in
     Raises:
         SerError: unknown metric.
     """
-    counts, function = utterance_counts(table), _of_cells(metric)
-    vectors, speakers = counts.drop(columns="speaker").to_numpy(), counts["speaker"].to_numpy()
-    bounds = bootstrap_bounds(
-        vectors, speakers, lambda sums: function(sums.sum(axis=1)), repetitions=repetitions, seed=seed
-    )
-    return Interval(*(float(bound[0]) for bound in bounds))
+    return bootstrap_intervals(table, [metric], repetitions, seed)[metric]
+
+
+def bootstrap_intervals(
+    table: pd.DataFrame, names: Iterable[str] = METRICS, repetitions: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """``bootstrap_interval`` of several metrics, from the same resamples."""
+    names = list(names)
+    function = _of_counts(names)
+    _, speakers, counts = utterance_counts(table)
+    bounds = bootstrap_bounds(counts, speakers, function, repetitions=repetitions, seed=seed)
+    return _intervals(names, bounds)
 
 
 def scores_with_interval(table: pd.DataFrame) -> dict[str, Any]:
@@ -49,71 +58,98 @@ def scores_with_interval(table: pd.DataFrame) -> dict[str, Any]:
     return {**scores(table), "uar_interval": None if math.isnan(found.low) else [found.low, found.high]}
 
 
-def difference_interval(
-    a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar", repetitions: int = 1000, seed: int = 0
-) -> Interval:
-    """Metric of ``b`` minus metric of ``a`` on the same utterances, with a 95% interval over speakers.
+def difference_intervals(
+    a: pd.DataFrame, b: pd.DataFrame, names: Iterable[str] = METRICS, repetitions: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """Metrics of ``b`` minus those of ``a`` on the same utterances, with 95% intervals over speakers.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes.
     """
+    names = list(names)
+    function = _of_counts(names)
     left, right, speakers = _paired_counts(a, b)
-    cells, function = left.shape[1], _of_cells(metric)
+    rows, which = np.unique(np.stack([left.which, right.which], axis=1), axis=0, return_inverse=True)  # (P, 2), (U,)
+    both = hstack([left.patterns[rows[:, 0]], right.patterns[rows[:, 1]]], format="csr")  # (P, 2 * 3 C)
 
     def difference(sums: np.ndarray) -> np.ndarray:
-        total = sums.sum(axis=1)
-        return function(total[:, cells:]) - function(total[:, :cells])
+        first, second = np.split(sums, 2, axis=-1)
+        return function(second) - function(first)
 
-    both = np.concatenate([left, right], axis=1)  # (U, 2*C*C)
-    bounds = bootstrap_bounds(both, speakers, difference, repetitions=repetitions, seed=seed, limits=(-1.0, 1.0))
-    return Interval(*(float(bound[0]) for bound in bounds))
+    bounds = bootstrap_bounds(
+        Counts(both, which.ravel()), speakers, difference, repetitions=repetitions, seed=seed, limits=(-1.0, 1.0)
+    )
+    return _intervals(names, bounds)
 
 
-def permutation_test(
-    a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar", by: str = "speaker", repetitions: int = 5000, seed: int = 0
-) -> dict[str, Any]:
-    """Two-sided paired permutation test of metric(b) - metric(a): swaps the predictions of a and b at random.
+def permutation_tests(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    names: Iterable[str] = METRICS,
+    by: str = "speaker",
+    repetitions: int = 5000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Two-sided paired permutation tests of metric(b) - metric(a): the predictions of a and b are swapped at random.
 
     ``by="speaker"`` swaps all utterances of a speaker together, which stays valid when a model is better for some
     speakers and worse for others; it needs six speakers to reach p < .05. ``by="utterance"`` swaps each utterance by
     itself, as if utterances of one speaker had nothing in common, and finds too many differences.
 
     Returns:
-        ``difference, p, units, exact``; ``exact`` where all arrangements were enumerated.
+        ``difference, p, units, exact`` for each metric; ``exact`` where all arrangements were enumerated.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes, or ``by`` is unknown.
     """
     if by not in {"speaker", "utterance"}:
         raise SerError(f"cannot swap by {by!r}; choose speaker or utterance.")
+    names = list(names)
+    function = _of_counts(names)
     left, right, speakers = _paired_counts(a, b)
-    function = _of_cells(metric)
-    differing = right - left  # (U, C*C)
-    if by == "speaker":
-        differing = pd.DataFrame(differing).groupby(speakers).sum().to_numpy()
-    units = len(differing)
-    differing = differing[np.abs(differing).max(axis=1) > 1e-12]  # swapping equal predictions changes nothing
-    total = left.sum(axis=0) + right.sum(axis=0)
+    units = pd.factorize(speakers, sort=True)[0] if by == "speaker" else np.arange(len(speakers))
+    first, second = left.sums(units), right.sums(units)
+    total = first.sum(axis=0) + second.sum(axis=0)
+    changes = second - first  # (U, 3 C)
+    changes = changes[abs(changes).max(axis=1).toarray().ravel() > 1e-12]  # swapping equal answers changes nothing
+    differing = changes.shape[0]
 
     def difference(signs: np.ndarray, axis: int = -1) -> np.ndarray:  # (..., U), +1 as it is and -1 swapped
-        shift = signs @ differing  # (..., C*C): counts of b minus counts of a
+        shift = signs @ changes  # (..., 3 C): counts of b minus counts of a
         # Rounded, so that arrangements with the same result are ties.
         return np.round(function((total + shift) / 2) - function((total - shift) / 2), 12)
 
-    observed = float(difference(np.ones(len(differing))))
-    if len(differing) < 2:  # swapping one unit changes the sign of the difference only
-        return {"difference": observed, "p": 1.0, "units": units, "exact": True}
+    observed = difference(np.ones(differing))
+    p_values = np.ones(len(names))
+    if differing > 1:  # swapping one unit changes the sign of the difference only
+        p_values = _permuted(difference, differing, repetitions, seed)
+    exact = differing < 2 or 2**differing <= repetitions
+    return {
+        name: {"difference": float(found), "p": float(p), "units": int(units.max()) + 1, "exact": exact}
+        for name, found, p in zip(names, observed, p_values, strict=True)
+    }
+
+
+def _permuted(difference: Callable[..., np.ndarray], units: int, repetitions: int, seed: int) -> np.ndarray:
+    """Two-sided p-values (M,) of differences as functions of the signs (r, units)."""
+    ones, batch = np.ones(units), max(1, CELLS_AT_ONCE // (2 * units))
+    if units > MOST_PERMUTED:
+        generator = np.random.default_rng(seed)
+        sizes = [min(batch, repetitions - start) for start in range(0, repetitions, batch)]
+        drawn = [difference(2.0 * generator.integers(2, size=(rows, units), dtype=np.int8) - 1) for rows in sizes]
+        null, observed = np.concatenate(drawn), difference(ones)  # (R, M), (M,)
+        extreme = np.minimum((null <= observed).sum(axis=0), (null >= observed).sum(axis=0))
+        return np.asarray(np.minimum(1.0, 2 * (extreme + 1) / (repetitions + 1)))
     found = stats.permutation_test(
-        (np.ones(len(differing)),),
+        (ones,),
         difference,
         permutation_type="samples",
         vectorized=True,
         n_resamples=repetitions,
-        batch=max(1, CELLS_AT_ONCE // (2 * len(differing))),
+        batch=batch,
         rng=seed,
     )
-    exact = 2 ** len(differing) <= repetitions
-    return {"difference": observed, "p": float(found.pvalue), "units": units, "exact": exact}
+    return np.asarray(found.pvalue)
 
 
 def corrected_t_test(
@@ -171,17 +207,20 @@ def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
     }
 
 
-def speaker_values(a: pd.DataFrame, b: pd.DataFrame, metric: str = "uar") -> tuple[np.ndarray, np.ndarray]:
-    """The metric of each speaker (S,) in two tables of the same utterances, speakers in the same order.
+def speaker_values(
+    a: pd.DataFrame, b: pd.DataFrame, names: Iterable[str] = METRICS
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Metrics of each speaker (S,) in two tables of the same utterances, speakers in the same order.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes.
     """
+    names = list(names)
+    function = _of_counts(names)
     left, right, speakers = _paired_counts(a, b)
-    size, function = math.isqrt(left.shape[1]), metric_named(metric)
-    sums = [pd.DataFrame(counts).groupby(speakers).sum().to_numpy() for counts in (left, right)]
-    first, second = (function(counts.reshape(-1, size, size)) for counts in sums)
-    return first, second
+    codes = pd.factorize(speakers, sort=True)[0]
+    first, second = (function(counts.sums(codes).toarray()) for counts in (left, right))  # (S, M)
+    return {name: (first[:, place], second[:, place]) for place, name in enumerate(names)}
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -195,19 +234,23 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _of_cells(metric: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A metric as a function of flat confusion counts (..., C*C)."""
-    function = metric_named(metric)
+def _of_counts(names: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
+    """The metrics (..., M) as a function of flat counts (..., 3 C)."""
+    functions = [metric_named(name) for name in names]
 
-    def of_cells(cells: np.ndarray) -> np.ndarray:
-        size = math.isqrt(cells.shape[-1])
-        return function(cells.reshape(*cells.shape[:-1], size, size))
+    def of_counts(flat: np.ndarray) -> np.ndarray:
+        counts = flat.reshape(*flat.shape[:-1], 3, -1)
+        return np.stack([function(counts) for function in functions], axis=-1)
 
-    return of_cells
+    return of_counts
 
 
-def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts (U, C*C) of both tables in the same order of ids, and the speakers (U,)."""
+def _intervals(names: Sequence[str], bounds: Bounds) -> dict[str, Interval]:
+    return {name: Interval(*map(float, row)) for name, row in zip(names, np.stack(bounds, axis=1), strict=True)}
+
+
+def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Counts, Counts, np.ndarray]:
+    """Counts of both tables in the same order of ids, and the speakers (U,)."""
     if emotions_of(a) != emotions_of(b):
         names = [", ".join(emotions_of(table)) for table in (a, b)]
         raise SerError(
@@ -215,18 +258,17 @@ def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.nda
             "same classes in the same order can be paired."
         )
     left, right = utterance_counts(a), utterance_counts(b)
-    if set(left.index) != set(right.index):
-        shared = len(set(left.index) & set(right.index))
+    places = pd.Index(right.ids).get_indexer(left.ids)
+    if len(left.ids) != len(right.ids) or (places < 0).any():
+        shared = int((places >= 0).sum())
         raise SerError(
-            f"the results have {len(left)} and {len(right)} utterances and share {shared}; a paired test "
+            f"the results have {len(left.ids)} and {len(right.ids)} utterances and share {shared}; a paired test "
             "needs the same test utterances, so compare runs of the same folds."
         )
-    right = right.loc[left.index]
-    labels = [table.drop_duplicates("id").set_index("id")["emotion"] for table in (a, b)]
-    changed = int((labels[0].loc[left.index] != labels[1].loc[left.index]).sum())
+    labels = [table.loc[~table["id"].duplicated(), "emotion"].to_numpy() for table in (a, b)]
+    changed = int((labels[0] != labels[1][places]).sum())
     if changed:
         raise SerError(
             f"{changed} utterance(s) have different labels in the two results; evaluate both on the same labels."
         )
-    speakers = left["speaker"].to_numpy()
-    return left.drop(columns="speaker").to_numpy(), right.drop(columns="speaker").to_numpy(), speakers
+    return left.counts, Counts(right.counts.patterns, right.counts.which[places]), left.speakers

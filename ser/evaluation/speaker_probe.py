@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from ser.errors import SerError
-from ser.evaluation.bootstrap import Bounds, bootstrap_bounds
+from ser.evaluation.bootstrap import Bounds, Counts, bootstrap_bounds
 
 SPLITS = 5
 MOST_SPEAKERS, MOST_ROWS, MOST_COMPONENTS = 40, 1000, 128  # bound the time, whatever the size of the corpus
@@ -106,9 +106,8 @@ def name_speakers(features: np.ndarray, table: pd.DataFrame, seed: int = 0) -> d
         folds = _stratified(labels, rows["emotion"].to_numpy(), seed)
         right = _predict(features, labels, folds, seed) == labels  # (probes, n)
         chosen, judged = _choose_across(right, folds, KINDS)
-        bounds = bootstrap_bounds(
-            np.stack([judged, np.ones(len(rows))], axis=1), labels, lambda sums: _ratio(sums.sum(axis=1)), seed=seed
-        )
+        counts = Counts.of(np.stack([judged, np.ones(len(rows))], axis=1))
+        bounds = bootstrap_bounds(counts, labels, _ratio, seed=seed)
         figure = _figure(bounds)
         if labels is permuted:
             result["control"] = figure
@@ -254,11 +253,11 @@ def _balanced_figure(
     ).astype(float)  # (n, 2 G)
 
     def balanced(sums: np.ndarray) -> np.ndarray:
-        totals = sums.sum(axis=1).reshape(len(sums), len(genders), 2)
+        totals = sums.reshape(len(sums), len(genders), 2)
         return np.asarray(_ratio(totals).mean(axis=-1))
 
     speakers, strata = (table[column].to_numpy(dtype=object) for column in ("speaker", "gender"))
-    bounds = bootstrap_bounds(counts, speakers, balanced, seed=seed, strata=strata)
+    bounds = bootstrap_bounds(Counts.of(counts), speakers, balanced, seed=seed, strata=strata)
     return _figure(bounds)
 
 

@@ -18,7 +18,7 @@ from ser.evaluation.comparison import paired_comparison, split_differences
 from ser.evaluation.leakage import leakage_table
 from ser.evaluation.runs import WARNINGS, Run, by_fold, by_variant, pooled
 from ser.evaluation.scores import cross_speaker, scores
-from ser.evaluation.significance import bootstrap_interval, holm
+from ser.evaluation.significance import bootstrap_intervals, holm
 from ser.metrics import METRICS
 
 DEFAULT_BASELINES = ("statistics_logistic", "gru")
@@ -124,9 +124,8 @@ def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> 
         "splits": _splits_hash(folds),
     }
     overall = scores(table)
-    for metric in METRICS:
+    for metric, interval in bootstrap_intervals(table).items():
         row |= _over_runs(metric, runs)
-        interval = bootstrap_interval(table, metric)
         row |= {
             f"{metric}_pooled": overall[metric],
             f"{metric}_pooled_low": interval.low,

@@ -15,6 +15,8 @@ from children import command, isolated, run_words
 from fake_corpora import write_manifest, write_voice
 
 from ser.data.cache import FeatureCache
+from ser.evaluation.scores import cross_speaker
+from ser.evaluation.significance import difference_intervals, permutation_tests, scores_with_interval
 from ser.inference.vad import EnergyGate
 
 RATE, HOURS = 16000, 3
@@ -88,6 +90,26 @@ def test_a_folder_of_20000_files(tmp_path, model):
     assert few.code == many.code == 0, many.shown[-2000:]
     assert len(pd.read_csv(tmp_path / "table.csv")) == 20_000
     assert many.peak_mb < few.peak_mb + SPARE_MB
+
+
+@pytest.mark.faults
+def test_scores_of_100_classes_take_no_confusion_matrix_per_utterance(tmp_path):
+    generator, names = np.random.default_rng(0), np.array([f"c{number}" for number in range(100)])
+    utterances, speakers = 50_000, 500  # a matrix for each utterance or speaker would take 4 GB or 40 MB per resample
+    answers = names[generator.integers(100, size=(3, utterances))]
+    facts = {"id": map(str, range(utterances)), "speaker": generator.integers(speakers, size=utterances).astype(str)}
+    table = pd.DataFrame({**facts, "session": 1, "gender": "", "seconds": 1.0, "emotion": answers[0]})
+    table = pd.concat([table, pd.DataFrame(0.01, table.index, [f"p_{name}" for name in names])], axis=1)
+    a, b = (table.assign(predicted=guesses) for guesses in answers[1:])
+
+    def work():
+        found = [scores_with_interval(a)["uar_interval"], cross_speaker(a)["intervals"]["average_f1"]]
+        found += [interval[1:] for interval in difference_intervals(a, b).values()]
+        found += [[result["p"]] for result in permutation_tests(a, b, by="utterance", repetitions=99).values()]
+        return int(not np.isfinite(np.concatenate(found)).all())
+
+    ended = isolated(tmp_path / "child", work, memory_mb=400)
+    assert ended.code == 0, ended.shown
 
 
 @pytest.fixture

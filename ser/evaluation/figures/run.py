@@ -29,6 +29,7 @@ from ser.evaluation.predictions import emotions_of, probabilities
 from ser.evaluation.scores import calibration, scores, speaker_scores
 
 _MOST_SPEAKERS, _MOST_GROUPS = 48, 40
+MOST_WRITTEN = 30  # classes of a confusion matrix with a number in every cell
 
 
 @figure(
@@ -41,9 +42,9 @@ def confusion(predictions: pd.DataFrame, note: str = "") -> Figure:
 
 
 def draw_confusion(counts: np.ndarray, emotions: list[str], note: str = "") -> Figure:
-    """The figure of confusion counts (C, C), rows the true emotion."""
+    """The figure of confusion counts (C, C), rows the true emotion; without numbers where classes are many."""
     rates = row_rates(counts)
-    side = max(3.4, 0.62 * len(emotions) + 1.4)
+    side = max(3.4, (0.62 if len(emotions) <= MOST_WRITTEN else 0.16) * len(emotions) + 1.4)
     drawn = new_figure(2 * side + 1.4, side + 0.6, "Confusion matrix", note)
     left, right = drawn.subplots(1, 2)
     draw_matrix(left, counts / max(1, counts.max()), [[f"{cell:d}" for cell in row] for row in counts], emotions)
@@ -62,7 +63,7 @@ def row_rates(counts: np.ndarray) -> np.ndarray:
 def draw_matrix(axes: Axes, shades: np.ndarray, cells: list[list[str]], emotions: list[str]) -> None:
     """Draw one confusion matrix (C, C): shades in [0, 1], text in the cells."""
     axes.imshow(np.nan_to_num(shades), cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(shades.shape):
+    for row, column in np.ndindex(shades.shape) if len(emotions) <= MOST_WRITTEN else ():
         dark = np.nan_to_num(shades[row, column]) > 0.55
         axes.text(column, row, cells[row][column], ha="center", va="center", fontsize=9, color="white" if dark else INK)
     names = [drawable(emotion, 12) for emotion in emotions]

@@ -14,7 +14,7 @@ from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number
 from ser.evaluation.report.leakage_tables import probe_cell
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.scores import calibration
-from ser.evaluation.significance import bootstrap_interval
+from ser.evaluation.significance import bootstrap_intervals
 from ser.evaluation.summary import Summary
 from ser.metrics import MEANINGS, TITLES
 from ser.run.identity import installed_versions
@@ -49,9 +49,9 @@ def evaluation_notes(run: Run) -> list[str]:
 def _scores(run: Run) -> Table:
     """The four scores with intervals over speakers, beside those of the validation part."""
     validation = run.metrics.get("validation", {})
-    rows = []
+    rows, intervals = [], bootstrap_intervals(run.predictions)
     for metric, title in TITLES.items():
-        bounds = bootstrap_interval(run.predictions, metric)
+        bounds = intervals[metric]
         row = [f"{title}, {MEANINGS[metric]}", percent(run.test[metric]), interval(bounds.low, bounds.high)]
         rows.append(row + ([percent(validation.get(metric))] if validation else []))
     columns = ["score", "test (%)", "95% interval (%)", *(["validation (%)"] if validation else [])]
