@@ -218,6 +218,22 @@ def test_arrays_of_every_kind_are_copied_and_recognised(recognizer):
         assert values(recognizer(integers, 16000)) == pytest.approx(values(recognizer(coarse, 16000)), abs=1e-6)
 
 
+def test_arrays_of_another_scale_or_order_are_refused_and_not_guessed(recognizer):
+    wave = voice(1.5).numpy()
+    integers = (3e4 * wave).astype(np.int16)
+    wrong = {
+        "expected -1 to 1": (integers.astype(np.float32), 16000),
+        "int64, whose range no sound fills": (integers.tolist(), 16000),
+        "with ndarray as the rate": (16000, integers),
+    }
+    for reason, recording in wrong.items():
+        with pytest.raises(SerError, match=reason) as refusal:
+            recognizer(*recording)
+        assert "\n" not in str(refusal.value)
+    half = torch.from_numpy(wave).bfloat16()
+    assert values(recognizer(half, 16000)) == pytest.approx(values(recognizer(half.float(), 16000)))
+
+
 @pytest.fixture
 def refused(run_folder, tmp_path):
     """Loads the model with something changed and gives back the one line of the refusal."""

@@ -187,8 +187,8 @@ def check_encoder(config: ModelConfig, encoder: Encoder) -> None:
     if differing:
         key = differing[0]
         raise SerError(
-            f"the encoder is not the one of the training: {key}={found.get(key)}, expected {trained.get(key)}; name "
-            "the encoder it was trained with (--encoder FOLDER)."
+            f"the encoder is not the one of the training: {key}={found.get(key)!r}, expected {trained.get(key)!r}; "
+            "name the encoder it was trained with (--encoder FOLDER)."
         )
 
 

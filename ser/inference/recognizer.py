@@ -43,6 +43,8 @@ from ser.inference.vad import NO_SPEECH
 
 LONGEST_SECONDS = 60.0  # attention is quadratic; longer recordings are predicted window by window
 SHORTEST_SAMPLES = 400  # 25 ms at 16 kHz: one frame of every encoder
+_LARGEST_INTEGER = 4  # bytes
+_LOUDEST = 256.0  # float samples above were scaled as integers
 
 Waveform = NDArray[Any] | Tensor
 Recording = tuple[Waveform, Any]  # samples (N,), (N, channels) or (channels, N), and their rate in Hz
@@ -328,29 +330,40 @@ def prepare(waveform: Waveform, sample_rate: Any) -> Tensor:
     """A copy of samples of any rate and number type, mono, (N,) float32 at 16 kHz.
 
     Args:
-        waveform: (N,), (N, channels) or (channels, N); the longer axis is time. Integers fill the range of their type.
+        waveform: (N,), (N, channels) or (channels, N); the longer axis is time. Floating point lies in [-1, 1],
+            integers of 8 to 32 bits fill the range of their type.
         sample_rate: Hz, a number or its text.
 
     Raises:
         SerError: too short, too long, NaN or infinite samples, another shape, an impossible rate.
     """
     try:
-        samples = np.asarray(waveform.detach().cpu() if isinstance(waveform, Tensor) else waveform)
+        if isinstance(waveform, Tensor):
+            waveform = waveform.detach().cpu().float() if waveform.is_floating_point() else waveform.detach().cpu()
+        samples = np.asarray(waveform)
         rate = int(sample_rate) if float(sample_rate) == int(float(sample_rate)) else sample_rate
         if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
             raise ValueError(f"samples of type {samples.dtype} and shape {samples.shape}")
     except (TypeError, ValueError, OverflowError) as error:
+        shown = type(sample_rate).__name__ if np.ndim(sample_rate) else repr(sample_rate)
         raise SerError(
-            f"got {str(error).strip().splitlines()[0]} at {sample_rate!r} Hz, expected numbers of shape (N,) or "
-            "(N, channels) and a rate in Hz; pass one recording at a time."
+            f"got {str(error).strip().splitlines()[0]}, with {shown} as the rate, expected numbers of shape (N,) or "
+            "(N, channels), then a rate in Hz; pass one recording at a time."
         ) from error
     if samples.dtype.kind in "iu":
+        if samples.dtype.itemsize > _LARGEST_INTEGER:
+            raise SerError(
+                f"got integers of type {samples.dtype}, whose range no sound fills, expected 8 to 32 bits; give them "
+                "the type that they were recorded with, such as samples.astype('int16')."
+            )
         half = 2.0 ** (8 * samples.dtype.itemsize - 1)
         samples = samples.astype(np.float64) / half - (samples.dtype.kind == "u")
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         samples = samples.T  # (channels, N) -> (N, channels)
     if not np.isfinite(samples).all():
         raise SerError("the recording holds NaN or infinite samples, expected finite ones; record or export it again.")
+    if (peak := np.abs(samples).max(initial=0.0)) > _LOUDEST:
+        raise SerError(f"the samples reach {peak:.0f}, expected -1 to 1; divide them, 16-bit ones by 32768.")
     prepared = resample_mono(torch.from_numpy(np.array(samples, np.float32)), rate)
     if len(prepared) < SHORTEST_SAMPLES:
         raise SerError(
