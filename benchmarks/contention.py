@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=1, help="busy processes beside it (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="epochs each, of which the median counts")
     parser.add_argument("--scale", type=float, default=0.06, help="size relative to IEMOCAP (default: %(default)s)")
-    parser.add_argument("--experiment", default="recommended", help="what to train (default: %(default)s)")
+    parser.add_argument("--experiment", default="bottleneck_gru", help="what to train (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         experiment = compose_experiment(Path(folder), options.scale, f"experiment={options.experiment}")

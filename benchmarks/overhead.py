@@ -82,7 +82,7 @@ def lightning_epoch(experiment: Experiment) -> NDArray[np.float64]:
     lightning.seed_everything(1, verbose=False)
     module, watch = experiment.module(), Stopwatch()
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        trainer = build_trainer(experiment.cfg)
+        trainer = build_trainer(experiment.cfg, len(experiment.data.train_dataloader()))
         trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=experiment.data)
     experiment.data.trainer = None

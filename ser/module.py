@@ -156,7 +156,7 @@ class EmotionModule(lightning.LightningModule):
         ):
             raise SerError(
                 f"{type(self.adversary).__name__} acts after the last epoch, but validation may keep an earlier one; "
-                "set callbacks.early_stopping=null callbacks.checkpoint.monitor=null callbacks.checkpoint.mode=max."
+                "set callbacks.early_stopping=null callbacks.checkpoint.monitor=null."
             )
 
     @torch.no_grad()

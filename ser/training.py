@@ -84,7 +84,8 @@ def _carry_out(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]
     facts |= {} if recipe is None else {"cross_validation": recipe.record}
     module = build_module(cfg, data.module, facts, data.encoder)
     show_network(module, choices["model"])
-    trainer = build_trainer(cfg, schedules=not isinstance(module.network, StatisticsLogistic))
+    batches = len(data.module.train_dataloader())  # per epoch
+    trainer = build_trainer(cfg, batches=batches, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # refused here, settings leave no folder behind
     with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
@@ -114,7 +115,10 @@ def _objective(metrics: Mapping[str, Any]) -> float:
 
 def _check_numbers(cfg: DictConfig) -> None:
     """Refuse what the libraries that get these settings would not refuse in one line."""
-    check_number("trainer.max_epochs", cfg.trainer.max_epochs, 1, whole=True)
+    limits = {key: cfg.trainer[key] for key in ("max_epochs", "min_epochs", "min_steps")}
+    for key, value in limits.items():
+        if value is not None or limits == dict.fromkeys(limits):
+            check_number(f"trainer.{key}", value, 1, whole=True)
     check_number("seed", cfg.seed, 0, 2**32 - 1)
     if cfg.adversarial_weight is not None:
         check_number("adversarial_weight", cfg.adversarial_weight, 0)

@@ -146,6 +146,8 @@ WORDS = [
     ("batches.workers=-1", "workers=-1"),
     ("trainer.max_epochs=-1", "at least 1"),
     ("trainer.max_epochs=0", "at least 1"),
+    ("trainer.max_epochs=null", "trainer.max_epochs"),
+    ("trainer.min_steps=0", "at least 1"),
     ("trainer.devices=0", "trainer.devices=0"),
     ("trainer.precision=foo", "Precision 'foo' is invalid"),
     ("data.emotions=[sad]", "at least two"),

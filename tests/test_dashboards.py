@@ -117,7 +117,7 @@ TQDM = "callbacks.progress_bar={_target_: lightning.pytorch.callbacks.TQDMProgre
 ])  # fmt: skip
 def test_a_bar_is_shown_only_on_a_terminal_where_one_is_configured(configure, monkeypatch, words, terminal, bars):
     monkeypatch.setenv("TTY_COMPATIBLE", terminal)
-    trainer = training.build_trainer(configure("logger=none", *words, tiny=False))
+    trainer = training.build_trainer(configure("logger=none", *words, tiny=False), 1)
     assert isinstance(trainer.progress_bar_callback, TQDMProgressBar if bars else type(None))
 
 

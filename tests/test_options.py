@@ -211,9 +211,30 @@ def test_all_loggers_together(make, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", options("trainer"))
 def test_every_trainer_is_built(make, name):
     devices = ["trainer.accelerator=cpu"] if name != "cpu" else []
-    trainer = training.build_trainer(make(f"trainer={name}", *devices, "logger=none"))
+    trainer = training.build_trainer(make(f"trainer={name}", *devices, "logger=none"), 1)
     assert trainer.max_epochs == 40
     assert trainer.num_devices == (2 if name == "ddp" else 1)
+
+
+@pytest.mark.parametrize(("limits", "batches", "epochs"), [
+    ({"max_epochs": 3, "min_epochs": 5, "min_steps": 99}, 5, 3),  # what is typed holds
+    ({"max_epochs": "null", "min_epochs": 3}, 5, 3),
+    ({"max_epochs": "null", "min_epochs": 3, "min_steps": 12}, 5, 3),
+    ({"max_epochs": "null", "min_epochs": 3, "min_steps": 21}, 5, 5),
+    ({"max_epochs": "null", "min_steps": 21, "accumulate_grad_batches": 2}, 6, 7),
+])  # fmt: skip
+def test_a_small_corpus_gets_the_fewest_steps(make, limits, batches, epochs):
+    words = [f"trainer.{key}={value}" for key, value in limits.items()]
+    assert training.build_trainer(make(*words, "logger=none"), batches).max_epochs == epochs
+
+
+def test_schedules_end_with_the_epochs_that_the_steps_ask_for(make, tmp_path):
+    steps = ["trainer.max_epochs=null", "trainer.min_steps=3", "+trainer.limit_train_batches=1.0"]
+    words = [word for word in SMALL if not word.startswith(("trainer", "+trainer"))]
+    training.run(make(*words, *SHORT, *steps, "batches.batch_size=400", "batches.max_frames=100000",
+                      "lr_schedule=cosine_once", "callbacks.early_stopping=null", "logger=none"))  # fmt: skip
+    rates = pd.read_csv(tmp_path / "run" / "history.csv")["learning_rate"]
+    assert len(rates) == 3 and rates.iloc[-1] < 0.5 * rates.iloc[0]
 
 
 def test_mixed_precision_trains(make, tmp_path):
@@ -300,7 +321,7 @@ def test_two_processes_share_a_run(manifest, cache, tmp_path):
 @pytest.mark.parametrize(("native", "kept"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_bf16_stays_in_float32_where_the_cpu_cannot_do_it(make, monkeypatch, caplog, native, kept):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native, "amx_bf16": native})
-    trainer = training.build_trainer(make(*SMALL, "trainer.precision=bf16-mixed", "logger=none"))
+    trainer = training.build_trainer(make(*SMALL, "trainer.precision=bf16-mixed", "logger=none"), 1)
     assert trainer.precision == kept
     assert ("no bf16 instructions" in caplog.text) is not native
 

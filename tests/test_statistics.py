@@ -135,7 +135,7 @@ def test_adversary_and_augmentation_leave_a_fitted_network_as_it_is(run, tmp_pat
 
 
 def test_the_layer_per_frame_trains(run):
-    metrics = run("statistics_mlp", "model.hidden_size=8", "trainer.max_epochs=2")
+    metrics = run("recommended", "model.hidden_size=8", "trainer.max_epochs=2")
     assert metrics["epochs"] == 2
     assert metrics["parameters"] == 8 * 81 + 4 * 17
 

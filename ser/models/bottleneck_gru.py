@@ -1,4 +1,4 @@
-"""The recommended network: few layers, statistics pooling, and a bottleneck of few values."""
+"""A small network: few layers, statistics pooling, and a bottleneck of few values."""
 
 from collections.abc import Callable
 

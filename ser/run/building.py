@@ -1,6 +1,7 @@
 """What a configuration builds: the data of a fold, the module with its network and adversary, and the trainer."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -207,8 +208,15 @@ def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: 
     return adversary
 
 
-def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
-    """The trainer with its callbacks and loggers; a network that is fitted at once needs no schedules."""
+def build_trainer(cfg: DictConfig, batches: int, schedules: bool = True) -> lightning.Trainer:
+    """The trainer with its callbacks and loggers.
+
+    Args:
+        cfg: the configuration of a run.
+        batches: of the training part per epoch, on all devices. Without ``trainer.max_epochs`` there are as many epochs
+            as ``trainer.min_epochs`` and ``trainer.min_steps`` ask for.
+        schedules: False for a network that is fitted at once.
+    """
     callbacks = [
         *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),
         *(instantiate(cfg, f"callbacks.{name}") for name, callback in cfg.callbacks.items() if callback is not None),
@@ -221,12 +229,16 @@ def build_trainer(cfg: DictConfig, schedules: bool = True) -> lightning.Trainer:
     trainer: lightning.Trainer = instantiate(
         cfg,
         "trainer",
+        max_epochs=cfg.trainer.max_epochs or 1,
         precision=_precision(cfg.trainer),
         callbacks=[callback for callback in callbacks if shown or not isinstance(callback, ProgressBar)],
         enable_progress_bar=shown,  # else Lightning would add a bar of its own
         logger=loggers,
         plugins=[WholeFileCheckpointIO()],
     )
+    if cfg.trainer.max_epochs is None:
+        steps = max(1, batches // (trainer.world_size * trainer.accumulate_grad_batches))  # per epoch
+        trainer.fit_loop.max_epochs = max(cfg.trainer.min_epochs or 1, math.ceil((cfg.trainer.min_steps or 0) / steps))
     return trainer
 
 
