@@ -2,7 +2,6 @@
 
 import io
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,13 +33,7 @@ def is_quiet() -> bool:
 
 def announce(corpus: Corpus) -> None:
     """One line about the corpus, and one about how to use another where it is the built-in one."""
-    counts = Counter(utterance.emotion for utterance in corpus.utterances)
-    hours = sum(utterance.seconds for utterance in corpus.utterances) / 3600
-    emotions = ", ".join(f"{counts[emotion]:,} {emotion}" for emotion in corpus.emotions)
-    log.info(
-        "corpus %s: %s utterances, %.1f h, %d speakers, %d sessions (%s)",
-        corpus.name, f"{len(corpus.utterances):,}", hours, len(corpus.speakers), len(corpus.sessions), emotions,
-    )  # fmt: skip
+    log.info("corpus %s", corpus.summary())
     if corpus.name == "synthetic":
         log.info("this is the built-in synthetic corpus; for IEMOCAP: data=iemocap data.root=/path/to/IEMOCAP "
                  "(or set SER_DATA=iemocap and IEMOCAP_ROOT)")  # fmt: skip

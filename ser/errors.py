@@ -3,16 +3,8 @@
 import errno
 import math
 
-_DISK = {
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EIO,
-    errno.ENAMETOOLONG,
-}
+_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EIO,
+         errno.ENAMETOOLONG)  # fmt: skip
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.
 _USAGE_ERRORS = ("lightning.fabric.utilities.exceptions", "wandb.errors")
 
@@ -31,7 +23,8 @@ class SerError(Exception):
     """Bad input in one line: what was given, what was expected, what to do.
 
     Entry points print the message without a traceback and exit with code 1. Every other exception is a defect of the
-    program and keeps its traceback.
+    program and keeps its traceback. Constructors raise it for a setting out of range, and whatever "refuses" raises it;
+    their docstrings do not say so again.
     """
 
 
@@ -52,9 +45,6 @@ def check_number(
     """Refuse a setting that is no number from ``low`` to ``high``; with ``above``, ``low`` itself is refused, too.
 
     ``name`` is the setting as the user writes it, such as ``model.dropout``.
-
-    Raises:
-        SerError: naming the setting, the value and the range.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         within = low <= value <= high and not (above and value == low)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ser.errors import SerError, first_line
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
 _UMASK = os.umask(0)  # it cannot be read without being set
@@ -49,11 +50,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def told_writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write ``path`` into a SerError.
-
-    Raises:
-        SerError: the folder cannot be written or the disk is full.
-    """
+    """Turn the system's refusal to write ``path`` into a SerError."""
     try:
         yield
     except OSError as error:
@@ -95,6 +92,11 @@ def write_tensors(path: Path, tensors: "Mapping[str, NDArray[Any]]", metadata: M
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(None, str(error)) from error
     path.chmod(0o666 & ~_UMASK)  # safetensors lets only the owner read its files
+
+
+def safe_csv(table: "pd.DataFrame") -> str:
+    """A table as CSV in which no text can act as a spreadsheet's formula."""
+    return table.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell).to_csv(index=False)
 
 
 def spreadsheet_safe(text: str) -> str:

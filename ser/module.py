@@ -143,11 +143,7 @@ class EmotionModule(lightning.LightningModule):
         return loss
 
     def on_fit_start(self) -> None:
-        """Refuse to choose among epochs where an adversary acts after the last one.
-
-        Raises:
-            SerError: an earlier epoch could be kept.
-        """
+        """Refuse to choose among epochs where an adversary acts after the last one."""
         chosen = [one for one in self.trainer.checkpoint_callbacks if getattr(one, "monitor", None)]
         if (
             self.adversary is not None

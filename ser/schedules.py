@@ -24,11 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class AlphaSchedule(lightning.Callback, ABC):
-    """Sets ``alpha`` of the module's adversary before every step; does nothing without an adversary.
-
-    Raises:
-        SerError: a number is out of range.
-    """
+    """Sets ``alpha`` of the module's adversary before every step; does nothing without an adversary."""
 
     def __init__(self, max_alpha: float = 1.0) -> None:
         check_number("alpha_schedule.max_alpha", max_alpha, 0)

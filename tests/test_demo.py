@@ -23,6 +23,7 @@ from ser.emotions import looks
 from ser.errors import SerError
 from ser.inference.files import predict_file
 from ser.inference.vad import EnergyGate
+from ser.io import safe_csv
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser-lab[demo]'")
 
@@ -33,7 +34,7 @@ from ser.demo import plots, recognition, server
 from ser.demo.app import Page
 from ser.demo.live import LiveSettings, LiveSound, live_panel
 from ser.demo.recognition import Limits, ModelShelf, contrast_with_white
-from ser.demo.state import History, Sessions, to_csv, to_json
+from ser.demo.state import History, Sessions, to_json
 
 GATE = EnergyGate()
 
@@ -339,7 +340,7 @@ def test_many_files_where_silence_bad_and_ignored_ones_are_rows(page, uploads):
     assert table["file"].tolist() == ["=b.wav", "silent.wav", "bad.wav", "notes.txt"]
     assert table["predicted"].notna().tolist() == [True, False, False, False]
     assert table["reason"].notna().tolist() == [False, False, True, True]
-    assert to_csv(table).splitlines()[1].startswith("'=b.wav")
+    assert safe_csv(table).splitlines()[1].startswith("'=b.wav")
     assert shown["value"]["Emotion"].tolist()[1:] == ["no speech", "", ""]
     assert page.sessions.of("one").history.table()["name"].tolist() == ["silent.wav", "=b.wav"]
     for wrong, message in (([], "first"), (given[1:2], "no audio file"), (given[:1] * 4, "at most 3")):
@@ -390,7 +391,7 @@ def test_history_is_bounded_and_exported(tmp_path):
     records = json.loads(to_json(table))
     assert [row["predicted"] for row in records] == [None, "happy", None]
     assert records[1]["p_happy"] == 0.7
-    assert to_csv(table).splitlines()[0].endswith("model,p_happy,p_sad")
+    assert safe_csv(table).splitlines()[0].endswith("model,p_happy,p_sad")
     for language in demo.LANGUAGES:
         assert len(plots.result_table(table, language).columns) == len(table.columns)
     (tmp_path / "large.wav").write_bytes(b"x" * 9)
@@ -404,7 +405,7 @@ def test_history_is_bounded_and_exported(tmp_path):
 def test_exported_names_cannot_be_formulas(start):
     history = History()
     history.add("file", f"{start}1+1.wav", 1.0, {}, "m")
-    assert f"'{start}1+1.wav" in to_csv(history.table())
+    assert f"'{start}1+1.wav" in safe_csv(history.table())
 
 
 def test_a_row_of_the_history_can_be_played(page, uploads):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ser.adversary import SpeakerClassifier
+from ser.data.batching import valid_frames
 from ser.errors import SerError
 from ser.models.attention import (
     ConcatAttention,
@@ -30,7 +31,6 @@ from ser.models.layers import (
     SpeakerNorm,
     masked_max,
     masked_mean,
-    valid_frames,
 )
 from ser.models.statistics import StatisticsLogistic, StatisticsMLP
 

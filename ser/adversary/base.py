@@ -32,9 +32,6 @@ class Adversary(nn.Module, ABC):
         alpha: factor of the gradient that reaches the network, set by the alpha schedule before every step.
         refits: whether ``refit`` wants the training part before each validation.
         after_training: whether only before the validation of the last epoch, whose weights the run must keep.
-
-    Raises:
-        SerError: a number is out of range.
     """
 
     alpha: Tensor

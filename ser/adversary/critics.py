@@ -71,9 +71,6 @@ class Critics(Adversary):
     The heads also get the emotion, so what they learn is the speaker given the emotion. Between two steps of the
     network they take ``steps`` steps on remembered utterances; a head whose loss on new utterances stays at chance
     starts anew. Subclasses define ``objective``, the loss that the network gets.
-
-    Raises:
-        SerError: a number is out of range.
     """
 
     recent: Tensor

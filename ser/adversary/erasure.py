@@ -24,9 +24,6 @@ class Erasure(Adversary):
     there are more values than speakers. What is not linear (speakers that differ in their variances, say) stays.
 
     Source: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed form".
-
-    Raises:
-        SerError: a number is out of range.
     """
 
     refits = True
@@ -75,9 +72,6 @@ class ErasureAfterTraining(Erasure):
 
     Training is that of the network without removal. With ``answer``, everything that the head does not read is erased
     too: the pooled features then hold the answer (one value fewer than there are emotions) and nothing else.
-
-    Raises:
-        SerError: a number is out of range, or the network has another head than one linear layer on the statistics.
     """
 
     after_training = True

@@ -18,9 +18,6 @@ class KernelIndependence(Adversary):
     are whitened within the emotion.
 
     Source: Gretton et al. 2005, "Measuring statistical dependence with Hilbert-Schmidt norms".
-
-    Raises:
-        SerError: a number is out of range.
     """
 
     def __init__(self, pooled: int, speakers: int, emotions: int, *, memory: int = 512, weight: float = 1.0) -> None:

@@ -75,19 +75,28 @@ def _print_version(wanted: bool) -> None:
 
 
 def positive(value: float | None) -> float | None:
-    """The value of an option that must be above zero.
-
-    Raises:
-        BadParameter: it is not.
-    """
+    """The value of an option that must be above zero."""
     if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value:g} was given, expected a number above zero.")
     return value
 
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings as for ser train, such as data=iemocap.")
-]
+def option(metavar: str, text: str, **settings: Any) -> Any:
+    """A typer option that takes a value."""
+    return typer.Option(metavar=metavar, help=text, **settings)
+
+
+def flag(name: str, text: str) -> Any:
+    """A typer option without a value, and without its negation."""
+    return typer.Option(name, help=text)
+
+
+def argument(metavar: str, text: str) -> Any:
+    """A typer argument."""
+    return typer.Argument(metavar=metavar, help=text)
+
+
+Overrides = Annotated[list[str] | None, argument("KEY=VALUE", "Settings as for ser train, such as data=iemocap.")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -97,22 +106,16 @@ Model = Annotated[
     ),
 ]
 Encoder = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FOLDER", help="Folder or Hub id of the pretrained encoder, if it has moved; default: SER_ENCODER."
-    ),
+    str | None, option("FOLDER", "Folder or Hub id of the pretrained encoder, if it has moved; default: SER_ENCODER.")
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda or cuda:1.")]
+Device = Annotated[str, option("NAME", "Where to compute: cpu, cuda or cuda:1.")]
 AllowDownload = Annotated[
-    bool, typer.Option("--allow-download", help="Fetch the encoder that the model names from the Hugging Face Hub.")
+    bool, flag("--allow-download", "Fetch the encoder that the model names from the Hugging Face Hub.")
 ]
-NoGate = Annotated[bool, typer.Option("--no-gate", help="Give silence and noise an emotion, too.")]
-Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table: .csv or .json.")]
+NoGate = Annotated[bool, flag("--no-gate", "Give silence and noise an emotion, too.")]
+Output = Annotated[Path | None, option("FILE", "Also write the table: .csv or .json.")]
 Shrinkage = Annotated[
-    float,
-    typer.Option(
-        metavar="SECONDS", callback=positive, help="Weight of the training statistics beside a speaker's own."
-    ),
+    float, option("SECONDS", "Weight of the training statistics beside a speaker's own.", callback=positive)
 ]
 
 

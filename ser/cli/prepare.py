@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ser.cli.app import PARTLY_FAILED, PREPARE, Overrides, app, command
+from ser.cli.app import PARTLY_FAILED, PREPARE, Overrides, app, command, flag
 
 
 @command(PREPARE, "ser doctor", "ser doctor data=ravdess data.root=RAVDESS features=whisper_base --deep")
 def doctor(
     overrides: Overrides = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every file, run the encoder, verify every checksum.")
-    ] = False,
+    deep: Annotated[bool, flag("--deep", "Decode every file, run the encoder, verify every checksum.")] = False,
 ) -> int:
     """Check installation, corpus, encoder and cache, and say what to do.
 

@@ -71,11 +71,7 @@ class SweepCallback(Callback):
         return {**self.__dict__, "watcher": None, "ended": None, "messages": None}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count the runs and begin to watch them.
-
-        Raises:
-            SystemExit: the outputs folder cannot be made.
-        """
+        """Count the runs and begin to watch them."""
         typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # 'variant=mine-${model.cell}'
         overrides = OverridesParser.create().parse_overrides(typed)  # type: ignore[arg-type]
         swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
@@ -135,11 +131,7 @@ class SweepCallback(Callback):
             log.error("%s: %s (%s)", self.run, reason or "finished", error)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Show the summary of each folder of runs, then the runs that failed.
-
-        Raises:
-            SystemExit: some failed.
-        """
+        """Show the summary of each folder of runs, then the runs that failed."""
         if self.ended is not None and self.watcher is not None:
             self.ended.set()
             self.watcher.join()

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from ser.cli.app import RESULTS, AllowDownload, Device, Encoder, Model, Overrides, Shrinkage, command
+from ser.cli.app import (
+    RESULTS,
+    AllowDownload,
+    Device,
+    Encoder,
+    Model,
+    Overrides,
+    Shrinkage,
+    argument,
+    command,
+    flag,
+    option,
+)
 from ser.errors import SerError
 
 
@@ -21,25 +33,20 @@ from ser.errors import SerError
 def evaluate(
     checkpoint: Model = None,
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE|FOLDER", help="data=..., or a folder whose names hold the emotions."),
+        list[str] | None, argument("KEY=VALUE|FOLDER", "data=..., or a folder whose names hold the emotions.")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Table of recordings: path, emotion, speaker; as data=manifest.")
+        Path | None, option("FILE", "Table of recordings: path, emotion, speaker; as data=manifest.")
     ] = None,
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to write; default: below outputs/evaluation.")
-    ] = None,
+    output: Annotated[Path | None, option("FOLDER", "Where to write; default: below outputs/evaluation.")] = None,
     allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Also test speakers that training has seen, and label the result.")
+        bool, flag("--allow-seen", "Also test speakers that training has seen, and label the result.")
     ] = False,
-    leave_out_seen: Annotated[
-        bool, typer.Option("--leave-out-seen", help="Leave out speakers that training has seen.")
-    ] = False,
-) -> int:
+    leave_out_seen: Annotated[bool, flag("--leave-out-seen", "Leave out speakers that training has seen.")] = False,
+) -> None:
     """Score a trained model on labelled recordings that it was not trained on.
 
     Writes the files of a run. Classes that only one side knows are left out, or mapped: map.calm=neutral.
@@ -57,7 +64,6 @@ def evaluate(
         raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")
     trained = Trained.of(checkpoint or PRETRAINED, encoder, device, allow_download)
     show_evaluation(score(trained, words, output, allow_seen=allow_seen, leave_out_seen=leave_out_seen))
-    return 0
 
 
 @command(
@@ -65,24 +71,21 @@ def evaluate(
     "ser cross --corpus 'data=ravdess data.root=RAVDESS' --corpus 'data=emodb data.root=EMODB' experiment=recommended",
 )
 def cross(
-    corpus: Annotated[list[str], typer.Option(metavar="'data=...'", help="A corpus; two or more.")],
+    corpus: Annotated[list[str], option("'data=...'", "A corpus; two or more.")],
     overrides: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to write; default: below outputs/cross.")
-    ] = None,
-) -> int:
+    output: Annotated[Path | None, option("FOLDER", "Where to write; default: below outputs/cross.")] = None,
+) -> None:
     """Train on each of several corpora and test on each; what is finished is not repeated."""
     from ser.evaluation.cross import cross as fill  # noqa: PLC0415
 
     fill(corpus, overrides or [], output)
-    return 0
 
 
 @command(RESULTS, "ser summary outputs/ravdess-whisper_base", "ser summary tables/ --baseline hubert")
 def summary(
-    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs, or of prediction tables.")],
-    baseline: Annotated[str | None, typer.Option(metavar="VARIANT", help="What the others are compared with.")] = None,
-) -> int:
+    path: Annotated[Path, argument("FOLDER", "Folder of runs, or of prediction tables.")],
+    baseline: Annotated[str | None, option("VARIANT", "What the others are compared with.")] = None,
+) -> None:
     """Compare the variants in a folder: scores, intervals, paired tests; writes summary.csv, .json and .md.
 
     Tables such as seed3_fold2.csv in one folder are one variant, named after the folder.
@@ -95,24 +98,18 @@ def summary(
     found = summarize(runs, baseline, left_out)
     show_summary(found)
     write_summary(found, path if path.is_dir() else path.parent)
-    return 0
 
 
 @command(RESULTS, "ser report outputs/ravdess-whisper_base", "ser report RUN --output page.html")
 def report(
-    path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, folder of runs, or .csv table.")],
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page; default: report.html in the folder.")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(metavar="VARIANT", help="Of a sweep: what the others are compared with.")
-    ] = None,
-) -> int:
+    path: Annotated[str, argument("RUN_OR_SWEEP", "Run folder, folder of runs, or .csv table.")],
+    output: Annotated[Path | None, option("FILE", "The page; default: report.html in the folder.")] = None,
+    baseline: Annotated[str | None, option("VARIANT", "Of a sweep: what the others are compared with.")] = None,
+) -> None:
     """Write one self-contained HTML page about a run, a sweep or a prediction table."""
     from ser.evaluation.report.report import write_report  # noqa: PLC0415
 
     typer.echo(str(write_report(path, output, baseline)))
-    return 0
 
 
 @command(RESULTS, "ser compare outputs/ravdess-logmel/gru outputs/ravdess-logmel/enhanced_gru")
@@ -120,36 +117,32 @@ def compare(
     a: Annotated[str, typer.Argument(help="What B is compared with: run folder, runs of one variant, or .csv table.")],
     b: Annotated[str, typer.Argument(help="The other result.")],
     allow_different_splits: Annotated[
-        bool, typer.Option("--allow-different-splits", help="Compare results that were tested on different splits.")
+        bool, flag("--allow-different-splits", "Compare results that were tested on different splits.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: comparison.json in B, or beside it if it is a table.")
+        Path | None, option("FILE", "Default: comparison.json in B, or beside it if it is a table.")
     ] = None,
-) -> int:
+) -> None:
     """Compare two results, with paired tests, and write comparison.json."""
     from ser.evaluation.report.render import compare_and_show  # noqa: PLC0415
 
     compare_and_show(a, b, allow_different_splits, output)
-    return 0
 
 
 @command(RESULTS, "ser probe outputs/ravdess-logmel")
-def probe(
-    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or a folder of runs.")],
-) -> int:
+def probe(path: Annotated[str, argument("RUN", "Run folder, or a folder of runs.")]) -> None:
     """Measure how much the features of finished runs tell about the speaker, and write leakage.json."""
     from ser.evaluation.report.render import probe_and_show  # noqa: PLC0415
 
     probe_and_show(path)
-    return 0
 
 
 @command(RESULTS, "ser enrol outputs/ravdess-whisper_base/recommended_speaker", "ser enrol RUN --shrinkage 3")
 def enrol(
-    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or a folder of runs of one variant.")],
+    path: Annotated[str, argument("RUN", "Run folder, or a folder of runs of one variant.")],
     shrinkage: Shrinkage = 10.0,
-    draws: Annotated[int, typer.Option(min=1, metavar="N", help="Random choices of the utterances per k.")] = 10,
-) -> int:
+    draws: Annotated[int, option("N", "Random choices of the utterances per k.", min=1)] = 10,
+) -> None:
     """Measure how many unlabelled utterances of a new speaker a model needs; of runs with normalization=speaker.
 
     Writes enrolment.csv and enrolment.png into RUN.
@@ -157,13 +150,10 @@ def enrol(
     from ser.evaluation.enrolment import enrol as measure  # noqa: PLC0415
 
     measure(path, shrinkage, draws)
-    return 0
 
 
 @command(RESULTS, "ser curve outputs/ravdess-whisper_base")
-def curve(
-    path: Annotated[str, typer.Argument(metavar="SWEEP", help="Folder of runs of different train_speakers= or so.")],
-) -> int:
+def curve(path: Annotated[str, argument("SWEEP", "Folder of runs of different train_speakers= or so.")]) -> None:
     """Show UAR against the training speakers and utterances of finished runs.
 
     The runs come from ser sweep variant=A,B train_speakers=4,8,12 (or train_fraction=0.25,0.5). Writes curve.csv and
@@ -172,16 +162,15 @@ def curve(
     from ser.evaluation.curve import curve as measure  # noqa: PLC0415
 
     measure(path)
-    return 0
 
 
 @command(RESULTS, "ser figures outputs/ravdess-logmel", "ser figures RUN --format pdf --format png")
 def figures(
-    path: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="Run folder, or folder of runs.")],
+    path: Annotated[str, argument("RUN_OR_SWEEP", "Run folder, or folder of runs.")],
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="png (default), pdf or svg; may be given several times.")
     ] = None,
-) -> int:
+) -> None:
     """Draw the figures of finished runs again from their tables."""
     from ser.evaluation.figures import write_figures  # noqa: PLC0415
     from ser.evaluation.runs import find_runs  # noqa: PLC0415
@@ -189,19 +178,13 @@ def figures(
     for entry in find_runs(path):
         write_figures(entry.folder, formats=formats or ["png"])
         typer.echo(str(entry.folder / "figures"))
-    return 0
 
 
 @command(RESULTS, "ser reproduce outputs/ravdess-logmel/gru/fold1/seed1", "ser reproduce RUN --folder again")
 def reproduce(
-    path: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run; it is only read.")],
-    folder: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="New folder for the second run; default: a temporary one."),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(metavar="DIFFERENCE", help="Largest difference that counts as agreement.")
-    ] = 1e-4,
+    path: Annotated[str, argument("RUN", "Folder of a finished run; it is only read.")],
+    folder: Annotated[Path | None, option("FOLDER", "New folder for the second run; default: a temporary one.")] = None,
+    tolerance: Annotated[float, option("DIFFERENCE", "Largest difference that counts as agreement.")] = 1e-4,
 ) -> int:
     """Carry out a finished run again and compare every figure with the first.
 

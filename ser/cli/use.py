@@ -20,9 +20,12 @@ from ser.cli.app import (
     NoGate,
     Output,
     Shrinkage,
+    argument,
     command,
+    flag,
     may_fetch_encoders,
     open_model,
+    option,
     positive,
 )
 from ser.errors import SerError
@@ -49,43 +52,31 @@ class Quantization(StrEnum):
     "ser predict speakers/ --checkpoint RUN --speaker-per-folder --enrol 8",
 )
 def predict(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH", help="Audio files (or frames, of features=files), and folders of them."),
-    ],
+    paths: Annotated[list[Path], argument("PATH", "Audio files (or frames, of features=files), and folders of them.")],
     checkpoint: Model = None,
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
     output: Output = None,
     window: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", callback=positive, help="Predict every window of this length by itself."),
+        float | None, option("SECONDS", "Predict every window of this length by itself.", callback=positive)
     ] = None,
     hop: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", callback=positive, help="With --window: from one to the next; default: 1."),
+        float | None, option("SECONDS", "With --window: from one to the next; default: 1.", callback=positive)
     ] = None,
-    batch_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", callback=positive, help="Padded audio per batch.")
-    ] = 60.0,
+    batch_seconds: Annotated[float, option("SECONDS", "Padded audio per batch.", callback=positive)] = 60.0,
     no_gate: NoGate = False,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode files ahead.")] = 2,
+    workers: Annotated[int, option("N", "Threads that decode files ahead.", min=1)] = 2,
     speaker_per_folder: Annotated[
-        bool,
-        typer.Option("--speaker-per-folder", help="normalization=speaker: each folder holds the files of one speaker."),
+        bool, flag("--speaker-per-folder", "normalization=speaker: each folder holds the files of one speaker.")
     ] = False,
     enrol: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="K",
-            help="With --speaker-per-folder: K files of each folder, evenly spaced, give its statistics.",
-        ),
+        option("K", "With --speaker-per-folder: K files of each folder, evenly spaced, give its statistics.", min=1),
     ] = None,
     shrinkage: Shrinkage = 10.0,
     attention: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also draw the attention over each waveform, a PNG per file.")
+        Path | None, option("FOLDER", "Also draw the attention over each waveform, a PNG per file.")
     ] = None,
 ) -> int:
     """Recognise the emotion of audio files and folders.
@@ -144,35 +135,26 @@ def listen(
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
-    input: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An audio file in place of the microphone.")
-    ] = None,
-    realtime: Annotated[bool, typer.Option("--realtime", help="Read the file at the pace it plays.")] = False,
-    microphone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Number or part of the name of the input device.")
-    ] = None,
-    window: Annotated[float, typer.Option(metavar="SECONDS", callback=positive, help="Length of each window.")] = 5.0,
-    hop: Annotated[
-        float, typer.Option(metavar="SECONDS", callback=positive, help="From one window to the next.")
-    ] = 0.5,
+    input: Annotated[Path | None, option("FILE", "An audio file in place of the microphone.")] = None,
+    realtime: Annotated[bool, flag("--realtime", "Read the file at the pace it plays.")] = False,
+    microphone: Annotated[str | None, option("NAME", "Number or part of the name of the input device.")] = None,
+    window: Annotated[float, option("SECONDS", "Length of each window.", callback=positive)] = 5.0,
+    hop: Annotated[float, option("SECONDS", "From one window to the next.", callback=positive)] = 0.5,
     smoothing: Annotated[
         float,
-        typer.Option(
-            metavar="WEIGHT",
-            help="Weight of earlier windows in the probabilities, 0 to below 1; more of it shows fewer changes, later. "
+        option(
+            "WEIGHT",
+            "Weight of earlier windows in the probabilities, 0 to below 1; more of it shows fewer changes, later. "
             "The most probable emotion is shown always: there is no hysteresis.",
         ),
     ] = 0.0,
     no_gate: NoGate = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON per window as it is answered.")
-    ] = False,
+    as_json: Annotated[bool, flag("--json", "Print one line of JSON per window as it is answered.")] = False,
     output: Output = None,
     record: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.wav", help="Keep what is heard, and a line of JSON per window in FILE.jsonl."),
+        Path | None, option("FILE.wav", "Keep what is heard, and a line of JSON per window in FILE.jsonl.")
     ] = None,
-) -> int:
+) -> None:
     """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends."""
     with fast_imports():
         from ser.inference.listening import listen as show  # noqa: PLC0415
@@ -191,36 +173,27 @@ def listen(
     found = None if no_gate else best_gate()
     settings = {"window": window, "hop": hop, "smoothing": smoothing}
     show(recognizer, source, output, as_json, found, **settings, record=record)
-    return 0
 
 
 @command(USE, "ser demo", "ser demo --checkpoint RUN --checkpoint RUN2 --port 8000")
 def demo(
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="RUN",
-            help="Run folder, .ckpt, exported folder or .onnx file; repeat to choose among. Default: as ser predict.",
+        option(
+            "RUN", "Run folder, .ckpt, exported folder or .onnx file; repeat to choose among. Default: as ser predict."
         ),
     ] = None,
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to serve on; 127.0.0.1 is this computer only.")
-    ] = "127.0.0.1",
+    host: Annotated[str, option("ADDRESS", "Address to serve on; 127.0.0.1 is this computer only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port to serve on.")] = 7860,
-    max_upload_mb: Annotated[
-        float, typer.Option(metavar="MB", callback=positive, help="Largest file that is accepted.")
-    ] = 50.0,
-    max_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", callback=positive, help="Longest file that is accepted.")
-    ] = 600.0,
+    max_upload_mb: Annotated[float, option("MB", "Largest file that is accepted.", callback=positive)] = 50.0,
+    max_seconds: Annotated[float, option("SECONDS", "Longest file that is accepted.", callback=positive)] = 600.0,
     allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Name under which browsers may call a page open to the network; repeat."),
+        list[str] | None, option("NAME", "Name under which browsers may call a page open to the network; repeat.")
     ] = None,
-) -> int:
+) -> None:
     """Serve a web page that recognises a microphone, files and folders; Ctrl-C ends."""
     try:
         from ser.demo.server import Settings, serve  # noqa: PLC0415
@@ -233,7 +206,6 @@ def demo(
     models = checkpoint or [str(PRETRAINED)]
     fetch = allow_download or may_fetch_encoders(models, encoder)
     serve(Settings(models, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or (), fetch))
-    return 0
 
 
 @command(
@@ -253,32 +225,26 @@ def export(
         Quantization | None, typer.Option(help="Store the weights of an ONNX file as 8-bit integers.")
     ] = None,
     with_encoder: Annotated[
-        bool, typer.Option("--with-encoder", help="Put the encoder into the ONNX file: waveform in, probabilities out.")
+        bool, flag("--with-encoder", "Put the encoder into the ONNX file: waveform in, probabilities out.")
     ] = False,
-    compare: Annotated[
-        list[Path] | None, typer.Option(metavar="FOLDER", help="Also compare the ONNX file with PyTorch on these.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="File (onnx) or folder (hub); default: in the run folder.")
-    ] = None,
-) -> int:
+    compare: Annotated[list[Path] | None, option("FOLDER", "Also compare the ONNX file with PyTorch on these.")] = None,
+    output: Annotated[Path | None, option("PATH", "File (onnx) or folder (hub); default: in the run folder.")] = None,
+) -> None:
     """Write a trained model as an ONNX file or as a Hugging Face folder."""
-    from ser.inference.checkpoint import PRETRAINED, find_model  # noqa: PLC0415
+    from ser.inference.checkpoint import PRETRAINED, find_model, run_folder  # noqa: PLC0415
 
     found = find_model(checkpoint or PRETRAINED)
-    run_folder = found.parent.parent if found.parent.name == "checkpoints" else found.parent
-    run_folder = Path() if found == PRETRAINED else run_folder
+    folder = Path() if found == PRETRAINED else run_folder(found)
     recognizer = open_model(checkpoint and str(found), encoder, device, allow_download)
     if form == Form.onnx:
         from ser.inference.screen import export_and_compare  # noqa: PLC0415
 
         stem = "model-with-encoder" if with_encoder else "model"
-        target = output or run_folder / f"{stem}{'.int8' * bool(quantize)}.onnx"
+        target = output or folder / f"{stem}{'.int8' * bool(quantize)}.onnx"
         export_and_compare(recognizer, target, with_encoder, bool(quantize), compare or [])
-        return 0
+        return
     if quantize or with_encoder or compare:
         raise SerError("--quantize, --with-encoder and --compare belong to --format onnx; leave them out.")
     from ser.inference.hub import export_hub  # noqa: PLC0415
 
-    typer.echo(f"model, description and card in {export_hub(recognizer, output or run_folder / 'hub', run_folder)}")
-    return 0
+    typer.echo(f"model, description and card in {export_hub(recognizer, output or folder / 'hub', folder)}")

@@ -35,9 +35,6 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
     """Refuse overrides that Hydra would not compose; return them with the repeated points of a sweep dropped.
 
     With ``several``, as after ``-m``, commas make a sweep.
-
-    Raises:
-        SerError: naming what is wrong, and the key that was probably meant.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))

@@ -8,6 +8,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -16,11 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from ser.errors import SerError
+from ser.errors import SerError, first_line
 
 log = logging.getLogger(__name__)
+Waveform = NDArray[Any] | Tensor
 
 SAMPLE_RATE = 16000  # Hz
+LONGEST_SECONDS = 60.0  # attention is quadratic; longer recordings are predicted window by window
+SHORTEST_SAMPLES = 400  # 25 ms at 16 kHz: one frame of every encoder
+_LARGEST_INTEGER = 4  # bytes
+_LOUDEST = 256.0  # float samples above were scaled as integers
 
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz: outside lies no recording of speech but a broken header
 # torchaudio's kernel holds up * down values; past this (22,254 Hz against 16,000) it takes hundreds of megabytes.
@@ -167,6 +173,56 @@ def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> T
 def _resampler(original: int, wanted: int) -> Resample:
     """The filter for one rate, computed once per process."""
     return Resample(original, wanted)
+
+
+def prepare(waveform: Waveform, sample_rate: Any) -> Tensor:
+    """A copy of samples of any rate and number type, mono, (N,) float32 at 16 kHz.
+
+    They are (N,), (N, channels) or (channels, N); the longer axis is time. Floating point lies in [-1, 1], integers
+    of 8 to 32 bits fill the range of their type. The rate in Hz may be a text.
+
+    Raises:
+        SerError: too short, too long, NaN or infinite samples, another shape, an impossible rate.
+    """
+    try:
+        if isinstance(waveform, Tensor):
+            waveform = waveform.detach().cpu().float() if waveform.is_floating_point() else waveform.detach().cpu()
+        samples = np.asarray(waveform)
+        rate = int(sample_rate) if float(sample_rate) == int(float(sample_rate)) else sample_rate
+        if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
+            raise ValueError(f"samples of type {samples.dtype} and shape {samples.shape}")
+    except (TypeError, ValueError, OverflowError) as error:
+        shown = type(sample_rate).__name__ if np.ndim(sample_rate) else repr(sample_rate)
+        raise SerError(
+            f"got {first_line(error)}, with {shown} as the rate, expected numbers of shape (N,) or "
+            "(N, channels), then a rate in Hz; pass one recording at a time."
+        ) from error
+    if samples.dtype.kind in "iu":
+        if samples.dtype.itemsize > _LARGEST_INTEGER:
+            raise SerError(
+                f"got integers of type {samples.dtype}, whose range no sound fills, expected 8 to 32 bits; give them "
+                "the type that they were recorded with, such as samples.astype('int16')."
+            )
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = samples.astype(np.float64) / half - (samples.dtype.kind == "u")
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        samples = samples.T  # (channels, N) -> (N, channels)
+    if not np.isfinite(samples).all():
+        raise SerError("the recording holds NaN or infinite samples, expected finite ones; record or export it again.")
+    if (peak := np.abs(samples).max(initial=0.0)) > _LOUDEST:
+        raise SerError(f"the samples reach {peak:.0f}, expected -1 to 1; divide them, 16-bit ones by 32768.")
+    prepared = resample_mono(torch.from_numpy(np.array(samples, np.float32)), rate)
+    if len(prepared) < SHORTEST_SAMPLES:
+        raise SerError(
+            f"the recording has {len(prepared)} samples at {SAMPLE_RATE} Hz, expected at least "
+            f"{SHORTEST_SAMPLES} ({1000 * SHORTEST_SAMPLES / SAMPLE_RATE:.0f} ms); leave it out."
+        )
+    if len(prepared) > LONGEST_SECONDS * SAMPLE_RATE:
+        raise SerError(
+            f"the recording lasts {len(prepared) / SAMPLE_RATE:.1f} s, expected at most "
+            f"{LONGEST_SECONDS:.0f} s at once; save it as a file and use a timeline (--window 5)."
+        )
+    return prepared
 
 
 def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float | None) -> NDArray[np.float32]:

@@ -11,18 +11,16 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from ser.errors import SerError
+from ser.data.batching import valid_frames
+from ser.errors import check_number
 
 
 class Transform(ABC):
-    """Changes each utterance with a given probability.
-
-    Raises:
-        SerError: ``probability`` is not between 0 and 1.
-    """
+    """Changes each utterance with a given probability."""
 
     def __init__(self, probability: float) -> None:
-        self.probability = _fraction("probability", probability)
+        check_number(f"{type(self).__name__}.probability", probability, 0, 1)
+        self.probability = probability
 
     def __call__(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Changed copy of frames (B, L, D), and its lengths (B,)."""
@@ -34,12 +32,7 @@ class Transform(ABC):
 
 
 class Augmentation:
-    """Applies transforms one after the other, MixStyle and mixup where asked for; nothing by default.
-
-    Attributes:
-        mixup: mixes utterances and labels after the transforms; None without mixup.
-        mixstyle: mixes statistics between speakers after the transforms; None without it.
-    """
+    """Applies transforms one after the other, MixStyle and mixup where asked for; nothing by default."""
 
     def __init__(self, transforms: Sequence[Transform] = (), mixup_alpha: float = 0.0, mixstyle: float = 0.0) -> None:
         self.transforms = list(transforms)
@@ -58,8 +51,7 @@ class GaussianNoise(Transform):
 
     def __init__(self, probability: float = 0.3, noise_factor: float = 0.1) -> None:
         super().__init__(probability)
-        if noise_factor < 0:
-            raise SerError(f"noise_factor is {noise_factor}, expected 0 or more; 0.1 is usual.")
+        check_number("GaussianNoise.noise_factor", noise_factor, 0)
         self.noise_factor = noise_factor
 
     def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,8 +69,7 @@ class TimeStretch(Transform):
 
     def __init__(self, probability: float = 0.2, factor: float = 0.1) -> None:
         super().__init__(probability)
-        if not 0 <= factor < 1:
-            raise SerError(f"the time stretch factor is {factor}, expected 0 <= factor < 1; 0.1 stretches by 10%.")
+        check_number("TimeStretch.factor", factor, 0, 0.999)
         self.factor = factor
 
     def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +95,8 @@ class FrameMask(Transform):
 
     def __init__(self, probability: float = 0.2, fraction: float = 0.1, scale: float = 0.1) -> None:
         super().__init__(probability)
-        self.fraction, self.scale = _fraction("fraction", fraction), scale
+        check_number("FrameMask.fraction", fraction, 0, 1)
+        self.fraction, self.scale = fraction, scale
 
     def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Frames with a run, placed uniformly inside each chosen utterance, scaled."""
@@ -121,7 +113,8 @@ class TimeMask(Transform):
 
     def __init__(self, probability: float = 0.5, fraction: float = 0.1, masks: int = 1) -> None:
         super().__init__(probability)
-        self.fraction, self.masks = _fraction("fraction", fraction), masks
+        check_number(f"{type(self).__name__}.fraction", fraction, 0, 1)
+        self.fraction, self.masks = fraction, masks
 
     def apply(self, frames: Tensor, lengths: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Frames with the runs of the chosen utterances zeroed."""
@@ -153,14 +146,10 @@ class Mixup:
     The weight lambda of an utterance follows Beta(alpha, alpha), folded to at least one half, so that it keeps its
     length and most of its label. The partner enters where both have frames, and the label takes as much from it as the
     frames did: (1 - lambda) times the fraction of the utterance that the partner covers.
-
-    Raises:
-        SerError: ``alpha`` is not positive.
     """
 
     def __init__(self, alpha: float = 0.2) -> None:
-        if not alpha > 0:
-            raise SerError(f"mixup_alpha is {alpha}, expected more than 0 (0.2 is usual), or 0 for no mixup.")
+        check_number("augmentation.mixup_alpha", alpha, 0, above=True)  # 0: no mixup, so none is made
         self.alpha = alpha
 
     def __call__(self, frames: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,13 +173,11 @@ class MixStyle:
     speaker, and no more and no less of the emotion. Utterances without a partner in the batch stay as they are.
 
     Source: Zhou et al. 2021, "Domain generalization with MixStyle", there between layers of an image network.
-
-    Raises:
-        SerError: ``probability`` is not between 0 and 1.
     """
 
     def __init__(self, probability: float = 0.5) -> None:
-        self.probability = _fraction("mixstyle", probability)
+        check_number("augmentation.mixstyle", probability, 0, 1)
+        self.probability = probability
 
     def __call__(self, frames: Tensor, lengths: Tensor, emotion: Tensor, speaker: Tensor) -> Tensor:
         """Mixed frames (B, L, D), padding zero, of frames with ``lengths``, ``emotion`` and ``speaker`` (B,)."""
@@ -213,21 +200,13 @@ def _statistics(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def _fraction(name: str, value: float) -> float:
-    """``value``, checked to lie between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise SerError(f"the augmentation's {name} is {value}, expected between 0 and 1; give a value in that range.")
-    return value
-
-
 def _uniform(batch: Tensor) -> Tensor:
     """One draw from [0, 1) per utterance of ``batch``, (B,)."""
     return torch.rand(len(batch), device=batch.device)
 
 
 def _valid(frames: Tensor, lengths: Tensor) -> Tensor:
-    """True at the frames before the end of each utterance: (B, L, 1)."""
-    return (torch.arange(frames.shape[1], device=frames.device) < lengths[:, None])[..., None]
+    return valid_frames(lengths, frames.shape[1])[..., None]  # (B, L, 1)
 
 
 def _run(width: Tensor, lengths: Tensor, size: int) -> Tensor:

@@ -11,32 +11,30 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 _SMALLEST_LAST = 3  # rows: one or two utterances make a poor gradient and a poor batch normalisation
 
 
-def average_frames(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Means of every ``count`` consecutive frames of each utterance in a padded batch. Exportable to ONNX.
+def valid_frames(lengths: Tensor, longest: int) -> Tensor:
+    """Return a mask (B, ``longest``), True at the frames (or samples) before the end of each of ``lengths`` (B,)."""
+    return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
 
-    Args:
-        frames: (B, L, D).
-        lengths: (B,) valid frames of each utterance; what lies beyond them is ignored.
-        count: frames per mean; the last mean of an utterance is over the frames that are left.
+
+def average_frames(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Means of every ``count`` consecutive frames of each utterance (B, L, D) of ``lengths`` (B,). Exportable to ONNX.
+
+    The last mean of an utterance is over the frames that are left; what lies beyond its length is ignored.
 
     Returns:
         Frames (B, ceil(L / count), D), zero beyond the new lengths (B,).
-
-    Raises:
-        SerError: ``count`` is below 1.
     """
-    if count < 1:
-        raise SerError(f"features.average={count} was given, expected a whole number from 1; 1 keeps every frame.")
+    check_number("features.average", count, 1, whole=True)
     if count == 1:
         return frames, lengths
     groups = (frames.shape[1] + count - 1) // count
-    mask = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
-    padded = F.pad(frames.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, count - 1))[:, : groups * count]
+    mask = valid_frames(lengths, frames.shape[1]).unsqueeze(-1)  # (B, L, 1)
+    padded = F.pad(frames.masked_fill(~mask, 0.0), (0, 0, 0, count - 1))[:, : groups * count]
     sums = padded.reshape(frames.shape[0], groups, count, frames.shape[2]).sum(2)  # (B, groups, D)
     start = count * torch.arange(groups, device=lengths.device)
     members = (lengths[:, None] - start).clamp(1, count)  # (B, groups)
@@ -82,18 +80,9 @@ class LengthBatches(Sampler[list[int]]):
     ``1 - jitter`` to ``1 + jitter``. On several devices the ranks share the batches without repeating a row, and every
     rank gets the same number of batches: where the number does not divide, the largest batches are halved.
 
-    Args:
-        lengths: frames of every utterance.
-        batch_size: most utterances in a batch.
-        max_frames: most frames in a batch after padding; None means no limit. An utterance that is longer by itself
-            forms a batch of its own.
-        shuffle: draw anew each epoch (training); otherwise the order is always the same, longest first.
-        seed: determines the order together with the epoch.
-        rank: this process among ``world_size`` processes.
-        world_size: number of processes that share the utterances.
-        jitter: relative random change of a length before sorting. More jitter mixes utterances more from epoch to
-            epoch and costs padding.
-        rows: what each length is the length of, as the batches name it; None: its place.
+    ``batch_size`` and ``max_frames`` (after padding) bound a batch; an utterance that is longer by itself is one.
+    Without ``shuffle`` the order is always the same, longest first. ``rows`` names what each length is the length
+    of, by default its place.
 
     Raises:
         SerError: jitter is not at least 0 and below 1, or there are fewer utterances than processes.

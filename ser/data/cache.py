@@ -142,11 +142,6 @@ class FeatureCache:
 
     It is made from the shard and the name inside it of each utterance.
 
-    Attributes:
-        dim: values per frame (D).
-        lengths: cached frames of each utterance.
-        recordings: what each utterance's frames were made from.
-
     Raises:
         SerError: there are none, or their frames have different sizes.
     """
@@ -159,9 +154,9 @@ class FeatureCache:
         if len(sizes) > 1:
             (one, first), (other, second) = list(sizes.items())[:2]
             raise SerError(f"{first} holds frames of {one} values and {second} of {other}, expected one encoder.")
-        self.dim = next(iter(sizes))
+        self.dim = next(iter(sizes))  # values per frame (D)
         records = {name: shard.records[inside] for name, (shard, inside) in places.items()}
-        self.lengths = {name: record.length for name, record in records.items()}
+        self.lengths = {name: record.length for name, record in records.items()}  # in frames
         self.recordings = {name: record.recording for name, record in records.items()}
         self._open: dict[Path, Any] = {}
         self._mapped = 0  # bytes read from the open files

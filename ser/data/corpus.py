@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,16 @@ class Corpus:
     def speakers(self) -> list[str]:
         """The speakers that occur, sorted."""
         return sorted({utterance.speaker for utterance in self.utterances})
+
+    def summary(self) -> str:
+        """Its size in one line: utterances, hours, speakers, sessions, and utterances per emotion."""
+        counts = Counter(utterance.emotion for utterance in self.utterances)
+        hours = sum(utterance.seconds for utterance in self.utterances) / 3600
+        emotions = ", ".join(f"{counts[emotion]:,} {emotion}" for emotion in self.emotions)
+        return (
+            f"{self.name}: {len(self.utterances):,} utterances, {hours:.1f} h, {len(self.speakers)} speakers, "
+            f"{len(self.sessions)} sessions ({emotions})"
+        )
 
     def without(self, ids: Iterable[str]) -> "Corpus":
         """The same corpus without the utterances named by ``ids``."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ser.data.batching import LengthBatches, average_utterance
+from ser.data.batching import LengthBatches, average_utterance, valid_frames
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.normalization import Normalization
@@ -37,13 +37,8 @@ class FrameDataset(Dataset[Batch]):
 
     Indexed by a list of row numbers, so that a loader without automatic batching yields whole batches.
 
-    Args:
-        cache: frames of the utterances.
-        utterances: one per row.
-        max_frames: cut longer utterances to their first cached frames; None: whole utterances.
-        average: consecutive cached frames averaged into one, after the cut.
-        keep_bytes: averaged frames that stay in memory once they were read; a network on averaged frames is quick, and
-            reading four frames for each of them is not.
+    Utterances are cut to ``max_frames`` cached frames, then averaged. Averaged frames of up to ``keep_bytes`` stay
+    in memory once they were read: a network on them is quick, and reading four frames for each of them is not.
     """
 
     def __init__(
@@ -74,14 +69,8 @@ class FrameDataset(Dataset[Batch]):
         for place, row in enumerate(rows):
             frames[place, : lengths[place]] = self._frames(row)
         index = torch.tensor(rows)
-        return Batch(
-            frames,
-            lengths,
-            self.emotion[index],
-            self.speaker[index],
-            self.statistics[index],
-            [self.ids[row] for row in rows],
-        )
+        emotion, speaker, statistics = self.emotion[index], self.speaker[index], self.statistics[index]
+        return Batch(frames, lengths, emotion, speaker, statistics, [self.ids[row] for row in rows])
 
     def _frames(self, row: int) -> Tensor:
         """Frames (L, D) of an utterance, cut and averaged."""
@@ -99,23 +88,10 @@ class FrameDataset(Dataset[Batch]):
 class EmotionDataModule(lightning.LightningDataModule):
     """Loaders of the three parts of a split, in batches of similar length.
 
-    Args:
-        corpus: gives the class order.
-        split: which utterance belongs to which part.
-        cache: frames of all of them.
-        normalization: fitted once on the training part (and, where declared, on unlabelled test frames).
-        batch_size: most utterances per batch (on each device).
-        max_frames: most frames per batch after padding; None: no limit.
-        max_seconds: cut longer utterances to their first seconds; None: whole utterances.
-        frame_rate: cached frames per second, to turn ``max_seconds`` into frames.
-        average: consecutive cached frames averaged into one (the encoder's ``average``).
-        balance: ``corpus``: an epoch has about as many training utterances of each corpus of several, the smaller ones
-            repeated.
-        jitter: relative random change of lengths before training utterances are sorted into batches.
-        workers: loader processes; 0 reads in the training process.
-        seed: of the batch order.
-        test_each_epoch: validation has the test part as a second loader, so that its scores can be recorded.
-        test: false leaves the test part out altogether, so that nothing can read it.
+    ``normalization`` is fitted once on the training part (and, where it declares so, on unlabelled test frames).
+    With ``test_each_epoch`` validation has the test part as a second loader, so that its scores can be recorded;
+    with ``test=False`` nothing can read it. The frames have ``frame_rate`` per second before they are averaged.
+    conf/train.yaml explains the settings of ``batches``.
     """
 
     def __init__(
@@ -142,10 +118,6 @@ class EmotionDataModule(lightning.LightningDataModule):
             raise SerError(
                 f"batch_size={batch_size}, max_seconds={max_seconds}, workers={workers} were given, but a batch needs "
                 "at least one utterance of more than zero seconds; correct batches."
-            )
-        if average < 1:
-            raise SerError(
-                f"features.average={average} was given, expected a whole number from 1; 1 keeps every frame."
             )
         self.cache, self.split = cache, split
         self.emotions = list(corpus.emotions)
@@ -248,7 +220,5 @@ def normalize(batch: Batch, mean: Tensor, std: Tensor) -> Batch:
     """Batch with single-precision frames, normalised by its rows of ``mean`` and ``std`` (R, D); padding stays zero."""
     device = batch.frames.device
     row = batch.statistics.to(device)
-    frames = batch.frames.float()
-    frames = (frames - mean.to(device)[row][:, None]) / std.to(device)[row][:, None]  # (B, L, D)
-    valid = torch.arange(frames.shape[1], device=device) < batch.lengths[:, None]  # (B, L)
-    return batch._replace(frames=frames * valid[..., None])
+    frames = (batch.frames.float() - mean.to(device)[row][:, None]) / std.to(device)[row][:, None]  # (B, L, D)
+    return batch._replace(frames=frames * valid_frames(batch.lengths, frames.shape[1])[..., None])

@@ -22,17 +22,11 @@ Maker = FrameSource | Encoder
 
 @dataclass
 class Encoding:
-    """Makes the frames of utterances that a cache folder lacks.
+    """Makes the frames of utterances that a cache folder lacks."""
 
-    Attributes:
-        folder: has the content hashes of the audio and takes the reasons of what fails.
-        maker: makes the frames.
-        workers: threads that decode audio ahead of the encoder.
-    """
-
-    folder: CacheFolder
-    maker: Maker
-    workers: int
+    folder: CacheFolder  # has the content hashes of the audio and takes the reasons of what fails
+    maker: Maker  # makes the frames
+    workers: int  # threads that decode audio ahead of the encoder
 
     def frames(self, batches: Sequence[list[Utterance]]) -> Generator[tuple[Utterance, Tensor]]:
         """Each utterance of the batches with its frames (L, D) in half precision, but for those that fail."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 
 from ser.data.audio import printable
@@ -18,6 +17,7 @@ from ser.data.encoding import Encoding, Maker
 from ser.data.inventory import CacheFolder
 from ser.data.sharing import Bar, Filling, fill_together, portions, usable_cores
 from ser.encoders import Encoder, FrameFiles
+from ser.encoders.base import usable_device
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
 from ser.io import write_text
@@ -54,16 +54,7 @@ def extract(
     extract it at once share them. Finished utterances are written every minute or 64 MB, so a killed run goes on where
     it was.
 
-    Args:
-        corpus: utterances to have frames of.
-        encoder: makes the frames; unused, and allowed to be None, where the corpus makes its own.
-        cache_root: folder of all caches.
-        device: where the encoder computes.
-        workers: threads that decode audio ahead of the encoder, in each process.
-        processes: processes of this machine; ``auto``: all cores, as far as there is work that repays their start.
-        batch_seconds: padded audio in one batch.
-        trust_cache: use cached frames of utterances whose audio is missing, found by id; for machines without audio.
-        show_progress: draw a progress bar where the output is a terminal.
+    The encoder may be None where the corpus makes its own frames. conf/train.yaml explains the settings.
 
     Raises:
         SerError: the corpus is empty, no utterance could be encoded, or the cache is damaged or cannot be written.
@@ -80,7 +71,7 @@ def extract(
     if corpus.name in ("", ".", "..") or Path(corpus.name).name != corpus.name:
         raise SerError(f"the corpus name {corpus.name!r} cannot name a folder, expected a plain name; set data.name.")
     if encoder is not None and corpus.frame_source is None:
-        encoder.to(_available(device))
+        encoder.to(usable_device(device, "set extraction.device=cpu"))
     folder = CacheFolder.of(corpus, maker, cache_root, trust_cache)
     missing = folder.missing(corpus.utterances)
     extracted = 0
@@ -104,13 +95,7 @@ def extract(
     cache = FeatureCache(folder.places)
     if isinstance(maker, FrameFiles):
         maker.settle_rate(cache.lengths, corpus.utterances)
-    result = Extraction(
-        cache,
-        failures,
-        extracted,
-        len(folder.places) - extracted,
-        tuple(folder.trusted),
-    )
+    result = Extraction(cache, failures, extracted, len(folder.places) - extracted, tuple(folder.trusted))
     _report(result, folder, bool(missing))
     return result
 
@@ -159,16 +144,6 @@ def _count_processes(
         count, held = 1, nullcontext()
     with held:
         yield max(1, count)
-
-
-def _available(device: str) -> str:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # no such name, no such device, no driver
-        raise SerError(
-            f"device {device} is not available on this machine, expected one that is; set extraction.device=cpu."
-        ) from error
-    return device
 
 
 def _write_failures(path: Path, corpus: Corpus, failures: Mapping[str, str]) -> None:

@@ -73,25 +73,15 @@ class AudioHashes:
 
 @dataclass
 class CacheFolder:
-    """What the cache holds of a corpus for one encoder.
+    """What the cache holds of a corpus for one encoder."""
 
-    Attributes:
-        path: the folder of the shards.
-        identity: fingerprint of the encoder.
-        hashes: content hashes of the audio.
-        recordings: what each utterance's frames have to be made from.
-        failures: reason of each utterance whose audio is missing.
-        places: where the frames of utterances lie.
-        trusted: utterances with missing audio whose frames are taken by their id.
-    """
-
-    path: Path
-    identity: str
-    hashes: AudioHashes
-    recordings: dict[str, Recording] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
-    trusted: list[str] = field(default_factory=list)
+    path: Path  # the folder of the shards
+    identity: str  # fingerprint of the encoder
+    hashes: AudioHashes  # content hashes of the audio
+    recordings: dict[str, Recording] = field(default_factory=dict)  # what each utterance's frames have to be made from
+    failures: dict[str, str] = field(default_factory=dict)  # reason of each utterance whose audio is missing
+    places: dict[str, Place] = field(default_factory=dict)  # where the frames of utterances lie
+    trusted: list[str] = field(default_factory=list)  # utterances with missing audio whose frames are taken by their id
     shards: dict[Path, Shard] = field(default_factory=dict)
     _named: dict[Recording, list[str]] = field(default_factory=dict)
 

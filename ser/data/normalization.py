@@ -82,17 +82,11 @@ class RunningStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and std per group of utterances, and which group each speaker belongs to.
+    """Mean and std per group of utterances, and which group each speaker belongs to."""
 
-    Attributes:
-        mean: (R, D); row 0 always comes from the training part and serves speakers that have no row of their own.
-        std: (R, D).
-        row_of_speaker: row of each speaker; speakers not named use row 0.
-    """
-
-    mean: Tensor
-    std: Tensor
-    row_of_speaker: dict[str, int]
+    mean: Tensor  # (R, D); row 0 is that of the training part, for speakers that have no row of their own
+    std: Tensor  # (R, D)
+    row_of_speaker: dict[str, int]  # row of each speaker; speakers not named use row 0
 
     def row(self, speaker: str) -> int:
         """The row of ``speaker``."""
@@ -144,12 +138,8 @@ class SpeakerNormalization:
     def fit(self, cache: FeatureCache, train: Sequence[Utterance], everyone: Sequence[Utterance]) -> Statistics:
         """Row 0 from ``train``, then one row per speaker of ``everyone``."""
         row = {speaker: row for row, speaker in enumerate(sorted({u.speaker for u in everyone}))}
-        parts = (
-            _moments(cache, {utterance.id: 0 for utterance in train}),
-            _moments(cache, {utterance.id: row[utterance.speaker] for utterance in everyone}),
-        )
-        mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Statistics(mean, std, {speaker: number + 1 for speaker, number in row.items()})
+        moments = _moments_behind_training(cache, train, {u.id: row[u.speaker] for u in everyone})
+        return Statistics(*moments, {speaker: number + 1 for speaker, number in row.items()})
 
 
 class CorpusNormalization:
@@ -167,12 +157,17 @@ class CorpusNormalization:
         trained = {utterance.corpus for utterance in train}
         self.transductive = not trained >= row.keys()
         used = [*train, *(utterance for utterance in everyone if utterance.corpus not in trained)]
-        parts = (
-            _moments(cache, {utterance.id: 0 for utterance in train}),
-            _moments(cache, {utterance.id: row[utterance.corpus] for utterance in used}),
-        )
-        mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Statistics(mean, std, {utterance.speaker: row[utterance.corpus] + 1 for utterance in everyone})
+        moments = _moments_behind_training(cache, train, {u.id: row[u.corpus] for u in used})
+        return Statistics(*moments, {utterance.speaker: row[utterance.corpus] + 1 for utterance in everyone})
+
+
+def _moments_behind_training(
+    cache: FeatureCache, train: Sequence[Utterance], group_of: dict[str, int]
+) -> tuple[Tensor, Tensor]:
+    """Mean and std (1 + G, D): those of the training part, then those of each group."""
+    parts = _moments(cache, {utterance.id: 0 for utterance in train}), _moments(cache, group_of)
+    mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
+    return mean, std
 
 
 def _moments(cache: FeatureCache, group_of: dict[str, int]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ser.data.corpus import Corpus, Utterance
 from ser.data.split import Split
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,8 @@ class SuperbProtocol(EvaluationProtocol):
     fewest_sessions = 2
 
     def __init__(self, validation_fraction: float = 0.2) -> None:
-        self.validation_fraction = _fraction(validation_fraction, "validation_fraction")
+        check_number("protocol.validation_fraction", validation_fraction, 0.001, 0.999)
+        self.validation_fraction = validation_fraction
 
     def folds(self, corpus: Corpus) -> int:
         """One per session."""
@@ -226,8 +227,9 @@ class RandomProtocol(EvaluationProtocol):
     overlapping_parts = frozenset({"validation", "test"})
 
     def __init__(self, test_fraction: float = 0.2, validation_fraction: float = 0.2) -> None:
-        self.test_fraction = _fraction(test_fraction, "test_fraction")
-        self.validation_fraction = _fraction(validation_fraction, "validation_fraction")
+        check_number("protocol.test_fraction", test_fraction, 0.001, 0.999)
+        check_number("protocol.validation_fraction", validation_fraction, 0.001, 0.999)
+        self.test_fraction, self.validation_fraction = test_fraction, validation_fraction
 
     def folds(self, corpus: Corpus) -> int:
         """As many as test parts fit into the corpus."""
@@ -268,9 +270,3 @@ def _drawn(utterances: Iterable[Utterance], low: float, high: float, seed: str) 
         ids.sort(key=lambda identifier: hashlib.sha256(f"{seed}:{identifier}".encode()).digest())
         drawn.update(ids[round(low * len(ids)) : round(high * len(ids))])
     return drawn
-
-
-def _fraction(value: float, name: str) -> float:
-    if not 0 < value < 1:
-        raise SerError(f"{name}={value} was given, expected a fraction between 0 and 1; 0.2 is usual.")
-    return value

@@ -93,7 +93,7 @@ def refuse_shared_recordings(
     copies: Iterable[Sequence[str]] = (),
     allowed: bool = False,
 ) -> None:
-    """Check that no recording occurs in two parts under different ids; a warning where that is ``allowed``.
+    """Refuse a split in which a recording occurs in two parts under different ids; only warn where that is ``allowed``.
 
     Segments of one recording are different ones unless they share at least half of the shorter.
 
@@ -102,9 +102,6 @@ def refuse_shared_recordings(
         recordings: content hash of the audio, start and end in seconds per utterance id (``FeatureCache.recordings``).
         copies: ids of utterances of equal samples in files of different content (``FeatureCache.copies``).
         allowed: warn instead of refusing.
-
-    Raises:
-        SerError: naming the first pair.
     """
     parts = {utterance.id: (name, utterance) for name, part in split.parts().items() for utterance in part}
     parts |= {utterance.id: ("train", utterance) for utterance in split.auxiliary}

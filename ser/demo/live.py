@@ -20,7 +20,8 @@ from ser.demo.plots import answer, bars, columns, headline, note, panel, timelin
 from ser.demo.recognition import HIGHEST_RATE, Model
 from ser.errors import SerError
 from ser.inference.listening import event_row
-from ser.inference.streaming import RingBuffer, StreamEvent, StreamingRecognizer
+from ser.inference.sources import RingBuffer
+from ser.inference.streaming import StreamEvent, StreamingRecognizer
 from ser.inference.vad import SpeechGate
 from ser.io import atomic_path
 
@@ -83,9 +84,6 @@ class LiveSound:
     """One stretch of listening to one microphone.
 
     Each window is resampled as a whole from the microphone's own rate, so there are no seams between blocks.
-
-    Raises:
-        SerError: a rate or setting that is not supported.
     """
 
     def __init__(

@@ -12,15 +12,15 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE, envelope, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, envelope, prepare, read_audio
 from ser.demo import text
 from ser.emotions import Emotion, looks
 from ser.errors import SerError
 from ser.evaluation.runs import Run, load_run
 from ser.evaluation.significance import Interval, bootstrap_interval
-from ser.inference.checkpoint import PRETRAINED, find_model
+from ser.inference.checkpoint import PRETRAINED, find_model, run_folder
 from ser.inference.files import SUFFIXES
-from ser.inference.recognizer import LONGEST_SECONDS, Prediction, Recognizer, prepare
+from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.timeline import predict_long, timeline
 from ser.inference.vad import NO_SPEECH, SpeechGate, enough_speech
 
@@ -92,7 +92,7 @@ class ModelShelf:
 
 def _results(path: Path) -> tuple[Run | None, Interval | None]:
     """Run folder around a checkpoint and its UAR; None where there is none or it is damaged."""
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = run_folder(path)
     try:
         if (folder / "metrics.json").is_file():
             run = load_run(folder)

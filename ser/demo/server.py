@@ -25,14 +25,14 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, read_audio
 from ser.demo import text
 from ser.demo.live import live_panel
 from ser.demo.recognition import Limits, ModelShelf
-from ser.demo.state import Session, Sessions, to_csv, to_json
+from ser.demo.state import Session, Sessions, to_json
 from ser.errors import SerError
-from ser.inference.recognizer import LONGEST_SECONDS
 from ser.inference.vad import SpeechGate, best_gate
+from ser.io import safe_csv
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
@@ -107,21 +107,10 @@ def make_page(settings: Settings, folder: Path) -> tuple[fastapi.FastAPI, Sessio
     app.include_router(_microphone_routes(sessions, shelf, gate))
     app.include_router(_file_routes(sessions))
     blocks = Page(shelf, sessions, gate, limits, folder / "uploads", settings.open).blocks
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        theme=page_theme(),
-        head=HEAD,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        show_error=True,
-        max_file_size=round(settings.megabytes * 1e6),
-        enable_monitoring=False,
-        server_name=settings.host,
-        server_port=settings.port,
-    )
+    place: Any = {"path": "/", "server_name": settings.host, "server_port": settings.port}
+    place |= {"max_file_size": round(settings.megabytes * 1e6), "show_error": True, "ssr_mode": False}
+    looks: Any = {"theme": page_theme(), "head": HEAD, "footer_links": []}
+    gr.mount_gradio_app(app, blocks, **place, **looks, run_history=False, enable_monitoring=False)
     blocks.has_launched = True  # Gradio checks the paths in requests only then, and mounting does not say so
     return app, sessions
 
@@ -293,7 +282,7 @@ def _file_routes(sessions: Sessions) -> APIRouter:
         table = session.history.table() if what == "history" else session.table if what == "folder" else None
         if table is None or kind not in ("csv", "json"):
             raise HTTPException(404, "there is nothing to download")
-        content, media = (to_csv(table), "text/csv") if kind == "csv" else (to_json(table), "application/json")
+        content, media = (safe_csv(table), "text/csv") if kind == "csv" else (to_json(table), "application/json")
         headers = {"Content-Disposition": f'attachment; filename="{what}.{kind}"'}
         return Response(content, media_type=f"{media}; charset=utf-8", headers=headers)
 

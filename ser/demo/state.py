@@ -20,7 +20,6 @@ from ser.demo.live import LiveSettings, LiveSound
 from ser.demo.recognition import Analysis, Model
 from ser.errors import SerError
 from ser.inference.vad import SpeechGate
-from ser.io import spreadsheet_safe
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +85,6 @@ class History:
         _, clip, _ = self._rows.popleft()
         if clip is not None:
             clip.unlink(missing_ok=True)
-
-
-def to_csv(table: pd.DataFrame) -> str:
-    """A table as CSV in which no text can act as a spreadsheet's formula."""
-    return table.map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value).to_csv(index=False)
 
 
 def to_json(table: pd.DataFrame) -> str:

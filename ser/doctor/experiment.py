@@ -61,12 +61,8 @@ class Experiment:
             self.not_yet = True
             yield Finding("corpus", "ok", f"the synthetic corpus is not in {data.root} yet; the first run writes it")
             return
-        self.corpus = corpus = instantiate(self.cfg, "data")
-        counts = Counter(utterance.emotion for utterance in corpus.utterances)
-        emotions = ", ".join(f"{counts[emotion]:,} {emotion}" for emotion in corpus.emotions)
-        hours = sum(utterance.seconds for utterance in corpus.utterances) / 3600
-        yield Finding("corpus", "ok", f"{corpus.name}: {len(corpus.utterances):,} utterances ({hours:.1f} h), "
-                      f"{len(corpus.speakers)} speakers, {len(corpus.sessions)} sessions; {emotions}")  # fmt: skip
+        self.corpus = instantiate(self.cfg, "data")
+        yield Finding("corpus", "ok", self.corpus.summary())
 
     def check_speakers(self) -> Iterator[Finding]:
         """Utterances and classes per speaker, and speakers who show one class only."""

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.batching import length_batches
-from ser.errors import SerError, check_number
+from ser.errors import SerError, check_number, first_line
 
 FRAME_SAMPLES, HOP_SAMPLES = 400, 320  # 25 ms every 20 ms at 16 kHz
 
@@ -42,10 +42,7 @@ class Encoder(nn.Module, ABC):
 
     def __init__(self, average: int = 1, max_seconds: float | None = None) -> None:
         super().__init__()
-        if average < 1:
-            raise SerError(
-                f"features.average={average} was given, expected a whole number from 1; 1 keeps every frame."
-            )
+        check_number("features.average", average, 1, whole=True)
         if max_seconds is not None:
             check_number("features.max_seconds", max_seconds, 0.1)
         self.average, self.max_seconds = average, max_seconds
@@ -123,9 +120,16 @@ def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float |
     return [found[row] for row in range(len(waveforms))]
 
 
-def valid(lengths: Tensor, longest: int) -> Tensor:
-    """Mask (B, ``longest``) that is True before the end of each utterance of ``lengths`` (B,)."""
-    return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+def usable_device(name: str, remedy: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        SerError: this machine has none; ``remedy`` says how to choose another.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such name, no such device, no driver
+        raise SerError(f"device {name!r} is not usable here ({first_line(error)}); {remedy}.") from error
 
 
 def all_full(lengths: Tensor, longest: int) -> bool:

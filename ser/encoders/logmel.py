@@ -7,7 +7,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from ser.data.audio import SAMPLE_RATE
 from ser.encoders.base import FRAME_SAMPLES, Encoder
-from ser.errors import SerError
+from ser.errors import check_number
 
 _TRANSFORM_SAMPLES = 512
 
@@ -17,9 +17,6 @@ class LogMel(Encoder):
 
     Windows of 25 ms; with the default hop as many frames as HuBERT gives: floor((N - 400) / 320) + 1. The scale
     ``(ln(max(energy, 1e-10)) + 12) / 4`` is fixed, so that a frame depends on its own window alone.
-
-    Raises:
-        SerError: a setting is out of range.
     """
 
     def __init__(
@@ -32,15 +29,10 @@ class LogMel(Encoder):
         max_seconds: float | None = None,
     ) -> None:
         super().__init__(average, max_seconds)
-        if not 1 <= mels <= _TRANSFORM_SAMPLES // 2:
-            raise SerError(f"features.mels={mels} was given, expected 1 to {_TRANSFORM_SAMPLES // 2}; 80 is usual.")
-        if not 0.001 <= hop_seconds <= 1:
-            raise SerError(f"features.hop_seconds={hop_seconds} was given, expected 0.001 to 1 second; 0.02 is usual.")
-        if not 0 <= f_min < f_max <= SAMPLE_RATE / 2:
-            raise SerError(
-                f"features.f_min={f_min} and f_max={f_max} were given, expected 0 <= f_min < f_max <= "
-                f"{SAMPLE_RATE // 2} Hz; 20 and 8000 are usual."
-            )
+        check_number("features.mels", mels, 1, _TRANSFORM_SAMPLES // 2, whole=True)
+        check_number("features.hop_seconds", hop_seconds, 0.001, 1)
+        check_number("features.f_min", f_min, 0)
+        check_number("features.f_max", f_max, f_min, SAMPLE_RATE // 2, above=True)
         self.hop = round(hop_seconds * SAMPLE_RATE)
         self.frame_rate = SAMPLE_RATE / self.hop
         self._settings = {"mels": mels, "hop_samples": self.hop, "f_min": f_min, "f_max": f_max}

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE
 from ser.encoders.base import Encoder, joined
-from ser.encoders.weights import (
-    check_size,
-    checkpoint_folder,
-    read_preprocessor,
-    read_settings,
-    remedy,
-    weights_hash,
-)
+from ser.encoders.weights import check_size, checkpoint_folder, read_preprocessor, read_settings, remedy, weights_hash
 from ser.errors import SerError, check_number, first_line
 
 log = logging.getLogger(__name__)
@@ -43,12 +36,6 @@ class PretrainedEncoder(Encoder):
 
     Layers that are trained with the network belong to the network, and the frames are their input: the output of the
     last frozen layer.
-
-    Attributes:
-        allow_download: whether a Hub id may be fetched; set it to False for names from a stranger's model.
-
-    Raises:
-        SerError: a setting is not known, or does not go with ``finetune``.
     """
 
     model_types: tuple[str, ...] = ()
@@ -79,7 +66,7 @@ class PretrainedEncoder(Encoder):
         self.dtype, self.join = dtype, join
         self.finetune = self._checked(finetune)
         self.finetune_lr_factor = finetune_lr_factor
-        self.allow_download = True
+        self.allow_download = True  # False for names from a stranger's model
         self.model: nn.Module | None = None
 
     def _checked(self, finetune: int | str | None) -> int | str | None:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, Layers, all_full, valid
+from ser.data.batching import valid_frames
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, Layers, all_full
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 
@@ -50,7 +51,7 @@ class SpeechModel(nn.Module):
             hidden = _normalised_convolution(layer, hidden, lengths) if grouped and not full else layer(hidden)
         projected = self.projection(hidden.transpose(1, 2))
         hidden = projected[0] if isinstance(projected, tuple) else projected  # (B, L, D)
-        mask = None if full else valid(lengths, hidden.shape[1])
+        mask = None if full else valid_frames(lengths, hidden.shape[1])
         if mask is not None:
             hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)  # the positions are a convolution and look around
         hidden = hidden + self.positions(hidden)
@@ -121,7 +122,7 @@ class SpeechEncoder(PretrainedEncoder):
 
 def _unit_variance(waveforms: Tensor, lengths: Tensor) -> Tensor:
     """Each waveform of (B, N) at mean 0 and variance 1, padding at 0."""
-    mask = valid(lengths, waveforms.shape[1])  # (B, N)
+    mask = valid_frames(lengths, waveforms.shape[1])  # (B, N)
     count = lengths.unsqueeze(1)
     centred = (waveforms - (waveforms * mask).sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
     variance = centred.square().sum(1, keepdim=True) / count
@@ -131,7 +132,7 @@ def _unit_variance(waveforms: Tensor, lengths: Tensor) -> Tensor:
 def _normalised_convolution(layer: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
     """A convolution whose channels (B, C, L) are normalised over the ``lengths`` (B,) valid frames only."""
     states, norm = layer.conv(hidden), layer.layer_norm  # a group per channel
-    weights = valid(lengths, states.shape[2]).float().unsqueeze(2) / lengths[:, None, None]  # (B, L, 1)
+    weights = valid_frames(lengths, states.shape[2]).float().unsqueeze(2) / lengths[:, None, None]  # (B, L, 1)
     mean = states.float() @ weights  # (B, C, 1)
     variance = (states.float() - mean).square() @ weights
     scale = torch.rsqrt(variance + norm.eps) * norm.weight[:, None]

@@ -142,9 +142,6 @@ def check_size(folder: Path, config: Mapping[str, Any], parameters: int) -> None
     """Refuse a checkpoint that would grow far beyond its files when it is built.
 
     ``parameters`` is the number of weights that the ``config`` implies at least.
-
-    Raises:
-        SerError: a number in ``config`` or the number of weights is too large for the files.
     """
     numbers = [item for value in config.values() for item in (value if isinstance(value, list) else [value])]
     largest = max((item for item in numbers if isinstance(item, int)), default=0)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ser.encoders.base import HOP_SAMPLES, Layers, all_full, valid
+from ser.data.batching import valid_frames
+from ser.encoders.base import HOP_SAMPLES, Layers, all_full
 from ser.encoders.pretrained import DTYPES, PretrainedEncoder
 from ser.errors import SerError
 
@@ -25,9 +26,6 @@ class WhisperEncoder(PretrainedEncoder):
 
     With ``window="30s"`` frames are exactly as Whisper itself makes them. They see zeros behind the clip, which no
     cache keeps, so that no layer above them can be trained.
-
-    Raises:
-        SerError: a setting is unknown, or does not go with ``finetune``.
     """
 
     model_types = ("whisper",)
@@ -76,7 +74,7 @@ class WhisperEncoder(PretrainedEncoder):
         frames = ((lengths[:, None] - start).clamp(0, whole) + _HALF) // HOP_SAMPLES  # (B, count)
         mask = None
         if clip and not all_full(frames, steps):
-            mask = valid(frames.flatten(), steps)  # (B * count, steps)
+            mask = valid_frames(frames.flatten(), steps)  # (B * count, steps)
         hidden = self._encode(self._mels(pieces, steps, mask), mask)  # (B * count, steps, D)
         return hidden.reshape(waveforms.shape[0], -1, hidden.shape[-1]), frames.sum(1)
 

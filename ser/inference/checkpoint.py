@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.normalization import FrameStatistics
-from ser.errors import SerError
+from ser.errors import SerError, first_line
 from ser.io import DamagedCheckpointError, read_checkpoint_file
 
 FORMAT = 2
@@ -170,6 +170,11 @@ def find_model(path: str | Path) -> Path:
     raise SerError(f"{path} {what}{hint}, {_EXPECTED}.")
 
 
+def run_folder(model: Path) -> Path:
+    """The folder of the run that a model file from ``find_model`` belongs to."""
+    return model.parent.parent if model.parent.name == "checkpoints" else model.parent
+
+
 def from_hub(name: str) -> Path:
     """The local copy of a model on the Hugging Face Hub, downloaded where it is not cached.
 
@@ -185,10 +190,10 @@ def from_hub(name: str) -> Path:
             return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local))
         except Exception as failure:  # connection, name and permission errors have no common base
             error = failure
-    reason = (str(error).strip().splitlines() or ["?"])[0][:200]
+    reason = first_line(error) if error else "?"
     raise SerError(
-        f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); check the "
-        "name, or copy the folder here."
+        f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); check the name, or copy "
+        "the folder here."
     ) from error
 
 

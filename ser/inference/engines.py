@@ -18,7 +18,7 @@ from ser.data.normalization import FrameStatistics
 from ser.encoders import Encoder, encode
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
-from ser.inference.checkpoint import ModelConfig
+from ser.inference.checkpoint import ModelConfig, read_checkpoint, read_folder
 from ser.models import network as models
 from ser.models.network import construct
 
@@ -97,20 +97,18 @@ class OnnxWaveformModel:
         return _run(self.session, WAVEFORM, waveforms)
 
 
-def usable_device(name: str) -> torch.device:
-    """The device of that name.
+def load_model(found: Path, device: torch.device) -> tuple[ModelConfig, FrameModel | OnnxWaveformModel]:
+    """Description and model of what ``find_model`` found; an ONNX graph says by its input whether it has the encoder.
 
     Raises:
-        SerError: this machine has none.
+        SerError: it is damaged, of another kind, or onnxruntime is not installed.
     """
-    try:
-        place = torch.device(name)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise SerError(
-            f"device {name!r} is not usable here ({str(error).splitlines()[0]}); use --device cpu."
-        ) from error
-    return place
+    if found.suffix == ".onnx":
+        config, session = open_onnx(found, device)
+        whole = session.get_inputs()[0].name == WAVEFORM
+        return config, OnnxWaveformModel(session) if whole else OnnxNetwork(session, config.statistics)
+    config, weights = read_folder(found) if found.is_dir() else read_checkpoint(found)
+    return config, TorchNetwork(build_network(config, weights, found), device, config.average)
 
 
 def build_network(config: ModelConfig, weights: Mapping[str, Tensor], source: Path) -> nn.Module:
@@ -167,11 +165,7 @@ def build_encoder(
 
 
 def check_encoder(config: ModelConfig, encoder: Encoder) -> None:
-    """Refuse an encoder whose frames are not those that the model was trained on.
-
-    Raises:
-        SerError: naming the first difference.
-    """
+    """Refuse an encoder whose frames are not those that the model was trained on."""
     if encoder.dim != config.input_size:
         raise SerError(
             f"the encoder gives frames of {encoder.dim} values, the network expects {config.input_size}; "
@@ -209,7 +203,7 @@ def _sounds_alike(expected: Any, encoder: Encoder) -> bool:
     return wanted.shape == found.shape and float((found - wanted).norm()) <= _ROUNDING * float(wanted.norm())
 
 
-def open_onnx(path: Path, device: str = "cpu") -> tuple[ModelConfig, Any]:
+def open_onnx(path: Path, device: torch.device) -> tuple[ModelConfig, Any]:
     """Description and onnxruntime session of an exported file.
 
     Raises:
@@ -221,7 +215,7 @@ def open_onnx(path: Path, device: str = "cpu") -> tuple[ModelConfig, Any]:
         raise SerError(f"{path} needs onnxruntime, which is not installed; pip install 'ser-lab[export]'.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    wanted = ["CUDAExecutionProvider"] * device.startswith("cuda") + ["CPUExecutionProvider"]
+    wanted = ["CUDAExecutionProvider"] * (device.type == "cuda") + ["CPUExecutionProvider"]
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -233,11 +227,6 @@ def open_onnx(path: Path, device: str = "cpu") -> tuple[ModelConfig, Any]:
             "--format onnx` wrote; export it again."
         ) from error
     return ModelConfig.of(config, path), session
-
-
-def takes_waveforms(session: Any) -> bool:
-    """Whether the graph holds the encoder too."""
-    return bool(session.get_inputs()[0].name == WAVEFORM)
 
 
 def _run(session: Any, name: str, rows: Sequence[Tensor]) -> Scores:

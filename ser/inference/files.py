@@ -10,14 +10,14 @@ import pandas as pd
 import soundfile
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE, duration, printable, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, duration, prepare, printable, read_audio
 from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics
 from ser.encoders import FrameFiles
 from ser.encoders.files import SUFFIXES as FRAME_SUFFIXES
 from ser.encoders.files import FrameSlice
 from ser.errors import SerError
-from ser.inference.recognizer import LONGEST_SECONDS, Prediction, Recognizer, prepare
+from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.timeline import predict_gated, predict_long, speech_of
 from ser.inference.vad import SpeechGate
 
@@ -111,9 +111,6 @@ def predict_files(
         statistics_of: statistics that normalise the frames of each file; None: those of the training part.
         progress: called with each file when it is done.
         gate: finds speech; files without any get "no speech" in place of an emotion. None: every file gets one.
-
-    Returns:
-        Table and failures.
     """
     files = [Path(path) for path in paths]
     found: dict[Path, Outcome] = {}
@@ -176,10 +173,7 @@ def _table(predictions: Sequence[tuple[Path, Prediction]], emotions: Sequence[st
 
 
 def statistics_by_folder(
-    recognizer: Recognizer,
-    paths: Sequence[Path],
-    enrol: int | None = None,
-    shrinkage: float = SHRINKAGE_SECONDS,
+    recognizer: Recognizer, paths: Sequence[Path], enrol: int | None = None, shrinkage: float = SHRINKAGE_SECONDS
 ) -> StatisticsOf:
     """Statistics of each folder's own files among ``paths``: for corpora with one folder per speaker.
 

@@ -1,10 +1,9 @@
 """A trained model as a Hugging Face folder: weights, description, and a model card with the run's figures."""
 
 import json
-import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from omegaconf import OmegaConf
 from ser.config import CONFIG_FOLDER
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
-from ser.evaluation.predictions import read_predictions
+from ser.evaluation.report.cells import Table
+from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import to_markdown
-from ser.evaluation.report.tables import cross_validation_table
-from ser.evaluation.significance import bootstrap_interval
+from ser.evaluation.report.tables import cross_validation_table, run_tables
 from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain
 from ser.inference.engines import TorchNetwork, frames_of_test_sound
 from ser.inference.recognizer import Recognizer
@@ -83,7 +82,7 @@ _SPEECH = {
 def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | None = None) -> Path:
     """Write ``model.safetensors``, ``config.json`` and ``README.md`` over an earlier export; other files in it stay.
 
-    The folder appears whole or not at all. The card quotes metrics.json, split.json and predictions.csv of ``run``.
+    The folder appears whole or not at all. The card quotes metrics.json and split.json of ``run``.
 
     Raises:
         SerError: the model is an ONNX file, ``folder`` holds something else, or it cannot be written.
@@ -156,7 +155,7 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
         f"Recognises {emotions} in one speaker's utterance (16 kHz mono; other rates are resampled).",
         "## Use\n\n" + _PYTHON,
         "## Data and protocol\n\n" + _data(facts, split),
-        "## Results\n\n" + _results(facts, metrics, run),
+        "## Results\n\n" + _results(facts, metrics),
         "## Model\n\n" + _model(recognizer, facts),
         "## Limits\n\n" + _limits(facts, metrics),
         "## Licences\n\n" + _licences(facts),
@@ -191,44 +190,22 @@ def _header(facts: Mapping[str, Any], metrics: Mapping[str, Any], title: str) ->
 def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     fold = f", fold {facts.get('fold')}" + (f" of {split['folds']}" if "folds" in split else "")
     fold = " (nobody is held out)" if "cross_validation" in facts else fold
-    lines = [f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`{fold}, seed {facts.get('seed')}."]
-    if "parts" in split:
-        lines += ["", "| part | utterances | minutes | speakers |", "|---|---|---|---|"]
-        lines += [
-            f"| {name} | {part['utterances']} | {part['seconds'] / 60:.1f} | {len(part['speakers'])} |"
-            for name, part in split["parts"].items()
-            if part["utterances"]
-        ]
-    return "\n".join(lines)
+    line = f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`{fold}, seed {facts.get('seed')}."
+    return f"{line}\n\n{_tables([split_table(split)])}" if "parts" in split else line
 
 
-def _results(facts: Mapping[str, Any], metrics: Mapping[str, Any], run: str | Path | None) -> str:
+def _results(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     if "cross_validation" in facts:
         record = facts["cross_validation"]
-        tables = to_markdown([cross_validation_table(record)]).replace("## ", "### ") + "\n" if record else ""
+        tables = _tables([cross_validation_table(record)]) + "\n" if record else ""
         return f"{tables}{_sentence(score_line(record))}."
     if "test" not in metrics:
         return "The checkpoint was exported without a tested run, so there are no figures."
-    test = metrics["test"]
-    rows = ["| part | n | UAR | WA | macro F1 |", "|---|---|---|---|---|"]
-    rows += [
-        f"| {part} | {metrics[part]['n']} | {_percent(metrics[part]['uar'])} | {_percent(metrics[part]['wa'])} | "
-        f"{_percent(metrics[part]['macro_f1'])} |"
-        for part in ("validation", "test")
-    ]
-    recall = ", ".join(f"{name} {_percent(value)}" for name, value in test["recall"].items())
-    lines = ["\n".join(rows), f"Test recall in %: {recall}."]
-    if run is not None and (Path(run) / "predictions.csv").is_file():
-        lines.append(
-            f"95% bootstrap interval of the test UAR over speakers: {_interval(Path(run))}. The epoch was "
-            "chosen by validation UAR; the test part was used for nothing but this table."
-        )
-    return "\n\n".join(lines)
+    return f"{_tables(run_tables(metrics))}\nThe test part was used for nothing but these tables."
 
 
-def _interval(run: Path) -> str:
-    found = bootstrap_interval(read_predictions(run / "predictions.csv"), "uar")
-    return "too few speakers" if math.isnan(found.low) else f"{_percent(found.low)} to {_percent(found.high)}"
+def _tables(tables: Sequence[Table]) -> str:
+    return to_markdown(tables).replace("## ", "### ")
 
 
 def _model(recognizer: Recognizer, facts: Mapping[str, Any]) -> str:
@@ -290,7 +267,3 @@ def _public_name(checkpoint: str) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"

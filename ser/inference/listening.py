@@ -49,16 +49,9 @@ def listen(
 ) -> None:
     """Recognise a source until it ends or Ctrl-C, and show each window as soon as it is answered.
 
-    Args:
-        recognizer: the model.
-        source: where the samples come from.
-        output: table of the windows, written at the end.
-        as_json: print one line of JSON per window on standard output, and everything else on standard error.
-        gate: finds speech; None: every window gets an emotion.
-        window: seconds of each window.
-        hop: seconds from one window to the next.
-        smoothing: weight of earlier windows in the probabilities, 0 to below 1.
-        record: keep what is heard in this new WAV file, and a line of JSON per window in one of its name beside it.
+    The table of the windows goes to ``output`` at the end. With ``as_json`` a line of JSON per window goes to
+    standard output, and everything else to standard error. Without a gate every window gets an emotion. ``record``
+    is a new WAV file for what is heard.
     """
     lines = None if record is None else record.with_suffix(".jsonl")
     console = Console(stderr=True) if as_json else get_console()

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ser.data.audio import SAMPLE_RATE
+from ser.data.audio import SAMPLE_RATE, SHORTEST_SAMPLES
 from ser.encoders import FrameFiles
 from ser.encoders.base import HOP_SAMPLES
 from ser.errors import SerError
 from ser.inference.checkpoint import to_plain
 from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM
 from ser.inference.onnx_graph import FrameGraph, WaveformGraph, quantize_file, translations
-from ser.inference.recognizer import SHORTEST_SAMPLES, Prediction, Recognizer
+from ser.inference.recognizer import Prediction, Recognizer
 from ser.io import atomic_path
 
 TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX in single precision

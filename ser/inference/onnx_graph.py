@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ser.data.batching import average_frames
-from ser.encoders.base import valid
+from ser.data.batching import average_frames, valid_frames
 from ser.errors import SerError
 from ser.inference.engines import TorchNetwork
 from ser.inference.recognizer import Recognizer
@@ -24,11 +23,7 @@ _SMALLEST = 4_096  # values; rounding smaller weights, such as the last layer's,
 
 
 class FrameGraph(nn.Module):
-    """Frames (B, L, D) as the encoder made them and lengths (B,) to probabilities (B, C).
-
-    Raises:
-        SerError: it is an ONNX file.
-    """
+    """Frames (B, L, D) as the encoder made them and lengths (B,) to probabilities (B, C)."""
 
     mean: Tensor
     std: Tensor
@@ -51,17 +46,13 @@ class FrameGraph(nn.Module):
             lengths = lengths.clamp(max=self.longest)
         frames, lengths = average_frames(frames, lengths, self.average)
         normalised = (frames - self.mean) / self.std  # (B, L, D)
-        normalised = normalised.masked_fill(~valid(lengths, frames.shape[1]).unsqueeze(-1), 0.0)
+        normalised = normalised.masked_fill(~valid_frames(lengths, frames.shape[1]).unsqueeze(-1), 0.0)
         probabilities: Tensor = self.network(normalised, lengths).emotion_logits.softmax(dim=-1)
         return probabilities
 
 
 class WaveformGraph(nn.Module):
-    """Waveforms (B, N) at 16 kHz and their samples (B,) to probabilities (B, C).
-
-    Raises:
-        SerError: the encoder computes in another precision than float32.
-    """
+    """Waveforms (B, N) at 16 kHz and their samples (B,) to probabilities (B, C)."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
@@ -79,7 +70,7 @@ class WaveformGraph(nn.Module):
         """The cut, the encoder, rounding to half precision as in the feature cache, then the network."""
         if self.encoder.longest is not None:
             waveform, lengths = waveform[:, : self.encoder.longest], lengths.clamp(max=self.encoder.longest)
-        valid_samples = valid(lengths, waveform.shape[1])
+        valid_samples = valid_frames(lengths, waveform.shape[1])
         frames, counts = self.encoder(waveform.masked_fill(~valid_samples, 0.0), lengths)
         probabilities: Tensor = self.classify(frames.half().float(), counts)
         return probabilities

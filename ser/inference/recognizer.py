@@ -12,41 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE, resample_mono
+from ser.data.audio import SAMPLE_RATE, Waveform, prepare
 from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics, RunningStatistics
 from ser.encoders import Encoder, encode
+from ser.encoders.base import usable_device
 from ser.errors import SerError, SyntheticVoiceWarning
-from ser.inference.checkpoint import (
-    PRETRAINED,
-    SYNTHETIC,
-    ModelConfig,
-    find_model,
-    from_hub,
-    read_checkpoint,
-    read_folder,
-)
+from ser.inference.checkpoint import PRETRAINED, SYNTHETIC, ModelConfig, find_model, from_hub
 from ser.inference.engines import (
     FrameModel,
-    OnnxNetwork,
     OnnxWaveformModel,
     Scores,
     TorchNetwork,
     build_encoder,
-    build_network,
     check_encoder,
-    open_onnx,
-    takes_waveforms,
-    usable_device,
+    load_model,
 )
 from ser.inference.vad import NO_SPEECH
 
-LONGEST_SECONDS = 60.0  # attention is quadratic; longer recordings are predicted window by window
-SHORTEST_SAMPLES = 400  # 25 ms at 16 kHz: one frame of every encoder
-_LARGEST_INTEGER = 4  # bytes
-_LOUDEST = 256.0  # float samples above were scaled as integers
-
-Waveform = NDArray[Any] | Tensor
 Recording = tuple[Waveform, Any]  # samples (N,), (N, channels) or (channels, N), and their rate in Hz
 
 
@@ -149,17 +132,10 @@ class Recognizer:
         Raises:
             SerError: the model or its encoder is missing, damaged, of another kind or refused.
         """
-        place = usable_device(device)
-        found = find_model(path)
-        model: FrameModel | OnnxWaveformModel
-        if found.suffix == ".onnx":
-            config, session = open_onnx(found, device)
-            if takes_waveforms(session):
-                return cls(config, OnnxWaveformModel(session))
-            model = OnnxNetwork(session, config.statistics)
-        else:
-            config, weights = read_folder(found) if found.is_dir() else read_checkpoint(found)
-            model = TorchNetwork(build_network(config, weights, found), place, config.average)
+        place = usable_device(device, "use --device cpu")
+        config, model = load_model(find_model(path), place)
+        if isinstance(model, OnnxWaveformModel):
+            return cls(config, model)
         if encoder is None:
             encoder = build_encoder(config, encoder_checkpoint, place, allow_download)
         else:
@@ -228,11 +204,7 @@ class Recognizer:
     ) -> list[Prediction]:
         """Recognise several recordings, in batches of similar length; predictions in the order given.
 
-        Args:
-            recordings: pairs of samples and rate in Hz.
-            statistics: as for a single call, for all of them.
-            attention: as for a single call.
-            batch_seconds: padded audio in one batch.
+        ``statistics`` and ``attention`` are as for a single call; a batch has ``batch_seconds`` of padded audio.
 
         Raises:
             SerError: as for a single call; no recording is then recognised.
@@ -324,55 +296,3 @@ class Recognizer:
             Prediction.of(self.emotions, row, seconds=length, normalization=statistics.source, attention=weights)
             for row, length, weights in zip(scores.probabilities, seconds, attention, strict=True)
         ]
-
-
-def prepare(waveform: Waveform, sample_rate: Any) -> Tensor:
-    """A copy of samples of any rate and number type, mono, (N,) float32 at 16 kHz.
-
-    Args:
-        waveform: (N,), (N, channels) or (channels, N); the longer axis is time. Floating point lies in [-1, 1],
-            integers of 8 to 32 bits fill the range of their type.
-        sample_rate: Hz, a number or its text.
-
-    Raises:
-        SerError: too short, too long, NaN or infinite samples, another shape, an impossible rate.
-    """
-    try:
-        if isinstance(waveform, Tensor):
-            waveform = waveform.detach().cpu().float() if waveform.is_floating_point() else waveform.detach().cpu()
-        samples = np.asarray(waveform)
-        rate = int(sample_rate) if float(sample_rate) == int(float(sample_rate)) else sample_rate
-        if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
-            raise ValueError(f"samples of type {samples.dtype} and shape {samples.shape}")
-    except (TypeError, ValueError, OverflowError) as error:
-        shown = type(sample_rate).__name__ if np.ndim(sample_rate) else repr(sample_rate)
-        raise SerError(
-            f"got {str(error).strip().splitlines()[0]}, with {shown} as the rate, expected numbers of shape (N,) or "
-            "(N, channels), then a rate in Hz; pass one recording at a time."
-        ) from error
-    if samples.dtype.kind in "iu":
-        if samples.dtype.itemsize > _LARGEST_INTEGER:
-            raise SerError(
-                f"got integers of type {samples.dtype}, whose range no sound fills, expected 8 to 32 bits; give them "
-                "the type that they were recorded with, such as samples.astype('int16')."
-            )
-        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        samples = samples.astype(np.float64) / half - (samples.dtype.kind == "u")
-    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
-        samples = samples.T  # (channels, N) -> (N, channels)
-    if not np.isfinite(samples).all():
-        raise SerError("the recording holds NaN or infinite samples, expected finite ones; record or export it again.")
-    if (peak := np.abs(samples).max(initial=0.0)) > _LOUDEST:
-        raise SerError(f"the samples reach {peak:.0f}, expected -1 to 1; divide them, 16-bit ones by 32768.")
-    prepared = resample_mono(torch.from_numpy(np.array(samples, np.float32)), rate)
-    if len(prepared) < SHORTEST_SAMPLES:
-        raise SerError(
-            f"the recording has {len(prepared)} samples at {SAMPLE_RATE} Hz, expected at least "
-            f"{SHORTEST_SAMPLES} ({1000 * SHORTEST_SAMPLES / SAMPLE_RATE:.0f} ms); leave it out."
-        )
-    if len(prepared) > LONGEST_SECONDS * SAMPLE_RATE:
-        raise SerError(
-            f"the recording lasts {len(prepared) / SAMPLE_RATE:.1f} s, expected at most "
-            f"{LONGEST_SECONDS:.0f} s at once; save it as a file and use a timeline (--window 5)."
-        )
-    return prepared

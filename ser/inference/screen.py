@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from ser.data.audio import SAMPLE_RATE, printable, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, prepare, printable, read_audio
 from ser.errors import SerError
 from ser.inference.files import StatisticsOf, collect_files, predict_files
-from ser.inference.recognizer import LONGEST_SECONDS, Recognizer, prepare
+from ser.inference.recognizer import Recognizer
 from ser.inference.timeline import timeline
 from ser.inference.vad import NO_SPEECH, SpeechGate
-from ser.io import atomic_path, spreadsheet_safe, write_text
+from ser.io import safe_csv, write_text
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,7 @@ _SHOWN_ROWS = 200
 
 
 def check_table_name(path: Path | None) -> None:
-    """Refuse a table that is neither .csv nor .json, before any work is done.
-
-    Raises:
-        SerError: naming the file.
-    """
+    """Refuse a table that is neither .csv nor .json, before any work is done."""
     if path is not None and path.suffix.lower() not in (".csv", ".json"):
         raise SerError(f"--output {path} ends in {path.suffix or 'nothing'!r}, expected .csv or .json; rename it.")
 
@@ -40,10 +36,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table whole or not at all: as JSON records, or as CSV in which no text starts a spreadsheet formula."""
     if path.suffix.lower() == ".json":
         write_text(path, table.to_json(orient="records", indent=2, force_ascii=False, double_precision=15) + "\n")
-        return
-    safe = table.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
-    with atomic_path(path) as temporary:
-        safe.to_csv(temporary, index=False)
+    else:
+        write_text(path, safe_csv(table))
 
 
 def recognise(
@@ -103,10 +97,7 @@ def show_predictions(
     for name, row in zip(_short_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
         when = f"{row['start']:.1f}-{row['end']:.1f}" if "start" in row else f"{row['seconds']:.2f}"
         screen.add_row(
-            Text(name),
-            when,
-            Text(row["predicted"], style="bold"),
-            *_probabilities(row, emotions, bars, separate),
+            Text(name), when, Text(row["predicted"], style="bold"), *_probabilities(row, emotions, bars, separate)
         )
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"

@@ -1,4 +1,4 @@
-"""Where the samples of a stream come from: a file, at the pace it plays or at full speed, or a microphone."""
+"""Where the samples of a stream come from, a file at any pace or a microphone, and the buffer of the last ones."""
 
 import json
 import logging
@@ -208,3 +208,37 @@ def _next_or_nothing(arriving: queue.SimpleQueue[bytes], timeout: float) -> byte
         return arriving.get(timeout=timeout)
     except queue.Empty:
         return b""
+
+
+class RingBuffer:
+    """The last ``size`` samples of a stream, zeros where none have come yet; safe between threads."""
+
+    def __init__(self, size: int) -> None:
+        self._samples = np.zeros(size, np.float32)
+        self._clock = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def clock(self) -> int:
+        """Samples ever written."""
+        return self._clock
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        """Append (N,) samples; the oldest make room."""
+        size = len(self._samples)
+        with self._lock:
+            kept = samples[-size:]
+            begin = (self._clock + len(samples) - len(kept)) % size
+            first = min(len(kept), size - begin)
+            self._samples[begin : begin + first] = kept[:first]
+            self._samples[: len(kept) - first] = kept[first:]
+            self._clock += len(samples)
+
+    def latest(self) -> NDArray[np.float32]:
+        """A copy of the buffer (size,), oldest sample first."""
+        with self._lock:
+            begin = self._clock % len(self._samples)
+            return np.concatenate((self._samples[begin:], self._samples[:begin]))

@@ -14,49 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE
+from ser.data.audio import SAMPLE_RATE, prepare
 from ser.data.normalization import RunningStatistics
-from ser.errors import SerError
-from ser.inference.recognizer import Prediction, Recognizer, prepare
+from ser.errors import SerError, check_number
+from ser.inference.recognizer import Prediction, Recognizer
+from ser.inference.sources import RingBuffer
 from ser.inference.timeline import check_windows
 from ser.inference.vad import SpeechGate, enough_speech, level
 
 log = logging.getLogger(__name__)
 _RECENT, _TOO_MANY = 10, 3  # so many dropped among the recent windows lengthen the hop
-
-
-class RingBuffer:
-    """The last ``size`` samples of a stream, zeros where none have come yet; safe between threads."""
-
-    def __init__(self, size: int) -> None:
-        self._samples = np.zeros(size, np.float32)
-        self._clock = 0
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    @property
-    def clock(self) -> int:
-        """Samples ever written."""
-        return self._clock
-
-    def write(self, samples: NDArray[np.float32]) -> None:
-        """Append (N,) samples; the oldest make room."""
-        size = len(self._samples)
-        with self._lock:
-            kept = samples[-size:]
-            begin = (self._clock + len(samples) - len(kept)) % size
-            first = min(len(kept), size - begin)
-            self._samples[begin : begin + first] = kept[:first]
-            self._samples[: len(kept) - first] = kept[first:]
-            self._clock += len(samples)
-
-    def latest(self) -> NDArray[np.float32]:
-        """A copy of the buffer (size,), oldest sample first."""
-        with self._lock:
-            begin = self._clock % len(self._samples)
-            return np.concatenate((self._samples[begin:], self._samples[:begin]))
 
 
 @dataclass(frozen=True)
@@ -99,21 +66,14 @@ class StreamingRecognizer:
     Windows are cut by counting samples, so window k covers exactly [k hop, k hop + window) however the blocks arrive.
     One finished window may wait for the thread; a newer one takes its place, which counts as dropped. Where the machine
     drops several, only every second, third ... window is made from then on, and a warning says so once. Models trained
-    with speaker normalisation use running statistics of the stream's speech that start from the training ones.
+    with speaker normalisation use running statistics of the stream's speech that start from the training ones. Use it
+    as a context manager, or call start() and stop().
 
-    Use it as a context manager, or call start() and stop().
-
-    Args:
-        recognizer: the model; several streams may share it.
-        sample_rate: of the stream, Hz; each window is resampled as a whole.
-        window: seconds of each window.
-        hop: seconds from one window to the next.
-        smoothing: weight of earlier windows in the exponential smoothing of probabilities, 0 (none) to below 1.
-        gate: finds speech; None: every window gets an emotion.
-        minimum_speech: least fraction of speech in a window that is recognised (or 0.25 s of it).
-        on_event: called in the stream's thread with every event.
-        history: events kept.
-        clock: seconds that only go forward.
+    Several streams may share a recognizer. Each window is resampled as a whole from the ``sample_rate`` of the
+    stream. ``smoothing`` is the weight of earlier windows in the exponential smoothing of probabilities, 0 (none)
+    to below 1. A window with less than ``minimum_speech`` of speech (or 0.25 s) gets no emotion; without a gate
+    every window gets one. ``on_event`` is called in the thread of the stream; ``history`` is the number of events
+    kept.
     """
 
     def __init__(
@@ -133,8 +93,7 @@ class StreamingRecognizer:
         self.recognizer, self.sample_rate, self.gate = recognizer, sample_rate, gate
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
         check_windows(window, hop)
-        if not 0 <= smoothing < 1:
-            raise SerError(f"a smoothing of {smoothing:g} was given, expected 0 to below 1; correct --smoothing.")
+        check_number("--smoothing", smoothing, 0, 0.999)
         self.smoothing, self.minimum_speech = smoothing, minimum_speech
         self.buffer = RingBuffer(self.window)
         self.processed = self.dropped = 0  # windows

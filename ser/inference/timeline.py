@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, SHORTEST_SAMPLES, prepare, read_audio
 from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
-from ser.inference.recognizer import LONGEST_SECONDS, SHORTEST_SAMPLES, Prediction, Recognizer, prepare
+from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.sources import file_source
 from ser.inference.vad import SpeechGate, enough_speech
 
@@ -35,13 +35,8 @@ def timeline(
 
     A file shorter than the window is one window; the last window ends with the file.
 
-    Args:
-        recognizer: the model.
-        path: an audio file.
-        window: seconds of each window.
-        hop: seconds from one window to the next, at most ``window``.
-        statistics: as for the recognizer's call.
-        gate: finds speech; windows without any get "no speech". None: every window gets an emotion.
+    Windows begin every ``hop`` seconds. Those without speech by the gate get "no speech"; without a gate every
+    window gets an emotion.
 
     Returns:
         Columns start and end (seconds), speech_seconds, predicted, confidence, ``p_<emotion>`` in class order.
@@ -64,11 +59,7 @@ def timeline(
 
 
 def check_windows(window: float, hop: float) -> None:
-    """Refuse windows that the models cannot take, and hops that would skip audio.
-
-    Raises:
-        SerError: naming both.
-    """
+    """Refuse windows that the models cannot take, and hops that would skip audio."""
     shortest = SHORTEST_SAMPLES / SAMPLE_RATE
     if not (shortest <= window <= LONGEST_SECONDS and SHORTEST_HOP <= hop <= window):
         raise SerError(
@@ -97,10 +88,7 @@ def _windows(path: str | Path, window: float, hop: float) -> Iterator[tuple[int,
 
 
 def predict_long(
-    recognizer: Recognizer,
-    path: str | Path,
-    statistics: FrameStatistics | None = None,
-    gate: SpeechGate | None = None,
+    recognizer: Recognizer, path: str | Path, statistics: FrameStatistics | None = None, gate: SpeechGate | None = None
 ) -> Prediction:
     """One prediction for a file too long to be taken whole: mean over the 10 s windows that hold speech, every 5 s.
 
@@ -124,10 +112,7 @@ def predict_long(
 
 
 def predict_gated(
-    recognizer: Recognizer,
-    waveforms: Sequence[Tensor],
-    statistics: FrameStatistics | None,
-    gate: SpeechGate | None,
+    recognizer: Recognizer, waveforms: Sequence[Tensor], statistics: FrameStatistics | None, gate: SpeechGate | None
 ) -> list[Prediction]:
     """Predictions of waveforms (N,) as one batch; those without speech are not given to the model."""
     if gate is None:

@@ -113,11 +113,7 @@ def _concat_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
 
 
 class MultiHeadSelfAttention(nn.Module):
-    """Scaled dot-product self-attention with residual and LayerNorm (Vaswani et al. 2017, section 3.2).
-
-    Raises:
-        SerError: ``heads`` does not divide ``size``.
-    """
+    """Scaled dot-product self-attention with residual and LayerNorm (Vaswani et al. 2017, section 3.2)."""
 
     def __init__(self, size: int, heads: int = 8, dropout: float = 0.3) -> None:
         super().__init__()

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ser.data.batching import valid_frames
 from ser.errors import check_number
 from ser.models.attention import MultiHeadSelfAttention
 from ser.models.enhanced_gru import ResidualRNN
-from ser.models.layers import MeanStdPooling, Pooling, valid_frames
+from ser.models.layers import MeanStdPooling, Pooling
 from ser.models.network import Network, check_settings
 
 
@@ -36,9 +37,6 @@ class BottleneckGRU(Network):
     """Projection, residual GRU layers, self-attention, pooling, bottleneck, linear head.
 
     For the few hundred to few thousand utterances that emotion corpora have, where the deep network learns slowly.
-
-    Raises:
-        SerError: a number is out of range, or ``heads`` does not divide 2H.
     """
 
     def __init__(

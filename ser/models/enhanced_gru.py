@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ser.data.batching import valid_frames
 from ser.errors import check_number
 from ser.models.attention import MultiHeadSelfAttention
 from ser.models.layers import (
@@ -16,7 +17,6 @@ from ser.models.layers import (
     SpeakerNorm,
     masked_max,
     masked_mean,
-    valid_frames,
 )
 from ser.models.network import ClassifierHead, Network, check_settings
 
@@ -38,11 +38,7 @@ class ResidualRNN(nn.Module):
 
 
 class EnhancedGRU(Network):
-    """Projection, positions, speaker norm, residual GRU layers, self-attention, enhancement, pooling, head.
-
-    Raises:
-        SerError: a number is out of range, or ``heads`` does not divide 4H.
-    """
+    """Projection, positions, speaker norm, residual GRU layers, self-attention, enhancement, pooling, head."""
 
     def __init__(
         self,
@@ -105,12 +101,7 @@ class EnhancedGRU(Network):
 
 def _enhancement(width: int, size: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(width, size),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(size, size),
-        nn.ReLU(),
-        nn.Dropout(dropout),
+        nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(size, size), nn.ReLU(), nn.Dropout(dropout)
     )
 
 

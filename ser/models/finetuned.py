@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.data.augmentation import Augmentation
+from ser.data.batching import valid_frames
 from ser.encoders import FULL, Encoder
-from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Layers, joined, valid
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Layers, joined
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.encoders.ssl import SpeechModel
 from ser.errors import SerError
@@ -21,12 +22,7 @@ from ser.models.network import Network
 
 log = logging.getLogger(__name__)
 
-_CONFIGS = {
-    "hubert": "HubertConfig",
-    "wavlm": "WavLMConfig",
-    "wav2vec2": "Wav2Vec2Config",
-    "whisper": "WhisperConfig",
-}
+_CONFIGS = {"hubert": "HubertConfig", "wavlm": "WavLMConfig", "wav2vec2": "Wav2Vec2Config", "whisper": "WhisperConfig"}
 _SPEECH_SIZES, _WHISPER_SIZES = ("num_hidden_layers", "hidden_size"), ("encoder_layers", "d_model")
 _TAIL = FRAME_SAMPLES - HOP_SAMPLES  # samples of the last window beyond the last row
 # Far above every published model; a checkpoint from a stranger must not fill the memory.
@@ -102,7 +98,7 @@ class FineTuned(Network):
 
     def body(self, frames: Tensor, lengths: Tensor, return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Pooled statistics (B, F) and attention (B, L, L) or None, of frames (B, L, D) as the encoder made them."""
-        mask = valid(lengths, frames.shape[1])  # (B, L)
+        mask = valid_frames(lengths, frames.shape[1])  # (B, L)
         if self.first is None:
             rows = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
             waveforms = F.pad(rows.flatten(1), (0, _TAIL))  # (B, 320 L + 80): as many frames as rows
@@ -170,11 +166,7 @@ def _random_model(config: Mapping[str, Any], layers: int) -> Any:
 
 
 def check_finetuning(encoder: Encoder, normalization: str, augmentation: Augmentation, own_frames: bool) -> None:
-    """Refuse settings that the tuned layers cannot work with; a frozen encoder accepts all.
-
-    Raises:
-        SerError: naming the setting to change.
-    """
+    """Refuse settings that the tuned layers cannot work with; a frozen encoder accepts all."""
     finetune = getattr(encoder, "finetune", None)
     if finetune is None:
         return

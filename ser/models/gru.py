@@ -6,17 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ser.data.batching import valid_frames
 from ser.models.attention import GeneralAttention, MatchingAttention
-from ser.models.layers import BidirectionalRNN, masked_max, valid_frames
+from ser.models.layers import BidirectionalRNN, masked_max
 from ser.models.network import Network, check_settings
 
 
 class GRU(Network):
-    """Dropout, bidirectional GRU, matching attention, tanh, maximum over frames, LeakyReLU, dropout, linear.
-
-    Raises:
-        SerError: a number is out of range.
-    """
+    """Dropout, bidirectional GRU, matching attention, tanh, maximum over frames, LeakyReLU, dropout, linear."""
 
     def __init__(
         self,

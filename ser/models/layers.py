@@ -11,11 +11,6 @@ CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 _SMALLEST_VARIANCE = 1e-5  # keeps the gradient of the square root finite for an utterance of one frame
 
 
-def valid_frames(lengths: Tensor, max_length: int) -> Tensor:
-    """Return a mask (B, ``max_length``), True at the frames before the end of each utterance of ``lengths`` (B,)."""
-    return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
-
-
 def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the valid frames: (B, L, D), (B, L) -> (B, D)."""
     total = frames.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)  # (B, D)
@@ -123,9 +118,6 @@ class BidirectionalRNN(nn.Module):
     The backward direction is a second layer over the frames of each utterance in reverse order, with the padding left
     behind them. Packed sequences compute the same, but cannot be exported, and on CPU a training step through them
     takes 1.3 to 3 times as long (``python -m benchmarks.recurrent``).
-
-    Raises:
-        SerError: another cell.
     """
 
     def __init__(self, input_size: int, hidden_size: int, cell: str = "gru") -> None:

@@ -88,11 +88,7 @@ class Network(nn.Module, ABC):
 
 
 def check_settings(hidden_size: int, layers: int, dropout: float, smallest: int = 1) -> None:
-    """Refuse sizes that a network cannot have.
-
-    Raises:
-        SerError: naming the setting.
-    """
+    """Refuse sizes that a network cannot have."""
     check_number("model.hidden_size", hidden_size, smallest, whole=True)
     check_number("model.layers", layers, 1, whole=True)
     check_number("model.dropout", dropout, 0, 1)

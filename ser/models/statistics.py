@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ser.data.batching import valid_frames
 from ser.errors import SerError, check_number
-from ser.models.layers import MeanStdPooling, Pooling, valid_frames
+from ser.models.layers import MeanStdPooling, Pooling
 from ser.models.network import Network, check_settings
 
 LabelledBatch = tuple[Tensor, Tensor, Tensor]  # frames (B, L, D), lengths (B,), emotion (B,)
@@ -22,9 +23,6 @@ class StatisticsLogistic(Network):
 
     ``fit`` estimates it with scikit-learn, in seconds and without epochs; adversary, augmentation and optimizer have no
     part in it. The pooled features are the standardised statistics.
-
-    Raises:
-        SerError: a value of ``grid`` is not above zero, or there is none.
     """
 
     mean: Tensor
@@ -129,11 +127,7 @@ def fit_logistic(head: nn.Linear, features: Tensor, emotion: Tensor, strength: f
 
 
 class StatisticsMLP(Network):
-    """A layer per frame, mean and std over frames, and a linear head: a network without recurrence.
-
-    Raises:
-        SerError: a number is out of range.
-    """
+    """A layer per frame, mean and std over frames, and a linear head: a network without recurrence."""
 
     def __init__(
         self,

@@ -49,11 +49,7 @@ class Data:
 
 
 def load_data(cfg: DictConfig) -> Data:
-    """Corpus, frames and split of the configuration.
-
-    Raises:
-        SerError: bad input.
-    """
+    """Corpus, frames and split of the configuration."""
     corpus: Corpus = instantiate(cfg, "data")
     announce(corpus)
     encoder: Encoder = instantiate(cfg, "features")

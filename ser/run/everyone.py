@@ -39,11 +39,7 @@ class Recipe:
         return {"cross_validation": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
     def check(self, identity: Mapping[str, Any]) -> None:
-        """Refuse a sweep of other settings or data than those of ``identity``.
-
-        Raises:
-            SerError: naming the first difference.
-        """
+        """Refuse a sweep of other settings or data than those of ``identity``."""
         for run in self.runs[:1]:  # the others are like it
             old, new = (
                 {key: value for key, value in found.items() if not any(fnmatch(key, own) for own in _ITS_OWN)}

@@ -37,14 +37,10 @@ class RunFolder:
 
     A run that replaces a finished one works in a folder beside it, which takes its place at the very end: what is
     finished stays whole, however many attempts fail.
-
-    Attributes:
-        path: the run's folder.
-        work: where this run writes, the same folder unless a finished run is there.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = self.work = Path(path).absolute()
+        self.path = self.work = Path(path).absolute()  # work: where this run writes
         self.started = time.time()
         self._attempt, self._replaced, self._lock = (
             self.path.with_name(f".{self.path.name}.{kind}") for kind in ("attempt", "replaced", "lock")

@@ -161,9 +161,6 @@ def check_stored(content: Any, source: Path) -> None:
     """Refuse a stored configuration that would call anything but what the options of ``conf/`` call.
 
     A run keeps resolved settings. An interpolation in them is not its own, and could build a target when it is read.
-
-    Raises:
-        SerError: naming the target or the interpolation.
     """
     known = {
         value for file in CONFIG_FOLDER.rglob("*.yaml") for key, value in _entries(_load(file)) if key == "_target_"

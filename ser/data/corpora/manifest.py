@@ -3,12 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 
 from ser.data.corpora.parsing import assemble, existing_root, relabelled, speaker_groups, validate_emotions
 from ser.data.corpus import Corpus, Utterance
-from ser.errors import SerError
+from ser.errors import SerError, first_line
 
 # Columns and the other names that tables have for them, in lower case.
 _COLUMNS = {
@@ -80,9 +81,6 @@ def corpus_of_table(
     """The corpus of a table of texts, one row per utterance, with the columns of a manifest; missing values are empty.
 
     ``source`` is the file or folder it is from, for error messages; the rest is as for ``manifest``.
-
-    Raises:
-        SerError: as for ``manifest``.
     """
     table = _checked(_named_columns(table, source, columns or {}), source, map, partitions)
     possible = sorted(set(table["emotion"]))
@@ -93,31 +91,15 @@ def corpus_of_table(
     else:
         groups = speaker_groups(zip(table["speaker"], table["gender"], strict=True))
         sessions = [groups[speaker] for speaker in table["speaker"]]
-    values = [table[column].tolist() for column in ("path", "emotion", "speaker", "gender", "seconds", "start")]
-    texts = [
-        table.get(column, pd.Series("", index=table.index)).tolist() for column in ("frames", "partition", "corpus")
-    ]
-    ends = [None if pd.isna(end) else end for end in table["end"]]
-    utterances = (
-        Utterance(
-            identifier,
-            base / path if path else Path(),
-            emotion,
-            speaker,
-            session,
-            gender,
-            seconds,
-            start,
-            end,
-            Path(frames) if frames else None,
-            partition,
-            corpus,
-        )
-        for identifier, session, end, path, emotion, speaker, gender, seconds, start, frames, partition, corpus in zip(
-            _ids(table), sessions, ends, *values, *texts, strict=True
-        )
-    )
-    return assemble(name, wanted, utterances, source)
+    fields: dict[str, list[Any]] = {"id": _ids(table), "session": sessions}
+    fields |= {column: table[column].tolist() for column in ("emotion", "speaker", "gender", "seconds", "start")}
+    fields |= {column: table[column].tolist() for column in ("partition", "corpus") if column in table}
+    fields["path"] = [base / path if path else Path() for path in table["path"]]
+    fields["end"] = [None if pd.isna(end) else end for end in table["end"]]
+    if "frames" in table:
+        fields["frames"] = [Path(frames) if frames else None for frames in table["frames"]]
+    rows = zip(*fields.values(), strict=True)
+    return assemble(name, wanted, (Utterance(**dict(zip(fields, row, strict=True))) for row in rows), source)
 
 
 def _read(source: Path) -> pd.DataFrame:
@@ -132,7 +114,7 @@ def _read(source: Path) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise SerError(f"the manifest {source} does not exist; {_REMEDY}.") from error
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise SerError(f"the manifest {source} cannot be read as a UTF-8 CSV table ({reason}); {_REMEDY}.") from error
     return table
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.corpus import Corpus, Utterance
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 EMOTIONS = ("neutral", "happy", "angry", "sad")
 IEMOCAP_COUNTS = (1708, 1636, 1103, 1084)  # utterances per emotion in the standard four-class set
@@ -28,27 +28,8 @@ GENDERS = ("F", "M")  # each session is a dialogue of these two
 SMALLEST = 40  # utterances; below this some speakers would lack an emotion that their neighbours have
 
 # Quantiles of the utterance lengths of IEMOCAP's four-class set: fraction of utterances, seconds.
-_LENGTH_QUANTILES = (
-    0,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    0.95,
-    0.98,
-    0.99,
-    0.995,
-    0.999,
-    1,
-)
+_LENGTH_QUANTILES = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995,
+                     0.999, 1)  # fmt: skip
 _LENGTH_SECONDS = (0.58, 1.09, 1.19, 1.39, 1.68, 2.13, 2.55, 3.0, 3.58, 4.25, 5.18, 6.53, 8.69, 11.06, 14.1, 15.54,
                    17.97, 24.24, 34.14)  # fmt: skip
 _FAVOURITE_WEIGHT = 2.5  # how much more often a speaker shows their favourite emotion
@@ -71,13 +52,8 @@ def synthetic_features(scale: float = 1.0, dim: int = 768, seed: int = 0) -> Cor
     """Corpus without audio; ``frame_source`` computes the frames on demand.
 
     5 sessions, 10 speakers, IEMOCAP's class frequencies and length distribution.
-
-    Raises:
-        SerError: ``scale`` or ``dim`` out of range.
     """
-    if not 0 < scale <= LARGEST_SCALE:
-        raise SerError(f"scale={scale} was given, but the synthetic features come in sizes above 0 and up to "
-                       f"{LARGEST_SCALE:g} times IEMOCAP's; choose a scale in that range.")  # fmt: skip
+    check_number("data.scale", scale, 0, LARGEST_SCALE, above=True)
     utterances = draw_utterances(round(IEMOCAP_SIZE * scale), seed)
     return Corpus("synthetic_features", EMOTIONS, tuple(utterances), SyntheticFrames(dim, seed))
 
@@ -93,9 +69,7 @@ class SyntheticFrames:
     """
 
     def __init__(self, dim: int = 768, seed: int = 0) -> None:
-        if dim < _TRACKS:
-            raise SerError(f"dim={dim} was given, but the synthetic features need at least {_TRACKS} values per frame; "
-                           "raise dim.")  # fmt: skip
+        check_number("data.dim", dim, _TRACKS, whole=True)
         self.dim = dim
         self.frame_rate = FRAME_RATE
         self._seed = seed
@@ -171,12 +145,9 @@ def _width(tracks: slice) -> int:
 
 
 def draw_seconds(number: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Utterance lengths distributed as IEMOCAP's (mean 4.57 s, median 3.58 s, 5% and 95% at 1.39 and 11.06 s).
+    """Seconds (number,), whole samples, distributed as IEMOCAP's lengths (median 3.58; 5% and 95%: 1.39 and 11.06).
 
     The fractions are spaced evenly and only their order is drawn, so the total hardly depends on the seed.
-
-    Returns:
-        Seconds (number,), whole samples at 16 kHz.
     """
     fractions = (rng.permutation(number) + 0.5) / number
     # Between quantiles the logarithm is interpolated: the distribution is close to log-normal.

@@ -40,11 +40,7 @@ class Delivery:
 
 
 def speak(delivery: Delivery, samples: int, rng: np.random.Generator) -> Signal:
-    """Synthesise one utterance.
-
-    Returns:
-        The waveform (samples,) at 16 kHz, before any room.
-    """
+    """One utterance: the waveform (samples,) at 16 kHz, before any room."""
     steps = -(-samples // (_STEP * _BLOCK)) * _BLOCK
     score = _Score.draw(steps * _STEP / SAMPLE_RATE, delivery.syllable_rate, rng)
     time = (np.arange(steps + 1) + 0.5) * _STEP / SAMPLE_RATE

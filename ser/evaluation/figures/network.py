@@ -6,14 +6,25 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from sklearn.preprocessing import StandardScaler
 
 from ser.emotions import looks
 from ser.errors import SerError
 from ser.evaluation.attention import Attended, read_attention
-from ser.evaluation.figures.style import FAINT, GREY, MARKERS, SERIES, VERMILION, Inputs, drawable, figure, new_figure
+from ser.evaluation.figures.style import (
+    FAINT,
+    GREY,
+    MARKERS,
+    SERIES,
+    VERMILION,
+    Inputs,
+    Look,
+    drawable,
+    figure,
+    new_figure,
+)
 from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.predictions import emotions_of, read_embeddings
 from ser.evaluation.runs import Run
@@ -40,20 +51,12 @@ def project(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     varying = features[:, features.std(axis=0) > 1e-12]
     if len(features) < 2 or varying.shape[1] == 0:
         return np.zeros((len(features), 2)), "PCA"
-    scaled = (varying - varying.mean(axis=0)) / varying.std(axis=0)
+    scaled = StandardScaler().fit_transform(varying)
     reduced = PCA(min(50, *scaled.shape), random_state=seed).fit_transform(scaled)  # (n, <= 50)
     if len(reduced) < _FEWEST_FOR_TSNE or reduced.shape[1] < 2:
         return np.pad(reduced, ((0, 0), (0, 2)))[:, :2], "PCA"
     # 500 steps, not scikit-learn's 1000: the layout of some hundred points no longer moves after that.
-    layout = TSNE(
-        2,
-        perplexity=min(30.0, (len(reduced) - 1) / 3),
-        init="pca",
-        learning_rate="auto",
-        max_iter=500,
-        random_state=seed,
-        n_jobs=1,
-    )
+    layout = TSNE(perplexity=min(30.0, (len(reduced) - 1) / 3), max_iter=500, random_state=seed, n_jobs=1)
     return layout.fit_transform(reduced), "t-SNE"
 
 
@@ -99,39 +102,17 @@ def feature_map(
 def _scatter(axes: Axes, points: np.ndarray, names: pd.Series, styles: dict[str, tuple[str, str]], title: str) -> None:
     """Draw points by group; groups without a style are faint dots under the others."""
     others = ~names.isin(list(styles)).to_numpy()
-    axes.scatter(points[others, 0], points[others, 1], s=8, color=FAINT, zorder=1)
-    handles = []
+    if others.any():
+        axes.scatter(points[others, 0], points[others, 1], s=8, color=FAINT, label=f"{names[others].nunique()} others")
     for name, (color, marker) in styles.items():
         chosen = (names == name).to_numpy()
-        if not chosen.any():
-            continue
-        axes.scatter(
-            points[chosen, 0],
-            points[chosen, 1],
-            s=24,
-            color=color,
-            marker=marker,
-            alpha=0.85,
-            linewidths=0.3,
-            edgecolors="#555555",
-            zorder=2,
-        )
-        handles.append(Line2D([], [], linestyle="", marker=marker, color=color, label=drawable(name, 14)))
-    if others.any():
-        label = f"{names[others].nunique()} others"
-        handles.append(Line2D([], [], linestyle="", marker="o", color=FAINT, label=label))
-    axes.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
-        borderaxespad=0.2,
-        handletextpad=0.2,
-        ncols=1 + (len(handles) > 14),
-        columnspacing=0.8,
-        fontsize=8,
-    )
-    axes.set_title(title)
-    axes.set(xticks=[], yticks=[])
+        if chosen.any():
+            look: Look = {"color": color, "marker": marker, "edgecolors": "#555555", "label": drawable(name, 14)}
+            axes.scatter(points[chosen, 0], points[chosen, 1], s=24, alpha=0.85, linewidths=0.3, **look)
+    columns = 1 + (len(axes.collections) > 14)
+    spaces: Look = {"borderaxespad": 0.2, "handletextpad": 0.2, "columnspacing": 0.8}
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=columns, fontsize=8, **spaces)
+    axes.set(title=title, xticks=[], yticks=[])
     axes.spines[["top", "right"]].set_visible(True)
 
 

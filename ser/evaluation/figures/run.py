@@ -1,7 +1,5 @@
 """Figures of one prediction table: emotions, speakers, groups, length, and how far confidence can be trusted."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,6 +16,7 @@ from ser.evaluation.figures.style import (
     PERCENT,
     SKY,
     VERMILION,
+    Look,
     drawable,
     empty_panel,
     figure,
@@ -67,10 +66,8 @@ def draw_matrix(axes: Axes, shades: np.ndarray, cells: list[list[str]], emotions
         dark = np.nan_to_num(shades[row, column]) > 0.55
         axes.text(column, row, cells[row][column], ha="center", va="center", fontsize=9, color="white" if dark else INK)
     names = [drawable(emotion, 12) for emotion in emotions]
-    slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    if max(map(len, names)) <= 5:
-        slanted = {}
-    axes.set_xticks(range(len(names)), names, **slanted)
+    slanted: Look = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), names, **(slanted if max(map(len, names)) > 5 else {}))
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
@@ -185,18 +182,11 @@ def reliability(predictions: pd.DataFrame, note: str = "") -> Figure:
     curve, counts = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     used = table[table["n"] > 0]
     curve.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
-    curve.vlines(
-        used["confidence"],
-        used[["confidence", "accuracy"]].min(axis=1),
-        used[["confidence", "accuracy"]].max(axis=1),
-        color=VERMILION,
-        linewidth=5,
-        alpha=0.25,
-        label="gap between them",
-    )
+    ends = used["confidence"], used["accuracy"]
+    curve.vlines(used["confidence"], *ends, color=VERMILION, linewidth=5, alpha=0.25, label="gap between them")
     curve.plot(used["confidence"], used["accuracy"], color=BLUE, marker="o", label="accuracy")
     percent_axis(curve.yaxis, high=1.02)
-    curve.set(ylabel="accuracy (%)")
+    curve.set_ylabel("accuracy (%)")
     curve.grid(color=FAINT, linewidth=0.6)
     curve.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)  # above: in the axes it would cover points
     width = table["high"] - table["low"]
@@ -219,18 +209,10 @@ def confidence(predictions: pd.DataFrame, note: str = "") -> Figure:
     for chosen, label, color, hatch in ((right, "right", BLUE, ""), (~right, "wrong", ORANGE, "///")):
         if not chosen.any():
             continue
-        weights = np.full(chosen.sum(), 1 / chosen.sum())
-        mean = result[f"confidence_{label}"]
-        axes.hist(
-            largest[chosen],
-            edges.tolist(),
-            weights=weights,
-            color=color,
-            alpha=0.55,
-            edgecolor=color,
-            hatch=hatch,
-            label=f"{label} (n={chosen.sum()}, mean {100 * mean:.1f}%)",
-        )
+        weights, mean = np.full(chosen.sum(), 1 / chosen.sum()), result[f"confidence_{label}"]
+        look: Look = {"color": color, "edgecolor": color, "hatch": hatch, "alpha": 0.55}
+        legend = f"{label} (n={chosen.sum()}, mean {100 * mean:.1f}%)"
+        axes.hist(largest[chosen], edges.tolist(), weights=weights, label=legend, **look)
         axes.axvline(mean, color=color, linewidth=1.8, linestyle="-" if label == "right" else "--")
     percent_axis(axes.xaxis)
     axes.yaxis.set_major_formatter(PERCENT)
@@ -255,17 +237,9 @@ def duration(predictions: pd.DataFrame, note: str = "") -> Figure:
     values = [scores(part)["uar"] for part in parts]
     axes.plot(places, values, color=BLUE, marker="o", linewidth=1.7)
     axes.axhline(scores(known)["uar"], color=GREY, linestyle="--", linewidth=1, label="all lengths")
+    above: Look = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 9}
     for place, (value, text) in enumerate(zip(values, percents(values), strict=True)):
-        axes.annotate(
-            text,
-            (place, value),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            color=INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-        )
+        axes.annotate(text, (place, value), **above, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})
     spans = [f"{part['seconds'].min():.1f}–{part['seconds'].max():.1f} s\nn={len(part)}" for part in parts]
     axes.set_xticks(places, spans)
     percent_axis(axes.yaxis, high=1.12)

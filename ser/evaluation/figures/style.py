@@ -6,6 +6,7 @@ are ``matplotlib.figure.Figure`` objects; pyplot's state is not touched.
 
 import functools
 import io
+import re
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ser.io import atomic_path
 P = ParamSpec("P")
 R = TypeVar("R")
 Inputs = Iterable[tuple[str, tuple[Any, ...]]]
+Look = dict[str, Any]  # keywords of a drawing call
 
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
@@ -40,11 +42,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _RC: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
-    "axes.labelsize": 10,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
-    "legend.framealpha": 0.8,
     "legend.edgecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -103,11 +103,8 @@ def _broken(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` signs, broken behind a separator where a line has one."""
     lines = []
     while len(text) > width:
-        behind = [
-            max((place for place in range(width // 3, width + 1) if text[place - 1] in separators), default=0)
-            for separators in (",-+/ ", "_=.")
-        ]
-        place = behind[0] or behind[1] or width
+        ends = [re.match(rf".{{{width // 3},{width - 1}}}[{separators}]", text) for separators in (",+/ -", "_=.")]
+        place = next((end.end() for end in ends if end), width)
         lines.append(text[:place].rstrip())
         text = text[place:]
     return [*lines, text]
@@ -179,31 +176,16 @@ def new_figure(width: float, height: float, title: str, note: str = "") -> Figur
     figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - foot / height), h_pad=0.08, w_pad=0.08)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     if wrapped:
-        figure.text(
-            0.01,
-            0.08 / height,
-            "\n".join(wrapped),
-            color=VERMILION,
-            fontsize=9,
-            fontweight="bold",
-            ha="left",
-            va="bottom",
-        )
+        warning: Look = {"color": VERMILION, "fontsize": 9, "fontweight": "bold", "va": "bottom"}
+        figure.text(0.01, 0.08 / height, "\n".join(wrapped), **warning)
     return figure
 
 
 def empty_panel(axes: Axes, message: str) -> None:
     """Write into an unused panel why nothing is drawn there."""
     axes.set_axis_off()
-    axes.text(
-        0.5,
-        0.5,
-        textwrap.fill(drawable(message), 34),
-        ha="center",
-        va="center",
-        color="#666666",
-        transform=axes.transAxes,
-    )
+    centred: Look = {"ha": "center", "va": "center", "color": "#666666", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, textwrap.fill(drawable(message), 34), **centred)
 
 
 @styled

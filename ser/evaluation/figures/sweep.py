@@ -22,6 +22,7 @@ from ser.evaluation.figures.style import (
     SERIES,
     SKY,
     Inputs,
+    Look,
     drawable,
     figure,
     new_figure,
@@ -140,17 +141,9 @@ def folds(table: pd.DataFrame, note: str = "") -> Figure:
     rows = np.arange(len(names))
     for axes, (column, title, color) in zip(panels, (("uar", "UAR", ORANGE), ("wa", "WA", SKY)), strict=True):
         values = [table.loc[table["variant"] == name, column].dropna().to_numpy() for name in names]
-        boxes = axes.boxplot(
-            values,
-            positions=rows,
-            orientation="horizontal",
-            widths=0.6,
-            patch_artist=True,
-            showfliers=False,
-            medianprops={"color": INK, "linewidth": 1.5},
-        )
-        for box in boxes["boxes"]:
-            box.set(facecolor=color, alpha=0.45)
+        look: Look = {"widths": 0.6, "patch_artist": True, "showfliers": False}
+        look |= {"boxprops": {"facecolor": color, "alpha": 0.45}, "medianprops": {"color": INK, "linewidth": 1.5}}
+        axes.boxplot(values, positions=rows, orientation="horizontal", **look)
         for row, points in enumerate(values):
             spread = np.random.default_rng(row).uniform(-0.14, 0.14, len(points))
             axes.scatter(points, row + spread, s=12, color=INK, alpha=0.6, linewidths=0, zorder=3)
@@ -175,14 +168,9 @@ def radar(table: pd.DataFrame, title: str, note: str = "") -> Figure:
         axes = drawn.subplots()
         width = 0.8 / len(table)
         for place, (_, values) in enumerate(table.iterrows()):
-            axes.bar(
-                np.arange(len(names)) + (place - (len(table) - 1) / 2) * width,
-                values,
-                width,
-                color=SERIES[place % len(SERIES)],
-                hatch="///" if place >= len(SERIES) else "",
-                label=labels[place],
-            )
+            spokes = np.arange(len(names)) + (place - (len(table) - 1) / 2) * width
+            look: Look = {"color": SERIES[place % len(SERIES)], "hatch": "///" if place >= len(SERIES) else ""}
+            axes.bar(spokes, values, width, label=labels[place], **look)
         axes.set_xticks(range(len(names)), names)
         percent_axis(axes.yaxis)
     else:
@@ -190,16 +178,9 @@ def radar(table: pd.DataFrame, title: str, note: str = "") -> Figure:
         angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
         for place, (_, values) in enumerate(table.iterrows()):
             heights = values.fillna(0).to_numpy(dtype=float)
-            axes.plot(
-                [*angles, angles[0]],
-                [*heights, heights[0]],
-                color=SERIES[place % len(SERIES)],
-                linewidth=1.6,
-                marker=MARKERS[place % len(MARKERS)],
-                markersize=4,
-                label=labels[place],
-                linestyle="-" if place < len(SERIES) else "--",
-            )
+            look = {"color": SERIES[place % len(SERIES)], "linestyle": "-" if place < len(SERIES) else "--"}
+            look |= {"marker": MARKERS[place % len(MARKERS)], "label": labels[place]}
+            axes.plot([*angles, angles[0]], [*heights, heights[0]], linewidth=1.6, markersize=4, **look)
             if len(table) == 1:
                 axes.fill(angles, heights, color=SERIES[0], alpha=0.15)
         axes.set_xticks(angles, names)
@@ -232,15 +213,8 @@ def speaker_matrix(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure
     image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(accuracy.to_numpy(dtype=float)):
         if not np.isnan(value):
-            axes.text(
-                column,
-                row,
-                f"{100 * value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if value < 0.5 else INK,
-            )
+            look: Look = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if value < 0.5 else INK}
+            axes.text(column, row, f"{100 * value:.0f}", **look)
     axes.set_yticks(range(len(accuracy)), variant_labels(accuracy.index))
     speakers = [drawable(name, 14) for name in accuracy.columns]
     axes.set_xticks(range(len(speakers)), speakers, rotation=60, ha="right", rotation_mode="anchor")

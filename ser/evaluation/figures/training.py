@@ -18,6 +18,7 @@ from ser.evaluation.figures.style import (
     SKY,
     VERMILION,
     Inputs,
+    Look,
     empty_panel,
     figure,
     new_figure,
@@ -73,17 +74,8 @@ def _lines(axes: Axes, history: pd.DataFrame, lines: tuple[tuple[str, str, str, 
         known = values.notna()
         if not known.any():
             continue
-        marker = "o" if known.sum() <= 2 else ""
-        axes.plot(
-            history["epoch"][known],
-            values[known],
-            dashes,
-            color=colour,
-            label=label,
-            marker=marker,
-            markersize=4,
-            linewidth=1.7,
-        )
+        look: Look = {"color": colour, "marker": "o" if known.sum() <= 2 else "", "markersize": 4, "linewidth": 1.7}
+        axes.plot(history["epoch"][known], values[known], dashes, label=label, **look)
         drawn = True
     return drawn
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,7 +22,7 @@ from ser.evaluation.report.leakage_tables import leakage_comparison_table, probe
 from ser.evaluation.report.tables import comparison_tables, summary_tables
 from ser.evaluation.runs import WARNINGS, Run, find_runs
 from ser.evaluation.summary import Summary
-from ser.io import atomic_path, spreadsheet_safe, write_json, write_text
+from ser.io import safe_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,7 +162,7 @@ def write_summary(summary: Summary, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     paths = [folder / name for name in ("summary.csv", "summary_comparisons.csv", "summary.json", "summary.md")]
     for table, path in zip((summary.variants, summary.comparisons), paths, strict=False):
-        _write_csv(table, path)
+        write_text(path, safe_csv(table))
     write_json(paths[2], summary.to_dict())
     notes = "\n".join(f"- {note}" for note in summary.notes)
     text = f"# Summary\n\n{to_markdown(summary_tables(summary))}" + (f"\n## Notes\n\n{notes}\n" if notes else "")
@@ -251,9 +250,3 @@ def _width(table: Table, column: int) -> int:
     while len(textwrap.wrap(heading, longest)) > 2:
         longest += 1
     return longest
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    safe = table.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
-    with atomic_path(path) as temporary:
-        safe.to_csv(temporary, index=False, encoding="utf-8")
