@@ -102,7 +102,7 @@ class StreamingRecognizer:
         self._on_event, self._clock = on_event, clock
         self._next_index, self._counted_to = 0, 0  # of a window; samples that the running statistics have seen
         self._drops: deque[bool] = deque(maxlen=_RECENT)
-        self._seconds = 0.0  # that the last answer took
+        self._seconds, self._begun = 0.0, math.inf  # that the last answer took; when the one in the making began
         self._waiting: _Window | None = None
         self._smoothed: NDArray[np.float64] | None = None
         self._busy, self._ending = False, False
@@ -190,16 +190,17 @@ class StreamingRecognizer:
 
     def _lengthen_hop(self) -> None:
         """Make fewer windows, as many as the last answer's time allows; the hop stays below the window."""
-        needed = math.ceil(1.2 * self._seconds * self.sample_rate / self.hop)
+        seconds = max(self._seconds, self._clock() - self._begun)  # the first answer may still be in the making
+        needed = math.ceil(1.2 * seconds * self.sample_rate / self.hop)
         every = min(max(self.every + 1, needed), self.window // self.hop)
         self._drops.clear()
         if every == self.every:
             return
         if self.every == 1:
             log.warning(
-                "this computer needs %.1f s per window of %g s, so an answer comes every %g s from now on; a shorter "
-                "window or a smaller model is faster",
-                self._seconds, self.window / self.sample_rate, every * self.hop / self.sample_rate,
+                "this computer needs at least %.1f s per window of %g s, so an answer comes every %g s from now on; faster "
+                "are a shorter window, a smaller model, or its ONNX file (ser export --with-encoder)",
+                seconds, self.window / self.sample_rate, every * self.hop / self.sample_rate,
             )  # fmt: skip
         self.every = every
 
@@ -231,12 +232,12 @@ class StreamingRecognizer:
             return window
 
     def _answer(self, window: _Window) -> StreamEvent:
-        prediction, error, begun = None, window.error, self._clock()
+        prediction, error, self._begun = None, window.error, self._clock()
         try:
             prediction = self._predict(window) if error is None else None
         except SerError as reason:
             error = str(reason)
-        self._seconds = self._clock() - begun
+        self._seconds, self._begun = self._clock() - self._begun, math.inf
         return StreamEvent(
             index=window.index,
             start=(window.end - len(window.samples)) / self.sample_rate,
