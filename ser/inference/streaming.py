@@ -198,8 +198,8 @@ class StreamingRecognizer:
             return
         if self.every == 1:
             log.warning(
-                "this computer needs at least %.1f s per window of %g s, so an answer comes every %g s from now on; faster "
-                "are a shorter window, a smaller model, or its ONNX file (ser export --with-encoder)",
+                "this computer needs at least %.1f s per window of %g s, so an answer comes every %g s from now on; "
+                "faster are a shorter window, a smaller model, or its ONNX file (ser export --with-encoder)",
                 seconds, self.window / self.sample_rate, every * self.hop / self.sample_rate,
             )  # fmt: skip
         self.every = every
