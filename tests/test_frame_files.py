@@ -157,6 +157,17 @@ def test_the_frame_rate_is_found_by_the_audio_or_asked_for(tmp_path):
     assert imported(corpus_of("ab", seconds=0.0), tmp_path, tmp_path / "cache", frame_rate=50).reused == 2
 
 
+def test_only_the_first_seconds_are_kept(tmp_path):
+    np.save(tmp_path / "a.npy", frames_of("a", 9))
+    np.save(tmp_path / "b.npy", frames_of("b", 4))
+    with pytest.raises(SerError, match=r"features\.max_seconds=0\.1 .* features\.frame_rate=50"):
+        FrameFiles(tmp_path, max_seconds=0.1)
+    whole = imported(corpus_of("ab"), tmp_path, tmp_path / "cache", frame_rate=50)
+    cut = imported(corpus_of("ab"), tmp_path, tmp_path / "cache", frame_rate=50, max_seconds=0.1)
+    assert (whole.cache.lengths, cut.cache.lengths) == ({"a": 9, "b": 4}, {"a": 5, "b": 4})
+    np.testing.assert_array_equal(cut.cache.read("a"), whole.cache.read("a")[:5])
+
+
 def test_other_content_is_imported_again_and_changes_the_identity(tmp_path):
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", frames_of(name))

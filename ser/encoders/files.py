@@ -53,6 +53,7 @@ class FrameFiles(Encoder):
         transposed: the files hold (D, L).
         dim: values per frame (D); None: that of most of the files.
         average: as for Encoder.
+        max_seconds: keep only the frames of the first seconds, by ``frame_rate``, which must be given then.
     """
 
     def __init__(
@@ -62,10 +63,16 @@ class FrameFiles(Encoder):
         transposed: bool = False,
         dim: int | None = None,
         average: int = 1,
+        max_seconds: float | None = None,
     ) -> None:
-        super().__init__(average)
+        super().__init__(average, max_seconds)
         if frame_rate is not None and not 0 < frame_rate < math.inf:
             raise SerError(f"features.frame_rate={frame_rate} was given, expected frames per second; 50 is usual.")
+        if max_seconds is not None and frame_rate is None:
+            raise SerError(
+                f"features.max_seconds={max_seconds:g} was given without the rate of the frames to cut; add "
+                "features.frame_rate=50 (HuBERT, WavLM, emotion2vec), or features.max_seconds=null for all frames."
+            )
         self.root = None if root is None else Path(root).expanduser()
         self.frame_rate = frame_rate or 0.0
         self.transposed, self._dim = transposed, dim
@@ -89,7 +96,13 @@ class FrameFiles(Encoder):
 
     def description(self) -> dict[str, Any]:
         """Width and layout; which frames they are is known by the content of their files."""
-        return {"encoder": "files", "dim": self.dim, "transposed": self.transposed}
+        cut = {} if self.max_seconds is None else {"frames": self._kept}
+        return super().description() | {"encoder": "files", "dim": self.dim, "transposed": self.transposed} | cut
+
+    @property
+    def _kept(self) -> int | None:
+        """Frames of an utterance that are kept; None: all."""
+        return None if self.max_seconds is None else max(1, round(self.max_seconds * self.frame_rate))
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Never returns.
@@ -176,7 +189,7 @@ class FrameFiles(Encoder):
             raise SerError(f"{place.path} holds frames {array.shape}, expected (L, {self.dim}){hint}.")
         if not len(array):
             raise SerError(f"{place.path} holds no frames, expected at least one.")
-        frames = torch.from_numpy(np.array(array, np.float32))
+        frames = torch.from_numpy(np.array(array[: self._kept], np.float32))
         if not bool(frames.isfinite().all()):
             raise SerError(f"{place.path} holds NaN or infinite values, expected finite ones.")
         return frames
@@ -199,7 +212,8 @@ class FrameFiles(Encoder):
         Raises:
             SerError: it was not given and cannot be found.
         """
-        measured = [lengths[u.id] / u.seconds for u in utterances if u.seconds > 0 and u.id in lengths]
+        whole = self.max_seconds or math.inf
+        measured = [lengths[u.id] / u.seconds for u in utterances if 0 < u.seconds <= whole and u.id in lengths]
         if max(lengths.values()) == 1:
             self.frame_rate = self.frame_rate or 1.0  # of vectors, seconds say nothing
         elif not self.frame_rate and not measured:

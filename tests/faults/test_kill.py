@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from children import TINY, Kill, command
+from fake_corpora import write_manifest
 from whole import assert_whole, results
 
 DELAYS = (0, 0, 1, 5)  # milliseconds after a change: at it, or inside what follows
@@ -75,6 +76,40 @@ def test_sweep_killed(corpus, cache, tmp_path):
     assert ended.code == 0, ended.shown
     kills = moments(ended.changes, ["checkpoints", "metrics", "leakage", "predictions", "summary"], 3, seed=3)
     compare(tmp_path / "none", place, words, kills)
+
+
+@pytest.mark.faults
+def test_cross_killed(tmp_path):
+    """The same command again repeats no finished cell and writes the same matrix."""
+    corpora = []
+    for name, seconds in (("one", 0.3), ("two", 0.4)):  # other recordings, or the speakers would count as heard
+        (tmp_path / name).mkdir()
+        table = write_manifest(tmp_path / name, utterances_per_speaker_and_emotion=2, seconds=seconds, session=True)
+        corpora += ["--corpus", f"data=manifest data.manifest={table.rename(table.with_name(f'{name}.csv'))}"]
+    place = tmp_path / "whole"
+    words = ["ser", "cross", *corpora, *TINY, f"paths.cache={tmp_path}/cache", "leakage=false", "fold=1,2"]
+    ended = command(place, *words, f"paths.outputs={place}")
+    assert ended.code == 0, ended.shown
+    expected, matrix = results(place), next(place.rglob("matrix.csv")).read_text()
+    assert matrix.count("\n") == 5
+    first_split = next(number for number, change in enumerate(ended.changes) if "-on-" in change and "split" in change)
+    kills = [Kill(first_split)]  # a cell with predictions and without scores
+    kills += [
+        *moments(ended.changes, ["-on-"], 1, seed=4),
+        *moments(ended.changes, ["matrix", "checkpoints"], 1, seed=5),
+    ]
+    for number, kill in enumerate(kills):
+        killed = tmp_path / f"killed{number}"
+        assert command(killed, *words, f"paths.outputs={killed}", kill=kill).code in (-signal.SIGKILL, 0)
+        assert_whole(killed)
+        finished = {path: path.stat().st_mtime_ns for path in killed.rglob("metrics.json")}
+        again = command(killed, *words, f"paths.outputs={killed}")
+        assert again.code == 0, (kill, again.shown)
+        assert {path: path.stat().st_mtime_ns for path in finished} == finished, kill
+        assert results(killed) == expected, kill
+        assert next(killed.rglob("matrix.csv")).read_text() == matrix
+        assert_whole(killed)
+        shutil.rmtree(killed)
 
 
 @pytest.mark.faults

@@ -42,7 +42,12 @@ def results(folder):
             found[name] = path.read_bytes()
         elif path.name in ("metrics.json", "leakage.json", "split.json", "summary.json"):
             content = json.loads(path.read_text())
-            for key in ("seconds", "prediction_seconds", "command"):  # the command names folders
+            for key in (
+                "seconds",
+                "prediction_seconds",
+                "command",
+                "checkpoint",
+            ):  # the last two name folders, or hash them
                 content.pop(key, None)
             found[name] = content
         elif path.name == "history.csv":
