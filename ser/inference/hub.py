@@ -197,15 +197,15 @@ def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
 def _results(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     if "cross_validation" in facts:
         record = facts["cross_validation"]
-        tables = _tables([cross_validation_table(record)]) + "\n" if record else ""
+        tables = _tables([cross_validation_table(record)]) + "\n\n" if record else ""
         return f"{tables}{_sentence(score_line(record))}."
     if "test" not in metrics:
         return "The checkpoint was exported without a tested run, so there are no figures."
-    return f"{_tables(run_tables(metrics))}\nThe test part was used for nothing but these tables."
+    return f"{_tables(run_tables(metrics))}\n\nThe test part was used for nothing but these tables."
 
 
 def _tables(tables: Sequence[Table]) -> str:
-    return to_markdown(tables).replace("## ", "### ")
+    return to_markdown(tables).replace("## ", "### ").strip()
 
 
 def _model(recognizer: Recognizer, facts: Mapping[str, Any]) -> str:
