@@ -5,7 +5,8 @@ EXTRAS := .venv-extras
 
 DEMO := outputs/demo/recommended/fold3/seed1
 RECIPE := recommended
-SHIPPED := data=ravdess features=whisper_base $(if $(SER_ENCODER),features.checkpoint=$(SER_ENCODER))
+LAYERS := features=whisper_base_layers
+SHIPPED := data=ravdess features=whisper_base_layers $(if $(SER_ENCODER),features.checkpoint=$(SER_ENCODER))
 
 .PHONY: demo pretrained test test-faults test-ray test-databases lint docs bench clean
 
@@ -24,9 +25,9 @@ demo: $(VENV)/.installed  ## install, train and test one fold on the built-in sy
 pretrained: $(VENV)/.installed  ## the model in ser/pretrained again; RAVDESS_ROOT and SER_ENCODER name corpus and encoder
 	$(BIN)/ser sweep variant=$(RECIPE) baseline=$(RECIPE) seed=1,2,3 $(SHIPPED) leakage=false figures=false
 	$(BIN)/ser train experiment=$(RECIPE) $(SHIPPED) resume=true protocol=everyone \
-	  epochs_from=outputs/ravdess-whisper_base/$(RECIPE)
+	  epochs_from=outputs/ravdess-whisper_base_layers/$(RECIPE)
 	$(BIN)/ser export --format hub --output ser/pretrained \
-	  --checkpoint outputs/ravdess-whisper_base/$(RECIPE),protocol=everyone/fold1/seed1
+	  --checkpoint outputs/ravdess-whisper_base_layers/$(RECIPE),protocol=everyone/fold1/seed1
 
 test: $(VENV)/.installed  ## install, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a thread a worker: more of them would wait for each other
@@ -59,19 +60,18 @@ bench: $(VENV)/.installed  ## the figures of README, as ratios measured in one r
 
 ROWS := $(BIN)/python sweep.py seed=1,2,3 baseline=statistics_logistic paths.outputs=outputs/results leakage=false \
 	figures=false logger=none callbacks.progress_bar=null test_each_epoch=false
-LAYERS := features=whisper_base features.layer=[2,3,4] features.join=concatenate
 WHISPER ?= openai/whisper-base
 
 results: $(VENV)/.installed  ## the tables of docs/results, RAVDESS=folder WHISPER=folder; an interrupted one goes on
 	@test -n "$(RAVDESS)" || { echo "give the corpus: make results RAVDESS=/path/to/RAVDESS"; exit 2; }
 	@echo "about 80 minutes of one idle core (estimated from single runs), frames included; finished runs are skipped"
-	$(ROWS) variant=statistics_logistic,statistics_mlp data=synthetic features=logmel
-	$(ROWS) variant=statistics_logistic,statistics_mlp,recommended,recommended_gru data=ravdess data.root=$(RAVDESS) \
+	$(ROWS) variant=statistics_logistic,recommended,bottleneck_gru,small_gru data=synthetic features=logmel
+	$(ROWS) variant=statistics_logistic,recommended,bottleneck_gru,small_gru data=ravdess data.root=$(RAVDESS) \
 	  features=whisper_base features.checkpoint=$(WHISPER)
-	for normalization in global speaker; do $(ROWS) variant=statistics_logistic,statistics_mlp data=ravdess \
+	for normalization in global speaker; do $(ROWS) variant=statistics_logistic,recommended data=ravdess \
 	  data.root=$(RAVDESS) $(LAYERS) features.checkpoint=$(WHISPER) normalization=$$normalization name=ravdess-$$normalization \
 	  || exit 1; done
-	$(BIN)/ser enrol "outputs/results/ravdess-speaker/statistics_mlp"*
+	$(BIN)/ser enrol "outputs/results/ravdess-speaker/recommended"*
 	for name in outputs/results/*/; do cp "$$name/summary.md" "docs/results/tables-$$(basename $$name).md"; done
 
 clean:  ## remove the environment; outputs stay

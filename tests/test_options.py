@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zlib
+from functools import partial
 from importlib.util import find_spec
 
 import children
@@ -60,7 +61,7 @@ ENCODERS = {  # by how the file's name begins
     "ssl": tiny_encoders.save_tiny_hubert,
     "wavlm": tiny_encoders.save_tiny_wavlm,
     "wav2vec2": tiny_encoders.save_tiny_wav2vec2,
-    "whisper": tiny_encoders.save_tiny_whisper,
+    "whisper": partial(tiny_encoders.save_tiny_whisper, layers=4),
 }
 
 
