@@ -2,7 +2,9 @@
 
 import io
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -75,7 +77,10 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
     epochs = f"{metrics['variant']}: {metrics['epochs']} epochs on every speaker"
     if record is not None:
         found = sorted(record["epochs"])
-        epochs += f" (the best epochs of {record['variant']} were {found[0]} to {found[-1]}; this is their median)"
+        kept = f"{found[0]} to {found[-1]}" if found[0] < found[-1] else f"{found[0]}"
+        chosen = metrics["epochs"] == math.floor(median(found) + 0.5)
+        why = "this is their median" if chosen else "the same steps are fewer epochs of all speakers"
+        epochs += f" (the folds of {record['variant']} kept epoch {kept}; {why})"
     _tell([cross_validation_table(record)] if record else [], [epochs, score_line(record)])
 
 
