@@ -329,7 +329,7 @@ def test_microphone_keeps_the_order_of_its_blocks(microphone):
 def test_an_unplugged_microphone_is_waited_for(microphone, monkeypatch, caplog, silent):
     microphone.plug([], silent=60)
     source = microphone_source(0)
-    monkeypatch.setattr("ser.inference.sources._SILENT_DEVICE", 0.5)
+    monkeypatch.setattr("ser.inference.sources._SILENT_DEVICE", 2.0)
     microphone.plug([1, 2], silent=silent)
     assert heard(source, 2) == [1, 2]
     assert next(source.blocks).shape == (0, 1)
