@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from omegaconf import OmegaConf
 
-from ser.config import CONFIG_FOLDER
+from ser.config import CONFIG_FOLDER, compose_options
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 from ser.evaluation.report.cells import Table
@@ -139,7 +138,7 @@ def _hub_id(checkpoint: str, run: str | Path | None) -> str:
         return checkpoint
     chosen = (_record(run, "run.json").get("choices") or {}).get("features")
     option = CONFIG_FOLDER / "features" / f"{chosen}.yaml"
-    known = OmegaConf.select(OmegaConf.load(option), "checkpoint") if option.is_file() else None
+    known = compose_options({"features": chosen})[0].features.get("checkpoint") if option.is_file() else None
     return str(known) if known else Path(checkpoint).name
 
 
