@@ -92,7 +92,7 @@ def test_another_encoder_is_refused(tmp_path, audio, monkeypatch, capsys):
     assert main(["predict", audio, "--encoder", folder]) == 1
     assert "frames of 48 values, the network expects 1536" in shown(capsys)
     monkeypatch.setenv("SER_ENCODER", folder)
-    with pytest.raises(SerError, match="frames of 16 values"):
+    with pytest.raises(SerError, match="frames of 48 values"):
         Recognizer.pretrained()
 
 
