@@ -154,6 +154,13 @@ def test_alpha_and_the_emotion_part_are_drawn_only_with_an_adversary():
     assert "gradient norm" in without
 
 
+@pytest.mark.parametrize("kept", [2, None])
+def test_the_epoch_that_was_kept_is_marked_and_not_the_best(kept):
+    axes = training.training_panel(fake_history(6, 0, 0.6), kept).axes[1]
+    marks = [list(line.get_xdata()) for line in axes.get_lines() if line.get_label() == "epoch that is kept"]
+    assert marks == ([] if kept is None else [[2, 2]])
+
+
 def test_learning_rate_is_on_a_log_axis_with_plain_labels():
     figure = training.training_panel(fake_history(12, 0, 0.6))
     figure.draw_without_rendering()

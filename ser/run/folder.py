@@ -49,7 +49,7 @@ class RunFolder:
 
     @property
     def best_checkpoint(self) -> Path:
-        """The epoch with the best validation UAR."""
+        """The epoch that is kept: the best by validation UAR, or the last where the recipe says so."""
         return self.work / "checkpoints" / "best.ckpt"
 
     @property

@@ -41,7 +41,7 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         (
             ("train/wa", "train WA", BLUE, "-"),
             ("val/wa", "validation WA", ORANGE, "-"),
-            ("val/uar", "validation UAR (selects epoch)", VERMILION, "--"),
+            ("val/uar", "validation UAR", VERMILION, "--"),
             ("test/uar", "test UAR (only shown)", GREY, ":"),
         ),
     ),
@@ -82,7 +82,7 @@ def _lines(axes: Axes, history: pd.DataFrame, lines: tuple[tuple[str, str, str, 
 
 def _history(run: Run) -> Inputs:
     if run.history is not None:
-        yield "", (run.history,)
+        yield "", (run.history, run.metrics.get("best_epoch"))
 
 
 @figure(
@@ -91,12 +91,17 @@ def _history(run: Run) -> Inputs:
     "the strength of the gradient reversal.",
     inputs=_history,
 )
-def training_panel(history: pd.DataFrame, note: str = "") -> Figure:
+def training_panel(history: pd.DataFrame, kept: int | None = None, note: str = "") -> Figure:
     """Loss, WA and UAR, macro F1, learning rate (log axis), alpha and the validation loss in detail, by epoch.
 
     Without an adversary there is no alpha, and the gradient norm is drawn in its place.
 
     Columns of ``history.csv`` that are missing are left out.
+
+    Args:
+        history: content of ``history.csv``.
+        kept: the epoch whose network was kept; None where it is not known.
+        note: a label that the figure must carry.
 
     Raises:
         SerError: there is no epoch.
@@ -104,9 +109,6 @@ def training_panel(history: pd.DataFrame, note: str = "") -> Figure:
     history = _one_row_per_epoch(history)
     drawn = new_figure(11, 7, "Training", note)
     panels = drawn.subplots(2, 3).ravel()
-    best = None
-    if "val/uar" in history and history["val/uar"].notna().any():
-        best = history["epoch"].iloc[int(np.nanargmax(history["val/uar"]))]
     adversary = "train/speaker_loss" in history
     chosen = [panel for panel in _PANELS if panel[0] != (GRADIENT if adversary else ALPHA)]
     if not adversary:
@@ -120,9 +122,8 @@ def training_panel(history: pd.DataFrame, note: str = "") -> Figure:
             _log_axis(axes)
         if "%" in title:
             axes.yaxis.set_major_formatter(PERCENT)
-        marked = best is not None and title in {"WA and UAR (%)", "validation loss in detail"}
-        if marked:
-            axes.axvline(best, color=GREY, linewidth=1.2, linestyle="-.", label="best validation UAR")
+        if kept is not None and title in {"WA and UAR (%)", "validation loss in detail"}:
+            axes.axvline(kept, color=GREY, linewidth=1.2, linestyle="-.", label="epoch that is kept")
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
