@@ -49,7 +49,7 @@ class RunFolder:
 
     @property
     def best_checkpoint(self) -> Path:
-        """The epoch that is kept: the best by validation UAR, or the last where the recipe says so."""
+        """The epoch that is kept: the best by validation UAR, or the last."""
         return self.work / "checkpoints" / "best.ckpt"
 
     @property
