@@ -156,7 +156,7 @@ def train(
     checkpoint: Path | None = None,
     probe: bool = False,
 ) -> dict[str, Any]:
-    """Fit, take the best epoch by validation UAR, test it once (if the test part is open), write the run folder.
+    """Fit, take the epoch that its ModelCheckpoint kept, test it once (if the test part is open), write the run folder.
 
     Args:
         datamodule: the split's batches.
@@ -195,7 +195,7 @@ def train(
 def fit_by_epochs(
     datamodule: EmotionDataModule, module: EmotionModule, trainer: lightning.Trainer, checkpoint: Path | None
 ) -> None:
-    """Train until the trainer stops; its ModelCheckpoint keeps the best epoch."""
+    """Train until the trainer stops; its ModelCheckpoint keeps an epoch."""
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
     try:

@@ -123,7 +123,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit it without outputs"
     for cell in notebook.cells:  # fewer utterances and epochs than a reader waits for
         cell.source = cell.source.replace("data=synthetic", "data=synthetic data.utterances=80")
-        cell.source = cell.source.replace("max_epochs=8", "max_epochs=2")
+        cell.source = cell.source.replace("experiment=recommended", "experiment=recommended trainer.max_epochs=2")
     nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in shown) == 2

@@ -166,6 +166,15 @@ def test_page_and_summary_have_one_order_and_no_labelled_variant_leads(tmp_path)
     assert "of 2 variants not labelled transductive" in headline and "speaker, " not in headline
 
 
+def test_a_variant_of_one_lucky_fold_does_not_lead(tmp_path):
+    for variant, folds, skill in (("first", (1,), 0.95), ("gru", (1, 2), 0.6), ("attention", (1, 2), 0.4)):
+        for fold in folds:
+            write_run(tmp_path, variant, fold, 1, skill=skill)
+    written = write_report(tmp_path).read_text(encoding="utf-8")
+    headline = written[: written.index("Summary</h2>")]
+    assert "gru, of 2 variants tested on most recordings" in headline and "first, " not in headline
+
+
 def test_one_command_stands_for_a_grid_of_runs(sweep_page, tmp_path):
     commands = next(word for word in Links(sweep_page[1]).words if word.startswith("ser train"))
     assert commands.split("\n")[0] == "ser train -m model=enhanced_gru,gru fold=1,2"

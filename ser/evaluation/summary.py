@@ -226,7 +226,7 @@ def _notes(groups: dict[str, list[Run]]) -> list[str]:
 
 
 def test_choice(run: Run) -> tuple[int, float, int, float] | None:
-    """Epoch that validation chose with its test UAR, and the epoch with the best test UAR with that UAR.
+    """Epoch that was kept with its test UAR, and the epoch with the best test UAR with that UAR.
 
     None where the history has no test scores. The second UAR is what choosing the epoch on the test part would have
     claimed; it must never be quoted as a result.

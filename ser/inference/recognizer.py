@@ -118,7 +118,7 @@ class Recognizer:
         encoder: Encoder | None = None,
         allow_download: bool = False,
     ) -> "Recognizer":
-        """Load a run folder (its best epoch), a ``.ckpt``, an exported folder or an ``.onnx`` file.
+        """Load a run folder (the epoch that it kept), a ``.ckpt``, an exported folder or an ``.onnx`` file.
 
         Nothing in the file is executed, and only classes of this package are built from it.
 

@@ -1,7 +1,7 @@
 """``protocol=everyone``: the last training before use, on all speakers, by what cross-validation found.
 
 Nothing is held out, so no epoch can be chosen and nothing tested. Both come from the sweep of the same variant: the
-median of its best epochs, and its score on speakers who were not in training.
+median of the epochs that it kept, and its score on speakers who were not in training.
 """
 
 import hashlib

@@ -83,7 +83,7 @@ class RunFolder:
             return read_checkpoint_file(self.best_checkpoint)
         except (DamagedCheckpointError, OSError) as error:
             raise SerError(
-                f"{self.best_checkpoint} is damaged ({error}), expected the best epoch of this run; "
+                f"{self.best_checkpoint} is damaged ({error}), expected the epoch that this run kept; "
                 f"delete {self.best_checkpoint.parent} and train again."
             ) from error
 

@@ -12,6 +12,7 @@ from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.predictions import probabilities
 from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, ranges, records
 from ser.evaluation.report.leakage_tables import probe_cell
+from ser.evaluation.report.tables import choice
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.scores import calibration
 from ser.evaluation.significance import bootstrap_intervals
@@ -55,7 +56,7 @@ def _scores(run: Run) -> Table:
         row = [f"{title}, {MEANINGS[metric]}", percent(run.test[metric]), interval(bounds.low, bounds.high)]
         rows.append(row + ([percent(validation.get(metric))] if validation else []))
     columns = ["score", "test (%)", "95% interval (%)", *(["validation (%)"] if validation else [])]
-    caption = f"{METHOD}. Epochs were chosen on validation UAR." if validation else f"{METHOD}."
+    caption = f"{METHOD}. {choice(run.metrics)}" if validation else f"{METHOD}."
     return Table("Scores", columns, rows, caption)
 
 
@@ -205,7 +206,7 @@ def runs_table(runs: Sequence[Run], names: Mapping[str, str]) -> Table:
                 run.hash,
             ]
         )
-    columns = ["variant", "fold", "seed", "UAR (%)", "WA (%)", "validation UAR (%)", "best epoch", "epochs"]
+    columns = ["variant", "fold", "seed", "UAR (%)", "WA (%)", "validation UAR (%)", "epoch kept", "epochs"]
     columns += ["parameters", "time (s)", "time per epoch (s)", "peak memory (MB)", "split hash"]
     caption = "UAR and WA of the test part. Time per epoch: the median; peak memory: the largest of all epochs."
     return Table("Runs", columns, rows, caption)

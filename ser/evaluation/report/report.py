@@ -91,11 +91,13 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     rows = cells.records(summary.variants)
     names, _ = cells.short_names([row["variant"] for row in rows])
     honest = [row for row in rows if not any(row[key] for key in WARNINGS)]
-    best = max(honest or rows, key=lambda row: float(row["uar_pooled"]))
+    most = max(row["utterances"] for row in honest or rows)  # one fold is no score of the corpus
+    whole = [row for row in honest or rows if row["utterances"] == most]
+    best = max(whole, key=lambda row: float(row["uar_pooled"]))
     marks = ", ".join(text.partition(":")[0] for key, text in WARNINGS.items() if best[key])
     name = names[best["variant"]] + (f" ({marks})" if marks else "")
-    some = 0 < len(honest) < len(rows)
-    among = f"of {len(honest)} variants not labelled {_labels(rows)}" if some else f"of {len(rows)} variants"
+    among = f"of {len(whole)} variants" + (f" not labelled {_labels(rows)}" if 0 < len(honest) < len(rows) else "")
+    among += " tested on most recordings" if len(whole) < len(honest or rows) else ""
     headline = [
         (
             "Highest UAR, mean recall (%)",

@@ -35,8 +35,8 @@ TESTS = (
     "in Cohen's words."
 )
 CHOICE = (
-    "The epoch was chosen on validation. The second UAR is what the same training would have claimed by choosing it on "
-    "the test part: it shows the size of that mistake and must not be quoted."
+    "The first UAR is that of the epoch kept, chosen on validation or the last. The second is what the same training "
+    "would have claimed by choosing it on the test part: it shows the size of that mistake and must not be quoted."
 )
 
 
@@ -66,15 +66,19 @@ def run_tables(metrics: Mapping[str, Any]) -> list[Table]:
         uar = bounds(found["uar"], *limits) if name == "test" else percent(found["uar"])
         rows.append([name, number(found["n"]), uar, *(percent(found[key]) for key in list(TITLES)[1:])])
     recalls = [[name, *map(percent, found["recall"].values())] for name, found in parts.items()]
-    fitted = metrics.get("regularization_c")  # of a network without epochs
-    last = metrics["best_epoch"] == metrics.get("epochs", 0) - 1  # it may have been kept unasked
-    kept = f"Epoch {metrics['best_epoch']} " + ("was the last" if last else "was chosen by validation UAR")
-    chosen = kept if fitted is None else f"C = {fitted:g}"
-    caption = _explained(f"{chosen}. In brackets: 95% interval over speakers.", rows)
+    caption = _explained(f"{choice(metrics)} In brackets: 95% interval over speakers.", rows)
     columns = ["part", "utterances", *(f"{title} (%)" for title in TITLES.values())]
     emotions = [f"{name} (%)" for name in next(iter(parts.values()))["recall"]]
     title = f"{metrics['variant']}, fold {metrics['fold']}"
     return [Table(title, columns, rows, caption), Table("Recall of each emotion", ["part", *emotions], recalls)]
+
+
+def choice(metrics: Mapping[str, Any]) -> str:
+    """Which epoch was kept and why, as a sentence; of a network without epochs its C."""
+    if "regularization_c" in metrics:
+        return f"C = {metrics['regularization_c']:g}."
+    last = metrics["best_epoch"] == metrics.get("epochs", 0) - 1  # it may have been kept unasked
+    return f"Epoch {metrics['best_epoch']} " + ("was the last." if last else "was chosen by validation UAR.")
 
 
 def summary_tables(summary: Summary) -> list[Table]:
@@ -212,7 +216,7 @@ def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def choice_table(choices: Iterable[tuple[str, float, float | None]], epochs: str = "") -> Table:
-    """UAR at the epoch that validation chose, and at the epoch that is best on the test part, of each name."""
+    """UAR at the epoch that was kept, and at the epoch that is best on the test part, of each name."""
     cells = [
         [name, percent(chosen), percent(claimed), percent(None if claimed is None else claimed - chosen, signed=True)]
         for name, chosen, claimed in choices
