@@ -124,7 +124,9 @@ def nearest(key: str, known: Iterable[str]) -> str:
     if near := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
         return f"did you mean {near[0]}?"
     last = {name: name.rpartition(".")[2] for name in known}
-    leaf = difflib.get_close_matches(key.rpartition(".")[2], set(last.values()), n=1)
+    word = key.rpartition(".")[2]
+    close = difflib.get_close_matches(word, set(last.values()))
+    leaf = sorted(close, key=lambda name: (-difflib.SequenceMatcher(None, name, word).ratio(), name))  # max_ before min_
     # The page and the optimizer come before what is nested deeper.
     usual = [
         (name.count("."), not name.startswith("optimizer."), name) for name in known if leaf and last[name] == leaf[0]
