@@ -80,7 +80,7 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
         kept = f"{found[0]} to {found[-1]}" if found[0] < found[-1] else f"{found[0]}"
         chosen = metrics["epochs"] == math.floor(median(found) + 0.5)
         why = "this is their median" if chosen else "the same steps are fewer epochs of all speakers"
-        epochs += f" (the folds of {record['variant']} kept epoch {kept}; {why})"
+        epochs += f" (the folds of {record['variant']} took {kept}; {why})"
     _tell([cross_validation_table(record)] if record else [], [epochs, score_line(record)])
 
 

@@ -126,7 +126,8 @@ def nearest(key: str, known: Iterable[str]) -> str:
     last = {name: name.rpartition(".")[2] for name in known}
     word = key.rpartition(".")[2]
     close = difflib.get_close_matches(word, set(last.values()))
-    leaf = sorted(close, key=lambda name: (-difflib.SequenceMatcher(None, name, word).ratio(), name))  # max_ before min_
+    # Of names that are equally near the first in the alphabet: max_epochs, not min_epochs.
+    leaf = sorted(close, key=lambda name: (-difflib.SequenceMatcher(None, name, word).ratio(), name))
     # The page and the optimizer come before what is nested deeper.
     usual = [
         (name.count("."), not name.startswith("optimizer."), name) for name in known if leaf and last[name] == leaf[0]
