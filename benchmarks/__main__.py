@@ -20,12 +20,12 @@ from ser.io import atomic_path
 FOLDER = Path(__file__).parent
 SHORT = {  # options of a quick run; a benchmark not named here runs with its defaults
     "padding": ["--epochs", "1"],
-    "loading": ["--steps", "6"],
-    "overhead": ["--scale", "0.1", "--rounds", "3"],
+    "loading": ["--scale", "0.2", "--steps", "6"],
+    "overhead": ["--scale", "0.1", "--rounds", "2"],
     "extraction": ["--clips", "16"],
-    "growth": ["--scale", "0.02"],
-    "reference": ["--scale", "0.08"],
-    "live": ["--seconds", "8"],
+    "growth": ["--scale", "0.01"],
+    "reference": ["--scale", "0.04"],
+    "live": ["--seconds", "7"],
     "recurrent": ["--repeats", "3"],
     "scale": ["--utterances", "20000"],
 }

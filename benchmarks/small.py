@@ -2,7 +2,7 @@
 
     python -m benchmarks.small
 
-339 clips of at most 2 s, ten epochs of ``bottleneck_gru`` in batches of 16, frames cached, one thread, everything
+339 clips of at most 2 s, ten epochs of ``recommended`` in batches of 16, frames cached, one thread, everything
 included: test of each epoch, speaker probe, figures, TensorBoard. Each line is a process of its own; the least of
 several counts, since other programs only add to it. ``benchmarks/peers.md`` compares it with other programs.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 TARGET_SECONDS, TARGET_MB = 12.0, 800.0
 ROOT = Path(__file__).resolve().parent.parent
 TASK = ["data=synthetic", "data.utterances=339", "features=logmel", "features.max_seconds=2"]
-RUN = ["experiment=bottleneck_gru", "trainer.max_epochs=10", "batches.batch_size=16", "fold=1"]
+RUN = ["experiment=recommended", "trainer.max_epochs=10", "batches.batch_size=16", "fold=1"]
 
 
 def main() -> None:
