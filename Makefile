@@ -23,7 +23,7 @@ demo: $(VENV)/.installed  ## install, train and test one fold on the built-in sy
 	  '  $(BIN)/ser report $(DEMO)' '  $(BIN)/ser demo --checkpoint $(DEMO)'
 
 pretrained: $(VENV)/.installed  ## the model in ser/pretrained again; RAVDESS_ROOT and SER_ENCODER name corpus and encoder
-	$(BIN)/ser sweep variant=$(RECIPE) baseline=$(RECIPE) seed=1,2,3 $(SHIPPED) leakage=false figures=false
+	$(BIN)/ser sweep variant=$(RECIPE) baseline=$(RECIPE) seed=1,2,3 $(SHIPPED) figures=false
 	$(BIN)/ser train experiment=$(RECIPE) $(SHIPPED) resume=true protocol=everyone \
 	  epochs_from=outputs/ravdess-whisper_base_layers/$(RECIPE)
 	$(BIN)/ser export --format hub --output ser/pretrained \

@@ -188,13 +188,17 @@ class EmotionModule(lightning.LightningModule):
         self._log_step("val", losses, metrics, logits, batch.emotion, batch_idx, shown=dataloader_idx == 0)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU."""
+        """Return ids, probabilities (B, C) and pooled features (B, P) of a batch, on the CPU.
+
+        With an erasure, the statistics (B, F) before it, too.
+        """
         output = self(batch.frames, batch.lengths)
-        return {
+        found = {
             "ids": batch.ids,
             "probabilities": output.emotion_logits.float().softmax(-1).cpu(),
             "pooled": output.pooled.float().cpu(),
         }
+        return found if self.network.erase is None else found | {"statistics": output.statistics.float().cpu()}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer; a callback changes its learning rate.

@@ -1,15 +1,23 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from fake_runs import fake_embeddings, fake_table, write_run
 
+from ser import training as one_run
+from ser.adversary.erasure import fit_erasure
 from ser.errors import SerError
 from ser.evaluation import speaker_probe
 from ser.evaluation.leakage import compare_over_runs, leakage_of, leakage_table, write_leakage
-from ser.evaluation.runs import load_run
+from ser.evaluation.predictions import read_predictions
+from ser.evaluation.refitted import as_unseen_speakers, refit_of
+from ser.evaluation.report.tables import cross_validation_table
+from ser.evaluation.runs import load_run, scan_runs
 from ser.evaluation.speaker_probe import name_speakers, tell_gender
 from ser.evaluation.speaker_verification import verify_speakers
+from ser.run.everyone import cross_validation
 
 SIZE = 16
 
@@ -190,3 +198,63 @@ def test_a_table_has_a_row_per_variant_and_older_files_are_refused(few_probes, t
     (old / "leakage.json").write_text('{"speakers": {}}')
     with pytest.raises(SerError, match="format 1, expected 2"):
         leakage_of(load_run(old))
+
+
+def erasing(table, statistics):
+    """Refits LEACE of the speakers within emotions, as a run with erasure does."""
+    speaker, emotion = (torch.from_numpy(pd.factorize(table[name])[0]) for name in ("speaker", "emotion"))
+
+    def refit(rows):
+        seen = np.setdiff1d(np.arange(len(table)), rows)
+        found = fit_erasure(statistics[seen], speaker[seen], emotion[seen], int(speaker.max()), 0.1)
+        return (statistics - (statistics - found["mean"]) @ found["read"] @ found["write"]).numpy()
+
+    return refit
+
+
+@pytest.mark.parametrize("voice", [0.0, 1.0])
+def test_an_erasure_is_judged_on_utterances_that_it_has_not_seen(few_probes, training, voice):
+    """Where it has seen them, a probe falls below chance although nothing is to be found: the planted fault."""
+    statistics = torch.from_numpy(fake_embeddings(training, size=64, speaker_strength=voice))
+    refit = erasing(training, statistics)
+    assert name_speakers(refit([]), training)["verdict"] == "below"
+    assert name_speakers(refit([]), training, refit=refit)["verdict"] == "level"
+
+
+def test_what_an_erasure_leaves_is_found(training):
+    """Speakers that differ in their variances, too: the erasure leaves that, and fitting it again hides none of it."""
+    statistics = torch.from_numpy(planted("variance", training) + fake_embeddings(training, size=SIZE))
+    refit = erasing(training, statistics)
+    result = name_speakers(refit([]), training, refit=refit)
+    assert result["accuracy"] > 0.4
+    assert result["verdict"] == "above"
+
+
+@pytest.mark.parametrize("words", ["experiment=adversary/erasure_after", "experiment=adversary/erasure"])
+def test_a_run_with_erasure_can_be_probed_without_what_the_erasure_has_seen(configure, tmp_path, words):
+    words = [words, "trainer.max_epochs=2", "callbacks.progress_bar=null", "logger=none", "figures=false"]
+    one_run.run(configure(*words, tiny=False))
+    folder = tmp_path / "run"
+    table, stored = read_predictions(folder / "train_predictions.csv"), np.load(folder / "train_embeddings.npy")
+    refit = refit_of(folder, table)
+    assert refit(np.array([], dtype=int)) == pytest.approx(stored, abs=1e-4)
+    assert np.abs(refit(np.arange(5)) - stored).max() > 1e-3
+    unseen = as_unseen_speakers(refit, table)
+    first = np.flatnonzero(table["speaker"] == sorted(table["speaker"])[0])
+    assert unseen[first] == pytest.approx(refit(first)[first], abs=1e-6)
+    leakage = json.loads((folder / "leakage.json").read_text())
+    assert leakage["speakers"] == name_speakers(stored, table, refit=refit)
+    assert leakage["speakers"] != name_speakers(stored, table)
+
+
+def test_a_model_card_says_what_probes_found_of_the_speaker(few_probes, tmp_path):
+    folders = [write_run(tmp_path, "a", fold, speakers=12) for fold in (1, 2, 3, 4)]
+    found = [write_leakage(folder, best_epoch=10) for folder in folders]
+    record = cross_validation(scan_runs(tmp_path)[0], "sweep")
+    named = np.mean([one["speakers"]["accuracy"] for one in found])
+    assert record["leakage"]["speaker"] == pytest.approx(named)
+    rows = dict(cross_validation_table(record).rows)
+    assert rows["training speakers named"].startswith(f"{100 * named:.1f} [")
+    assert {"named, control", "EER of unseen speakers"} <= rows.keys()
+    (folders[0] / "leakage.json").unlink()
+    assert "leakage" not in cross_validation(scan_runs(tmp_path)[0], "sweep")

@@ -20,7 +20,7 @@ FORMAT = 2
 COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, explanation
     "speaker": (
         "speaker named",
-        "training speakers, by the strongest probe, held-out utterances; too low after erasure, which has seen them",
+        "training speakers, by the strongest probe, of utterances that neither it nor an erasure has seen",
     ),
     "speaker_control": ("control", "the same with speakers permuted within each emotion"),
     "chance": ("chance", "one of the training speakers at random"),
@@ -34,6 +34,9 @@ COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, exp
 def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) -> dict[str, Any]:
     """Measure the speaker leakage of a run from its tables and features, and write ``leakage.json``.
 
+    A removal that was fitted to the training part is fitted again without the utterances that a probe is judged on
+    (closed set), or without the speakers that a probe learns from (unseen speakers): see ``ser.evaluation.refitted``.
+
     Returns:
         What was written: ``format``, ``speakers`` (``name_speakers``), ``open_set`` (``verify_speakers``), ``gender``
         (``tell_gender``) and ``adversary_accuracy``: of the speaker head in training, at the epoch whose weights were
@@ -45,6 +48,12 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) ->
     train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
     train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
     test_features = read_embeddings(folder / "embeddings.npy", len(test))
+    refit, as_unseen = None, train_features
+    if (folder / "train_statistics.npy").is_file():
+        from ser.evaluation.refitted import as_unseen_speakers, refit_of  # noqa: PLC0415  loads PyTorch
+
+        refit = refit_of(folder, train)
+        as_unseen = as_unseen_speakers(refit, train)
     adversary = None
     history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else None
     if history is not None and "train/speaker_accuracy" in history:
@@ -52,9 +61,9 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) ->
         adversary = float(chosen.iloc[0]) if len(chosen) else None
     leakage = {
         "format": FORMAT,
-        "speakers": name_speakers(train_features, train, seed),
-        "open_set": verify_speakers(train_features, train, test_features, test),
-        "gender": tell_gender(train_features, train, test_features, test, seed),
+        "speakers": name_speakers(train_features, train, seed, refit),
+        "open_set": verify_speakers(as_unseen, train, test_features, test),
+        "gender": tell_gender(as_unseen, train, test_features, test, seed),
         "adversary_accuracy": adversary,
     }
     write_json(folder / "leakage.json", leakage)

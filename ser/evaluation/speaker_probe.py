@@ -31,6 +31,7 @@ MOST_SPEAKERS, MOST_ROWS, MOST_COMPONENTS = 40, 1000, 128  # bound the time, wha
 TINY_VARIANCE = 1e-9  # relative to the largest: below is the rounding error of float32 features
 
 Probe = tuple[str, bool, Callable[[], ClassifierMixin]]  # name, whether on whitened features, constructor
+Refit = Callable[[np.ndarray], np.ndarray]  # rows that a removal must not see, to features (n, P) of all rows
 
 
 def _probes(seed: int) -> list[Probe]:
@@ -63,7 +64,9 @@ def _probes(seed: int) -> list[Probe]:
 KINDS = tuple(dict.fromkeys(kind for kind, _, _ in _probes(0)))
 
 
-def name_speakers(features: np.ndarray, table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+def name_speakers(
+    features: np.ndarray, table: pd.DataFrame, seed: int = 0, refit: Refit | None = None
+) -> dict[str, Any]:
     """Closed set: how often the strongest probe names the training speaker of an utterance it was not trained on.
 
     Five splits, each with a fifth of every speaker's utterances held out, so that every utterance is judged once. The
@@ -75,6 +78,7 @@ def name_speakers(features: np.ndarray, table: pd.DataFrame, seed: int = 0) -> d
         features: pooled features of the training part in evaluation mode, (n, P).
         table: its prediction table, same rows.
         seed: of the splits, probes and permutation.
+        refit: fits a removal of the speaker anew without some rows; each split is judged on rows that it has not seen.
 
     Returns:
         Ready for JSON: ``accuracy`` of the strongest probe with ``low, high`` (95%, resampling speakers), ``probe``
@@ -94,7 +98,7 @@ def name_speakers(features: np.ndarray, table: pd.DataFrame, seed: int = 0) -> d
             f"the speaker probe needs two speakers with at least {SPLITS} utterances and the training table "
             f"has {speakers}; train on more speakers."
         )
-    features = features[rows.index.to_numpy()]
+    place, fit = rows.index.to_numpy(), refit or (lambda _: features)
     result: dict[str, Any] = {
         "chance": 1 / speakers,
         "speakers": speakers,
@@ -104,7 +108,7 @@ def name_speakers(features: np.ndarray, table: pd.DataFrame, seed: int = 0) -> d
     permuted = _permute_within(truth, rows["emotion"].to_numpy(), seed)
     for labels in (permuted, truth):
         folds = _stratified(labels, rows["emotion"].to_numpy(), seed)
-        right = _predict(features, labels, folds, seed) == labels  # (probes, n)
+        right = _predict(lambda held_out: fit(place[held_out])[place], labels, folds, seed) == labels  # (probes, n)
         chosen, judged = _choose_across(right, folds, KINDS)
         counts = Counts.of(np.stack([judged, np.ones(len(rows))], axis=1))
         bounds = bootstrap_bounds(counts, labels, _ratio, seed=seed)
@@ -156,7 +160,7 @@ def tell_gender(
     names = [kind for kind, _, _ in _probes(seed)]
     result: dict[str, Any] = {"chance": 1 / len(genders), "speakers": int(test["speaker"].nunique()), "n": len(test)}
     for labels in (_permute_within(truth, rows["emotion"].to_numpy(), seed), truth):
-        right = _predict(features, labels, folds, seed) == labels  # (probes, n)
+        right = _predict(lambda _: features, labels, folds, seed) == labels  # (probes, n)
         inside = [np.mean([row[:n][labels[:n] == gender].mean() for gender in genders]) for row in right]
         best = int(np.argmax(inside))
         figure = _balanced_figure(right[best, n:], labels[n:], test, genders, seed)
@@ -165,12 +169,13 @@ def tell_gender(
     return result | figure | {"probe": names[best], "verdict": _verdict(figure, result["control"])}
 
 
-def _predict(features: np.ndarray, labels: np.ndarray, folds: Sequence[Any], seed: int) -> np.ndarray:
+def _predict(refit: Refit, labels: np.ndarray, folds: Sequence[Any], seed: int) -> np.ndarray:
     """Labels (probes, n) that each probe gives to the held-out rows of ``folds``, None elsewhere."""
     probes = _probes(seed)
     named = np.full((len(probes), len(labels)), None, dtype=object)
     for train, held_out in folds:
-        views = [whiten(features[train], features[held_out], standardise_only) for standardise_only in (True, False)]
+        values = refit(held_out)
+        views = [whiten(values[train], values[held_out], standardise_only) for standardise_only in (True, False)]
         for row, (_, whitened, make) in enumerate(probes):
             inner, outer = views[whitened]
             with warnings.catch_warnings():  # a probe that has not converged is still a lower bound on the leak

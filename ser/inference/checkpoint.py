@@ -214,6 +214,7 @@ def _check_score(record: Any, emotions: Sequence[str]) -> None:
         return
     values = [record["uar"], record["wa"], *record["recall"].values()]
     values += [value for value in (record["uar_low"], record["uar_high"]) if value is not None]
+    values += [value for value in dict(record.get("leakage") or {}).values() if value is not None]
     known = list(record["recall"]) == list(emotions) and all(isinstance(record[key], int) for key in _COUNTS)
     if not known or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
         raise ValueError("a cross-validated score that is none")

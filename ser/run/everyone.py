@@ -13,9 +13,11 @@ from fnmatch import fnmatch
 from statistics import median, median_low
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ser.errors import SerError
+from ser.evaluation.leakage import leakage_table
 from ser.evaluation.runs import WARNINGS, Run, pooled, scan_runs
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import bootstrap_interval
@@ -122,8 +124,11 @@ def read_sweep(folder: str) -> list[Run]:
 
 
 def cross_validation(runs: Sequence[Run], folder: str) -> dict[str, Any]:
-    """Scores on speakers not in training, pooled over folds, in plain types; ``epochs`` per run."""
-    table = pooled(runs)
+    """Scores on speakers not in training, pooled over folds, in plain types; ``epochs`` per run.
+
+    Where each run was probed, ``leakage`` holds what was found of the speaker, the mean over runs.
+    """
+    table, leakage = pooled(runs), leakage_table({runs[0].variant: runs}, runs[0].variant)
     overall, bounds = scores(table), bootstrap_interval(table)
     few = math.isnan(bounds.low)
     return {
@@ -142,4 +147,11 @@ def cross_validation(runs: Sequence[Run], folder: str) -> dict[str, Any]:
         "recall": overall["recall"],
         "epochs": [int(run.metrics["best_epoch"]) + 1 for run in runs],
         **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
+        **({"leakage": _leakage(leakage)} if len(leakage) and leakage["runs"][0] == len(runs) else {}),
     }
+
+
+def _leakage(table: pd.DataFrame) -> dict[str, float | None]:
+    """The figures that a model card shows, of a leakage table with one row."""
+    keys = ("speaker", "speaker_low", "speaker_high", "speaker_control", "chance", "eer", "eer_low", "eer_high")
+    return {key: None if pd.isna(value := table[key][0]) else float(value) for key in keys}

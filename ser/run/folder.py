@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 RESULTS = (
     "run.json", "split.json", "metrics.json", "history.csv", "predictions.csv", "embeddings.npy",
-    "train_predictions.csv", "train_embeddings.npy", "leakage.json", "report.html", "train.log", "checkpoints",
-    "tensorboard", "csv", "wandb", "figures", "figures.partial", "attention.json", "enrolment.csv",
-    "enrolment.png",
+    "train_predictions.csv", "train_embeddings.npy", "train_statistics.npy", "leakage.json", "report.html",
+    "train.log", "checkpoints", "tensorboard", "csv", "wandb", "figures", "figures.partial", "attention.json",
+    "enrolment.csv", "enrolment.png",
 )  # fmt: skip
 
 
@@ -210,9 +210,10 @@ class RunFolder:
         for part, prefix in (("test", ""), ("train", "train_")):
             if part not in parts:
                 continue  # a search leaves the test part closed
-            table, pooled = parts[part]
-            write_predictions(self.work / f"{prefix}predictions.csv", table)
-            write_embeddings(self.work / f"{prefix}embeddings.npy", pooled)
+            write_predictions(self.work / f"{prefix}predictions.csv", parts[part].table)
+            write_embeddings(self.work / f"{prefix}embeddings.npy", parts[part].pooled)
+            if part == "train" and (statistics := parts[part].statistics) is not None:
+                write_embeddings(self.work / "train_statistics.npy", statistics)
         if probe and "test" in parts:
             try:
                 write_leakage(self.work, facts.get("best_epoch"))

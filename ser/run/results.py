@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,17 @@ from ser.data.datamodule import EmotionDataModule
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import scores_with_interval
 
-Part = tuple[pd.DataFrame, np.ndarray]  # prediction table and pooled features (n, P), same row order
+
+class Part(NamedTuple):
+    """What was predicted of a part, rows in the split's order."""
+
+    table: pd.DataFrame
+    pooled: np.ndarray  # (n, P)
+    statistics: np.ndarray | None  # (n, F) before an erasure; None without one
 
 
 def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
-    """Prediction table and pooled features of a part, rows in the split's order, from all processes."""
+    """Prediction table and features of a part, rows in the split's order, from all processes."""
     outputs: list[dict[str, Any]] = list(batches)
     if dist.is_available() and dist.is_initialized():
         gathered: list[Any] = [None] * dist.get_world_size()
@@ -28,7 +34,11 @@ def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
     utterances = datamodule.split.parts()[part]
     order = [place[utterance.id] for utterance in utterances]
     probabilities = torch.cat([output["probabilities"] for output in outputs])[order].double().numpy()
-    pooled = torch.cat([output["pooled"] for output in outputs])[order].numpy()
+    features = {
+        key: torch.cat([output[key] for output in outputs])[order].numpy()
+        for key in ("pooled", "statistics")
+        if key in outputs[0]
+    }
     predicted = probabilities.argmax(axis=1)
     table = pd.DataFrame(
         {
@@ -43,17 +53,17 @@ def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
             **{f"p_{name}": probabilities[:, index] for index, name in enumerate(datamodule.emotions)},
         }
     )
-    return table, pooled
+    return Part(table, features["pooled"], features.get("statistics"))
 
 
 def score_parts(parts: Mapping[str, Part], facts: Mapping[str, Any], started: float) -> dict[str, Any]:
     """The content of metrics.json: scores of what was predicted, facts beside them, and the seconds since the start."""
     scored: dict[str, Any] = {}
     if "test" in parts:
-        scored["test"] = scores_with_interval(parts["test"][0])
+        scored["test"] = scores_with_interval(parts["test"].table)
     if "validation" in parts:
-        scored["validation"] = scores(parts["validation"][0])
-    if "test" in parts and "corpus" in (table := parts["test"][0]):
+        scored["validation"] = scores(parts["validation"].table)
+    if "test" in parts and "corpus" in (table := parts["test"].table):
         scored["corpora"] = {str(name): scores(part) for name, part in table.groupby("corpus", sort=False)}
     metrics = {**scored, **facts, "seconds": round(time.time() - started, 1)}
-    return metrics | {"speakers": cross_speaker(parts["test"][0])} if "test" in parts else metrics
+    return metrics | {"speakers": cross_speaker(parts["test"].table)} if "test" in parts else metrics

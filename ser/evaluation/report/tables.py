@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.bootstrap import METHOD, TOO_FEW
+from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.report.cells import (
     UNKNOWN,
     Table,
@@ -46,6 +47,15 @@ def cross_validation_table(record: Mapping[str, Any]) -> Table:
     rows = [["UAR", uar], *([TITLES[key], percent(record[key])] for key in ("wa", "macro_f1"))]
     rows += [[f"recall of {name}", percent(value)] for name, value in record["recall"].items()]
     warned = "".join(f" {text[0].upper()}{text[1:]}." for key, text in WARNINGS.items() if record.get(key))
+    if found := record.get("leakage"):
+        rows += [
+            ["training speakers named", bounds(*map(found.get, ("speaker", "speaker_low", "speaker_high")))],
+            ["named, control", percent(found.get("speaker_control"))],
+            ["EER of unseen speakers", bounds(*map(found.get, ("eer", "eer_low", "eer_high")))],
+        ]
+        warned += (
+            f" Named: {COLUMNS['speaker'][1]}; control: {COLUMNS['speaker_control'][1]}; EER: {COLUMNS['eer'][1]}."
+        )
     seeds = f", {record['seeds']} seeds" if record["seeds"] > 1 else ""
     caption = (
         f"Pooled over the {record['folds']} folds of protocol {record['protocol']}{seeds}: {record['utterances']} "
