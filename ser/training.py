@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -174,6 +175,7 @@ def train(
         facts = facts | fit_at_once(datamodule, module, module.network, trainer, folder)
     else:
         fit_by_epochs(datamodule, module, trainer, checkpoint)
+        facts = facts | {"epoch_chosen_by": epoch_chosen_by(trainer, folder)}
     best = folder.read_best()
     module.load_state_dict(best["state_dict"])
     started = time.monotonic()
@@ -205,6 +207,12 @@ def fit_by_epochs(
             raise
         log.warning("interrupted in epoch %d; the same command with resume=true goes on", trainer.current_epoch)
         raise KeyboardInterrupt from None
+
+
+def epoch_chosen_by(trainer: lightning.Trainer, folder: RunFolder) -> str:
+    """The metric by which the trainer kept an epoch, such as ``val/uar``; ``last`` where it keeps the last one."""
+    kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    return next((c.monitor for c in kept if c.monitor and c.filename == folder.best_checkpoint.stem), "last")
 
 
 def fit_at_once(

@@ -181,6 +181,7 @@ def write_run(
         "test": scores(parts["test"]),
         "validation": scores(parts["validation"]),
         "best_epoch": epochs - 2,
+        "epoch_chosen_by": "val/uar",
         "epochs": epochs,
         "seconds": 3.5,
         "parameters": 12345,

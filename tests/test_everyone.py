@@ -72,6 +72,7 @@ def test_trains_all_speakers_for_the_median_of_the_best_epochs(sweep, final):
     runs, metrics, split = scan_runs(sweep)[0], read(folder), read(folder, "split")
     wanted = statistics.median(found.metrics["best_epoch"] + 1 for found in runs)
     assert metrics["epochs"] == metrics["best_epoch"] + 1 == math.floor(wanted + 0.5)
+    assert metrics["epoch_chosen_by"] == "last"
     assert len(pd.read_csv(Path(folder) / "history.csv")) == metrics["epochs"]
     assert len(split["parts"]["train"]["speakers"]) == 6
     assert not split["parts"]["validation"]["ids"] and not split["parts"]["test"]["ids"]

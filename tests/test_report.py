@@ -13,7 +13,7 @@ from ser.evaluation.report.cells import Table, ranges
 from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import to_markdown, to_screen, write_summary
 from ser.evaluation.report.report import train_commands, write_report
-from ser.evaluation.report.tables import summary_tables
+from ser.evaluation.report.tables import choice, summary_tables
 from ser.evaluation.runs import find_runs, load_run
 from ser.evaluation.summary import summarize
 
@@ -109,6 +109,15 @@ def test_choosing_on_the_test_part_is_told_from_the_history(run_page):
     assert f"{100 * honest:.1f}" in words
     assert f"{100 * history['test/uar'].max():.1f}" in words
     assert f"{100 * (history['test/uar'].max() - honest):+.1f}" in words
+
+
+@pytest.mark.parametrize(("by", "expected"), [
+    ("last", "Epoch 9 was the last."),
+    ("val/uar", "Epoch 9 was chosen by validation UAR."),
+    ("val/loss", "Epoch 9 was chosen by validation loss."),
+])  # fmt: skip
+def test_the_last_epoch_may_be_the_one_that_validation_chose(by, expected):
+    assert choice({"best_epoch": 9, "epochs": 10, "epoch_chosen_by": by}) == expected
 
 
 def test_the_surest_errors_come_first(run_page):

@@ -180,11 +180,11 @@ def _split_section(run: Run) -> Section:
 
 
 def _choice_section(run: Run) -> list[Section]:
-    choice = test_choice(run)
-    if choice is None:
+    found = test_choice(run)
+    if found is None:
         return []
-    chosen, honest, best, claimed = choice
-    epochs = f" Validation chose epoch {chosen}; epoch {best} is best on the test part."
+    _, honest, best, claimed = found
+    epochs = f" {tables.choice(run.metrics)} Epoch {best} is best on the test part."
     return [Section("Choice of the epoch", [tables.choice_table([(run.variant, honest, claimed)], epochs)])]
 
 

@@ -39,6 +39,12 @@ CHOICE = (
     "The first UAR is that of the epoch kept, chosen on validation or the last. The second is what the same training "
     "would have claimed by choosing it on the test part: it shows the size of that mistake and must not be quoted."
 )
+_MONITORED = {
+    "val/uar": "validation UAR",
+    "val/wa": "validation WA",
+    "val/f1": "validation macro F1",
+    "val/loss": "validation loss",
+}
 
 
 def cross_validation_table(record: Mapping[str, Any]) -> Table:
@@ -87,8 +93,9 @@ def choice(metrics: Mapping[str, Any]) -> str:
     """Which epoch was kept and why, as a sentence; of a network without epochs its C."""
     if "regularization_c" in metrics:
         return f"C = {metrics['regularization_c']:g}."
-    last = metrics["best_epoch"] == metrics.get("epochs", 0) - 1  # it may have been kept unasked
-    return f"Epoch {metrics['best_epoch']} " + ("was the last." if last else "was chosen by validation UAR.")
+    by = metrics.get("epoch_chosen_by", "")
+    told = {"last": "was the last", "": "was kept"}.get(by, f"was chosen by {_MONITORED.get(by, by)}")
+    return f"Epoch {metrics['best_epoch']} {told}."
 
 
 def summary_tables(summary: Summary) -> list[Table]:
