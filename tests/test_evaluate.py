@@ -10,7 +10,7 @@ from small_runs import TINY
 from ser import training
 from ser.cli import main
 from ser.config import compose_config
-from ser.data.corpora.databases import folder as read_folder
+from ser.data.corpora.named import folder as read_folder
 from ser.errors import SerError
 from ser.evaluation import cross
 from ser.evaluation.predictions import read_predictions
@@ -114,6 +114,36 @@ def test_emotion_and_speaker_come_from_the_names(tmp_path):
     }
     with pytest.raises(SerError, match="expected two or more"):
         read_folder(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["03-01-05-01-02-01-12", "Actor_01/03-01-03-01-01-01-01"],
+            {("angry", "Actor_12", "F"), ("happy", "Actor_01", "M")},
+        ),
+        (["03a01Fa", "wav/13b02Wb"], {("happy", "03", "M"), ("angry", "13", "F")}),
+        (["1001_DFA_ANG_XX", "all/1002_IEO_SAD_HI"], {("angry", "1001", "M"), ("sad", "1002", "F")}),
+        (["OAF_back_ps", "YAF_angry/YAF_bar_angry"], {("surprised", "OA", "F"), ("angry", "YA", "F")}),
+        (["DC_a01", "KL/su03"], {("angry", "DC", "M"), ("surprised", "KL", "M")}),
+    ],
+)
+def test_files_named_as_those_of_a_corpus_have_its_emotion_and_speaker(tmp_path, caplog, names, expected):
+    caplog.set_level("INFO")
+    for name in names:
+        write_voice(tmp_path / f"{name}.wav", "a", "sad", 0.2, True)
+    assert {(u.emotion, u.speaker, u.gender) for u in read_folder(tmp_path).utterances} == expected
+    assert "2 files, speaker by the file names of" in caplog.text and "one speaker" not in caplog.text
+
+
+def test_one_speaker_in_a_folder_is_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("wav/anna_angry_1.wav", "wav/ben_sad_1.wav"):
+        write_voice(tmp_path / name, "a", "sad", 0.2, True)
+    read_folder(tmp_path)
+    assert "2 files, speaker by the first folder; for example wav/anna_angry_1.wav: speaker wav, angry" in caplog.text
+    assert "all 2 files count as one speaker" in caplog.text
 
 
 def test_the_matrix_is_filled_once_on_the_classes_that_all_corpora_have(corpus, place, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Corpora whose file names say everything: one row of a table each, and a file in conf/data/.
+"""Corpora whose file names say everything: one row of a table each with a file in conf/data/, and any other folder.
 
 Sources of the names: RAVDESS, Livingstone & Russo 2018 (zenodo.org/record/1188976); EMO-DB, Burkhardt et al. 2005
 (emodb.bilderbar.info/docu), version 2: github.com/audeering/emodb; CREMA-D, Cao et al. 2014
@@ -8,20 +8,25 @@ CASIA, the 1,200 public recordings.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from ser.data.audio import printable
 from ser.data.corpora.parsing import (
     assemble,
     audio_files,
     existing_root,
+    log,
     named_files,
     relabelled,
     speaker_groups,
     validate_emotions,
 )
 from ser.data.corpus import Corpus, Utterance
+from ser.emotions import find_emotion
 from ser.errors import SerError
 
 
@@ -37,6 +42,10 @@ class Names:
     women: str | None = None  # pattern of the speakers that are women, the others being men; None: not known
     sessions: Mapping[str, int] | None = None  # of each speaker; None: groups balanced by gender and utterances
     prefix: str = ""  # of the speakers' names
+
+    def gender(self, speaker: str) -> str:
+        """``F`` or ``M``; empty where it is not known."""
+        return "" if self.women is None else "F" if re.fullmatch(self.women, speaker) else "M"
 
 
 _RAVDESS_CODES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # 01 to 08
@@ -148,11 +157,120 @@ def named(
             )
         if label not in wanted or (speakers is not None and not re.fullmatch(speakers, speaker)):
             continue
-        gender = "" if names.women is None else "F" if re.fullmatch(names.women, speaker) else "M"
         identifier = match.groupdict().get("id") or match[0].replace("/", "_")
-        session = 0 if names.sessions is None else names.sessions[speaker]
+        session, gender = 0 if names.sessions is None else names.sessions[speaker], names.gender(speaker)
         utterances.append(Utterance(identifier, path, label, f"{names.prefix}{speaker}", session, gender))
     if names.sessions is None:
         group = speaker_groups((u.speaker, u.gender) for u in utterances)
         utterances = [replace(u, session=group[u.speaker]) for u in utterances]
     return assemble(name, wanted, utterances, folder, all_occur=emotions is not None)
+
+
+_REMEDY = "set data.root to a folder such as recordings/anna/angry/1.wav or recordings/anna_angry_1.wav"
+_UNKNOWN = "unknown"  # one speaker for all: there is then no interval over speakers
+_NAMED = ("ravdess", "emodb", "crema_d", "tess", "savee")  # corpora whose file names alone say emotion and speaker
+
+
+class _Label(NamedTuple):
+    """What the path of a recording says."""
+
+    emotion: str
+    speaker: str
+    gender: str
+    source: str  # of the speaker
+
+
+def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Corpus:
+    """Read the audio files below ``root``, labelled by their names; files without an emotion are left out.
+
+    Files named as those of RAVDESS, EMO-DB, CREMA-D, TESS or SAVEE have that emotion and speaker. Of others, the
+    emotion is the word of the file name (``anna_angry_1.wav``) or of the nearest folder that is one of
+    ``ser.emotions``, with its aliases. The speaker is the first folder below ``root`` that is no emotion, else what
+    stands before the first ``_`` or ``-`` of the file name if several files begin so, else unknown.
+
+    Raises:
+        SerError: the folder is not there, or no two emotions are found in it.
+    """
+    base = existing_root(root, "recordings", _REMEDY)
+    files = sorted(path.relative_to(base) for path in audio_files(base))
+    labels = _labels(files)
+    possible = sorted({label.emotion for label in labels.values()})
+    if len(possible) < 2:
+        raise SerError(
+            f"{base} has {len(files)} audio files and names of {len(possible)} emotions in their paths, expected two "
+            f"or more; {_REMEDY}."
+        )
+    if len(labels) < len(files):
+        log.warning("%s: %d of %d files have no emotion in their names", base, len(files) - len(labels), len(files))
+    wanted = validate_emotions(possible if emotions is None else emotions, possible, str(base))
+    kept = {path: label for path, label in labels.items() if label.emotion in wanted}
+    _tell_sources(base, kept)
+    session = speaker_groups((label.speaker, label.gender) for label in kept.values())
+    return assemble(
+        "folder",
+        wanted,
+        (
+            Utterance(str(path.with_suffix("")), base / path, it.emotion, it.speaker, session[it.speaker], it.gender)
+            for path, it in kept.items()
+        ),
+        base,
+    )
+
+
+def _labels(files: Sequence[Path]) -> dict[Path, _Label]:
+    """What the paths below the root say, of those that have an emotion."""
+    labels = {path: label for path in files if (label := _by_corpus(path)) is not None}
+    others = {path: emotion for path in files if path not in labels and (emotion := _emotion(path)) is not None}
+    first_words = Counter(_words(path.stem)[0] for path in others)
+    labels |= {path: _Label(emotion, *_speaker(path, first_words)) for path, emotion in others.items()}
+    return dict(sorted(labels.items()))
+
+
+def _tell_sources(base: Path, labels: Mapping[Path, _Label]) -> None:
+    """Say on one line each where the speakers were found; warn where all files count as one."""
+    for source, number in Counter(label.source for label in labels.values()).items():
+        path, label = next((path, label) for path, label in labels.items() if label.source == source)
+        shown = (base, number, source, printable(path), label.speaker, label.emotion)
+        log.info("%s: %d files, speaker by %s; for example %s: speaker %s, %s", *shown)
+    if len({label.speaker for label in labels.values()}) == 1:
+        log.warning(
+            "%s: all %d files count as one speaker, so there is no interval over speakers; name folders or files "
+            "after the speakers (anna/angry/1.wav, anna_angry_1.wav), or list them in a table (--manifest)",
+            base,
+            len(labels),
+        )
+
+
+def _by_corpus(path: Path) -> _Label | None:
+    """Emotion and speaker of a file that is named as those of a known corpus."""
+    for name in _NAMED:
+        names = CORPORA[name]
+        match = re.search(rf"(?<![^/]){names.pattern}$", path.with_suffix("").as_posix())
+        if match is not None and match["emotion"] in names.emotions:
+            speaker, source = match["speaker"], f"the file names of {names.title}"
+            return _Label(names.emotions[match["emotion"]], names.prefix + speaker, names.gender(speaker), source)
+    return None
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[\s_.-]+", name) if word] or [name]
+
+
+def _emotion(path: Path) -> str | None:
+    """The only emotion in the file name, else in the nearest folder that has one; None where there are none or two."""
+    for name in (path.stem, *(parent.name for parent in path.parents)):
+        found = {emotion.name for word in _words(name) if (emotion := find_emotion(word))}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _speaker(path: Path, first_words: Counter[str]) -> tuple[str, str, str]:
+    """Speaker, gender and how the speaker was found."""
+    for part in path.parts[:-1]:
+        if not any(find_emotion(word) for word in _words(part)):
+            return part, "", "the first folder"
+    words = _words(path.stem)
+    if len(words) > 1 and not find_emotion(words[0]) and first_words[words[0]] > 1:
+        return words[0], "", "the first word of the file name"
+    return _UNKNOWN, "", "nothing"
