@@ -12,6 +12,7 @@ from fake_corpora import write_manifest
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
+from ser.cli.progress import seconds_left
 from ser.cli.train import expand
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, folder_name, variant_name
 from ser.errors import SerError
@@ -233,6 +234,9 @@ def test_a_point_given_twice_runs_once(sweep, command):
     assert code == 0, shown
     assert "fold=1,1,2 names a point twice; it runs once: fold=1,2" in shown
     assert "2 of 2: gru fold 2 seed 1" in shown
+    content = json.loads((results_of(root) / "summary.json").read_text())  # also of the runs of earlier sweeps
+    assert [row["variant"].split(",")[0] for row in content["variants"]] == ["gru", "enhanced_gru"]
+    assert "2 of 4 runs are of earlier sweeps" in shown and content["command"] == ""
 
 
 @pytest.mark.parametrize("words", [["optimizer.weight_decay=0,0.1"], ["fold=1,2", "model=gru,bottleneck_gru"]])
@@ -241,6 +245,12 @@ def test_runs_of_one_sweep_do_not_replace_each_other(command, tmp_path, words):
     assert code == 1 and "all have the variant mine" in shown, shown
     proposed = re.search(r"'(variant=mine-\$\{\S+\})'", shown).group(1)
     assert check_overrides([*words, proposed], several=True) == [*words, proposed]
+
+
+def test_the_time_left_is_that_of_the_same_variant():
+    assert seconds_left({"a": [10.0, 20.0], "b": [100.0]}, {"a": 2, "b": 1}) == 130
+    assert seconds_left({"a": [10.0, 20.0]}, {"a": 1, "b": 2}) == 45
+    assert seconds_left({"": [4.0]}, {"": 3}) == 12
 
 
 def test_a_variant_may_be_named_by_a_setting(command, tmp_path):

@@ -1,16 +1,18 @@
 """What a multirun shows: one line per run as it ends, what the running one does, and the summary of all."""
 
 import atexit
+import itertools
 import json
 import logging
-import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -61,6 +63,8 @@ class SweepCallback(Callback):
         self.total = self.shown = 0
         self.quiet = False
         self.shared: set[str] = set()  # overrides of every run
+        self.kinds: set[str] = set()  # swept keys that runs of one length share; none in a search
+        self.left: Counter[str] = Counter()  # runs to come, by ``_kind``
         self.watcher: threading.Thread | None = None
         self.ended: threading.Event | None = None
         self.messages: _Messages | None = None  # of the run that this process carries out
@@ -76,8 +80,11 @@ class SweepCallback(Callback):
         overrides = OverridesParser.create().parse_overrides(typed)  # type: ignore[arg-type]
         swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
         self.shared = {o.input_line or "" for o in overrides if not o.is_sweep_override()}
-        points = math.prod(sum(1 for _ in override.sweep_string_iterator()) for override in swept)
-        self.total = OmegaConf.select(config, "hydra.sweeper.n_trials") or points
+        trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
+        points = [[f"{o.get_key_element()}={one}" for one in o.sweep_string_iterator()] for o in swept]
+        self.kinds = set() if trials else {o.get_key_element() for o in swept} - {"fold", "seed"}
+        self.left = Counter({"": trials}) if trials else Counter(map(self._kind, itertools.product(*points)))
+        self.total = self.left.total()
         self.record = Path(config.paths.outputs).absolute() / f".sweep.{os.getpid()}.tmp"
         try:
             self.record.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +127,7 @@ class SweepCallback(Callback):
         entry = {"folder": str(folder), "run": self.run, "error": reason, "number": config.hydra.job.num,
                  "seconds": time.time() - self.job_started, "uar": None, "tested": config.test,
                  "skipped": found.is_file() and found.stat().st_mtime < self.job_started,
+                 "kind": self._kind(config.hydra.overrides.task),
                  "warnings": list(self.messages.warnings) if self.messages else []}  # fmt: skip
         self.messages = None  # Hydra makes the handlers anew for the next run
         if reason is None:
@@ -162,7 +170,8 @@ class SweepCallback(Callback):
         """Show what is new: warnings that no run before had, a line per run, and on a terminal the run in progress."""
         console, over = get_console(), False
         warned: set[str] = set()
-        worked: list[float] = []  # seconds of runs that were not finished before
+        worked: dict[str, list[float]] = {}  # seconds of runs that were not finished before, by kind
+        spent = 0.0  # seconds of all
         with console.status("") if console.is_terminal and self.quiet else nullcontext() as status:
             while not over:
                 over = self.ended is None or self.ended.wait(_LOOK)
@@ -172,35 +181,66 @@ class SweepCallback(Callback):
                         if warning not in warned:
                             console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
                     warned |= set(entry["warnings"])
-                    worked += [] if entry["skipped"] else [entry["seconds"]]
-                    line = self._line(entry, len(worked))
+                    self.left[entry["kind"]] -= 1
+                    spent += entry["seconds"]
+                    if not (entry["skipped"] or entry["error"]):
+                        worked.setdefault(entry["kind"], []).append(entry["seconds"])
+                    line, at_once = self._line(entry), spent / (time.time() - self.started)
+                    if worked and self.shown < self.total:
+                        line += f"; about {_duration(seconds_left(worked, self.left) / at_once)} left"
                     console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
                 if status is not None:
                     running = f": {self.run}: {self.messages.latest}".rstrip(": ") if self.messages else ""
                     text = f"{self.shown} of {self.total} runs done{running}".splitlines()[0]
                     status.update(Text(text, overflow="ellipsis", no_wrap=True))
 
-    def _line(self, entry: dict[str, Any], worked: int) -> str:
-        """How a run ended, and how long those that are left may take by the ``worked`` ones that were not skipped."""
+    def _line(self, entry: dict[str, Any]) -> str:
+        """How a run ended."""
         result = f"failed: {entry['error']}" if entry["error"] else f"UAR {100 * entry['uar']:.1f}"
         took = "finished already" if entry["skipped"] else _duration(entry["seconds"])
-        left = (time.time() - self.started) / max(1, worked) * (self.total - self.shown)
-        rest = f"; about {_duration(left)} left" if worked and self.shown < self.total else ""
-        return f"{self.shown} of {self.total}: {entry['run']}: {result} ({took}){rest}"
+        return f"{self.shown} of {self.total}: {entry['run']}: {result} ({took})"
+
+    def _kind(self, overrides: Iterable[str]) -> str:
+        """What the runs of a sweep share that take equally long: the swept overrides but fold and seed."""
+        return " ".join(sorted(one for one in overrides if one.partition("=")[0] in self.kinds))
+
+
+def seconds_left(worked: Mapping[str, Sequence[float]], left: Mapping[str, int]) -> float:
+    """Seconds of runs to come, one after the other: each the mean of its kind, or of all where its kind has none yet.
+
+    Args:
+        worked: seconds of finished runs by kind, at least one.
+        left: number of runs to come of each kind.
+    """
+    usual = fmean(itertools.chain(*worked.values()))
+    return sum(count * (fmean(worked[kind]) if kind in worked else usual) for kind, count in left.items())
 
 
 def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None:
-    """Print and write the summary of the runs in ``outputs/<name>``."""
+    """Print and write the summary of all runs in ``outputs/<name>``, those of earlier sweeps too.
+
+    Where these do not fit (other classes, settings), the summary has ``runs`` alone and is written into a folder beside
+    the one that is there.
+    """
     from ser.evaluation.report.render import show_summary, write_summary  # noqa: PLC0415  pandas loads only here
-    from ser.evaluation.runs import load_runs  # noqa: PLC0415
+    from ser.evaluation.runs import load_runs, scan_runs  # noqa: PLC0415
     from ser.evaluation.summary import summarize  # noqa: PLC0415
 
-    loaded, left_out, _ = load_runs(runs)
-    if not loaded:
-        raise SerError(f"none of its {len(runs)} runs can be read: {left_out[0]}")
     # A baseline may be given as an experiment's name, such as ladder/global.
     baseline = None if baseline is None else variant_name(str(baseline), None, None)
-    summary = replace(summarize(loaded, baseline, left_out), command=typed_command())
+    try:
+        loaded, left_out = scan_runs(folder)
+        summary = summarize(loaded, baseline, left_out)
+        earlier = [run for run in loaded if run.folder not in runs]
+        notes = [f"{len(earlier)} of {len(loaded)} runs are of earlier sweeps in {folder}."] if earlier else []
+    except SerError as error:
+        loaded, left_out, _ = load_runs(runs)
+        if not loaded:
+            raise SerError(f"none of its {len(runs)} runs can be read: {left_out[0]}") from error
+        summary, earlier = summarize(loaded, baseline, left_out), []
+        notes, folder = [f"Only the runs of this sweep: {error}"], folder / "last_sweep"
+    command = "" if earlier else typed_command()
+    summary = replace(summary, command=command, notes=[*summary.notes, *notes])
     show_summary(summary)
     write_summary(summary, folder)
     log.info("summary written to %s", folder)
