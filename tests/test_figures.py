@@ -69,8 +69,8 @@ def overlapping_ticks(figure: Figure) -> list[str]:
         if axes.name == "polar":
             continue
         for ticks, side in ((axes.get_xticklabels(), 0), (axes.get_yticklabels(), 1)):
-            slanted = [tick for tick in ticks if tick.get_text() and tick.get_visible() and not tick.get_rotation()]
-            boxes = sorted((tick.get_window_extent(renderer).extents for tick in slanted), key=lambda box: box[side])
+            straight = [t for t in ticks if t.get_text() and t.get_visible() and t.get_rotation() % 90 == 0]
+            boxes = sorted((tick.get_window_extent(renderer).extents for tick in straight), key=lambda box: box[side])
             found += [str(axes.get_title()) for low, high in pairwise(boxes) if high[side] < low[side + 2] - 0.5]
     return found
 
@@ -81,6 +81,14 @@ def test_every_figure_draws_every_table_without_overlaps(draw, table):
     figure = draw(table(), note="speaker overlap")
     assert "speaker overlap" in words_of(figure)
     assert not overlapping_ticks(figure)
+
+
+@pytest.mark.parametrize("classes", [31, 100, 130])
+def test_the_names_of_many_classes_do_not_overlap(classes):
+    emotions = [f"quite_long_name_{number:03d}" for number in range(classes)]
+    figure = run.draw_confusion(np.eye(classes, dtype=int), emotions)
+    assert not overlapping_ticks(figure)
+    assert all(len(axes.get_xticklabels()) == len(axes.get_yticklabels()) >= min(classes, 65) for axes in figure.axes)
 
 
 def test_confusion_shows_the_counts_and_names_an_absent_class():
@@ -105,6 +113,14 @@ def test_feature_map_draws_any_number_of_rows(rows):
     table = fake_table(4, 10).head(rows)
     encode_figure(network.feature_map(table, fake_embeddings(table), note="transductive"), dpi=40)
     encode_figure(network.feature_map(table, np.ones((rows, 3), np.float32)), dpi=40)
+
+
+def test_a_feature_map_names_the_most_frequent_of_many_classes():
+    emotions = tuple(f"emotion {number}" for number in range(100))
+    table = fake_table(30, 40, emotions=emotions)
+    figure = network.feature_map(table, fake_embeddings(table, emotions=emotions), most=400)
+    figure.draw_without_rendering()  # a legend higher than the figure would be a warning
+    assert "others" in words_of(figure) and words_of(figure).count("emotion ") == 28
 
 
 def test_projection_keeps_far_groups_apart_and_repeats():

@@ -37,7 +37,7 @@ ATTENTION = (
     "The surest right and wrong answers. Weight on speech is expected; weight on silence or on a click is a reason to "
     "distrust an answer."
 )
-_FEWEST_FOR_TSNE, _MOST_SPEAKERS, _MOST_MAPS = 12, 28, 6
+_FEWEST_FOR_TSNE, _MOST_NAMED, _MOST_MAPS = 12, 28, 6
 
 
 def project(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
@@ -80,7 +80,8 @@ def feature_map(
 ) -> Figure:
     """Pooled features in two dimensions, colored by emotion on the left and by speaker on the right.
 
-    Features are (n, P), in the rows of the predictions; of more than ``most``, a seeded sample is drawn.
+    The 28 most frequent have colors. Features are (n, P), in the rows of the predictions; of more than ``most``, a
+    seeded sample is drawn.
     """
     rows = np.arange(len(predictions))
     if len(rows) > most:
@@ -90,10 +91,13 @@ def feature_map(
     sampled = f", {most} of {len(predictions)} utterances" if len(predictions) > most else ""
     drawn = new_figure(11, 5.2, f"Pooled features by {method}{sampled}" + (f": {title}" if title else ""), note)
     by_emotion, by_speaker = drawn.subplots(1, 2)
-    styles = {name: (look.color, look.marker) for name, look in looks(emotions_of(predictions)).items()}
+    frequent = shown["emotion"].value_counts().index[:_MOST_NAMED]
+    styles = {
+        name: (look.color, look.marker) for name, look in looks(emotions_of(predictions)).items() if name in frequent
+    }
     _scatter(by_emotion, points, shown["emotion"], styles, "by emotion")
     counts = shown["speaker"].value_counts()
-    named = sorted(counts.index[:_MOST_SPEAKERS])
+    named = sorted(counts.index[:_MOST_NAMED])
     speakers = {name: (SERIES[place % 8], MARKERS[place // 8 % len(MARKERS)]) for place, name in enumerate(named)}
     _scatter(by_speaker, points, shown["speaker"], speakers, "by speaker")
     return drawn

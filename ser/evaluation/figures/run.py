@@ -29,6 +29,7 @@ from ser.evaluation.scores import calibration, scores, speaker_scores
 
 _MOST_SPEAKERS, _MOST_GROUPS = 48, 40
 MOST_WRITTEN = 30  # classes of a confusion matrix with a number in every cell
+_MOST_NAMED = 120  # classes of one whose names all have room; of more each second or third has its name
 
 
 @figure(
@@ -43,7 +44,7 @@ def confusion(predictions: pd.DataFrame, note: str = "") -> Figure:
 def draw_confusion(counts: np.ndarray, emotions: list[str], note: str = "") -> Figure:
     """The figure of confusion counts (C, C), rows the true emotion; without numbers where classes are many."""
     rates = row_rates(counts)
-    side = max(3.4, (0.62 if len(emotions) <= MOST_WRITTEN else 0.16) * len(emotions) + 1.4)
+    side = max(3.4, matrix_side(len(emotions), 0.62) + 1.4)
     drawn = new_figure(2 * side + 1.4, side + 0.6, "Confusion matrix", note)
     left, right = drawn.subplots(1, 2)
     draw_matrix(left, counts / max(1, counts.max()), [[f"{cell:d}" for cell in row] for row in counts], emotions)
@@ -51,6 +52,11 @@ def draw_confusion(counts: np.ndarray, emotions: list[str], note: str = "") -> F
     draw_matrix(right, rates, [percents(row) for row in rates], emotions)
     right.set_title("percent of the true emotion")
     return drawn
+
+
+def matrix_side(classes: int, cell: float) -> float:
+    """Inches of a confusion matrix; ``cell`` is for each class where its cells hold numbers."""
+    return classes * cell if classes <= MOST_WRITTEN else 0.16 * min(classes, _MOST_NAMED)
 
 
 def row_rates(counts: np.ndarray) -> np.ndarray:
@@ -66,9 +72,11 @@ def draw_matrix(axes: Axes, shades: np.ndarray, cells: list[list[str]], emotions
         dark = np.nan_to_num(shades[row, column]) > 0.55
         axes.text(column, row, cells[row][column], ha="center", va="center", fontsize=9, color="white" if dark else INK)
     names = [drawable(emotion, 12) for emotion in emotions]
-    slanted: Look = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(names)), names, **(slanted if max(map(len, names)) > 5 else {}))
-    axes.set_yticks(range(len(names)), names)
+    look: Look = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 5 else {}
+    look = look if len(names) <= MOST_WRITTEN else {"rotation": 90}
+    shown = range(0, len(names), -(-len(names) // _MOST_NAMED))
+    axes.set_xticks(shown, [names[place] for place in shown], **look)
+    axes.set_yticks(shown, [names[place] for place in shown])
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
-from ser.evaluation.figures.run import MOST_WRITTEN, draw_matrix, row_rates
+from ser.evaluation.figures.run import draw_matrix, matrix_side, row_rates
 from ser.evaluation.figures.style import (
     BLUE,
     FAINT,
@@ -229,7 +229,7 @@ def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     emotions = emotions_of(next(iter(tables.values())))
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
-    side = max(2.9, (0.5 if len(emotions) <= MOST_WRITTEN else 0.16) * len(emotions) + 1.2)
+    side = max(2.9, matrix_side(len(emotions), 0.5) + 1.2)
     width, height = max(4.5, columns * side), rows * (side + 0.2) + 0.4
     drawn = new_figure(width, height, "Confusion (% of the true emotion)", note)
     panels = drawn.subplots(rows, columns, squeeze=False).ravel()
