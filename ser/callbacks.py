@@ -26,6 +26,7 @@ COLUMNS = (
     "train/loss", "train/emotion_loss", "train/speaker_loss", "train/auxiliary_loss", "train/l2", "train/wa",
     "train/uar", "train/f1", "train/speaker_accuracy", "val/loss", "val/wa", "val/uar", "val/f1", "test/wa", "test/uar",
 )  # fmt: skip
+_MOST_LINES = 20  # of epochs on the screen; train.log has all of them
 
 
 class ResumableEarlyStopping(EarlyStopping):
@@ -109,6 +110,7 @@ class History(lightning.Callback):
         self.rows: list[dict[str, float]] = []
         self.norms: list[torch.Tensor] = []
         self.started = 0.0
+        self.hidden = False  # whether the last row was not shown on the screen
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the table of a resumed run, which may have no epoch left."""
@@ -150,16 +152,27 @@ class History(lightning.Callback):
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **measured}
         row |= {name: float(metrics[name]) for name in COLUMNS if name in metrics}
         self.rows.append(row)
+        every = max(1, math.ceil((trainer.max_epochs or 1) / _MOST_LINES))
+        self._say(logging.DEBUG if trainer.current_epoch % every else logging.INFO)
+        self._write(trainer)
+        pl_module.log_dict(measured, rank_zero_only=True)
+        if self.confusion and trainer.is_global_zero:
+            self._show_confusion(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the last epoch, if it was not."""
+        if self.hidden:
+            self._say(logging.INFO)
+
+    def _say(self, level: int) -> None:
+        """Log the last row in one line: on the screen too, or (debug) in train.log alone."""
+        row, self.hidden = self.rows[-1], level < logging.INFO
         shown = [
             f"{part} loss {row[f'{key}/loss']:.3f} UAR {row.get(f'{key}/uar', math.nan):.3f}"
             for part, key in (("train", "train"), ("validation", "val"))
             if f"{key}/loss" in row
         ]
-        log.info("epoch %d: %s (%.1f s)", row["epoch"], ", ".join(shown), row["seconds"])
-        self._write(trainer)
-        pl_module.log_dict(measured, rank_zero_only=True)
-        if self.confusion and trainer.is_global_zero:
-            self._show_confusion(trainer, pl_module)
+        log.log(level, "epoch %d: %s (%.1f s)", row["epoch"], ", ".join(shown), row["seconds"])
 
     def _show_confusion(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         from ser.evaluation.figures.run import draw_confusion  # noqa: PLC0415

@@ -1,12 +1,16 @@
+import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
 
 import pytest
 from fake_runs import write_run
+from rich.console import Console
 
 from ser.cli import main
+from ser.cli.app import ScreenHandler
 from ser.evaluation import reproduce, speaker_probe
 
 
@@ -174,3 +178,16 @@ def test_version_and_wrong_usage(capsys):
     assert main(["predict"]) == 2  # names what is missing and where to read on
     shown = capsys.readouterr()
     assert shown.err.count("error:") == 2 and "`ser predict --help`" in shown.err
+
+
+def test_a_message_in_a_file_is_one_line_and_on_a_terminal_fits_it():
+    shown = {}
+    for terminal in (False, True):
+        file = io.StringIO()
+        handler = ScreenHandler(console=Console(file=file, width=40, force_terminal=terminal), show_path=False)
+        handler.emit(
+            logging.makeLogRecord({"levelname": "INFO", "msg": "results lie in [/a/folder] %s", "args": ("x" * 60,)})
+        )
+        shown[terminal] = file.getvalue()
+    assert shown[False] == f"INFO     results lie in [/a/folder] {'x' * 60}\n"
+    assert shown[True].count("\n") > 1

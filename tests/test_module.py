@@ -141,9 +141,18 @@ def test_history_of_a_run(configure, tmp_path):
     assert (history["alpha"] == 0.5).all() and (history["gradient_norm"] > 0).all()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     best = history.iloc[metrics["best_epoch"]]
-    assert best["val/uar"] == history["val/uar"].max()
+    assert best["val/uar"] == history["val/uar"].max() and metrics["epoch_chosen_by"] == "val/uar"
     for ours, theirs in (("val/uar", "uar"), ("val/wa", "wa"), ("val/f1", "macro_f1")):
         assert best[ours] == pytest.approx(metrics["validation"][theirs], abs=1e-6)
+
+
+def test_many_epochs_take_few_lines_of_the_screen(configure, tmp_path, caplog):
+    with caplog.at_level(logging.DEBUG, logger="ser.callbacks"):
+        training.run(configure(*ENHANCED, "trainer.max_epochs=50", "callbacks.early_stopping=null", "figures=false"))
+    said = [record for record in caplog.records if record.getMessage().startswith("epoch ")]
+    shown = [int(record.getMessage().split()[1].rstrip(":")) for record in said if record.levelno == logging.INFO]
+    assert shown == [*range(0, 50, 3), 49]
+    assert {record.getMessage().split(":")[0] for record in said} == {f"epoch {number}" for number in range(50)}
 
 
 @pytest.mark.parametrize("words", [

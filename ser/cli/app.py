@@ -34,12 +34,24 @@ app = typer.Typer(
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class ScreenHandler(RichHandler):
+    """Shows log messages on a terminal as Rich does; in a file each is one line, however long."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a message."""
+        if self.console.is_terminal:
+            super().emit(record)
+        else:
+            line = f"{record.levelname:8} {self.format(record)}"
+            self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code; bad input is one line on standard error and 1 (2 for bad usage)."""
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
+        handlers=[ScreenHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
     warnings.filterwarnings("ignore", category=SyntheticVoiceWarning)  # what answers says so on the screen
     for noisy in ("httpx", "matplotlib", "fontTools", "huggingface_hub"):
