@@ -10,7 +10,7 @@ from ser import training as one_run
 from ser.adversary.erasure import fit_erasure
 from ser.errors import SerError
 from ser.evaluation import speaker_probe
-from ser.evaluation.leakage import compare_over_runs, leakage_of, leakage_table, write_leakage
+from ser.evaluation.leakage import _interval, compare_over_runs, leakage_of, leakage_table, write_leakage
 from ser.evaluation.predictions import read_predictions
 from ser.evaluation.refitted import as_unseen_speakers, refit_of
 from ser.evaluation.report.tables import cross_validation_table
@@ -245,6 +245,13 @@ def test_a_run_with_erasure_can_be_probed_without_what_the_erasure_has_seen(conf
     leakage = json.loads((folder / "leakage.json").read_text())
     assert leakage["speakers"] == name_speakers(stored, table, refit=refit)
     assert leakage["speakers"] != name_speakers(stored, table)
+
+
+def test_seeds_of_a_fold_make_no_interval_narrower():
+    values = pd.Series([0.2, 0.3, 0.5])
+    once = _interval(values, [1, 2, 3], [])
+    assert once[0] < values.mean() < once[1]
+    assert _interval(pd.concat([values, values], ignore_index=True), [1, 2, 3, 1, 2, 3], []) == pytest.approx(once)
 
 
 def test_a_model_card_says_what_probes_found_of_the_speaker(few_probes, tmp_path):

@@ -56,6 +56,10 @@ def test_the_card_says_what_the_cross_validation_found():
     assert record["speakers"] == 24 and not record["speaker_overlap"] and not record["transductive"]
     low, high = (f"{100 * record[f'uar_{bound}']:.1f}" for bound in ("low", "high"))
     assert f"| UAR | {100 * record['uar']:.1f} [{low}, {high}] |" in CARD
+    leak = record["leakage"]
+    for name, key in (("training speakers named", "speaker"), ("EER of unseen speakers", "eer")):
+        low, high = (f"{100 * leak[f'{key}_{bound}']:.1f}" for bound in ("low", "high"))
+        assert f"| {name} | {100 * leak[key]:.1f} [{low}, {high}] |" in CARD
     for emotion, recall in record["recall"].items():
         assert f"| recall of {emotion} | {100 * recall:.1f} |" in CARD
     assert sum(record["recall"].values()) / 4 == pytest.approx(record["uar"])

@@ -108,9 +108,9 @@ def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.Data
 
     Returns:
         One row per variant with measured runs: ``variant, runs``, the entries of ``COLUMNS`` (mean over runs),
-        ``speaker_low, speaker_high, eer_low, eer_high`` (95%: Student's t over runs, that is folds and seeds; of one
-        run, its own interval), ``faults`` (runs whose closed-set figure is below its control) and, for variants other
-        than the baseline, ``speaker_difference, speaker_p, speaker_p_holm``; empty where nothing was measured.
+        ``speaker_low, speaker_high, eer_low, eer_high`` (95%: Student's t over folds, each the mean of its seeds; one
+        run has its own interval), ``faults`` (runs whose closed-set figure is below its control) and, for variants
+        other than the baseline, ``speaker_difference, speaker_p, speaker_p_holm``; empty where nothing was measured.
 
     Raises:
         SerError: a ``leakage.json`` is damaged or of another format.
@@ -120,12 +120,12 @@ def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.Data
     for name, contents in measured.items():
         if not contents:
             continue
-        found = list(contents.values())
+        found, folds = list(contents.values()), [fold for fold, _ in contents]
         row: dict[str, Any] = {"variant": name, "runs": len(found)}
         each = pd.DataFrame([figures(one) for one in found], dtype=float)
         row |= {str(key): value for key, value in each.mean().items()}
         for key, part in (("speaker", "speakers"), ("eer", "open_set")):
-            row[f"{key}_low"], row[f"{key}_high"] = _interval(each[key], [one[part] or {} for one in found])
+            row[f"{key}_low"], row[f"{key}_high"] = _interval(each[key], folds, [one[part] or {} for one in found])
         row["faults"] = sum(one["speakers"]["verdict"] == "below" for one in found)
         shared = [key for key in measured.get(baseline, {}) if key in contents and name != baseline]
         if shared:
@@ -188,11 +188,16 @@ def _measured(runs: Sequence[Run]) -> dict[tuple[int, int], dict[str, Any]]:
     return {(run.fold, run.seed): found for run in runs if (found := leakage_of(run)) is not None}
 
 
-def _interval(values: pd.Series, parts: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
-    """95% interval of the mean of ``values`` over runs, or the own interval of a single run."""
+def _interval(
+    values: pd.Series, folds: list[int], parts: Sequence[Mapping[str, Any]]
+) -> tuple[float | None, float | None]:
+    """95% interval of the mean of ``values`` over folds, or the own interval of a single run.
+
+    Seeds of one fold have the same speakers, so they are no further observations.
+    """
     if len(values) == 1:
         return parts[0].get("low"), parts[0].get("high")
-    known = values.dropna()
+    known = values.groupby(folds).mean().dropna()
     if len(known) < 2:
         return None, None
     reach = float(stats.t.ppf(0.975, len(known) - 1) * known.std() / np.sqrt(len(known)))

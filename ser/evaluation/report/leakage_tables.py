@@ -31,7 +31,7 @@ def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str
         cells.append([names[row["variant"]], *figures])
     meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in COLUMNS.values())
     caption = (
-        f"Mean over runs with 95% intervals over runs. {meanings} Change: of the speakers named, from "
+        f"Mean over runs with 95% intervals over folds. {meanings} Change: of the speakers named, from "
         f"{names[baseline]}, with a permutation test paired by speaker, after Holm's correction."
     )
     columns = ["variant", *(f"{title} (%)" for title, _ in COLUMNS.values()), "change (points)"]

@@ -60,7 +60,8 @@ def cross_validation_table(record: Mapping[str, Any]) -> Table:
             ["EER of unseen speakers", bounds(*map(found.get, ("eer", "eer_low", "eer_high")))],
         ]
         warned += (
-            f" Named: {COLUMNS['speaker'][1]}; control: {COLUMNS['speaker_control'][1]}; EER: {COLUMNS['eer'][1]}."
+            f" What probes find in the pooled features, mean over runs, 95% intervals over folds. Named: "
+            f"{COLUMNS['speaker'][1]}; control: {COLUMNS['speaker_control'][1]}; EER: {COLUMNS['eer'][1]}."
         )
     seeds = f", {record['seeds']} seeds" if record["seeds"] > 1 else ""
     caption = (
