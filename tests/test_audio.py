@@ -148,6 +148,19 @@ def test_samples_behind_a_header_that_says_0_bytes_are_read_to_the_end(tmp_path,
         read_audio(path)
 
 
+@pytest.mark.parametrize("size", [bytes(4), b"\xff" * 4])
+def test_an_rf64_without_sizes_is_read_to_its_end(tmp_path, size, caplog):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, tone(16000), 16000, format="RF64")
+    content = bytearray(path.read_bytes())
+    whole, data = read_audio(path), content.index(b"data")
+    content[4:8] = content[data + 4 : data + 8] = size
+    content[20:44] = bytes(24)  # the sizes in its ds64 chunk
+    path.write_bytes(content)
+    assert torch.equal(read_audio(path), whole) and duration(path) == 0.5
+    assert caplog.text.count("0 bytes") == 1
+
+
 def test_samples_that_the_header_does_not_count_are_told(tmp_path, caplog):
     """A recorder that wrote the size of the samples now and then, and lost power."""
     path = tmp_path / "lost_power.wav"

@@ -139,6 +139,18 @@ def test_a_package_outside_its_bounds_is_named(monkeypatch):
     assert "torch" in finding.text and ">=99 needed" in finding.text and "no-such-package is not" in finding.text
 
 
+def test_an_optional_package_that_cannot_be_loaded_is_no_ok(monkeypatch):
+    def missing(name):
+        raise OSError("PortAudio library not found")
+
+    monkeypatch.setattr(machine, "requires", lambda name: ['sounddevice>=0.5; extra == "live"'])
+    monkeypatch.setattr(machine, "version", lambda name: "0.5.6")
+    monkeypatch.setattr(machine.importlib, "import_module", missing)
+    found = {finding.status: finding.text for finding in machine.check_optional()}
+    assert "sounddevice 0.5.6 (live) cannot be loaded (PortAudio library not found)" in found["warning"]
+    assert "sounddevice" not in found["ok"]
+
+
 def test_a_check_that_breaks_stops_no_other():
     def broken():
         raise ZeroDivisionError("by zero")

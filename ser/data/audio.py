@@ -35,6 +35,7 @@ _LARGEST_KERNEL = 4_000_000
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND) ?: (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Its log of a WAV with something behind the samples that is no chunk, such as samples that the header does not count.
 _UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at position (\d+)", re.MULTILINE | re.DOTALL)
+_NO_SIZE = re.compile(rb"data(?:\0{4}|\xff{4})")  # the header of the samples, their size unknown
 _UNCOUNTED_BYTES = 10_000  # fewer are not worth a warning
 _UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
 _UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
@@ -85,8 +86,8 @@ def printable(path: str | Path) -> str:
 def open_audio(path: str | Path) -> soundfile.SoundFile:
     """An audio file open for reading, whatever the bytes of its name.
 
-    A WAV whose header says 0 bytes of samples although samples follow (a recorder that lost power) is read to its
-    end, with a warning. So is one whose header counts fewer than there are: those are not read.
+    A WAV or RF64 whose header says 0 bytes of samples although samples follow (a recorder that lost power) is read to
+    its end, with a warning. So is one whose header counts fewer than there are: those are not read.
 
     Raises:
         soundfile.SoundFileError: it cannot be decoded.
@@ -94,7 +95,7 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
     """
     name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
     file = soundfile.SoundFile(name)
-    if file.frames or file.format not in ("WAV", "WAVEX"):
+    if file.frames or file.format not in ("WAV", "WAVEX", "RF64"):
         behind = _UNCOUNTED.search(file.extra_info)
         if behind and (left := int(behind[1]) - int(behind[2])) >= _UNCOUNTED_BYTES:
             _tell_once(
@@ -105,11 +106,15 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
     file.close()
     with Path(path).open("rb") as content:
         patched = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
-    size_field = patched.find(b"data\0\0\0\0", 12, _LONGEST_HEADER) + 4
+    found = _NO_SIZE.search(patched, 12, _LONGEST_HEADER)
+    size_field = found.end() - 4 if found else 0
     following = bytes(patched[size_field + 4 : size_field + 8])
     if size_field >= 16 and len(following) == 4 and not (following.isascii() and following.decode().isprintable()):
         _tell_once(f"{printable(path)}: its header says 0 bytes of samples, but some follow; read to its end")
         even = (len(patched) - size_field - 4) // 2 * 2  # an odd size would promise one more byte
+        patched[:4] = b"RIFF"  # of RF64, whose ds64 chunk holds its sizes; a WAV ends at 4 GB
+        if patched[12:16] == b"ds64":
+            patched[12:16] = b"JUNK"
         patched[size_field : size_field + 4] = min(even, 2**32 - 2).to_bytes(4, "little")
         patched[4:8] = min(len(patched) - 8, 2**32 - 1).to_bytes(4, "little")
     return soundfile.SoundFile(patched)

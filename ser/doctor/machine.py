@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
-from ser.errors import explain
+from ser.errors import explain, first_line
 
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -69,6 +69,7 @@ def show(findings: Sequence[Finding]) -> int:
 
 _IMPORTED = ("torch", "torchaudio", "lightning", "hydra", "transformers", "safetensors", "soundfile", "torchmetrics")
 _INSTALL = "run `pip install --upgrade ser-lab`, in a checkout `make test`"
+_NATIVE = {"sounddevice", "onnxruntime"}  # optional packages that may be installed and yet not load
 _LITTLE_SPACE, _NO_SPACE = 2e9, 100e6  # bytes of free disk
 
 
@@ -174,7 +175,21 @@ def check_optional() -> Iterator[Finding]:
             there[requirement.name] = f"{requirement.name} {version(requirement.name)} ({extra})"
         except PackageNotFoundError:
             missing[requirement.name] = extra
+    broken = []
+    for name in _NATIVE & there.keys():
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # PortAudio is missing, or a binary was built for another machine
+            broken.append(f"{there.pop(name)} cannot be loaded ({first_line(error)})")
     yield Finding("optional", "ok", ", ".join(there.values()) or "none installed")
+    if broken:
+        yield Finding(
+            "optional",
+            "warning",
+            "; ".join(broken),
+            "the microphone needs PortAudio (on Debian and Ubuntu: "
+            "apt-get install libportaudio2); others: pip install again",
+        )
     if missing:
         extras = ",".join(dict.fromkeys(missing.values()))
         yield Finding("optional", "ok", f"not installed: {', '.join(missing)}", f"pip install 'ser-lab[{extras}]'")
