@@ -95,13 +95,12 @@ def write_tensors(path: Path, tensors: "Mapping[str, NDArray[Any]]", metadata: M
 
 
 def safe_csv(table: "pd.DataFrame") -> str:
-    """A table as CSV in which no text can act as a spreadsheet's formula."""
-    return table.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell).to_csv(index=False)
+    """A table as CSV in which no text acts as a spreadsheet formula, begun by ``= + - @`` or a control character."""
 
+    def safe(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
 
-def spreadsheet_safe(text: str) -> str:
-    """``text`` as a spreadsheet shows it: a leading ``= + - @`` or control character would start a formula."""
-    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
+    return table.map(safe).to_csv(index=False)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

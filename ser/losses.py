@@ -45,10 +45,8 @@ class EmotionLoss(nn.Module, ABC):
     def fit_class_counts(self, counts: Sequence[int] | Tensor) -> None:
         """Set the class weights from the number of training utterances of each class (C,).
 
-        A class without utterances gets weight 0. Does nothing when ``class_weighting`` is off.
-
-        Raises:
-            SerError: there are no utterances at all.
+        A class without utterances gets weight 0. Does nothing when ``class_weighting`` is off; else refuses a training
+        part without utterances.
         """
         if not self.class_weighting:
             return

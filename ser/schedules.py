@@ -114,13 +114,11 @@ class StepAlpha(AlphaSchedule):
 class LearningRateSchedule(lightning.Callback, ABC):
     """Linear warm-up, then the torch scheduler that ``after_warmup`` makes; one step per optimizer step.
 
-    Args:
-        warmup_steps: optimizer steps of linear warm-up from ``warmup_start`` times the learning rate.
-        warmup_fraction: the warm-up takes at most this fraction of all steps, since it could outlast a short run.
-        warmup_start: fraction of the learning rate at the first step.
+    The warm-up rises from ``warmup_start`` times the learning rate in ``warmup_steps``, but takes at most
+    ``warmup_fraction`` of all steps, since it could outlast a short run.
 
     Raises:
-        SerError: a number is out of range, or a resumed run has another number of steps.
+        SerError: a resumed run has another number of steps.
     """
 
     def __init__(self, warmup_steps: int = 0, warmup_fraction: float = 0.1, warmup_start: float = 0.1) -> None:

@@ -22,8 +22,8 @@ from ser.console import count_parameters, show_network, show_scores, show_split
 from ser.data.datamodule import EmotionDataModule
 from ser.encoders import FrameFiles
 from ser.errors import SerError, check_number
-from ser.evaluation.attention import write_attention
 from ser.evaluation.figures import figure_formats, write_figures
+from ser.evaluation.figures.network import write_attention
 from ser.io import read_json
 from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule
@@ -41,11 +41,7 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     """Carry out the experiment that ``cfg`` describes and return its validation UAR.
 
     With ``resume``, a finished run is not repeated and an interrupted one goes on, if they are of the same identity.
-
-    Args:
-        cfg: the configuration.
-        choices: which option of each group it was composed of; None asks Hydra.
-        overrides: the command line that it was composed of; None asks Hydra.
+    ``choices`` (the option of each group) and ``overrides`` are what it was composed of; None asks Hydra.
 
     Raises:
         SerError: bad input; nothing already computed is lost, and no folder is left behind.
@@ -159,17 +155,8 @@ def train(
 ) -> dict[str, Any]:
     """Fit, take the epoch that its ModelCheckpoint kept, test it once (if the test part is open), write the run folder.
 
-    Args:
-        datamodule: the split's batches.
-        module: network and losses.
-        trainer: device, epochs and callbacks, a ModelCheckpoint among them.
-        folder: where the results go.
-        facts: what metrics.json says about the run beside its figures.
-        checkpoint: go on from here; None starts anew.
-        probe: look for the speaker in the pooled features.
-
-    Returns:
-        The content of metrics.json.
+    ``facts`` are what metrics.json, whose content is returned, says beside the figures. Training goes on from
+    ``checkpoint``, where there is one. With ``probe`` the speaker is looked for in the pooled features.
     """
     if isinstance(module.network, StatisticsLogistic):
         facts = facts | fit_at_once(datamodule, module, module.network, trainer, folder)

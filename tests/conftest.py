@@ -9,7 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from small_runs import TINY
 
-from ser.config import CONFIG_FOLDER, register_resolvers
+from ser.config import CONFIG_FOLDER
+from ser.config.page import register_resolvers
 from ser.evaluation.figures import FIGURES
 
 

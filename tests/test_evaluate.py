@@ -14,7 +14,7 @@ from ser.data.corpora.named import folder as read_folder
 from ser.errors import SerError
 from ser.evaluation import cross
 from ser.evaluation.predictions import read_predictions
-from ser.evaluation.shared_classes import SharedClasses
+from ser.evaluation.trained import SharedClasses
 
 FILES = ("predictions.csv", "embeddings.npy", "metrics.json", "split.json")
 

@@ -10,7 +10,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ser.errors import SerError
-from ser.evaluation.attention import Attended
 from ser.evaluation.figures import (
     FIGURES,
     caption_of,
@@ -22,7 +21,7 @@ from ser.evaluation.figures import (
     training,
     write_figures,
 )
-from ser.evaluation.figures.network import project
+from ser.evaluation.figures.network import Attended, project
 from ser.evaluation.figures.style import encode_figure, save_figure, variant_labels
 from ser.evaluation.runs import find_runs, load_run
 from ser.evaluation.summary import summarize

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from ser import training
 from ser.cli import main
-from ser.config import source_name
+from ser.config.page import source_name
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract
 from ser.data.inventory import AudioHashes

@@ -24,7 +24,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from ser import training
-from ser.config import CONFIG_FOLDER, compose_config, instantiate, register_resolvers
+from ser.config import CONFIG_FOLDER, compose_config, instantiate
+from ser.config.page import register_resolvers
 from ser.errors import SerError
 from ser.evaluation.scores import scores
 

@@ -18,7 +18,7 @@ from fake_runs import write_run
 from ser.cli import main
 from ser.data.corpus import Utterance
 from ser.errors import SerError
-from ser.evaluation.attention import read_attention, write_attention
+from ser.evaluation.figures.network import read_attention, write_attention
 from ser.evaluation.runs import load_run
 from ser.inference.files import collect_files, predict_file, predict_files, statistics_by_folder
 from ser.inference.recognizer import Recognizer

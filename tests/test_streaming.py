@@ -13,9 +13,9 @@ import torch
 from checkpoints import save_checkpoint, voice
 
 from ser.errors import SerError
-from ser.inference.listening import listen
+from ser.inference.listening import Recording, listen
 from ser.inference.recognizer import Recognizer
-from ser.inference.sources import RingBuffer, Source, file_source, microphone_source, recorded
+from ser.inference.sources import RingBuffer, Source, file_source, microphone_source
 from ser.inference.streaming import StreamingRecognizer
 from ser.inference.vad import EnergyGate, SileroGate, best_gate
 
@@ -400,8 +400,8 @@ def test_a_full_disk_ends_the_recording_and_not_the_listening(tmp_path, monkeypa
     path = tmp_path / os.fsdecode(b"caf\xe9.wav")
     blocks = [np.full((100, 1), value, np.float32) for value in (0.0, 0.25, 0.5, 0.75)]
     monkeypatch.setattr(soundfile, "SoundFile", FullDisk)
-    source = recorded(Source("fake", 16000, True, iter(blocks)), path)
-    assert [float(block[0, 0]) for block in source.blocks] == [0, 0.25, 0.5, 0.75]
+    heard = Recording(path, 16000, ("happy", "sad")).hearing(iter(blocks))
+    assert [float(block[0, 0]) for block in heard] == [0, 0.25, 0.5, 0.75]
     assert caplog.text.count("ends here") == 1
     assert len(soundfile.read(os.fsencode(path))[0]) == 200
 

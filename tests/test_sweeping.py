@@ -14,7 +14,8 @@ from small_runs import TINY
 
 from ser.cli.progress import seconds_left
 from ser.cli.train import expand
-from ser.config import CONFIG_FOLDER, check_overrides, compose_config, folder_name, variant_name
+from ser.config import CONFIG_FOLDER, check_overrides, compose_config, variant_name
+from ser.config.page import folder_name
 from ser.errors import SerError
 from ser.evaluation.report.cells import short_names
 

@@ -4,9 +4,14 @@ A new kind of speaker removal is one class here and one file in conf/adversarial
 """
 
 from ser.adversary.base import Adversary, AdversaryOutput
-from ser.adversary.critics import ConfusionCritics, FlatCritics, ReversalCritics, SpeakerClassifier
+from ser.adversary.critics import (
+    ConfusionCritics,
+    FlatCritics,
+    KernelIndependence,
+    ReversalCritics,
+    SpeakerClassifier,
+)
 from ser.adversary.erasure import Erasure, ErasureAfterTraining
-from ser.adversary.independence import KernelIndependence
 
 __all__ = [
     "Adversary",

@@ -27,16 +27,11 @@ class Adversary(nn.Module, ABC):
     Subclasses define ``forward``; they are made with the sizes ``(pooled, speakers, emotions)``, P, S and C, and with
     the settings that conf/adversarial explains. One that must change the features in prediction too gives the network
     a ``LinearErasure`` in ``attach`` and fits it in ``refit``.
-
-    Attributes:
-        alpha: factor of the gradient that reaches the network, set by the alpha schedule before every step.
-        refits: whether ``refit`` wants the training part before each validation.
-        after_training: whether only before the validation of the last epoch, whose weights the run must keep.
     """
 
-    alpha: Tensor
-    refits = False
-    after_training = False
+    alpha: Tensor  # factor of the gradient that reaches the network, set by the alpha schedule before every step
+    refits = False  # whether ``refit`` wants the training part before each validation
+    after_training = False  # whether only before that of the last epoch, whose weights the run must keep
 
     def __init__(self, weight: float, lr_factor: float = 1.0) -> None:
         super().__init__()

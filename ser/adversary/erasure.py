@@ -127,17 +127,12 @@ def fit_erasure(statistics: Tensor, speaker: Tensor, groups: Tensor, rank: int, 
 
     With the covariance ``C = L L^T`` within groups and the differences ``D`` of the speakers' means from the mean of
     their group, weighted by how many utterances they rest on, the directions are the left singular vectors ``U`` of
-    ``L^-1 D``, read by ``L^-T U`` and written by ``U^T L^T``.
+    ``L^-1 D``, read by ``L^-T U`` and written by ``U^T L^T``. Of the covariance the fraction ``shrinkage`` is replaced
+    by a multiple of the identity.
 
-    Args:
-        statistics: (n, F).
-        speaker: (n,) index.
-        groups: (n,) index of the group, such as the emotion.
-        rank: K, the largest number of directions, at most F; with fewer than that, rows of zeros.
-        shrinkage: fraction of the covariance that is replaced by a multiple of the identity.
-
-    Returns:
-        ``mean`` (F,), ``read`` (F, K) and ``write`` (K, F) of a ``LinearErasure``.
+    Statistics are (n, F), speaker and group, such as the emotion, are indices (n,). The result is ``mean`` (F,),
+    ``read`` (F, K) and ``write`` (K, F) of a ``LinearErasure``; K is ``rank``, with zeros where there are fewer
+    directions.
     """
     values = statistics.double()  # small directions count
     mean, size = values.mean(dim=0), values.shape[1]

@@ -143,11 +143,7 @@ def ser(
 def open_model(
     checkpoint: str | None, encoder: str | None = None, device: str = "cpu", allow_download: bool = False
 ) -> "Recognizer":
-    """The model of a command, by default that of the package, which it says; on a terminal, asks before a download.
-
-    Raises:
-        SerError: as for Recognizer.from_checkpoint.
-    """
+    """The model of a command, by default that of the package, which it says; on a terminal, asks before a download."""
     from ser.inference.recognizer import PRETRAINED, Recognizer  # noqa: PLC0415  --help needs no torch
 
     path = checkpoint or PRETRAINED

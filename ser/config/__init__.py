@@ -1,26 +1,14 @@
 """The configuration: its page, overrides of it, and the objects that it describes."""
 
 from ser.config.overrides import check_overrides, compose_config
-from ser.config.page import (
-    CONFIG_FOLDER,
-    compose_options,
-    folder_name,
-    instantiate,
-    name_parts,
-    register_resolvers,
-    source_name,
-    variant_name,
-)
+from ser.config.page import CONFIG_FOLDER, compose_options, instantiate, name_parts, variant_name
 
 __all__ = [
     "CONFIG_FOLDER",
     "check_overrides",
     "compose_config",
     "compose_options",
-    "folder_name",
     "instantiate",
     "name_parts",
-    "register_resolvers",
-    "source_name",
     "variant_name",
 ]

@@ -82,10 +82,7 @@ class LengthBatches(Sampler[list[int]]):
 
     ``batch_size`` and ``max_frames`` (after padding) bound a batch; an utterance that is longer by itself is one.
     Without ``shuffle`` the order is always the same, longest first. ``rows`` names what each length is the length
-    of, by default its place.
-
-    Raises:
-        SerError: jitter is not at least 0 and below 1, or there are fewer utterances than processes.
+    of, by default its place. Fewer utterances than processes are refused.
     """
 
     def __init__(

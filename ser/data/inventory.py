@@ -13,7 +13,7 @@ from ser.data.cache import Recording, Shard, fingerprint, library_versions
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.encoders import Encoder, FrameFiles
 from ser.errors import SerError
-from ser.io import write_text
+from ser.io import read_json, write_text
 
 _READERS = 8  # threads that hash audio
 
@@ -23,21 +23,13 @@ Place = tuple[Shard, str]  # a shard and the utterance's name inside it
 class AudioHashes:
     """Content hashes of audio files, remembered in one JSON file by path, size, time of change and inode.
 
-    So content is read once, and again only where one of these differs.
-
-    The file need not exist, and is not written where its folder is read-only.
+    So content is read once, and again only where one of these differs. The file need not exist, and is not written
+    where its folder is read-only.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, list[Any]] = self._read()
-
-    def _read(self) -> dict[str, list[Any]]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not there or damaged: the audio is read again
-            return {}
-        return found if isinstance(found, dict) else {}
+        self._known: dict[str, list[Any]] = read_json(path) or {}  # not there or damaged: the audio is read again
 
     def of(self, paths: Iterable[Path]) -> dict[Path, str]:
         """Hash of each file; files that cannot be read are left out."""
@@ -54,7 +46,7 @@ class AudioHashes:
                 hashed = list(pool.map(_hash_file, unknown))
             new = {str(path): entry for path, entry in zip(unknown, hashed, strict=True) if entry is not None}
             found |= {path: new[str(path)][3] for path in unknown if str(path) in new}
-            self._known = self._read() | self._known | new
+            self._known = (read_json(self.path) or {}) | self._known | new
             with suppress(SerError):  # a shared cache may be read-only
                 write_text(self.path, json.dumps(self._known))
         return found

@@ -27,18 +27,15 @@ def mean_and_std(count: Tensor | float, total: Tensor, square: Tensor) -> tuple[
 
 @dataclass(frozen=True)
 class FrameStatistics:
-    """Mean and std (D,) that normalise the frames of one recording.
+    """Mean and std that normalise the frames of one recording.
 
-    Attributes:
-        mean: (D,).
-        std: (D,), positive.
-        source: what a Prediction calls them: ``none``; ``global`` (the training part's, as in training); ``training``
-            (the training part's, where the network was trained with each speaker's own); ``speaker`` (from this
-            speaker's recordings); ``stream`` (running statistics of a stream, starting from the training part's).
+    What a Prediction calls them is their ``source``: ``none``; ``global`` (the training part's, as in training);
+    ``training`` (the training part's, where the network was trained with each speaker's own); ``speaker`` (from this
+    speaker's recordings); ``stream`` (running statistics of a stream, starting from the training part's).
     """
 
-    mean: Tensor
-    std: Tensor
+    mean: Tensor  # (D,)
+    std: Tensor  # (D,), positive
     source: str
 
 
@@ -53,8 +50,6 @@ class RunningStatistics:
 
     The training statistics count as ``prior_seconds`` of audio already heard (the conjugate update of a normal's mean
     and variance with pseudo-counts), so the first windows are not normalised by a second of audio alone.
-
-    The start weighs ``prior_seconds``; with 0 the frames alone count. ``source`` is what a Prediction says of it.
     """
 
     def __init__(

@@ -24,9 +24,9 @@ class EvaluationProtocol(ABC):
     expected_parts: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     """The parts that may not be empty."""
 
-    @abstractmethod
     def folds(self, corpus: Corpus) -> int:
-        """How many folds the corpus gives."""
+        """How many folds the corpus gives: one per session where a protocol does not say otherwise."""
+        return len(corpus.sessions)
 
     @abstractmethod
     def _assign(self, corpus: Corpus, fold: int, seed: int) -> Callable[[Utterance], str]:
@@ -105,10 +105,6 @@ class SessionProtocol(EvaluationProtocol):
 
     name = "session"
     fewest_sessions = 3
-
-    def folds(self, corpus: Corpus) -> int:
-        """One per session."""
-        return len(corpus.sessions)
 
     def _assign(self, corpus: Corpus, fold: int, seed: int) -> Callable[[Utterance], str]:
         tested = corpus.sessions[fold - 1]
@@ -205,10 +201,6 @@ class SuperbProtocol(EvaluationProtocol):
     def __init__(self, validation_fraction: float = 0.2) -> None:
         check_number("protocol.validation_fraction", validation_fraction, 0.001, 0.999)
         self.validation_fraction = validation_fraction
-
-    def folds(self, corpus: Corpus) -> int:
-        """One per session."""
-        return len(corpus.sessions)
 
     def _assign(self, corpus: Corpus, fold: int, seed: int) -> Callable[[Utterance], str]:
         tested = corpus.sessions[fold - 1]

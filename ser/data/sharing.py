@@ -41,15 +41,10 @@ _LOGGED = 60.0  # seconds between two lines where there is no terminal
 
 @dataclass(frozen=True)
 class Portion:
-    """Batches that one process encodes at a time.
+    """Batches that one process encodes at a time."""
 
-    Attributes:
-        name: of the lock and the shards; the same in every process that extracts these utterances.
-        batches: utterances of similar length.
-    """
-
-    name: str
-    batches: tuple[list[Utterance], ...]
+    name: str  # of the lock and the shards; the same in every process that extracts these utterances
+    batches: tuple[list[Utterance], ...]  # utterances of similar length
 
     @property
     def utterances(self) -> list[Utterance]:
@@ -62,13 +57,8 @@ def portions(
 ) -> list[Portion]:
     """The corpus in portions of a few batches, longest utterances first.
 
-    They are made of all utterances, cached or not, so that processes that start at different times, and a run after an
-    interrupted one, agree on them and encode the same batches.
-
-    Args:
-        utterances: of the whole corpus.
-        recordings: what the frames of each are made from.
-        batch_seconds: padded audio in one batch.
+    They are made of all utterances of the corpus, cached or not, so that processes that start at different times, and a
+    run after an interrupted one, agree on them and encode the same batches of ``batch_seconds`` of padded audio.
     """
     ordered = sorted(utterances, key=lambda u: (-u.seconds, u.id))
     # Utterances of unknown length (0 s) count as a second, so that they do not all land in one batch.
@@ -85,23 +75,14 @@ def portions(
 
 @dataclass
 class Filling:
-    """Encodes the portions that no other process encodes, and counts what it did.
+    """Encodes the portions that no other process encodes, and counts what it did."""
 
-    Attributes:
-        folder: what the cache holds.
-        encoding: makes the frames.
-        portions: of the whole corpus.
-        bar: shows all processes' progress; None in those that another one watches.
-        asked_by: connection to the process that watches this one.
-        extracted: utterances encoded so far.
-    """
-
-    folder: CacheFolder
-    encoding: Encoding
-    portions: Sequence[Portion]
-    bar: "Bar | None" = None
-    asked_by: Connection | None = None
-    extracted: int = 0
+    folder: CacheFolder  # what the cache holds
+    encoding: Encoding  # makes the frames
+    portions: Sequence[Portion]  # of the whole corpus
+    bar: "Bar | None" = None  # shows all processes' progress; None in those that another one watches
+    asked_by: Connection | None = None  # to the process that watches this one
+    extracted: int = 0  # utterances encoded so far
 
     def run(self, wait: bool) -> None:
         """Encode what is free, in turn; with ``wait`` until everything is there, whoever encodes it.
@@ -201,12 +182,7 @@ class Filling:
 
 
 class Bar:
-    """One progress line of all processes: drawn on a terminal, else logged every minute.
-
-    Args:
-        missing: what is to be extracted, by whichever process.
-        show: false says nothing.
-    """
+    """One progress line about what is ``missing``, whoever extracts it: on a terminal, else logged every minute."""
 
     def __init__(self, missing: Sequence[Utterance], show: bool) -> None:
         self.missing, self.show_at_all = missing, show
@@ -232,12 +208,7 @@ class Bar:
         self.progress.stop()
 
     def show(self, folder: CacheFolder, held: Collection[str] = ()) -> None:
-        """Count what is there, at most once a second.
-
-        Args:
-            folder: refreshed by the caller.
-            held: utterances that are encoded and not yet written.
-        """
+        """Count what is in the refreshed ``folder`` or ``held``, encoded and not yet written; at most once a second."""
         now = time.monotonic()
         if not self.show_at_all or now - self.looked < _LOOK:
             return

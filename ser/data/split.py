@@ -42,9 +42,8 @@ class Split:
 def with_less_training(split: Split, speakers: int | None, fraction: float) -> Split:
     """The split with a smaller training part, for learning curves; validation and test stay.
 
-    Of one seed, smaller parts lie inside larger ones.
-
-    It keeps so many training speakers (None: all), and this fraction of their utterances per emotion, at least one.
+    It keeps so many training speakers (None: all), and this fraction of their utterances per emotion, at least one. Of
+    one seed, smaller parts lie inside larger ones.
 
     Raises:
         SerError: a number is out of range, or an emotion has no training utterance left.
@@ -95,13 +94,8 @@ def refuse_shared_recordings(
 ) -> None:
     """Refuse a split in which a recording occurs in two parts under different ids; only warn where that is ``allowed``.
 
-    Segments of one recording are different ones unless they share at least half of the shorter.
-
-    Args:
-        split: the parts.
-        recordings: content hash of the audio, start and end in seconds per utterance id (``FeatureCache.recordings``).
-        copies: ids of utterances of equal samples in files of different content (``FeatureCache.copies``).
-        allowed: warn instead of refusing.
+    Segments of one recording are different ones unless they share at least half of the shorter. ``recordings`` and
+    ``copies`` are those of the FeatureCache.
     """
     parts = {utterance.id: (name, utterance) for name, part in split.parts().items() for utterance in part}
     parts |= {utterance.id: ("train", utterance) for utterance in split.auxiliary}

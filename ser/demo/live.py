@@ -1,12 +1,9 @@
 """A browser's microphone: blocks in order into the streaming recognizer, and what the page shows of it."""
 
-import json
 import logging
 import math
 import secrets
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,7 +16,7 @@ from ser.demo import emotion_name, text
 from ser.demo.plots import answer, bars, columns, headline, note, panel, timeline, waveform
 from ser.demo.recognition import HIGHEST_RATE, Model
 from ser.errors import SerError
-from ser.inference.listening import event_row
+from ser.inference.listening import Recording
 from ser.inference.sources import RingBuffer
 from ser.inference.streaming import StreamEvent, StreamingRecognizer
 from ser.inference.vad import SpeechGate
@@ -48,38 +45,6 @@ class LiveSettings:
     record: bool = False  # keep all of it to download
 
 
-class Recording:
-    """What a microphone sends as a new WAV file, and a line of JSON per window in one of its name."""
-
-    def __init__(self, folder: Path, sample_rate: int, emotions: Sequence[str]) -> None:
-        self.wav, self.emotions = folder / f"{secrets.token_hex(8)}.wav", emotions
-        self.lines = self.wav.with_suffix(".jsonl")
-        self.lines.touch()
-        self._file = soundfile.SoundFile(self.wav, "w", sample_rate, 1, subtype="PCM_16")
-        self._left = round(MOST_RECORDED * sample_rate)
-
-    def hear(self, samples: NDArray[np.float32]) -> None:
-        """Write samples (N,), up to the longest recording; a full disk ends it, and what was written stays."""
-        kept = samples[: self._left]
-        self._left -= len(kept)
-        if len(kept) and not self._file.closed:
-            try:
-                self._file.write(kept)
-            except (OSError, soundfile.SoundFileError) as error:
-                log.warning("the recording of the page ends here: %s", error)
-                self.end()
-
-    def answer(self, event: StreamEvent) -> None:
-        """Write the line of a window."""
-        with suppress(OSError), self.lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event_row(event, self.emotions)) + "\n")
-
-    def end(self) -> None:
-        """Close the WAV file."""
-        with suppress(OSError, soundfile.SoundFileError):
-            self._file.close()
-
-
 class LiveSound:
     """One stretch of listening to one microphone.
 
@@ -100,8 +65,10 @@ class LiveSound:
                 "choose another microphone."
             )
         self.model, self.sample_rate, self.settings = model, sample_rate, settings
-        wanted = folder if settings.record else None
-        self.recording = None if wanted is None else Recording(wanted, sample_rate, model.recognizer.emotions)
+        self.recording: Recording | None = None
+        if folder is not None and settings.record:
+            wav, longest = folder / f"{secrets.token_hex(8)}.wav", round(MOST_RECORDED * sample_rate)
+            self.recording = Recording(wav, sample_rate, model.recognizer.emotions, longest)
         self.stream = StreamingRecognizer(
             model.recognizer,
             sample_rate,

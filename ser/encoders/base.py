@@ -22,22 +22,13 @@ class UnfitWaveform(SerError):  # noqa: N818 - says what is wrong with one wavef
 class Encoder(nn.Module, ABC):
     """Turns padded 16 kHz mono waveforms into frames; batch mates change no frame (1e-4 in float32).
 
-    Extraction, prediction, streaming, fine-tuning and the exported graph all call this one ``forward``.
-
-    Args:
-        average: number of consecutive frames that the readers of the frames average into one; 1 keeps every frame.
-            ``forward``, ``frame_rate`` and ``description`` are those before averaging.
-        max_seconds: the encoder hears only so much of each waveform, from its beginning; None: all of it. ``encode``
-            and the exported graph cut; ``forward`` does not.
-
-    Attributes:
-        dim: values per frame (D).
-        frame_rate: frames per second.
-        shortest: samples that a waveform must have at least.
+    Extraction, prediction, streaming, fine-tuning and the exported graph all call this one ``forward``. It does not
+    average: those who read the frames do, ``average`` consecutive ones into one. It does not cut either: ``encode`` and
+    the exported graph do, so that the encoder hears the first ``max_seconds`` of each waveform; None: all of it.
     """
 
-    frame_rate: float = SAMPLE_RATE / HOP_SAMPLES
-    shortest: int = FRAME_SAMPLES
+    frame_rate: float = SAMPLE_RATE / HOP_SAMPLES  # frames per second, before averaging
+    shortest: int = FRAME_SAMPLES  # samples that a waveform must have at least
     _place: Tensor
 
     def __init__(self, average: int = 1, max_seconds: float | None = None) -> None:
@@ -71,12 +62,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (B, L, D) in float32 and their lengths (B,), not averaged.
-
-        Args:
-            waveforms: (B, N), zero beyond each utterance's end.
-            lengths: (B,) samples, at least ``shortest``.
-        """
+        """Frames (B, L, D) in float32 and lengths (B,) of waveforms (B, N), zero beyond ``lengths`` (B,) samples."""
 
     def load(self) -> None:
         """Load what the first waveform would load."""
@@ -90,11 +76,8 @@ class Encoder(nn.Module, ABC):
 def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float | None = None) -> list[Tensor]:
     """Frames (L, D) of each waveform (N,), or of its first ``max_seconds``, in float32, not averaged, on its device.
 
-    Args:
-        encoder: makes the frames.
-        waveforms: 16 kHz mono, of any lengths and in any order.
-        batch_seconds: padded audio that one forward pass may hold; None: 10 on a CPU, where larger batches cost more
-            time than they save (HuBERT base: a third more with 60), 120 elsewhere.
+    One forward pass holds ``batch_seconds`` of padded audio; None: 10 on a CPU, where larger batches cost more time
+    than they save (HuBERT base: a third more with 60), 120 elsewhere.
 
     Raises:
         UnfitWaveform: a waveform is shorter than one frame.
@@ -141,11 +124,8 @@ class Layers(nn.Module):
     """Consecutive transformer layers, with the model's own final norm where it has one.
 
     The loop is ours because transformers' models cannot start in the middle (fine-tuning), run at another length than
-    30 s or under a mask (Whisper), or be exported with batch and time left open.
-
-    Args:
-        layers: of HuBERT, WavLM, wav2vec 2.0 or Whisper; of WavLM, the first must hold the relative positions.
-        norm: applied to the last state; None leaves it out.
+    30 s or under a mask (Whisper), or be exported with batch and time left open. Of WavLM, the first layer must hold
+    the relative positions.
     """
 
     def __init__(self, layers: nn.ModuleList, norm: nn.Module | None) -> None:

@@ -47,13 +47,8 @@ class FrameFiles(Encoder):
     layout of emotion2vec and fairseq is read, too: ``train.npy`` (all frames), ``train.lengths`` (one number per line)
     and the ids in ``train.emo``, ``train.jsonl`` (key) or ``train.tsv`` (names of audio files).
 
-    Args:
-        root: the folder, searched with its subfolders.
-        frame_rate: frames per second; None: found from the lengths of the audio, where it is there.
-        transposed: the files hold (D, L).
-        dim: values per frame (D); None: that of most of the files.
-        average: as for Encoder.
-        max_seconds: keep only the frames of the first seconds, by ``frame_rate``, which must be given then.
+    Without ``frame_rate`` it is found from the lengths of the audio, where that is there; without ``dim`` it is that of
+    most of the files. With ``transposed`` they hold (D, L). ``max_seconds`` needs the frame rate.
     """
 
     def __init__(
@@ -105,19 +100,11 @@ class FrameFiles(Encoder):
         return None if self.max_seconds is None else max(1, round(self.max_seconds * self.frame_rate))
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Never returns.
-
-        Raises:
-            SerError: always, since there is no encoder for waveforms.
-        """
+        """Refuse waveforms: there is no encoder for them."""
         raise SerError(_NO_AUDIO)
 
     def load(self) -> None:
-        """Refuse audio.
-
-        Raises:
-            SerError: always.
-        """
+        """Refuse audio."""
         raise SerError(_NO_AUDIO)
 
     @cached_property
@@ -203,11 +190,7 @@ class FrameFiles(Encoder):
         return self._flat[1][place.first : place.last]
 
     def settle_rate(self, lengths: Mapping[str, int], utterances: Iterable[Utterance]) -> None:
-        """Find the frame rate from the lengths of the audio, or compare it with them.
-
-        Args:
-            lengths: frames of each utterance.
-            utterances: whose seconds are known where the audio is there.
+        """Find the frame rate from the frames and the seconds of the utterances, or compare it with them.
 
         Raises:
             SerError: it was not given and cannot be found.

@@ -18,13 +18,9 @@ class SpeechModel(nn.Module):
     """Padded waveforms to the states of the wanted layers, exact for every utterance.
 
     Unlike transformers' own forward, padding changes nothing even where the first convolution is normalised over time
-    (base checkpoints), and no layer is dropped at random.
-
-    Args:
-        model: of transformers (HubertModel, WavLMModel, Wav2Vec2Model), perhaps without its last layers.
-        wanted: numbers of the states to return; 0 is the input of the first layer.
-        depth: layers of the whole model, after which its final norm comes.
-        normalize: bring every waveform to mean 0 and variance 1 first.
+    (base checkpoints), and no layer is dropped at random. The ``model`` may lack its last layers; its final norm comes
+    after ``depth`` of them. State 0 is the input of the first layer. With ``normalize`` every waveform is brought to
+    mean 0 and variance 1 first.
     """
 
     def __init__(self, model: nn.Module, wanted: Sequence[int], depth: int, normalize: bool) -> None:

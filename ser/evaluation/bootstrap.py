@@ -67,15 +67,9 @@ def bootstrap_bounds(
     in 64 to 99% of cases, these in 94 to 99% (3 to 24 speakers). Bounds are NaN with fewer than ``FEWEST_UNITS`` units,
     or a group of one unit: the factor is then so large that the interval says nothing.
 
-    Args:
-        counts: of each utterance, (U, K).
-        units: the unit of each utterance, (U,).
-        statistic: maps sums over all units (r, K), or the figures of each unit (r, S, F), to (r,) or (r, M).
-        of_unit: maps sums over a unit (..., K) to its figures (..., F), where the statistic needs these.
-        repetitions: resamples in each of the two bootstraps.
-        seed: of the random numbers.
-        strata: group of each utterance's unit, (U,); units are redrawn inside their group, so that no group vanishes.
-        limits: smallest and largest possible value.
+    The ``counts`` are (U, K), ``units`` the unit of each utterance (U,). The ``statistic`` maps sums over all units
+    (r, K) to (r,) or (r, M), or where it needs them the figures of each unit (r, S, F), to which ``of_unit`` maps sums
+    over a unit (..., K). ``strata`` are groups of units (U,) that must not vanish: units are redrawn inside them.
     """
     generator = np.random.default_rng(seed)
     codes, names = pd.factorize(units, sort=True)
@@ -95,8 +89,10 @@ def bootstrap_bounds(
     if len(names) < FEWEST_UNITS or fewest < 2:
         return Bounds(estimate, np.full(len(estimate), np.nan), np.full(len(estimate), np.nan))
     own = _Own.of(counts, codes)
-    cells = max(own.widest, counts.patterns.shape[1], len(names) * (sums.shape[1] if of_unit else 1))  # per resample
-    pieces = list(_pieces(repetitions, cells))
+    widest = int(np.diff(own.first).max())  # of a unit
+    cells = max(widest, counts.patterns.shape[1], len(names) * (sums.shape[1] if of_unit else 1))  # per resample
+    step = max(1, CELLS_AT_ONCE // cells)
+    pieces = [min(step, repetitions - start) for start in range(0, repetitions, step)]
     low, high = _quantiles(figures(own.redrawn(rows, generator, sums, of_unit) for rows in pieces))
     drawn = (_redrawn(members, len(names), rows, generator) for rows in pieces)
     whole = figures(sums[places] if of_unit else _occurrences(places) @ sums for places in drawn)
@@ -111,12 +107,6 @@ def _each(sums: csr_array, of_unit: Figures) -> np.ndarray:
     """The figures of each unit (S, F), from few dense sums (s, K) at once."""
     step = max(1, CELLS_AT_ONCE // sums.shape[1])
     return np.concatenate([of_unit(sums[first : first + step].toarray()) for first in range(0, sums.shape[0], step)])
-
-
-def _pieces(repetitions: int, cells: int) -> Iterator[int]:
-    step = max(1, CELLS_AT_ONCE // cells)
-    for start in range(0, repetitions, step):
-        yield min(step, repetitions - start)
 
 
 def _redrawn(members: list[np.ndarray], units: int, rows: int, generator: np.random.Generator) -> np.ndarray:
@@ -152,11 +142,6 @@ class _Own(NamedTuple):
         first = np.searchsorted(keys, patterns * np.arange(codes.max() + 2))
         return cls(counts.patterns[keys % patterns], often, first)
 
-    @property
-    def widest(self) -> int:
-        """The largest number of different utterances of a unit."""
-        return int(np.diff(self.first).max())
-
     def redrawn(
         self, rows: int, generator: np.random.Generator, sums: csr_array | np.ndarray, of_unit: Figures | None
     ) -> np.ndarray:
@@ -179,9 +164,6 @@ class _Own(NamedTuple):
 
 def _quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds (M,), (M,) of the central 95% of each column of (R, M), leaving out resamples where it is undefined."""
-    bounds = np.full((2, values.shape[1]), np.nan)
-    for column, drawn in enumerate(values.T):
-        known = drawn[np.isfinite(drawn)]
-        if known.size:
-            bounds[:, column] = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return bounds[0], bounds[1]
+    known = pd.DataFrame(values).where(np.isfinite(values))
+    low, high = known.quantile([(1 - LEVEL) / 2, (1 + LEVEL) / 2]).to_numpy()
+    return low, high

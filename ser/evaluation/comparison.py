@@ -31,11 +31,8 @@ SETTINGS = {
 def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) -> dict[str, Any]:
     """Compare two runs, two folders of runs of one variant each, or two prediction tables (``b`` minus ``a``).
 
-    Args:
-        a: run folder, folder of runs, or ``.csv``; what ``b`` is measured against.
-        b: the same.
-        allow_different_splits: compare although the splits differ; tests then use the utterances that both have with
-            the same label, and are left out where there are none.
+    Where the splits differ and that is allowed, tests use the utterances that both have with the same label, and are
+    left out where there are none.
 
     Returns:
         Ready for JSON: ``a`` and ``b`` (variant, runs, labels, scores), ``same_split``, ``differences`` (phrases) and
@@ -73,10 +70,8 @@ def paired_comparison(
 ) -> dict[str, Any]:
     """Differences ``b`` minus ``a`` on the same utterances, with intervals, tests and effect sizes per metric.
 
-    Args:
-        a: runs of one variant.
-        b: runs of the other, of the same folds.
-        tables: the pooled tables to pair, where they are not all of the runs' utterances.
+    Both are runs of one variant on the same folds. ``tables`` are the pooled ones to pair, where they do not have all
+    of the runs' utterances.
 
     Returns:
         ``utterances, speakers, folds`` and ``metrics``: for each metric ``difference, low, high`` (pooled, 95% over
@@ -115,8 +110,8 @@ def paired_comparison(
             "fold_high": tested.get("high"),
             "p_folds": tested.get("p"),
             "p_utterances": tests["utterance"][metric]["p"],
-            **_effects(*means),
-            **{f"speaker_{name}": size for name, size in _effects(*of_speakers[metric]).items()},
+            **effect_size(*means),
+            **{f"speaker_{name}": size for name, size in effect_size(*of_speakers[metric]).items()},
         }
     return result
 
@@ -129,7 +124,8 @@ def split_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
     """
     folds_a, folds_b = by_fold(a), by_fold(b)
     if folds_a.keys() != folds_b.keys():
-        return [*_settings(a[0], b[0]), f"folds {_numbers(folds_a)} against {_numbers(folds_b)}"]
+        numbers = [", ".join(map(str, folds)) for folds in (folds_a, folds_b)]
+        return [*_settings(a[0], b[0]), f"folds {numbers[0]} against {numbers[1]}"]
     found: list[str] = []
     for fold, runs in folds_a.items():
         hashes = {run.hash for run in runs}, {run.hash for run in folds_b[fold]}
@@ -141,10 +137,6 @@ def split_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
         if not found and one.metrics and other.metrics:
             found.append(f"fold {fold} hash {one.hash} against {other.hash}")
     return list(dict.fromkeys(found))
-
-
-def _effects(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
-    return effect_size(a, b) if len(a) > 1 else dict.fromkeys(("d_z", "d_av", "cliffs_delta"))
 
 
 def _settings(one: Run, other: Run) -> list[str]:
@@ -199,7 +191,3 @@ def _side(runs: Sequence[Run], path: str | Path) -> dict[str, Any]:
         **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
         "pooled": scores(pooled(runs)),
     }
-
-
-def _numbers(folds: dict[int, list[Run]]) -> str:
-    return ", ".join(map(str, folds))

@@ -24,7 +24,7 @@ from ser.evaluation.report.tables import cross_table
 from ser.evaluation.runs import Run, load_run, pooled, warnings_of
 from ser.evaluation.significance import bootstrap_intervals
 from ser.evaluation.trained import Trained, tested_name
-from ser.io import atomic_path, read_json
+from ser.io import read_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,8 @@ def cross(corpora: Sequence[str], overrides: Sequence[str], output: Path | None 
     On the diagonal stands the cross-validated score; elsewhere each fold's model is tested on all of the other corpus.
     Classes that not all corpora have are left out. What is finished is not repeated.
 
-    Args:
-        corpora: overrides of each, as one text: ``data=ravdess data.root=/path``.
-        overrides: of the training, such as ``experiment=recommended``; ``fold=1,2`` for fewer than all folds.
-        output: folder to write; None: ``outputs/cross/<corpora>``.
+    Each of ``corpora`` is the overrides of one: ``data=ravdess data.root=/path``. The other ``overrides`` are those of
+    the training, with ``fold=1,2`` for fewer than all folds. Without ``output`` it is ``outputs/cross/<corpora>``.
 
     Returns:
         One row per pair: ``trained, tested, uar, low, high, wa, utterances, speakers, models``.
@@ -68,8 +66,7 @@ def cross(corpora: Sequence[str], overrides: Sequence[str], output: Path | None 
             rows.append(_row(side.name, other.name, runs))
             log.info("trained on %s, tested on %s: UAR %.1f", side.name, other.name, 100 * rows[-1]["uar"])
     matrix = pd.DataFrame(rows)
-    with atomic_path(folder / "matrix.csv") as path:
-        matrix.to_csv(path, index=False)
+    write_text(folder / "matrix.csv", matrix.to_csv(index=False))
     save_figure(heat_map(matrix, "; ".join(warnings_of(trained))), folder / "matrix")
     show([cross_table(matrix)])
     get_console().print(f"matrix.csv, matrix.png and every prediction table in {folder}", soft_wrap=True, markup=False)
@@ -133,15 +130,9 @@ def _row(trained: str, tested: str, runs: Sequence[Run]) -> dict[str, Any]:
     table = pooled(runs)
     intervals = bootstrap_intervals(table, ("uar", "wa"))
     uar, wa = intervals["uar"], intervals["wa"]
-    facts: dict[str, Any] = {
-        "trained": trained,
-        "tested": tested,
-        "uar": uar.estimate,
-        "low": uar.low,
-        "high": uar.high,
-    }
-    counts = {"utterances": table["id"].nunique(), "speakers": table["speaker"].nunique(), "models": len(runs)}
-    return facts | {"wa": wa.estimate} | counts
+    facts: dict[str, Any] = {"trained": trained, "tested": tested, "uar": uar.estimate, "low": uar.low}
+    facts |= {"high": uar.high, "wa": wa.estimate, "utterances": table["id"].nunique()}
+    return facts | {"speakers": table["speaker"].nunique(), "models": len(runs)}
 
 
 @styled

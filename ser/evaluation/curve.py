@@ -20,7 +20,7 @@ from ser.evaluation.figures.style import MARKERS, PERCENT, SERIES, drawable, new
 from ser.evaluation.report.cells import percent
 from ser.evaluation.runs import Run, by_variant, find_runs, pooled
 from ser.evaluation.significance import bootstrap_interval
-from ser.io import atomic_path
+from ser.io import write_text
 
 SIZES = ("train_speakers", "train_fraction")  # settings that only change how much a variant is trained on
 AXES = {"speakers": "training speakers", "utterances": "training utterances"}
@@ -38,8 +38,7 @@ def curve(path: str) -> None:
             f"{path} holds no variant with training parts of different sizes; make them with "
             "ser sweep variant=statistics_logistic train_speakers=4,8,12, for example."
         )
-    with atomic_path(Path(path) / "curve.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_text(Path(path) / "curve.csv", table.to_csv(index=False))
     save_figure(draw_curve(table), Path(path) / "curve")
     screen = Table("variant", "speakers", "utterances", "UAR", "95%", "runs", box=SIMPLE_HEAD)
     for name, points in table.groupby("variant", sort=False):

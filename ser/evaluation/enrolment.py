@@ -27,7 +27,7 @@ from ser.evaluation.runs import Run, find_runs, pooled
 from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import read_checkpoint
 from ser.inference.engines import build_network
-from ser.io import atomic_path
+from ser.io import write_text
 from ser.run.identity import stored_config, where_it_ran
 
 COUNTS = (0, 1, 2, 4, 8, 16)
@@ -40,10 +40,8 @@ EXPLANATION = (
 def enrol(path: str, shrinkage: float, draws: int) -> None:
     """Measure the runs at or below ``path``, write ``enrolment.csv`` and ``enrolment.png`` there, and print the table.
 
-    Args:
-        path: a run folder, or a folder of runs of one variant.
-        shrinkage: weight of the training statistics, in seconds of audio.
-        draws: random choices of the utterances for each k.
+    ``shrinkage`` is the weight of the training statistics in seconds of audio; for each k, utterances are drawn
+    ``draws`` times.
 
     Raises:
         SerError: there is no run, runs are of several variants or not of normalization=speaker, or their corpus or
@@ -60,8 +58,7 @@ def enrol(path: str, shrinkage: float, draws: int) -> None:
     rows = [_row(count, pd.concat(tables)) for count, tables in predictions.items()]
     table = pd.DataFrame([*rows, _row("own run", pooled(runs))])
     folder = Path(path)
-    with atomic_path(folder / "enrolment.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_text(folder / "enrolment.csv", table.to_csv(index=False))
     save_figure(draw_enrolment(table, runs[0].variant, shrinkage), folder / "enrolment")
     _show(table, runs[0].variant, shrinkage)
 
@@ -156,12 +153,8 @@ def _show(table: pd.DataFrame, variant: str, shrinkage: float) -> None:
         column.justify = "right"
     first = table["uar"].iloc[0]
     for row in table.itertuples():
-        screen.add_row(
-            str(row.k),
-            percent(row.uar),
-            f"{percent(row.low)} to {percent(row.high)}",
-            f"{100 * (row.uar - first):+.1f}",
-        )
+        bounds = f"{percent(row.low)} to {percent(row.high)}"
+        screen.add_row(str(row.k), percent(row.uar), bounds, f"{100 * (row.uar - first):+.1f}")
     get_console().print(screen)
     get_console().print(
         f"{EXPLANATION} own run: all utterances of the speaker, the tested one included, without shrinkage.",
@@ -171,13 +164,7 @@ def _show(table: pd.DataFrame, variant: str, shrinkage: float) -> None:
 
 @styled
 def draw_enrolment(table: pd.DataFrame, variant: str, shrinkage: float) -> Figure:
-    """UAR with its interval against k; the run's own result as a dashed line.
-
-    Args:
-        table: k, uar, low, high; the last row is the run's own result.
-        variant: its name.
-        shrinkage: weight of the training statistics in seconds.
-    """
+    """UAR with its interval against k, as the table has them; its last row, the run's own result, as a dashed line."""
     figure = new_figure(6.4, 3.8, f"UAR with the statistics of k utterances of a new speaker: {variant}")
     axes = figure.subplots()
     curve, own = table.iloc[:-1], table.iloc[-1]

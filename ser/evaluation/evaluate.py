@@ -23,16 +23,16 @@ from ser.data.inventory import CacheFolder
 from ser.data.normalization import FrameStatistics, SpeakerNormalization
 from ser.encoders import FrameFiles
 from ser.errors import SerError
-from ser.evaluation.predictions import PREFIX, emotions_of, write_embeddings, write_predictions
+from ser.evaluation.predictions import emotions_of, write_embeddings, write_predictions
 from ser.evaluation.report.page_tables import evaluation_notes, score_tables, speaker_tables
 from ser.evaluation.report.render import show
 from ser.evaluation.runs import WARNINGS, Run, load_run
 from ser.evaluation.scores import cross_speaker
-from ser.evaluation.shared_classes import SharedClasses
 from ser.evaluation.significance import scores_with_interval
-from ser.evaluation.trained import Trained, refusal, seen_speakers, tested_name
+from ser.evaluation.trained import SharedClasses, Trained, refusal, seen_speakers, tested_name
 from ser.inference.recognizer import Recognizer
 from ser.io import read_json, told_writing, write_json
+from ser.run.results import prediction_table
 
 _BATCH_FRAMES = 16_000  # padded frames of the encoder in a batch, as in training
 _OWN_FILES = ("metrics.json", "split.json", "predictions.csv", "embeddings.npy", "report.html", "leakage.json")
@@ -53,16 +53,11 @@ def evaluate(
     The frames come from the feature cache, where missing ones are added. They are normalised as in training: with
     ``normalization=speaker`` by each test speaker's own statistics, which makes the result transductive.
 
-    Args:
-        trained: the model.
-        overrides: the corpus, as in training (``data=``, ``data.root=``, ``paths.cache=``), and ``map.calm=neutral``.
-        output: folder to write; None: ``outputs/evaluation/<trained>-on-<tested>/<variant>/fold<k>/seed<s>``.
-        allow_seen: also test speakers that training has seen; the result is then labelled as such.
-        leave_out_seen: test the other speakers.
+    The ``overrides`` are those of the corpus, as in training, and ``map.calm=neutral``. Without ``output`` the folder
+    is ``outputs/evaluation/<trained>-on-<tested>/<variant>/fold<k>/seed<s>``.
 
     Raises:
-        SerError: the corpus cannot be read, has seen speakers or no two classes of the model, or the folder cannot be
-            written.
+        SerError: the corpus cannot be read, has seen speakers or no two shared classes, or the folder is another's.
     """
     started = time.time()
     flags = [name for name, given in (("--allow-seen", allow_seen), ("--leave-out-seen", leave_out_seen)) if given]
@@ -70,8 +65,11 @@ def evaluate(
     cfg = compose_config(settings)
     corpus: Corpus = instantiate(cfg, "data")
     tested, labels = tested_name(cfg, corpus), corpus.fingerprint()
-    folder = output or Path(cfg.paths.outputs) / "evaluation" / f"{trained.corpus}-on-{tested}" / _place(trained.name)
-    _refuse_other(folder)
+    name = trained.name
+    place = Path(f"{trained.corpus}-on-{tested}", str(name["variant"]), f"fold{name['fold']}", f"seed{name['seed']}")
+    folder = output or Path(cfg.paths.outputs) / "evaluation" / place
+    if folder.is_dir() and any(folder.iterdir()) and "trained_on" not in (read_json(folder / "metrics.json") or {}):
+        raise SerError(f"{folder} holds something else, expected a new folder or an earlier evaluation; give --output.")
     classes = SharedClasses.of(trained.recognizer.emotions, corpus.emotions, mapping)
     left_out = {u.id: f"labelled {u.emotion}" for u in corpus.utterances if u.emotion not in classes.of_label}
     encoder = trained.encoder
@@ -91,7 +89,7 @@ def evaluate(
     table, pooled = predict_corpus(trained.recognizer, corpus, extraction.cache, classes)
     speaker = trained.recognizer.config.kind == "speaker"
     facts = {
-        **trained.name,
+        **name,
         "trained_on": trained.corpus,
         "corpus": tested,
         "checkpoint": hashlib.sha256(trained.path.read_bytes()).hexdigest()[:16] if trained.path.is_file() else "",
@@ -135,16 +133,8 @@ def predict_corpus(
                 found[place] = answer.probabilities[index]
                 pooled[place] = None if answer.pooled is None else answer.pooled[index]
     probabilities = classes.shared_probabilities(np.stack(found))
-    table = pd.DataFrame(
-        {
-            **{key: [getattr(u, key) for u in corpus.utterances] for key in ("id", "session", "speaker", "gender")},
-            **({"corpus": [u.corpus for u in corpus.utterances]} if any(u.corpus for u in corpus.utterances) else {}),
-            "seconds": [round(u.seconds, 4) for u in corpus.utterances],
-            "emotion": [classes.of_label[u.emotion] for u in corpus.utterances],
-            "predicted": [classes.emotions[place] for place in probabilities.argmax(axis=1)],
-            **{f"{PREFIX}{name}": probabilities[:, place] for place, name in enumerate(classes.emotions)},
-        }
-    )
+    labels = [classes.of_label[u.emotion] for u in corpus.utterances]
+    table = prediction_table(corpus.utterances, labels, classes.emotions, probabilities)
     return table, np.stack([row for row in pooled if row is not None]) if pooled[0] is not None else None
 
 
@@ -228,13 +218,3 @@ def _write(
         folder / "metrics.json", {"test": scores_with_interval(table), "speakers": cross_speaker(table), **facts}
     )
     return load_run(folder)
-
-
-def _refuse_other(folder: Path) -> None:
-    """Refuse to write into a run, or into a folder of anything else."""
-    if folder.is_dir() and any(folder.iterdir()) and "trained_on" not in (read_json(folder / "metrics.json") or {}):
-        raise SerError(f"{folder} holds something else, expected a new folder or an earlier evaluation; give --output.")
-
-
-def _place(name: Mapping[str, Any]) -> Path:
-    return Path(str(name["variant"])) / f"fold{name['fold']}" / f"seed{name['seed']}"

@@ -100,11 +100,7 @@ def figures(leakage: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.DataFrame:
-    """Leakage of each variant, averaged over runs, and the paired test against the baseline.
-
-    Args:
-        groups: the runs of each variant.
-        baseline: the variant that the others are compared with.
+    """Leakage of each variant, averaged over its runs, and the paired test against the baseline.
 
     Returns:
         One row per variant with measured runs: ``variant, runs``, the entries of ``COLUMNS`` (mean over runs),
@@ -115,10 +111,9 @@ def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.Data
     Raises:
         SerError: a ``leakage.json`` is damaged or of another format.
     """
-    measured = {name: _measured(runs) for name, runs in groups.items()}
     rows = []
-    for name, contents in measured.items():
-        if not contents:
+    for name, runs in groups.items():
+        if not (contents := _measured(runs)):
             continue
         found, folds = list(contents.values()), [fold for fold, _ in contents]
         row: dict[str, Any] = {"variant": name, "runs": len(found)}
@@ -127,9 +122,8 @@ def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.Data
         for key, part in (("speaker", "speakers"), ("eer", "open_set")):
             row[f"{key}_low"], row[f"{key}_high"] = _interval(each[key], folds, [one[part] or {} for one in found])
         row["faults"] = sum(one["speakers"]["verdict"] == "below" for one in found)
-        shared = [key for key in measured.get(baseline, {}) if key in contents and name != baseline]
-        if shared:
-            before, after = ([side[key]["speakers"] for key in shared] for side in (measured[baseline], contents))
+        before, after = matched(groups[baseline], runs)
+        if before and name != baseline:
             compared = compare_over_runs(before, after)
             row |= {"speaker_difference": compared["difference"], "speaker_p": compared["p"]}
         rows.append(row)
@@ -149,12 +143,9 @@ def matched(before: Sequence[Run], after: Sequence[Run]) -> tuple[list[dict[str,
 def compare_over_runs(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Whether fewer utterances are named after a change (adversarial training, say), paired by speaker over all runs.
 
-    The test flips the sign of whole speakers' mean change: utterances of one speaker, and one utterance in several
-    folds and seeds, are alike. Six speakers are needed to reach p < .05.
-
-    Args:
-        before: results of ``name_speakers``, one per run.
-        after: those of the runs with the same folds and seeds, in the same order.
+    It takes the results of ``name_speakers`` of runs of the same folds and seeds, in the same order. The test flips
+    the sign of whole speakers' mean change: utterances of one speaker, and one utterance in several folds and seeds,
+    are alike. Six speakers are needed to reach p < .05.
 
     Returns:
         ``runs, speakers, before, after, difference`` (accuracy on the utterances that both judged) and ``p``.

@@ -24,12 +24,10 @@ NOT_COMPARED = ("seconds", "prediction_seconds")  # of metrics.json; history.csv
 
 
 def reproduce(path: str, wanted: Path | None = None, tolerance: float = 1e-4) -> bool:
-    """Carry out a finished run again and print the comparison; whether everything agrees.
+    """Carry out the finished run in ``path`` again and print the comparison; whether everything agrees.
 
-    Args:
-        path: folder of the run; it is only read.
-        wanted: new folder for the second run; None: a temporary one, which is kept where something differs.
-        tolerance: largest difference of a figure or probability that counts as agreement.
+    The ``wanted`` folder is a new one for the second run; None: a temporary one, kept where something differs.
+    Figures and probabilities agree that differ by at most ``tolerance``.
 
     Raises:
         SerError: there is no such run, ``wanted`` is not a new folder, or the run fails.

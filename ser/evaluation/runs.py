@@ -11,8 +11,15 @@ from typing import Any
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.foreign_tables import is_foreign_table, read_parts, variant_of
-from ser.evaluation.predictions import emotions_of, read_embeddings, read_history, read_predictions
+from ser.evaluation.predictions import (
+    emotions_of,
+    is_foreign_table,
+    read_embeddings,
+    read_history,
+    read_parts,
+    read_predictions,
+    variant_of,
+)
 from ser.evaluation.scores import scores
 from ser.io import require_json
 from ser.run.identity import first_difference
@@ -35,27 +42,16 @@ class UntestedRunError(SerError):
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: a network trained on one fold with one seed.
+    """One finished run: a network trained on one fold with one seed."""
 
-    Attributes:
-        folder: where its files are.
-        variant: what was compared in the sweep, for example ``enhanced_gru``.
-        fold: the held-out part, from 1.
-        seed: of the training.
-        metrics: ``metrics.json``; empty for a table made by another tool.
-        split: ``split.json``; only the test part is known for a table made by another tool.
-        predictions: the prediction table of the test part.
-        table_path: where that table was read.
-    """
-
-    folder: Path
-    variant: str
-    fold: int
-    seed: int
-    metrics: dict[str, Any] = field(repr=False)
-    split: dict[str, Any] = field(repr=False)
-    predictions: pd.DataFrame = field(repr=False, compare=False)
-    table_path: Path = field(repr=False)
+    folder: Path  # where its files are
+    variant: str  # what was compared in the sweep, for example ``enhanced_gru``
+    fold: int  # the held-out part, from 1
+    seed: int  # of the training
+    metrics: dict[str, Any] = field(repr=False)  # ``metrics.json``; empty for a table made by another tool
+    split: dict[str, Any] = field(repr=False)  # ``split.json``; of such a table only the test part is known
+    predictions: pd.DataFrame = field(repr=False, compare=False)  # of the test part
+    table_path: Path = field(repr=False)  # where these were read
 
     @cached_property
     def history(self) -> pd.DataFrame | None:
@@ -236,11 +232,7 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str], list[str]]
 
 
 def refuse_mixed(runs: Sequence[Run]) -> None:
-    """Refuse runs of one variant that differ in more than fold and seed: a mean over them would mean nothing.
-
-    Raises:
-        SerError: naming the first setting, label set, audio or encoder that differs.
-    """
+    """Refuse runs of one variant that differ in more than fold and seed: a mean over them would mean nothing."""
     first: dict[str, tuple[Run, dict[str, Any]]] = {}
     for run in sorted(runs, key=lambda run: (run.variant, run.fold, run.seed)):
         if run.identity is None:

@@ -114,7 +114,7 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     result["session_gap"] = _gap(table, "session", repetitions, seed)
     if "corpus" in table:
         result["corpus_gap"] = _gap(table, "corpus", repetitions, seed)
-    result["per_speaker"] = [_record(row) for row in per_speaker.to_dict("records")]
+    result["per_speaker"] = per_speaker.to_dict("records")
     return result
 
 
@@ -150,7 +150,6 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
     if len(groups) < 2:
         return None
     right = {name: _group_metric(part, accuracy) for name, part in groups.items()}
-    speakers = {name: int(part["speaker"].nunique()) for name, part in groups.items()}
     ranked = sorted(groups, key=lambda name: right[name])
     worst, best = ranked[0], ranked[-1]
     bounds = _accuracy_difference(groups[worst], groups[best], repetitions, seed)
@@ -164,7 +163,7 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
                 "accuracy": right[name],
                 "uar": _group_metric(part, uar),
                 "n": len(part),
-                "speakers": speakers[name],
+                "speakers": int(part["speaker"].nunique()),
             }
             for name, part in groups.items()
         },
@@ -209,8 +208,3 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _record(row: dict[Any, Any]) -> dict[str, Any]:
-    """Plain Python numbers in place of NumPy's, which JSON refuses."""
-    return {str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.items()}

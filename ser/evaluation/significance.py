@@ -29,14 +29,10 @@ class Interval(NamedTuple):
 def bootstrap_interval(table: pd.DataFrame, metric: str = "uar", repetitions: int = 1000, seed: int = 0) -> Interval:
     """A metric of a prediction table with its 95% interval over speakers (see ``bootstrap_bounds``).
 
-    Args:
-        table: predictions; ids that occur several times (seeds) count as one utterance.
-        metric: ``wa``, ``uar``, ``macro_f1`` or ``weighted_f1``.
-        repetitions: number of resamples.
-        seed: of the resampling.
+    Ids that occur several times (seeds) count as one utterance.
 
     Raises:
-        SerError: unknown metric.
+        SerError: the metric is none of ``ser.metrics.METRICS``.
     """
     return bootstrap_intervals(table, [metric], repetitions, seed)[metric]
 
@@ -140,15 +136,8 @@ def _permuted(difference: Callable[..., np.ndarray], units: int, repetitions: in
         null, observed = np.concatenate(drawn), difference(ones)  # (R, M), (M,)
         extreme = np.minimum((null <= observed).sum(axis=0), (null >= observed).sum(axis=0))
         return np.asarray(np.minimum(1.0, 2 * (extreme + 1) / (repetitions + 1)))
-    found = stats.permutation_test(
-        (ones,),
-        difference,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=repetitions,
-        batch=batch,
-        rng=seed,
-    )
+    kind: dict[str, Any] = {"permutation_type": "samples", "vectorized": True}
+    found = stats.permutation_test((ones,), difference, n_resamples=repetitions, batch=batch, rng=seed, **kind)
     return np.asarray(found.pvalue)
 
 
@@ -158,13 +147,8 @@ def corrected_t_test(
     """Result of a t-test of differences over folds whose training sets overlap (Nadeau & Bengio 2003, equation 9).
 
     The variance of the mean is (1/K + n_test/n_train) s^2 with K - 1 degrees of freedom: folds that share training data
-    agree more than independent experiments would.
-
-    Args:
-        differences: one per fold, (K,), or per fold and seed, (K, seeds); seeds are averaged inside their fold first,
-            because another seed is no further sample of the data.
-        train_sizes: utterances in each fold's training part, (K,).
-        test_sizes: utterances in each fold's test part, (K,).
+    agree more than independent experiments would. Differences are (K,) or (K, seeds); seeds are averaged inside their
+    fold first, because another seed is no further sample of the data. Sizes are utterances of each fold's part (K,).
 
     Returns:
         ``mean, low, high`` (95%), ``t, df, p, folds``; with fewer than two folds, or folds that differ by exactly the
@@ -191,18 +175,19 @@ def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
 
     ``d_z``: mean difference over the standard deviation of the differences; ``d_av``: over the root mean square of the
     two standard deviations (Lakens 2013); ``cliffs_delta``: fraction of pairs across the two groups with b > a minus
-    the fraction with b < a. None where there is no spread to divide by.
+    the fraction with b < a. None where there is no spread to divide by, and for a single pair.
     """
     left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     difference = right - left
-    several = len(left) > 1
+    if len(left) < 2:
+        return {"d_z": None, "d_av": None, "cliffs_delta": None}
 
     def over(std: float) -> float | None:
         return float(difference.mean() / std) if std > 1e-12 else None
 
     return {
-        "d_z": over(float(difference.std(ddof=1))) if several else None,
-        "d_av": over(math.sqrt((left.var(ddof=1) + right.var(ddof=1)) / 2)) if several else None,
+        "d_z": over(float(difference.std(ddof=1))),
+        "d_av": over(math.sqrt((left.var(ddof=1) + right.var(ddof=1)) / 2)),
         "cliffs_delta": float(np.sign(right[:, None] - left[None, :]).mean()),
     }
 

@@ -27,27 +27,16 @@ TESTS = ("p_speakers", "p_folds", "p_utterances")
 
 @dataclass(frozen=True)
 class Summary:
-    """Results of a sweep.
+    """Results of a sweep."""
 
-    Attributes:
-        variants: one row per variant, the baseline first.
-        comparisons: one row per variant and metric: difference from the baseline, intervals, tests, effect sizes.
-        speakers: variant -> ``cross_speaker`` of its pooled test utterances.
-        baseline: the variant that the others are compared with.
-        emotions: class names in order.
-        leakage: one row per variant whose features were probed for speakers, see ``leakage_table``.
-        notes: what a reader must know about these results.
-        command: that made all of these runs, as it was typed; empty where it is unknown.
-    """
-
-    variants: pd.DataFrame
-    comparisons: pd.DataFrame
-    speakers: dict[str, dict[str, Any]]
-    baseline: str
-    emotions: list[str]
-    leakage: pd.DataFrame
-    notes: list[str]
-    command: str = ""
+    variants: pd.DataFrame  # one row per variant, the baseline first
+    comparisons: pd.DataFrame  # one row per variant and metric: difference from the baseline, intervals, tests, effects
+    speakers: dict[str, dict[str, Any]]  # variant -> ``cross_speaker`` of its pooled test utterances
+    baseline: str  # the variant that the others are compared with
+    emotions: list[str]  # class names in order
+    leakage: pd.DataFrame  # one row per variant whose features were probed for speakers, see ``leakage_table``
+    notes: list[str]  # what a reader must know about these results
+    command: str = ""  # that made all of these runs, as it was typed; empty where it is unknown
 
     def to_dict(self) -> dict[str, Any]:
         """The summary in plain types; unknown figures are None."""
@@ -64,13 +53,10 @@ class Summary:
 
 
 def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequence[str] = ()) -> Summary:
-    """The summary of a sweep.
+    """The summary of the finished runs of a sweep.
 
-    Args:
-        runs: finished runs of one or more variants.
-        baseline: the variant to compare with, with or without its overrides; by default the first of
-            ``DEFAULT_BASELINES`` that there is, else the first variant.
-        left_out: why damaged runs are not among ``runs``, one message each; the notes count and name them.
+    The baseline is given with or without its overrides; by default it is the first of ``DEFAULT_BASELINES`` that there
+    is, else the first variant. ``left_out`` says why damaged runs are not here, one message each, for the notes.
 
     Raises:
         SerError: no runs, an unknown baseline, or runs of different class sets.
@@ -88,10 +74,7 @@ def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequen
     baseline = _baseline(list(groups), baseline)
     groups = {baseline: groups.pop(baseline), **groups}  # the baseline leads every table
     speakers = {variant: cross_speaker(pooled(group)) for variant, group in groups.items()}
-    rows = [
-        _variant_row(variant, group, emotions) | _speaker_columns(speakers[variant])
-        for variant, group in groups.items()
-    ]
+    rows = [_variant_row(variant, group, emotions, speakers[variant]) for variant, group in groups.items()]
     comparisons, notes = _comparisons(groups, baseline)
     leakage = leakage_table(groups, baseline)
     if left_out:
@@ -108,8 +91,11 @@ def _baseline(variants: Sequence[str], wanted: str | None) -> str:
     return [*found, *variants][0]
 
 
-def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> dict[str, Any]:
+def _variant_row(
+    variant: str, runs: Sequence[Run], emotions: Sequence[str], speakers: dict[str, Any]
+) -> dict[str, Any]:
     table, folds = pooled(runs), by_fold(runs)
+    splits = {fold: sorted({run.hash for run in members}) for fold, members in folds.items()}
     row: dict[str, Any] = {
         "variant": variant,
         "runs": len(runs),
@@ -121,7 +107,7 @@ def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> 
         "features": _joined(runs, "features"),
         "protocol": _joined(runs, "protocol"),
         **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
-        "splits": _splits_hash(folds),
+        "splits": hashlib.sha256(json.dumps(splits).encode()).hexdigest()[:16],  # equal for the same splits only
     }
     overall = scores(table)
     for metric, interval in bootstrap_intervals(table).items():
@@ -142,31 +128,18 @@ def _variant_row(variant: str, runs: Sequence[Run], emotions: Sequence[str]) -> 
     row["validation_uar_mean_over_runs"] = _mean([run.metrics.get("validation", {}).get("uar") for run in runs])
     choices = [choice[3] if (choice := test_choice(run)) else None for run in runs]
     row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] = _mean(choices)
-    return row
+    return row | {f"speaker_{key}": speakers[key] for key in ("average_f1", "performance_std", "f1_range")}
 
 
 def _over_runs(metric: str, runs: Sequence[Run]) -> dict[str, float | None]:
     """Mean over runs; std over runs, over folds (seeds averaged) and over seeds (folds averaged)."""
-    values = pd.DataFrame(
-        {
-            "fold": [run.fold for run in runs],
-            "seed": [run.seed for run in runs],
-            "value": [run.test[metric] for run in runs],
-        }
-    )
+    index = pd.MultiIndex.from_tuples([(run.fold, run.seed) for run in runs], names=["fold", "seed"])
+    values = pd.Series([run.test[metric] for run in runs], index)
     return {
-        f"{metric}_mean_over_runs": float(values["value"].mean()),
-        f"{metric}_std_over_runs": _std(values["value"].to_numpy()),
-        f"{metric}_std_over_folds": _std(values.groupby("fold")["value"].mean().to_numpy()),
-        f"{metric}_std_over_seeds": _std(values.groupby("seed")["value"].mean().to_numpy()),
-    }
-
-
-def _speaker_columns(speakers: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "speaker_average_f1": speakers["average_f1"],
-        "speaker_performance_std": speakers["performance_std"],
-        "speaker_f1_range": speakers["f1_range"],
+        f"{metric}_mean_over_runs": float(values.mean()),
+        f"{metric}_std_over_runs": _std(values.to_numpy()),
+        f"{metric}_std_over_folds": _std(values.groupby("fold").mean().to_numpy()),
+        f"{metric}_std_over_seeds": _std(values.groupby("seed").mean().to_numpy()),
     }
 
 
@@ -190,18 +163,9 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
                 f"{', '.join(map(str, left_out))}."
             )
         paired = paired_comparison(theirs, ours)
+        sizes = {"folds": len(paired["folds"])} | {key: paired[key] for key in ("utterances", "speakers")}
         for metric, figures in paired["metrics"].items():
-            rows.append(
-                {
-                    "variant": variant,
-                    "baseline": baseline,
-                    "metric": metric,
-                    "folds": len(paired["folds"]),
-                    "utterances": paired["utterances"],
-                    "speakers": paired["speakers"],
-                    **figures,
-                }
-            )
+            rows.append({"variant": variant, "baseline": baseline, "metric": metric, **sizes, **figures})
     for metric in METRICS:
         part = [row for row in rows if row["metric"] == metric]
         for test in TESTS:
@@ -238,12 +202,6 @@ def test_choice(run: Run) -> tuple[int, float, int, float] | None:
     by_epoch = dict(zip(history["epoch"].astype(int), history["test/uar"].astype(float), strict=True))
     chosen, best = run.metrics.get("best_epoch"), max(by_epoch, key=by_epoch.__getitem__)
     return (chosen, by_epoch[chosen], best, by_epoch[best]) if chosen in by_epoch else None
-
-
-def _splits_hash(folds: dict[int, list[Run]]) -> str:
-    """Equal for two variants exactly when they were tested on the same splits."""
-    parts = {fold: sorted({run.hash for run in runs}) for fold, runs in folds.items()}
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _joined(runs: Sequence[Run], key: str) -> str:

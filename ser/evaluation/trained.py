@@ -1,15 +1,17 @@
-"""A trained model with what is known of its training, and which speakers of a corpus it has seen there."""
+"""A trained model beside a corpus: what is known of its training, the speakers it has seen, the classes in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from ser.data.cache import Recording
 from ser.data.corpus import Corpus
 from ser.data.split import recording_key
+from ser.emotions import find_emotion
 from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.inference.checkpoint import find_model
@@ -22,35 +24,20 @@ _UNNAMED = ("manifest", "folder")  # corpora of any name: equal speakers in two 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, and what is known of its training.
-
-    Attributes:
-        recognizer: the model.
-        encoder: what makes its frames.
-        path: its file.
-        corpus: what it was trained on, by name.
-        name: variant, fold and seed.
-        speakers: of its training and validation part.
-        recordings: keys of the recordings of these parts; None where no split.json says them.
-        paths: outputs, data and cache of the run.
-    """
+    """A model, and what is known of its training."""
 
     recognizer: Recognizer
-    encoder: Encoder
-    path: Path
-    corpus: str
-    name: dict[str, Any]
-    speakers: frozenset[str]
-    recordings: frozenset[str] | None
-    paths: dict[str, str]
+    encoder: Encoder  # makes its frames
+    path: Path  # its file
+    corpus: str  # what it was trained on, by name
+    name: dict[str, Any]  # variant, fold, seed and features
+    speakers: frozenset[str]  # of its training and validation part
+    recordings: frozenset[str] | None  # keys of the recordings of these parts; None where no split.json says them
+    paths: dict[str, str]  # outputs, data and cache of the run
 
     @classmethod
     def of(
-        cls,
-        checkpoint: str | Path,
-        encoder: str | None = None,
-        device: str = "cpu",
-        allow_download: bool = False,
+        cls, checkpoint: str | Path, encoder: str | None = None, device: str = "cpu", allow_download: bool = False
     ) -> "Trained":
         """Load a model, and read split.json, metrics.json and run.json of the run folder around it.
 
@@ -111,3 +98,60 @@ def tested_name(cfg: DictConfig, corpus: Corpus) -> str:
 def _called(corpus: str, manifest: str | None) -> str:
     """What results call a corpus: its name, or that of its table."""
     return Path(manifest).stem if corpus == "manifest" and manifest else corpus
+
+
+@dataclass(frozen=True)
+class SharedClasses:
+    """How the model's classes and the corpus's labels become shared classes."""
+
+    emotions: list[str]  # the shared classes, in the model's order
+    of_label: dict[str, str]  # shared class of each label of the corpus
+    of_class: list[int | None]  # place among ``emotions`` of each class of the model; None: the corpus lacks it
+    only_model: list[str]  # classes that the corpus does not know
+    only_corpus: list[str]  # labels that the model does not know
+
+    @classmethod
+    def of(cls, model: Sequence[str], corpus: Sequence[str], mapping: Mapping[str, str]) -> "SharedClasses":
+        """Names are compared after ``mapping``, and aliases such as anger and angry are the same.
+
+        Raises:
+            SerError: a mapped name occurs on neither side, or fewer than two classes are shared.
+        """
+        unknown = sorted(set(mapping) - {*model, *corpus})
+        if unknown:
+            raise SerError(
+                f"map.{unknown[0]} was given, but neither the model ({', '.join(model)}) nor the corpus "
+                f"({', '.join(corpus)}) has that class; correct the name."
+            )
+
+        def common(name: str) -> str:
+            target = mapping.get(name, name)
+            found = find_emotion(target)
+            return found.name if found else target
+
+        spelled = {common(name): mapping.get(name, name) for name in reversed(model)}
+        shared = [name for name in dict.fromkeys(map(common, model)) if name in {common(label) for label in corpus}]
+        if len(shared) < 2:
+            raise SerError(
+                f"the model knows {', '.join(model)} and the corpus {', '.join(corpus)}, expected two or more classes "
+                "in common; map the others, for example map.calm=neutral."
+            )
+        return cls(
+            [spelled[name] for name in shared],
+            {label: spelled[common(label)] for label in corpus if common(label) in shared},
+            [shared.index(common(name)) if common(name) in shared else None for name in model],
+            [name for name in model if common(name) not in shared],
+            [label for label in corpus if common(label) not in shared],
+        )
+
+    def shared_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """(n, C) of the model to (n, shared classes): merged classes are summed, absent ones left out."""
+        if self.of_class == list(range(len(self.emotions))):
+            return probabilities
+        summed = np.zeros((len(probabilities), len(self.emotions)))
+        for place, target in enumerate(self.of_class):
+            if target is not None:
+                summed[:, target] += probabilities[:, place]
+        summed = np.maximum(summed, np.finfo(float).tiny)  # the model may give all of it to classes left out
+        shares: np.ndarray = summed / summed.sum(axis=1, keepdims=True)
+        return shares

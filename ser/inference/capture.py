@@ -15,6 +15,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from ser.errors import first_line
+
 
 def main() -> None:
     """Write what the device of the first argument hears, until it ends."""
@@ -32,7 +34,7 @@ def main() -> None:
         rate = given["rate"] or int(found["default_samplerate"])
         system = sounddevice.query_hostapis(found["hostapi"])["name"]
     except failures as error:
-        _tell({"error": _first_line(error), "installed": True, "found": False})
+        _tell({"error": first_line(error), "installed": True, "found": False})
         return
     arriving: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     settings = {"device": found["index"], "samplerate": rate, "channels": 1, "dtype": "float32"}
@@ -46,7 +48,7 @@ def main() -> None:
                 with suppress(queue.Empty):
                     _write(arriving.get(timeout=0.2))
     except failures as error:
-        _tell({"error": _first_line(error), "installed": True, "found": True})
+        _tell({"error": first_line(error), "installed": True, "found": True})
 
 
 def _end_with_parent() -> None:
@@ -62,10 +64,6 @@ def _tell(facts: dict[str, Any]) -> None:
 def _write(content: bytes) -> None:
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 if __name__ == "__main__":

@@ -32,23 +32,18 @@ Outcome = Prediction | str  # or the reason why there is none
 class FilePredictions:
     """Predictions of a list of files.
 
-    Attributes:
-        table: one row per file in the order given: file, seconds, speech_seconds (NaN without a speech gate),
-            predicted (an emotion or "no speech"), confidence, normalization, windows, and ``p_<emotion>`` in class
-            order (NaN without speech).
-        failures: reason per file that could not be recognised.
+    The columns are file, seconds, speech_seconds (NaN without a speech gate), predicted (an emotion or "no speech"),
+    confidence, normalization, windows, and ``p_<emotion>`` in class order (NaN without speech).
     """
 
-    table: pd.DataFrame
-    failures: dict[str, str] = field(default_factory=dict)
+    table: pd.DataFrame  # one row per file in the order given
+    failures: dict[str, str] = field(default_factory=dict)  # reason per file that could not be recognised
 
 
 def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Audio files among ``paths``: files as they are, folders recursively by file name ending, each file once.
 
-    Hidden files, hidden folders and macOS's ``._`` twins are skipped inside folders.
-
-    ``suffixes`` are the endings that count in a folder, lower case.
+    In a folder the lower-case ``suffixes`` count; hidden files and folders and macOS's ``._`` twins are skipped.
 
     Raises:
         SerError: a path does not exist, or a folder holds no such files.
@@ -100,23 +95,16 @@ def predict_files(
 ) -> FilePredictions:
     """Recognise files; a bad one is listed and never stops the rest.
 
-    At most eight batches of audio are in memory: files are taken in portions, each sorted into batches of similar
-    length. Files longer than 60 s are averaged over windows (predict_long).
+    At most eight batches of ``batch_seconds`` of padded audio are in memory: files are taken in portions, each sorted
+    into batches of similar length, and ``workers`` threads decode ahead. Files longer than 60 s are averaged over
+    windows (predict_long). Folders go through collect_files first.
 
-    Args:
-        recognizer: the model.
-        paths: audio files; folders go through collect_files first.
-        batch_seconds: padded audio in one batch.
-        workers: threads that decode ahead.
-        statistics_of: statistics that normalise the frames of each file; None: those of the training part.
-        progress: called with each file when it is done.
-        gate: finds speech; files without any get "no speech" in place of an emotion. None: every file gets one.
+    ``statistics_of`` gives the statistics that normalise the frames of a file, by default those of the training part.
+    With a ``gate``, files without speech get "no speech". ``progress`` is called with each file when it is done.
     """
-    files = [Path(path) for path in paths]
+    files, statistics_of = [Path(path) for path in paths], statistics_of or (lambda path: None)
     found: dict[Path, Outcome] = {}
-    for path, outcome in _outcomes(
-        recognizer, files, batch_seconds, workers, statistics_of or (lambda path: None), gate
-    ):
+    for path, outcome in _outcomes(recognizer, files, batch_seconds, workers, statistics_of, gate):
         found[path] = outcome
         if progress is not None:
             progress(path)
@@ -157,18 +145,10 @@ def _table(predictions: Sequence[tuple[Path, Prediction]], emotions: Sequence[st
     """Rows as FilePredictions describes them."""
     columns = ["file", "seconds", "speech_seconds", "predicted", "confidence", "normalization", "windows"]
     rows = [
-        {
-            "file": printable(path),
-            "seconds": round(p.seconds, 4),
-            "speech_seconds": speech_of(p),
-            "predicted": p.label,
-            "confidence": p.confidence,
-            "normalization": p.normalization,
-            "windows": p.windows,
-            **{f"p_{name}": value for name, value in p.probabilities.items()},
-        }
+        (printable(path), round(p.seconds, 4), speech_of(p), p.label, p.confidence, p.normalization, p.windows,
+         *(p.probabilities[name] for name in emotions))
         for path, p in predictions
-    ]
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=[*columns, *(f"p_{name}" for name in emotions)])
 
 
@@ -177,10 +157,8 @@ def statistics_by_folder(
 ) -> StatisticsOf:
     """Statistics of each folder's own files among ``paths``: for corpora with one folder per speaker.
 
-    Files that cannot be read are left out; the first minute of every file counts.
-
-    With ``enrol``, so many files of each folder count, evenly spaced, since neighbours often share an emotion. The
-    training statistics weigh ``shrinkage`` seconds of audio.
+    Files that cannot be read are left out; the first minute of every file counts. With ``enrol``, so many files of each
+    folder count, evenly spaced, since neighbours often share an emotion.
     """
     inside: dict[Path, list[Path]] = {}
     for path in paths:

@@ -19,7 +19,7 @@ from ser.evaluation.report.tables import cross_validation_table, run_tables
 from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain
 from ser.inference.engines import TorchNetwork, frames_of_test_sound
 from ser.inference.recognizer import Recognizer
-from ser.io import write_tensors
+from ser.io import read_json, write_tensors
 from ser.metrics import TITLES
 
 _LICENCES = {  # language of the corpus, licence as the Hub names it, what the card says of it
@@ -40,37 +40,6 @@ _LICENCES = {  # language of the corpus, licence as the Hub names it, what the c
 }
 _UNKNOWN = (None, "other", "See the licence of the corpus before you pass the model on.")
 _METRICS = {"uar": "recall", "wa": "accuracy", "macro_f1": "f1"}  # names of the Hub
-_PYTHON = """```bash
-pip install ser-lab  # with [export] for ONNX
-```
-
-```python
-import soundfile
-from ser.inference.recognizer import Recognizer
-
-recognizer = Recognizer.from_pretrained("<this folder or Hub id>")
-prediction = recognizer(*soundfile.read("a.wav"))
-print(prediction.label, prediction.confidence, prediction.probabilities)
-```
-
-Without this package, after `ser export --checkpoint <this folder> --with-encoder --output model.onnx`:
-
-```python
-import json
-import numpy
-import onnxruntime
-import soundfile
-
-session = onnxruntime.InferenceSession("model.onnx")
-samples, rate = soundfile.read("a.wav", dtype="float32")
-assert rate == 16000 and samples.ndim == 1, "resample to 16 kHz mono first"
-inputs = {"waveform": samples[None], "lengths": numpy.array([len(samples)])}
-probabilities = session.run(["probabilities"], inputs)[0][0]
-emotions = json.loads(session.get_modelmeta().custom_metadata_map["ser_config"])["emotions"]
-print(dict(zip(emotions, probabilities.tolist())))
-```"""
-
-
 _SPEECH = {
     "iemocap": "ten actors in pairs, partly improvising, in American English",
     "ravdess": "24 professional actors who speak two sentences in a studio, in North American English",
@@ -144,27 +113,44 @@ def _hub_id(checkpoint: str, run: str | Path | None) -> str:
 
 def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
     """The README of an exported model, in Markdown with the Hub's header."""
-    facts = _portable(recognizer, run)
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  only cards and pages need it
+
+    facts, corpus = _portable(recognizer, run), str(recognizer.config.plain.get("corpus"))
     metrics, split = (_record(run, name) for name in ("metrics.json", "split.json"))
-    emotions = ", ".join(recognizer.emotions)
-    title = f"{facts.get('corpus')}, {_name(facts['network'])} on {_name(facts['encoder'])}"
-    sections = [
-        f"---\n{_header(facts, metrics, title)}\n---",
-        f"# Speech emotion recognition: {title}",
-        f"Recognises {emotions} in one speaker's utterance (16 kHz mono; other rates are resampled).",
-        "## Use\n\n" + _PYTHON,
-        "## Data and protocol\n\n" + _data(facts, split),
-        "## Results\n\n" + _results(facts, metrics),
-        "## Model\n\n" + _model(recognizer, facts),
-        "## Limits\n\n" + _limits(facts, metrics),
-        "## Licences\n\n" + _licences(facts),
-    ]
-    return "\n\n".join(sections) + "\n"
+    settings = {key: value for key, value in facts["encoder"].items() if key != "_target_"}
+    checkpoint = settings.get("checkpoint")
+    if checkpoint and Path(checkpoint).is_absolute():  # the card is for strangers
+        checkpoint = settings["checkpoint"] = Path(checkpoint).name
+    network, encoder = (str(facts[part]["_target_"]).rpartition(".")[2] for part in ("network", "encoder"))
+    title = f"{corpus}, {network} on {encoder}"
+    fold = f", fold {facts.get('fold')}" + (f" of {split['folds']}" if "folds" in split else "")
+    scores, remark = _results(facts, metrics)
+    options: Any = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
+    return environment.get_template("model_card.md.j2").render(
+        facts=facts,
+        metrics=metrics,
+        corpus=corpus,
+        title=title,
+        header=_header(corpus, metrics, title),
+        fold=" (nobody is held out)" if "cross_validation" in facts else fold,
+        parts=_tables([split_table(split)]) if "parts" in split else "",
+        scores=_tables(scores),
+        remark=remark,
+        network=network,
+        encoder=encoder,
+        settings=settings,
+        checkpoint=checkpoint,
+        parameters=sum(value.numel() for value in recognizer.parameters()),
+        recognizer=recognizer,
+        heard=_SPEECH.get(corpus),
+        synthetic=_sentence(SYNTHETIC),
+        licence=_LICENCES.get(corpus, _UNKNOWN)[2],
+    )
 
 
-def _header(facts: Mapping[str, Any], metrics: Mapping[str, Any], title: str) -> str:
+def _header(corpus: str, metrics: Mapping[str, Any], title: str) -> str:
     """The YAML by which the Hub finds the model and shows its scores."""
-    corpus = str(facts.get("corpus"))
     language, licence, _ = _LICENCES.get(corpus, _UNKNOWN)
     split = next((part for part in ("test", "cross_validation") if metrics.get(part)), "")
     results = [
@@ -186,82 +172,22 @@ def _header(facts: Mapping[str, Any], metrics: Mapping[str, Any], title: str) ->
     return str(data.to_yaml())
 
 
-def _data(facts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
-    fold = f", fold {facts.get('fold')}" + (f" of {split['folds']}" if "folds" in split else "")
-    fold = " (nobody is held out)" if "cross_validation" in facts else fold
-    line = f"Corpus {facts.get('corpus')}, protocol `{facts.get('protocol')}`{fold}, seed {facts.get('seed')}."
-    return f"{line}\n\n{_tables([split_table(split)])}" if "parts" in split else line
-
-
-def _results(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def _results(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[Table], str]:
+    """Tables of scores, and the sentence below them."""
     if "cross_validation" in facts:
         record = facts["cross_validation"]
-        tables = _tables([cross_validation_table(record)]) + "\n\n" if record else ""
-        return f"{tables}{_sentence(score_line(record))}."
+        return [cross_validation_table(record)] if record else [], f"{_sentence(score_line(record))}."
     if "test" not in metrics:
-        return "The checkpoint was exported without a tested run, so there are no figures."
-    return f"{_tables(run_tables(metrics))}\n\nThe test part was used for nothing but these tables."
+        return [], "The checkpoint was exported without a tested run, so there are no figures."
+    return run_tables(metrics), "The test part was used for nothing but these tables."
 
 
 def _tables(tables: Sequence[Table]) -> str:
     return to_markdown(tables).replace("## ", "### ").strip()
 
 
-def _model(recognizer: Recognizer, facts: Mapping[str, Any]) -> str:
-    parameters = sum(value.numel() for value in recognizer.parameters())
-    settings = {key: value for key, value in facts["encoder"].items() if key != "_target_"}
-    if "checkpoint" in settings:
-        settings["checkpoint"] = _public_name(settings["checkpoint"])
-    return (
-        f"{_name(facts['network'])}, {parameters:,} parameters, on frames of {recognizer.config.input_size} values "
-        f"from {_name(facts['encoder'])} ({', '.join(f'{key} {value}' for key, value in settings.items())}), which "
-        f"is not contained. Frames are normalised: {recognizer.config.kind}."
-    )
-
-
-def _limits(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    lines = [
-        "- It says how an utterance sounds in the terms of its corpus; it does not know what anybody feels.",
-        *(f"- It has only heard {_SPEECH[corpus]}." for corpus in (facts.get("corpus"),) if corpus in _SPEECH),
-        "- It answers for other languages, recording conditions and spontaneous speech too, and less accurately.",
-        "- Do not use it for decisions about people: hiring, policing, medicine, education.",
-    ]
-    if metrics.get("speaker_overlap"):
-        lines.append("- Training and test share speakers: the figures are not for unseen speakers.")
-    if metrics.get("transductive") or facts["normalization"]["kind"] == "speaker":
-        lines.append(
-            "- The figures are transductive: each test speaker's unlabelled audio normalised the frames; without it "
-            "expect lower figures."
-        )
-    if facts.get("corpus", "").startswith("synthetic"):
-        lines.append(f"- {_sentence(SYNTHETIC)}.")
-    return "\n".join(lines)
-
-
-def _licences(facts: Mapping[str, Any]) -> str:
-    corpus = _LICENCES.get(str(facts.get("corpus")), _UNKNOWN)[2]
-    encoder = (
-        f"The encoder {_public_name(facts['encoder']['checkpoint'])} has a licence of its own."
-        if "checkpoint" in facts["encoder"]
-        else "The encoder has no pretrained weights."
-    )
-    return f"{corpus} {encoder} The code is MIT."
-
-
 def _record(run: str | Path | None, name: str) -> dict[str, Any]:
-    if run is None or not (Path(run) / name).is_file():
-        return {}
-    content: dict[str, Any] = json.loads((Path(run) / name).read_text(encoding="utf-8"))
-    return content
-
-
-def _name(description: Mapping[str, Any]) -> str:
-    return str(description["_target_"]).rpartition(".")[2]
-
-
-def _public_name(checkpoint: str) -> str:
-    """A Hub id as it is; of a local folder only the last part, since the card is for strangers."""
-    return Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint
+    return {} if run is None else read_json(Path(run) / name) or {}
 
 
 def _sentence(text: str) -> str:

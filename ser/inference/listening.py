@@ -1,8 +1,9 @@
-"""What ``ser listen`` shows while it hears, and the table that it writes."""
+"""What ``ser listen`` shows while it hears, the table that it writes, and the recording of a microphone."""
 
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import soundfile
+from numpy.typing import NDArray
 from rich import get_console
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,11 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ser.data.audio import printable
+from ser.errors import SerError
 from ser.inference.recognizer import Recognizer
 from ser.inference.screen import bar, write_table
-from ser.inference.sources import Source, recorded
+from ser.inference.sources import Source
 from ser.inference.streaming import StreamEvent, StreamingRecognizer
 from ser.inference.vad import NO_SPEECH, SpeechGate
+from ser.io import told_writing
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,65 @@ _HISTORY_LINES = 8
 _CLIPPING = 0.99  # of full scale
 _CLIPPING_SHOWN = 2.0  # seconds
 _QUIETEST = -60.0  # dB: an empty level bar
+
+
+class Recording:
+    """What is heard as a new WAV file, up to ``longest`` samples, and a line of JSON per window in one of its name.
+
+    The channels are those of the first block. A full disk ends the recording with a warning, and not the listening.
+
+    Raises:
+        SerError: the file is not called .wav, is there already, or cannot be written.
+    """
+
+    def __init__(self, wav: Path, sample_rate: int, emotions: Sequence[str], longest: int = sys.maxsize) -> None:
+        self.wav, self.lines = wav, wav.with_suffix(".jsonl")
+        self._rate, self._emotions, self._left = sample_rate, emotions, longest
+        self._file: soundfile.SoundFile | None = None
+        if wav.suffix.lower() != ".wav":
+            raise SerError(f"--record {printable(wav)} was given, expected a name that ends in .wav; rename it.")
+        if wav.exists() or self.lines.exists():
+            raise SerError(f"--record {printable(wav)} is there already, expected a new file; give another name.")
+        with told_writing(wav):
+            wav.parent.mkdir(parents=True, exist_ok=True)
+            wav.touch()
+            self.lines.touch()
+
+    def hear(self, samples: NDArray[np.float32]) -> None:
+        """Write samples (N,) or (N, channels)."""
+        kept = samples[: self._left]
+        if not len(kept):
+            return
+        self._left -= len(kept)
+        try:
+            if self._file is None:
+                channels, name = kept.shape[1] if kept.ndim == 2 else 1, os.fsencode(self.wav)
+                self._file = soundfile.SoundFile(name, "w", self._rate, channels, subtype="PCM_16", format="WAV")
+            self._file.write(kept)
+        except (soundfile.SoundFileError, OSError) as error:
+            log.warning("the recording %s ends here, what was written stays: %s", printable(self.wav), error)
+            self.end()
+
+    def hearing(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """The same blocks, each written as it passes."""
+        try:
+            for block in blocks:
+                self.hear(block)
+                yield block
+        finally:
+            self.end()
+
+    def answer(self, event: StreamEvent) -> None:
+        """Write the line of a window."""
+        with suppress(OSError), self.lines.open("a", encoding="utf-8") as file:  # the WAV file's warning tells
+            file.write(json.dumps(event_row(event, self._emotions)) + "\n")
+
+    def end(self) -> None:
+        """Close the WAV file; nothing more is written into it."""
+        self._left = 0
+        if self._file is not None:
+            with suppress(OSError, soundfile.SoundFileError):
+                self._file.close()
 
 
 def listen(
@@ -53,7 +117,7 @@ def listen(
     standard output, and everything else to standard error. Without a gate every window gets an emotion. ``record``
     is a new WAV file for what is heard.
     """
-    lines = None if record is None else record.with_suffix(".jsonl")
+    recording, blocks = None, source.blocks
     console = Console(stderr=True) if as_json else get_console()
     seen = gate.name if gate else "no gate, so silence gets an emotion, too"
     log.info("listening to %s at %d Hz, speech by %s; Ctrl-C ends", source.name, source.sample_rate, seen)
@@ -62,12 +126,10 @@ def listen(
     on_screen = console.is_terminal and not as_json
 
     def show(event: StreamEvent) -> None:
-        line = json.dumps(event_row(event, recognizer.emotions)) + "\n"
-        if lines is not None:
-            with suppress(OSError), lines.open("a", encoding="utf-8") as file:  # the WAV file's warning tells
-                file.write(line)
+        if recording is not None:
+            recording.answer(event)
         if as_json:
-            sys.stdout.write(line)
+            sys.stdout.write(json.dumps(event_row(event, recognizer.emotions)) + "\n")
             sys.stdout.flush()
         elif not on_screen:
             console.print(_line(event), highlight=False, soft_wrap=True)
@@ -83,11 +145,12 @@ def listen(
         history=KEPT_EVENTS,
     )
     if record is not None:
-        source = recorded(source, record)
+        recording = Recording(record, source.sample_rate, recognizer.emotions)
+        blocks = recording.hearing(source.blocks)
     try:
         with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
             clipped, lost = -math.inf, None  # seconds of the stream; of the clock, when sound stopped
-            for block in source.blocks:
+            for block in blocks:
                 if lost is None and not len(block):
                     lost = time.monotonic()
                     stream.interrupt("no sound comes from the microphone")

@@ -48,13 +48,7 @@ def export_onnx(
 
     Inputs are ``frames`` (B, L, D) as the encoder made them (averaging and normalisation are inside) or ``waveform``
     (B, N) at 16 kHz mono, and ``lengths`` (B,) int64 in frames or samples; the output is ``probabilities`` (B, C). The
-    metadata hold the emotions and the description that Recognizer needs.
-
-    Args:
-        recognizer: a model in PyTorch.
-        path: the file to write.
-        with_encoder: put the encoder into the file too.
-        quantize: store weights as 8-bit integers.
+    metadata hold the emotions and the description that Recognizer needs. With ``quantize`` weights are 8-bit integers.
 
     Returns:
         Agreement of the single-precision file (``float32``) and, if asked for, of the quantised one (``int8``).

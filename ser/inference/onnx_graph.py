@@ -83,13 +83,8 @@ def recurrent(frames: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor, 
     ``torch.export`` would unroll the layer into a copy of its cell per frame of the example, which fixes the length;
     and onnxruntime has fast kernels for the operators.
 
-    Args:
-        frames: (B, L, D).
-        weight: (1, G H, D), the G gates in ONNX's order.
-        recurrence: (1, G H, H).
-        bias: (1, 2 G H), of the input, then of the recurrence.
-        hidden_size: H.
-        cell: ``gru`` (G = 3) or ``lstm`` (G = 4).
+    Frames are (B, L, D), the weights (1, G H, D) and the recurrence (1, G H, H) with the G gates of the ``cell``
+    (``gru`` or ``lstm``) in ONNX's order, the bias (1, 2 G H) of the input, then of the recurrence.
     """
     order = _ONNX_GATES[cell]
     back = [order.index(gate) for gate in range(len(order))]

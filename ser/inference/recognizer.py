@@ -35,29 +35,16 @@ Recording = tuple[Waveform, Any]  # samples (N,), (N, channels) or (channels, N)
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one recording.
+    """The answer for one recording; without speech its probabilities are NaN."""
 
-    Attributes:
-        label: the most probable emotion, or ``no speech``.
-        confidence: its probability; NaN without speech.
-        probabilities: of every emotion, in class order; NaN without speech.
-        seconds: length of the recording.
-        normalization: whose statistics normalised the frames: none, global, training, speaker or stream (as in
-            FrameStatistics).
-        windows: windows whose probabilities were averaged; 1 for a recording taken whole.
-        attention: (L,) fraction of the attention on each frame (evenly spaced over ``seconds``), mean over queries;
-            None without attention or where it was not asked for.
-        speech_seconds: how much speech was found; None without a speech gate.
-    """
-
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
-    seconds: float
-    normalization: str
-    windows: int = 1
-    attention: NDArray[np.float32] | None = None
-    speech_seconds: float | None = None
+    label: str  # the most probable emotion, or ``no speech``
+    confidence: float  # its probability
+    probabilities: dict[str, float]  # of every emotion, in class order
+    seconds: float  # length of the recording
+    normalization: str  # whose statistics normalised the frames: the ``source`` of FrameStatistics
+    windows: int = 1  # whose probabilities were averaged; 1 for a recording taken whole
+    attention: NDArray[np.float32] | None = None  # (L,) fraction on each frame, mean over queries; None: not asked for
+    speech_seconds: float | None = None  # how much speech was found; None without a speech gate
 
     @classmethod
     def of(cls, emotions: Sequence[str], probabilities: Sequence[float], **facts: Any) -> "Prediction":
@@ -77,12 +64,8 @@ class Recognizer:
 
     Frames are rounded to half precision as in the feature cache, cut to ``max_seconds`` and normalised as in
     training, so a training file gets the prediction of the run itself. Probabilities do not depend on the other
-    recordings of a batch (1e-5).
-
-    Args:
-        config: the model's description.
-        model: classifies the encoder's frames, or waveforms where the encoder is inside.
-        encoder: waveforms to frames; None where it is inside ``model``.
+    recordings of a batch (1e-5). The ``model`` classifies the encoder's frames, or waveforms where the encoder is
+    inside; ``encoder`` is then None.
     """
 
     def __init__(
@@ -120,14 +103,9 @@ class Recognizer:
     ) -> "Recognizer":
         """Load a run folder (the epoch that it kept), a ``.ckpt``, an exported folder or an ``.onnx`` file.
 
-        Nothing in the file is executed, and only classes of this package are built from it.
-
-        Args:
-            path: the model.
-            encoder_checkpoint: local folder or Hub id of the pretrained encoder, if it has moved since training.
-            device: cpu, cuda or cuda:1.
-            encoder: one that is loaded already, to share it between models.
-            allow_download: fetch the encoder that the model names from the Hugging Face Hub if it is not here.
+        Nothing in the file is executed, and only classes of this package are built from it. ``encoder_checkpoint`` is
+        the local folder or Hub id of the pretrained encoder, if it has moved since training; ``encoder`` is one that is
+        loaded already. With ``allow_download`` the encoder that the model names is fetched from the Hugging Face Hub.
 
         Raises:
             SerError: the model or its encoder is missing, damaged, of another kind or refused.
@@ -181,13 +159,10 @@ class Recognizer:
         statistics: FrameStatistics | None = None,
         attention: bool = False,
     ) -> Prediction:
-        """Recognise one recording.
+        """Recognise samples (N,), (N, channels) or (channels, N), in [-1, 1] or integers, of a ``sample_rate`` in Hz.
 
-        Args:
-            waveform: samples (N,), (N, channels) or (channels, N): floating point in [-1, 1], or integers.
-            sample_rate: Hz.
-            statistics: mean and std that normalise the frames; None: those of the training part.
-            attention: whether to return the fraction of the attention on each frame.
+        Without ``statistics`` those of the training part normalise the frames. With ``attention`` the prediction has
+        its fraction on each frame.
 
         Raises:
             SerError: the recording is too short or too long, or holds NaN.
@@ -274,11 +249,10 @@ class Recognizer:
     def speaker_statistics(
         self, recordings: Iterable[Recording], shrinkage: float = SHRINKAGE_SECONDS
     ) -> FrameStatistics:
-        """Statistics of the recordings of one speaker, for models trained with ``normalization=speaker``.
+        """Statistics of unlabelled recordings of one speaker, for models trained with ``normalization=speaker``.
 
-        Args:
-            recordings: unlabelled; a few are enough (``ser enrol`` measures how many).
-            shrinkage: weight of the training statistics, in seconds of audio; 0: the recordings alone.
+        A few recordings are enough (``ser enrol`` measures how many). The training statistics weigh ``shrinkage``
+        seconds of audio; with 0 the recordings alone count.
         """
         rate = self.encoder.frame_rate if self.encoder is not None else 0.0
         running = RunningStatistics(self.config.statistics, rate, shrinkage, "speaker")

@@ -147,8 +147,7 @@ def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) 
     Raises:
         SerError: the model gives no attention, or the folder cannot be written.
     """
-    from ser.evaluation.attention import Attended  # noqa: PLC0415  only this needs matplotlib
-    from ser.evaluation.figures.network import attention_over_waveform  # noqa: PLC0415
+    from ser.evaluation.figures.network import Attended, attention_over_waveform  # noqa: PLC0415  needs matplotlib
     from ser.evaluation.figures.style import save_figure  # noqa: PLC0415
 
     names = _short_names([str(path) for path in files])

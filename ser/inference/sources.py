@@ -2,15 +2,14 @@
 
 import json
 import logging
-import os
 import queue
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 
 from ser.data.audio import SAMPLE_RATE, open_audio, printable, read_block
 from ser.errors import SerError
-from ser.io import told_writing
 
 log = logging.getLogger(__name__)
 
@@ -56,66 +54,20 @@ def file_source(
         file = open_audio(path)
     except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
         raise _unreadable(path, error) from error
-    return Source(
-        printable(Path(path).name),
-        int(file.samplerate),
-        realtime,
-        _file_blocks(path, file, realtime, block, clock, sleep),
-    )
 
+    def blocks() -> Iterator[Block]:
+        begun, given = clock(), 0
+        try:
+            with file:
+                while len(samples := read_block(file, max(1, round(block * file.samplerate)))):
+                    given += len(samples)
+                    if realtime:
+                        sleep(max(0.0, begun + given / file.samplerate - clock()))
+                    yield samples
+        except (soundfile.SoundFileError, OSError) as error:
+            raise _unreadable(path, error) from error
 
-def _file_blocks(
-    path: str | Path,
-    file: soundfile.SoundFile,
-    realtime: bool,
-    block: float,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-) -> Iterator[Block]:
-    begun, given = clock(), 0
-    try:
-        with file:
-            while len(samples := read_block(file, max(1, round(block * file.samplerate)))):
-                given += len(samples)
-                if realtime:
-                    sleep(max(0.0, begun + given / file.samplerate - clock()))
-                yield samples
-    except (soundfile.SoundFileError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def recorded(source: Source, path: Path) -> Source:
-    """The same source, whose samples are also written to a new WAV file as they are heard.
-
-    Its channels are those of the source's first block. A full disk ends the recording with a warning, not the source.
-
-    Raises:
-        SerError: the name does not end in .wav, the file is there already, or cannot be written.
-    """
-    if path.suffix.lower() != ".wav":
-        raise SerError(f"--record {printable(path)} was given, expected a name that ends in .wav; rename it.")
-    if path.exists() or path.with_suffix(".jsonl").exists():
-        raise SerError(f"--record {printable(path)} is there already, expected a new file; give another name.")
-    with told_writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return replace(source, blocks=_written(source, path))
-
-
-def _written(source: Source, path: Path) -> Iterator[Block]:
-    with ExitStack() as stack:
-        file = None
-        for block in source.blocks:
-            if file is None:
-                channels, name = block.shape[1] if block.ndim == 2 else 1, os.fsencode(path)
-                file = stack.enter_context(soundfile.SoundFile(name, "w", source.sample_rate, channels, format="WAV"))
-            if not file.closed:
-                try:
-                    file.write(block)
-                except (soundfile.SoundFileError, OSError) as error:
-                    log.warning("the recording %s ends here, what was written stays: %s", printable(path), error)
-                    file.close()
-            yield block
+    return Source(printable(Path(path).name), int(file.samplerate), realtime, blocks())
 
 
 def _unreadable(path: str | Path, error: Exception) -> SerError:
@@ -215,30 +167,21 @@ class RingBuffer:
 
     def __init__(self, size: int) -> None:
         self._samples = np.zeros(size, np.float32)
-        self._clock = 0
+        self.clock = 0  # samples ever written
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._samples)
-
-    @property
-    def clock(self) -> int:
-        """Samples ever written."""
-        return self._clock
 
     def write(self, samples: NDArray[np.float32]) -> None:
         """Append (N,) samples; the oldest make room."""
         size = len(self._samples)
         with self._lock:
             kept = samples[-size:]
-            begin = (self._clock + len(samples) - len(kept)) % size
-            first = min(len(kept), size - begin)
-            self._samples[begin : begin + first] = kept[:first]
-            self._samples[: len(kept) - first] = kept[first:]
-            self._clock += len(samples)
+            self._samples = np.concatenate((self._samples, kept))[-size:]
+            self.clock += len(samples)
 
     def latest(self) -> NDArray[np.float32]:
         """A copy of the buffer (size,), oldest sample first."""
         with self._lock:
-            begin = self._clock % len(self._samples)
-            return np.concatenate((self._samples[begin:], self._samples[:begin]))
+            return self._samples.copy()

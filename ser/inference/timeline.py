@@ -33,10 +33,8 @@ def timeline(
 ) -> pd.DataFrame:
     """Predictions of overlapping windows of a file, which is read block by block, so its length does not matter.
 
-    A file shorter than the window is one window; the last window ends with the file.
-
-    Windows begin every ``hop`` seconds. Those without speech by the gate get "no speech"; without a gate every
-    window gets an emotion.
+    Windows begin every ``hop`` seconds; the last one ends with the file, and a file shorter than the window is one.
+    Those without speech by the gate get "no speech"; without a gate every window gets an emotion.
 
     Returns:
         Columns start and end (seconds), speech_seconds, predicted, confidence, ``p_<emotion>`` in class order.

@@ -36,17 +36,10 @@ _LARGEST = {
 class FineTuned(Network):
     """Transformer layers, or a whole speech model, then LayerNorm, then the network proper.
 
-    Args:
-        input_size: D, values per frame: the layers' width, or 320 samples for a whole model.
-        emotions: C, number of classes.
-        config: the checkpoint's config.json, of a HuBERT, WavLM, wav2vec 2.0 or Whisper.
-        first: layers ahead of the tuned ones, whose output the frames are; None: frames are the waveform in rows of
-            320 samples, and the whole model is here.
-        wanted: numbers of the layers whose states the network sees; from ``first`` on, rising.
-        join: what becomes of several, as for PretrainedEncoder.
-        lr_factor: learning rate of the encoder's part relative to the network's.
-        network: classifies the frames of the tuned layers.
-        normalize: whether the model wants waveforms of mean 0 and variance 1; used by a whole model only.
+    The frames are the output of the layer ``first`` of the model that ``config`` (its config.json) describes, or the
+    waveform in rows of 320 samples, where ``first`` is None and the whole model is here. The network sees the states of
+    the ``wanted`` layers, ascending from ``first``. The encoder's part has ``lr_factor`` times the network's learning
+    rate. A whole model may want waveforms of mean 0 and variance 1 (``normalize``).
 
     Raises:
         SerError: the configuration is of another kind of model, or too large.

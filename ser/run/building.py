@@ -205,13 +205,10 @@ def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: 
 
 
 def build_trainer(cfg: DictConfig, batches: int, schedules: bool = True) -> lightning.Trainer:
-    """The trainer with its callbacks and loggers.
+    """The trainer with its callbacks and loggers; without ``schedules`` for a network that is fitted at once.
 
-    Args:
-        cfg: the configuration of a run.
-        batches: of the training part per epoch, on all devices. Without ``trainer.max_epochs`` there are as many epochs
-            as ``trainer.min_epochs`` and ``trainer.min_steps`` ask for.
-        schedules: False for a network that is fitted at once.
+    Without ``trainer.max_epochs`` there are as many epochs of so many ``batches`` (on all devices) as
+    ``trainer.min_epochs`` and ``trainer.min_steps`` ask for.
     """
     callbacks = [
         *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),

@@ -24,6 +24,7 @@ from ser.run.results import Part, score_parts
 
 log = logging.getLogger(__name__)
 
+_INTERRUPTED = ("the checkpoint of an interrupted run", "or run without resume=true to start over")
 RESULTS = (
     "run.json", "split.json", "metrics.json", "history.csv", "predictions.csv", "embeddings.npy",
     "train_predictions.csv", "train_embeddings.npy", "train_statistics.npy", "leakage.json", "report.html",
@@ -79,13 +80,7 @@ class RunFolder:
         Raises:
             SerError: it is not the file that was written.
         """
-        try:
-            return read_checkpoint_file(self.best_checkpoint)
-        except (DamagedCheckpointError, OSError) as error:
-            raise SerError(
-                f"{self.best_checkpoint} is damaged ({error}), expected the epoch that this run kept; "
-                f"delete {self.best_checkpoint.parent} and train again."
-            ) from error
+        return _read_checkpoint(self.best_checkpoint, "the epoch that this run kept", "and train again")
 
     def choose(self, identity: Mapping[str, Any], *, resume: bool, test: bool) -> dict[str, Any] | None:
         """The metrics where this very run is finished already, else None; then ``work`` is where it is to be done.
@@ -103,7 +98,7 @@ class RunFolder:
         if metrics is None:
             if resume and self.last_checkpoint.is_file():
                 self._refuse_other(self.path, identity, "an interrupted run")
-                self._check_checkpoint()
+                _read_checkpoint(self.last_checkpoint, *_INTERRUPTED)
             return None
         if not resume:
             self.work = self._attempt
@@ -117,7 +112,7 @@ class RunFolder:
         if not self.last_checkpoint.is_file():
             self._refuse_other(self.path, identity, "a finished run")
         self._refuse_other(self._attempt, identity, "an interrupted run")
-        self._check_checkpoint()
+        _read_checkpoint(self.last_checkpoint, *_INTERRUPTED)
         return None
 
     def start(self, record: Mapping[str, Any], split: Mapping[str, Any], *, resume: bool) -> Path | None:
@@ -246,14 +241,12 @@ class RunFolder:
                 "folder of its own by variant=, or replace what is there by resume=false."
             )
 
-    def _check_checkpoint(self) -> None:
-        try:
-            read_checkpoint_file(self.last_checkpoint)
-        except (DamagedCheckpointError, OSError) as error:
-            raise SerError(
-                f"{self.last_checkpoint} is damaged ({error}), expected the checkpoint of an interrupted run; delete "
-                f"{self.last_checkpoint.parent} or run without resume=true to start over."
-            ) from error
+
+def _read_checkpoint(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+    try:
+        return read_checkpoint_file(path)
+    except (DamagedCheckpointError, OSError) as error:
+        raise SerError(f"{path} is damaged ({error}), expected {expected}; delete {path.parent} {remedy}.") from error
 
 
 def _is_first() -> bool:

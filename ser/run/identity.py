@@ -163,7 +163,10 @@ def check_stored(content: Any, source: Path) -> None:
     A run keeps resolved settings. An interpolation in them is not its own, and could build a target when it is read.
     """
     known = {
-        value for file in CONFIG_FOLDER.rglob("*.yaml") for key, value in _entries(_load(file)) if key == "_target_"
+        value
+        for file in CONFIG_FOLDER.rglob("*.yaml")
+        for key, value in _entries(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
+        if key == "_target_"
     }
     for key, value in _entries(content):
         if any(isinstance(part, str) and "${" in part for part in (key, value)):
@@ -207,10 +210,6 @@ def _moved(content: Any, old: str, new: str) -> Any:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | None) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _load(file: Path) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a run found: prediction tables and pooled features of its parts, and their scores."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,9 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
+from ser.data.corpus import Utterance
 from ser.data.datamodule import EmotionDataModule
+from ser.evaluation.predictions import PREFIX
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import scores_with_interval
 
@@ -39,21 +41,20 @@ def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
         for key in ("pooled", "statistics")
         if key in outputs[0]
     }
-    predicted = probabilities.argmax(axis=1)
-    table = pd.DataFrame(
-        {
-            "id": [u.id for u in utterances],
-            "session": [u.session for u in utterances],
-            "speaker": [u.speaker for u in utterances],
-            "gender": [u.gender for u in utterances],
-            "seconds": [round(u.seconds, 4) for u in utterances],
-            "emotion": [u.emotion for u in utterances],
-            "predicted": [datamodule.emotions[index] for index in predicted],
-            **({"corpus": [u.corpus for u in utterances]} if any(u.corpus for u in utterances) else {}),
-            **{f"p_{name}": probabilities[:, index] for index, name in enumerate(datamodule.emotions)},
-        }
-    )
+    table = prediction_table(utterances, [u.emotion for u in utterances], datamodule.emotions, probabilities)
     return Part(table, features["pooled"], features.get("statistics"))
+
+
+def prediction_table(
+    utterances: Sequence[Utterance], labels: Sequence[str], emotions: Sequence[str], probabilities: np.ndarray
+) -> pd.DataFrame:
+    """The prediction table of utterances with these labels (n,) and probabilities (n, C)."""
+    several = ["corpus"] if any(u.corpus for u in utterances) else []
+    columns = {key: [getattr(u, key) for u in utterances] for key in ("id", "session", "speaker", "gender", *several)}
+    columns["seconds"] = [round(u.seconds, 4) for u in utterances]
+    columns["emotion"] = list(labels)
+    columns["predicted"] = [emotions[place] for place in probabilities.argmax(axis=1)]
+    return pd.DataFrame(columns | {f"{PREFIX}{name}": probabilities[:, place] for place, name in enumerate(emotions)})
 
 
 def score_parts(parts: Mapping[str, Part], facts: Mapping[str, Any], started: float) -> dict[str, Any]:

@@ -11,11 +11,9 @@ from ser.errors import SerError
 def combined(corpora: Sequence[str], emotions: Sequence[str] | None = None, **parts: Callable[..., Corpus]) -> Corpus:
     """Read some corpora and join them; each utterance says which it is from.
 
-    Ids and speakers begin with the corpus (``ravdess/Actor_01``), sessions are numbered on. Frames
-    are cached per corpus, as for each alone.
-
-    Every corpus must have the classes ``emotions``; None: those that all corpora have, in the order of the first
-    one. Other utterances are left out. ``parts`` are functions that read a corpus with its own settings.
+    Ids and speakers begin with the corpus (``ravdess/Actor_01``), sessions are numbered on. Frames are cached per
+    corpus, as for each alone. Every corpus must have the classes ``emotions``; None: those that all corpora have, in
+    the order of the first one. Other utterances are left out. ``parts`` read a corpus with its own settings.
 
     Raises:
         SerError: a corpus is unknown or cannot be read, or they have fewer than two classes in common.

@@ -121,9 +121,8 @@ def named_files(paths: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[tup
 def speaker_groups(speakers: Iterable[tuple[str, str]]) -> dict[str, int]:
     """Group of each speaker, in place of sessions: at most five, balanced by gender and number of utterances.
 
-    The largest speakers come first, each to the group with the fewest of that gender.
-
-    It takes speaker and gender of every utterance.
+    It takes speaker and gender of every utterance. The largest speakers come first, each to the group with the fewest
+    of that gender.
     """
     counts = Counter(speakers)
     ordered = sorted(counts, key=lambda one: (one[1], -counts[one], one[0]))
@@ -144,9 +143,8 @@ def assemble(
 ) -> Corpus:
     """The corpus of these utterances, sorted by session and id, with lengths that are 0.0 read from the files' headers.
 
-    Of the emotions, those without an utterance are an error, or left out where not ``all_occur``.
-
-    The length stays 0.0 where a file is missing or unreadable, so that the extraction reports it.
+    Of the emotions, those without an utterance are an error, or left out where not ``all_occur``. The length stays 0.0
+    where a file is missing or unreadable, so that the extraction reports it.
 
     Raises:
         SerError: there are none, an id occurs twice, or an emotion has no utterance.

@@ -4,14 +4,13 @@ With it every part of the program runs on a fresh clone. It is hard in the way r
 each other by more than their emotions do, and each shows one emotion more often than the others.
 """
 
-import csv
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile
 from rich.progress import track
 from scipy.signal import lfilter, oaconvolve
@@ -174,9 +173,8 @@ def _write_labels(folder: Path, utterances: Sequence[Utterance]) -> None:
             lines.append(f"[{clock:.4f} - {end:.4f}]\t{turn.id}\t{label}\t[2.5000, 2.5000, 2.5000]")
             clock = end
         write_text(folder / f"Session{session}/dialog/EmoEvaluation/{dialog}.txt", "\n".join(lines) + "\n")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "emotion", "speaker", "session", "gender"])
-    for u in utterances:
-        writer.writerow([u.path.relative_to(folder).as_posix(), u.emotion, u.speaker, u.session, u.gender])
-    write_text(folder / "manifest.csv", table.getvalue())
+    table = pd.DataFrame(
+        {key: [getattr(u, key) for u in utterances] for key in ("emotion", "speaker", "session", "gender")}
+    )
+    table.insert(0, "path", [u.path.relative_to(folder).as_posix() for u in utterances])
+    write_text(folder / "manifest.csv", table.to_csv(index=False))

@@ -6,7 +6,6 @@ subspace that overlaps with the emotion's, the session shifts a third, and corre
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,6 @@ class SyntheticFrames:
     """Computes frames from an utterance's id, speaker, session, emotion and length, the same in any order.
 
     Values have a std of about 1 and stay far inside the range of fp16.
-
-    Attributes:
-        dim: values per frame.
-        frame_rate: frames per second.
     """
 
     def __init__(self, dim: int = 768, seed: int = 0) -> None:
@@ -95,16 +90,23 @@ class SyntheticFrames:
             for number in sorted({u.session for u in utterances})
         }
         for utterance in utterances:
-            yield utterance, self._render(utterance, speakers[utterance.speaker], sessions[utterance.session])
+            yield utterance, self._render(utterance, *speakers[utterance.speaker], sessions[utterance.session])
 
     def _rng(self, name: str) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([self._seed, *name.encode()]))
 
-    def _speaker(self, name: str) -> "_Speaker":
+    def _speaker(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What a speaker adds to their tracks, and by how much they enlarge the movement of every track."""
         rng = self._rng(f"speaker {name}")
-        return _Speaker(2.0 * rng.standard_normal(_width(_SPEAKER)), rng.uniform(0.7, 1.4, _TRACKS))
+        return 2.0 * rng.standard_normal(_width(_SPEAKER)), rng.uniform(0.7, 1.4, _TRACKS)
 
-    def _render(self, utterance: Utterance, speaker: "_Speaker", session: NDArray[np.float64]) -> Tensor:
+    def _render(
+        self,
+        utterance: Utterance,
+        offset: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        session: NDArray[np.float64],
+    ) -> Tensor:
         length = frames_of(utterance.seconds)
         rng = self._rng(f"utterance {utterance.id}")
         emotion = EMOTIONS.index(utterance.emotion)
@@ -113,9 +115,9 @@ class SyntheticFrames:
         # Slow noise: first-order autoregressive, std 0.6, correlated over about 10 frames.
         slow = rng.standard_normal((length, _TRACKS), dtype=np.float32)
         slow = lfilter([np.float32(0.6 * np.sqrt(1 - 0.9**2))], np.array([1, -0.9], np.float32), slow, axis=0)
-        tracks = slow * speaker.scale.astype(np.float32)  # (L, tracks)
+        tracks = slow * scale.astype(np.float32)  # (L, tracks)
         centre = 0.6 * rng.standard_normal(_TRACKS)  # how this one utterance differs from the rest
-        centre[_SPEAKER] += speaker.offset
+        centre[_SPEAKER] += offset
         centre[_SESSION] += session
         centre[_EMOTION] += rng.uniform(0.6, 1.4) * self._emotions[emotion]
         tracks += centre.astype(np.float32)
@@ -125,14 +127,6 @@ class SyntheticFrames:
         frames = tracks @ self._mixing  # (L, D)
         frames += self._noise.take(rows, axis=0, mode="wrap")
         return torch.from_numpy(frames)
-
-
-@dataclass(frozen=True)
-class _Speaker:
-    """What a speaker adds to their tracks, and by how much they enlarge the movement of every track."""
-
-    offset: NDArray[np.float64]
-    scale: NDArray[np.float64]
 
 
 def frames_of(seconds: float) -> int:

@@ -1,6 +1,13 @@
-"""What a network does inside: what its pooled features group by, and where its attention is."""
+"""What a network does inside: what its pooled features group by, and where its attention is.
 
-from collections.abc import Sequence
+The attention over some utterances is measured after training and kept as ``attention.json`` of the run.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +18,7 @@ from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
 from ser.emotions import looks
-from ser.errors import SerError
-from ser.evaluation.attention import Attended, read_attention
+from ser.errors import SerError, SyntheticVoiceWarning
 from ser.evaluation.figures.style import (
     FAINT,
     GREY,
@@ -26,8 +32,15 @@ from ser.evaluation.figures.style import (
     new_figure,
 )
 from ser.evaluation.figures.sweep import Sweep
-from ser.evaluation.predictions import emotions_of, read_embeddings
-from ser.evaluation.runs import Run
+from ser.evaluation.predictions import emotions_of, probabilities, read_embeddings
+from ser.evaluation.runs import Run, load_run
+from ser.io import read_json, write_json
+
+if TYPE_CHECKING:  # figures need no torch
+    from ser.data.cache import FeatureCache
+    from ser.data.corpus import Utterance
+    from ser.encoders import Encoder
+    from ser.inference.recognizer import Prediction
 
 FEATURES = (
     "Clusters by emotion on the left are wanted; clusters by speaker on the right mean that the features still tell "
@@ -38,6 +51,7 @@ ATTENTION = (
     "distrust an answer."
 )
 _FEWEST_FOR_TSNE, _MOST_NAMED, _MOST_MAPS = 12, 28, 6
+_ATTENTION_FILE, _EACH = "attention.json", 2  # right and wrong answers in it
 
 
 def project(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
@@ -118,6 +132,67 @@ def _scatter(axes: Axes, points: np.ndarray, names: pd.Series, styles: dict[str,
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=columns, fontsize=8, **spaces)
     axes.set(title=title, xticks=[], yticks=[])
     axes.spines[["top", "right"]].set_visible(True)
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One utterance and the attention that its frames got."""
+
+    title: str
+    seconds: float
+    envelope: Any  # lowest and highest samples (N, 2)
+    weights: Any  # of each frame (L,)
+
+    @classmethod
+    def of(cls, name: str, waveform: Any, prediction: "Prediction", truth: str = "") -> "Attended":
+        """From a waveform (N,) at 16 kHz and its prediction with attention."""
+        from ser.data.audio import envelope  # noqa: PLC0415
+
+        answer = f"{prediction.label} ({100 * prediction.confidence:.0f}%)"
+        title = f"{name}: {truth}, answered {answer}" if truth else f"{name}: {answer}"
+        peaks, weights = envelope(np.asarray(waveform)), np.asarray(prediction.attention)
+        return cls(title, prediction.seconds, peaks.tolist(), weights.tolist())
+
+
+def write_attention(folder: Path, utterances: "Iterable[Utterance]", encoder: "Encoder", cache: "FeatureCache") -> None:
+    """Write ``attention.json`` about the surest right and wrong answers; nothing for a network without attention.
+
+    The frames of the ``utterances`` are cached; the ``encoder`` is only compared with that of the run.
+
+    Raises:
+        SerError: the run or a recording cannot be read.
+    """
+    import torch  # noqa: PLC0415
+
+    from ser.data.audio import SAMPLE_RATE, read_audio  # noqa: PLC0415
+    from ser.inference.recognizer import Recognizer  # noqa: PLC0415
+
+    table = load_run(folder).predictions
+    table = table.assign(confidence=probabilities(table).max(axis=1)).sort_values("confidence", ascending=False)
+    right = table["emotion"] == table["predicted"]
+    chosen = pd.concat([table[right].head(_EACH), table[~right].head(_EACH)])
+    by_id = {utterance.id: utterance for utterance in utterances}
+    with warnings.catch_warnings(action="ignore", category=SyntheticVoiceWarning):
+        recognizer = Recognizer.from_checkpoint(folder, encoder=encoder)
+    blank = torch.zeros(8, recognizer.config.input_size)
+    if recognizer.score([blank], recognizer.config.statistics, attention=True).attention is None:
+        return
+    found = []
+    for identifier in chosen["id"]:
+        utterance = by_id[identifier]
+        waveform = recognizer.heard(read_audio(utterance.path, utterance.start, utterance.end))
+        frames = torch.from_numpy(cache.read(identifier)).float()
+        (prediction,) = recognizer.classify([frames], [len(waveform) / SAMPLE_RATE], attention=True)
+        found.append(asdict(Attended.of(identifier, waveform, prediction, utterance.emotion)))
+    write_json(folder / _ATTENTION_FILE, {"utterances": found})
+
+
+def read_attention(folder: Path) -> list[Attended]:
+    """What ``write_attention`` wrote; nothing where it did not, or the file is damaged."""
+    try:
+        return [Attended(**entry) for entry in (read_json(folder / _ATTENTION_FILE) or {}).get("utterances", [])]
+    except TypeError:
+        return []
 
 
 def _attention(run: Run) -> Inputs:

@@ -24,6 +24,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter
 
 from ser.errors import SerError
+from ser.evaluation.report.cells import percent
 from ser.io import atomic_path
 
 P = ParamSpec("P")
@@ -162,7 +163,7 @@ def percent_axis(axis: Axis, low: float = 0.0, high: float = 1.0) -> None:
 
 def percents(values: Iterable[float]) -> list[str]:
     """Fractions as percent with one decimal, a dash for NaN."""
-    return ["–" if np.isnan(value) else f"{100 * value:.1f}" for value in values]
+    return list(map(percent, values))
 
 
 def new_figure(width: float, height: float, title: str, note: str = "") -> Figure:

@@ -94,14 +94,8 @@ def _history(run: Run) -> Inputs:
 def training_panel(history: pd.DataFrame, kept: int | None = None, note: str = "") -> Figure:
     """Loss, WA and UAR, macro F1, learning rate (log axis), alpha and the validation loss in detail, by epoch.
 
-    Without an adversary there is no alpha, and the gradient norm is drawn in its place.
-
-    Columns of ``history.csv`` that are missing are left out.
-
-    Args:
-        history: content of ``history.csv``.
-        kept: the epoch whose network was kept; None where it is not known.
-        note: a label that the figure must carry.
+    Without an adversary there is no alpha, and the gradient norm is drawn in its place. Columns of ``history.csv`` that
+    are missing are left out. The epoch whose network was ``kept`` is marked where it is known.
 
     Raises:
         SerError: there is no epoch.

@@ -1,12 +1,13 @@
 """A table of results and the text of its cells: scores in percent with one decimal, differences in points."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import pandas as pd
+
+from ser.config import name_parts
 
 UNKNOWN = "–"
 
@@ -88,7 +89,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 def short_names(variants: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Each variant without the settings that all of them share, and those settings."""
-    parts = {name: re.split(r",(?=[\w.+~/@-]+=)", name) for name in variants}  # a comma inside a value stays
+    parts = {name: name_parts(name) for name in variants}
     settings = [found[1:] for found in parts.values()]
     shared = [setting for setting in settings[0] if all(setting in found for found in settings)] if settings else []
     kept = {name: [found[0], *(one for one in found[1:] if one not in shared)] for name, found in parts.items()}
