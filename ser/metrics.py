@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ser.errors import SerError
-
 TITLES = {"uar": "UAR", "wa": "WA", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}  # UAR first: it selects
 MEANINGS = {
     "uar": "unweighted average recall: the mean recall over classes",
@@ -82,17 +80,6 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "macro_f1": macro_f1,
     "weighted_f1": weighted_f1,
 }
-
-
-def metric_named(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The metric called ``name`` in ``METRICS``.
-
-    Raises:
-        SerError: there is no such metric.
-    """
-    if name not in METRICS:
-        raise SerError(f"{name!r} is not a metric; choose one of {', '.join(METRICS)}.")
-    return METRICS[name]
 
 
 def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,15 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ser.errors import SerError, explain
 
-
-def find_config_folder() -> Path:
-    """The folder ``conf/``: inside the package once installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
-
-
-CONFIG_FOLDER = find_config_folder()
+_PACKAGE = Path(__file__).resolve().parents[1]
+# conf/ is inside the package once installed, beside it in a checkout.
+CONFIG_FOLDER = (_PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent) / "conf"
 _PLACE = re.compile(r"data\.\w+\.(root|manifest)=")  # of a part of data=combined
 LONGEST_NAME = 120  # bytes of a folder name; file systems allow 255
 

@@ -13,7 +13,7 @@ from ser.errors import SerError
 from ser.evaluation.bootstrap import CELLS_AT_ONCE, Bounds, Counts, bootstrap_bounds
 from ser.evaluation.predictions import emotions_of, utterance_counts
 from ser.evaluation.scores import scores
-from ser.metrics import METRICS, metric_named
+from ser.metrics import METRICS
 
 MOST_PERMUTED = 1000  # units; of more, signs are drawn here, many times faster than scipy permutes
 
@@ -221,7 +221,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def _of_counts(names: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
     """The metrics (..., M) as a function of flat counts (..., 3 C)."""
-    functions = [metric_named(name) for name in names]
+    if unknown := [name for name in names if name not in METRICS]:
+        raise SerError(f"{unknown[0]!r} is not a metric; choose one of {', '.join(METRICS)}.")
+    functions = [METRICS[name] for name in names]
 
     def of_counts(flat: np.ndarray) -> np.ndarray:
         counts = flat.reshape(*flat.shape[:-1], 3, -1)

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,13 +34,6 @@ class Scores(NamedTuple):
     probabilities: NDArray[np.float64]  # (B, C) in double precision
     attention: list[NDArray[np.float32]] | None  # per utterance (L,), how much its frames are attended to
     pooled: NDArray[np.float32] | None = None  # (B, P) features that the classifier gets; None from an ONNX file
-
-
-class FrameModel(Protocol):
-    """Scores frames as the encoder made them."""
-
-    def __call__(self, frames: Sequence[Tensor], statistics: FrameStatistics, attention: bool = False) -> Scores:
-        """Normalise frames (L, D) by ``statistics`` and classify them as one batch."""
 
 
 class TorchNetwork:
@@ -84,6 +77,9 @@ class OnnxNetwork:
             scale = self.trained.std / statistics.std
             frames = [(utterance.cpu() - statistics.mean) * scale + self.trained.mean for utterance in frames]
         return _run(self.session, FRAMES, [utterance.cpu() for utterance in frames])
+
+
+FrameModel = TorchNetwork | OnnxNetwork  # scores frames as the encoder made them
 
 
 class OnnxWaveformModel:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -215,9 +216,7 @@ def train_commands(runs: Sequence[Run]) -> list[str]:
         overrides = [str(override) for override in record["overrides"]]
         settings.append({key: value for key, _, value in (override.partition("=") for override in overrides)})
     values = {key: list(dict.fromkeys(one.get(key) for one in settings)) for one in settings for key in one}
-    size = 1
-    for found in values.values():
-        size *= len(found)
+    size = math.prod(map(len, values.values()))
     points = {tuple(sorted(one.items())) for one in settings}
     if len(points) == size and not any(None in found for found in values.values()):
         grid = [f"{key}={','.join(map(str, found))}" for key, found in values.items()]
