@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,11 +21,11 @@ import torch
 from filelock import FileLock, Timeout
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from ser.data.batching import length_batches
 from ser.data.cache import Frames, Recording, write_shard
 from ser.data.corpus import Utterance
-from ser.data.encoding import Encoding
 from ser.data.inventory import CacheFolder
 from ser.errors import SerError
 
@@ -78,7 +78,7 @@ class Filling:
     """Encodes the portions that no other process encodes, and counts what it did."""
 
     folder: CacheFolder  # what the cache holds
-    encoding: Encoding  # makes the frames
+    frames: Callable[[Sequence[list[Utterance]]], Generator[tuple[Utterance, Tensor]]]  # makes those of batches
     portions: Sequence[Portion]  # of the whole corpus
     bar: "Bar | None" = None  # shows all processes' progress; None in those that another one watches
     asked_by: Connection | None = None  # to the process that watches this one
@@ -151,7 +151,7 @@ class Filling:
         held: dict[str, Frames] = {}
         size, written = 0, time.monotonic()
         batches = [[u for u in batch if u.id in missing] for batch in portion.batches]
-        with closing(self.encoding.frames(batches)) as made:
+        with closing(self.frames(batches)) as made:
             try:
                 for utterance, half in made:
                     held[utterance.id] = half.numpy()
@@ -230,7 +230,7 @@ def fill_together(filling: Filling, processes: int) -> None:
         SerError: what stopped one of them.
     """
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads may hang
-    part = Filling(filling.folder, filling.encoding, filling.portions)
+    part = Filling(filling.folder, filling.frames, filling.portions)
     workers: dict[Connection, SpawnProcess] = {}
     try:
         for _ in range(processes):
