@@ -64,7 +64,7 @@ WHISPER ?= openai/whisper-base
 
 results: $(VENV)/.installed  ## the tables of docs/results, RAVDESS=folder WHISPER=folder; an interrupted one goes on
 	@test -n "$(RAVDESS)" || { echo "give the corpus: make results RAVDESS=/path/to/RAVDESS"; exit 2; }
-	@echo "about 80 minutes of one idle core (estimated from single runs), frames included; finished runs are skipped"
+	@echo "about an hour of one idle core (12 minutes measured, the rest estimated), frames included; finished runs are skipped"
 	$(ROWS) variant=statistics_logistic,recommended,bottleneck_gru,small_gru data=synthetic features=logmel
 	$(ROWS) variant=statistics_logistic,recommended,bottleneck_gru,small_gru data=ravdess data.root=$(RAVDESS) \
 	  features=whisper_base features.checkpoint=$(WHISPER)
@@ -72,7 +72,8 @@ results: $(VENV)/.installed  ## the tables of docs/results, RAVDESS=folder WHISP
 	  data.root=$(RAVDESS) $(LAYERS) features.checkpoint=$(WHISPER) normalization=$$normalization name=ravdess-$$normalization \
 	  || exit 1; done
 	$(BIN)/ser enrol "outputs/results/ravdess-speaker/recommended"*
-	for name in outputs/results/*/; do cp "$$name/summary.md" "docs/results/tables-$$(basename $$name).md"; done
+	for name in $$(dirname outputs/results/*/summary.md); do \
+	  cp "$$name/summary.md" "docs/results/tables-$$(basename "$$name").md" || exit 1; done
 
 clean:  ## remove the environment; outputs stay
 	rm -rf $(VENV)

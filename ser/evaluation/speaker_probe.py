@@ -3,8 +3,8 @@
 Two attacks on frozen features: name the training speakers on held-out utterances (closed set), and tell the gender of
 unseen speakers. ``ser.evaluation.speaker_verification`` holds the third, the open set. An adversary at chance during
 training does not show that the information is gone (Elazar & Goldberg 2018), and no single probe sees every kind of
-leak: speakers may differ in directions of small variance, or in their variances only. Therefore several kinds of
-classifier are tried, mostly on whitened features, and the strongest one counts.
+leak: speakers may differ in directions of small variance, in their variances only, or in pairs of takes. Therefore
+several kinds of classifier are tried, mostly on whitened features, and the strongest one counts.
 """
 
 import warnings
@@ -20,6 +20,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticD
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -50,6 +51,7 @@ def _probes(seed: int) -> list[Probe]:
         *(("RBF-SVM", True, partial(SVC, C=strength)) for strength in (1.0, 10.0)),
         *(("QDA", True, partial(qda, shrinkage=shrinkage)) for shrinkage in ("auto", 0.1, 0.3)),
         ("MLP", True, mlp),
+        ("neighbours", True, lambda: KNeighborsClassifier(5, metric="cosine", weights="distance")),
     ]
 
 
@@ -130,11 +132,8 @@ def tell_gender(
     check_rows(train_features, train_table)
     check_rows(test_features, test_table)
     train, test = (subsample(table[table["gender"] != ""], 1) for table in (train_table, test_table))
-    genders = sorted(train["gender"].unique())
-    if len(genders) < 2 or sorted(test["gender"].unique()) != genders:
-        return None
-    counts = train.groupby("gender")["speaker"].nunique()
-    if counts.min() < 2:
+    genders, counts = sorted(train["gender"].unique()), train.groupby("gender")["speaker"].nunique()
+    if len(genders) < 2 or sorted(test["gender"].unique()) != genders or counts.min() < 2:
         return None
     features = np.concatenate([train_features[train.index.to_numpy()], test_features[test.index.to_numpy()]])
     rows = pd.concat([train, test], ignore_index=True)
