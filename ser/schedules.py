@@ -114,18 +114,17 @@ class StepAlpha(AlphaSchedule):
 class LearningRateSchedule(lightning.Callback, ABC):
     """Linear warm-up, then the torch scheduler that ``after_warmup`` makes; one step per optimizer step.
 
-    The warm-up rises from ``warmup_start`` times the learning rate in ``warmup_steps``, but takes at most
-    ``warmup_fraction`` of all steps, since it could outlast a short run.
+    The warm-up rises from a tenth of the learning rate in ``warmup_steps``, but takes at most ``warmup_fraction`` of
+    all steps, since it could outlast a short run.
 
     Raises:
         SerError: a resumed run has another number of steps.
     """
 
-    def __init__(self, warmup_steps: int = 0, warmup_fraction: float = 0.1, warmup_start: float = 0.1) -> None:
+    def __init__(self, warmup_steps: int = 0, warmup_fraction: float = 0.1) -> None:
         check_number("lr_schedule.warmup_steps", warmup_steps, 0)
         check_number("lr_schedule.warmup_fraction", warmup_fraction, 0, 1)
-        check_number("lr_schedule.warmup_start", warmup_start, 0, 1, above=True)
-        self.warmup_steps, self.warmup_fraction, self.warmup_start = warmup_steps, warmup_fraction, warmup_start
+        self.warmup_steps, self.warmup_fraction = warmup_steps, warmup_fraction
         self.scheduler: LRScheduler
         self.total_steps = self.steps = 0
         self.restored: dict[str, Any] | None = None
@@ -140,7 +139,7 @@ class LearningRateSchedule(lightning.Callback, ABC):
         self.total_steps = total_steps
         main = self.after_warmup(optimizer, max(1, total_steps - warmup))
         if warmup > 0:
-            ramp = LinearLR(optimizer, self.warmup_start, total_iters=warmup)
+            ramp = LinearLR(optimizer, start_factor=0.1, total_iters=warmup)
             main = SequentialLR(optimizer, [ramp, main], milestones=[warmup])
         self.scheduler = main
         return warmup

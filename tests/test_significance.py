@@ -19,11 +19,11 @@ from ser.metrics import METRICS
 
 
 def difference_interval(a, b, metric="uar", **options):
-    return difference_intervals(a, b, [metric], **options)[metric]
+    return difference_intervals(a, b, **options)[metric]
 
 
 def permutation_test(a, b, metric="uar", by="speaker", **options):
-    return permutation_tests(a, b, [metric], by, **options)[metric]
+    return permutation_tests(a, b, by, **options)[metric]
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -1,7 +1,7 @@
 """Intervals of a metric, and whether two results differ: paired tests, effect sizes, Holm's correction."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,10 +38,9 @@ def bootstrap_interval(table: pd.DataFrame, metric: str = "uar", repetitions: in
 
 
 def bootstrap_intervals(
-    table: pd.DataFrame, names: Iterable[str] = METRICS, repetitions: int = 1000, seed: int = 0
+    table: pd.DataFrame, names: Collection[str] = METRICS, repetitions: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
     """``bootstrap_interval`` of several metrics, from the same resamples."""
-    names = list(names)
     function = _of_counts(names)
     _, speakers, counts = utterance_counts(table)
     bounds = bootstrap_bounds(counts, speakers, function, repetitions=repetitions, seed=seed)
@@ -55,15 +54,14 @@ def scores_with_interval(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def difference_intervals(
-    a: pd.DataFrame, b: pd.DataFrame, names: Iterable[str] = METRICS, repetitions: int = 1000, seed: int = 0
+    a: pd.DataFrame, b: pd.DataFrame, repetitions: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Metrics of ``b`` minus those of ``a`` on the same utterances, with 95% intervals over speakers.
+    """Each metric of ``b`` minus that of ``a`` on the same utterances, with 95% intervals over speakers.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes.
     """
-    names = list(names)
-    function = _of_counts(names)
+    function = _of_counts(METRICS)
     left, right, speakers = _paired_counts(a, b)
     rows, which = np.unique(np.stack([left.which, right.which], axis=1), axis=0, return_inverse=True)  # (P, 2), (U,)
     both = hstack([left.patterns[rows[:, 0]], right.patterns[rows[:, 1]]], format="csr")  # (P, 2 * 3 C)
@@ -75,16 +73,11 @@ def difference_intervals(
     bounds = bootstrap_bounds(
         Counts(both, which.ravel()), speakers, difference, repetitions=repetitions, seed=seed, limits=(-1.0, 1.0)
     )
-    return _intervals(names, bounds)
+    return _intervals(METRICS, bounds)
 
 
 def permutation_tests(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    names: Iterable[str] = METRICS,
-    by: str = "speaker",
-    repetitions: int = 5000,
-    seed: int = 0,
+    a: pd.DataFrame, b: pd.DataFrame, by: str = "speaker", repetitions: int = 5000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Two-sided paired permutation tests of metric(b) - metric(a): the predictions of a and b are swapped at random.
 
@@ -100,8 +93,7 @@ def permutation_tests(
     """
     if by not in {"speaker", "utterance"}:
         raise SerError(f"cannot swap by {by!r}; choose speaker or utterance.")
-    names = list(names)
-    function = _of_counts(names)
+    function = _of_counts(METRICS)
     left, right, speakers = _paired_counts(a, b)
     units = pd.factorize(speakers, sort=True)[0] if by == "speaker" else np.arange(len(speakers))
     first, second = left.sums(units), right.sums(units)
@@ -116,13 +108,13 @@ def permutation_tests(
         return np.round(function((total + shift) / 2) - function((total - shift) / 2), 12)
 
     observed = difference(np.ones(differing))
-    p_values = np.ones(len(names))
+    p_values = np.ones(len(METRICS))
     if differing > 1:  # swapping one unit changes the sign of the difference only
         p_values = _permuted(difference, differing, repetitions, seed)
     exact = differing < 2 or 2**differing <= repetitions
     return {
         name: {"difference": float(found), "p": float(p), "units": int(units.max()) + 1, "exact": exact}
-        for name, found, p in zip(names, observed, p_values, strict=True)
+        for name, found, p in zip(METRICS, observed, p_values, strict=True)
     }
 
 
@@ -192,20 +184,17 @@ def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
     }
 
 
-def speaker_values(
-    a: pd.DataFrame, b: pd.DataFrame, names: Iterable[str] = METRICS
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def speaker_values(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Metrics of each speaker (S,) in two tables of the same utterances, speakers in the same order.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes.
     """
-    names = list(names)
-    function = _of_counts(names)
+    function = _of_counts(METRICS)
     left, right, speakers = _paired_counts(a, b)
     codes = pd.factorize(speakers, sort=True)[0]
     first, second = (function(counts.sums(codes).toarray()) for counts in (left, right))  # (S, M)
-    return {name: (first[:, place], second[:, place]) for place, name in enumerate(names)}
+    return {name: (first[:, place], second[:, place]) for place, name in enumerate(METRICS)}
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -219,7 +208,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _of_counts(names: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
+def _of_counts(names: Collection[str]) -> Callable[[np.ndarray], np.ndarray]:
     """The metrics (..., M) as a function of flat counts (..., 3 C)."""
     if unknown := [name for name in names if name not in METRICS]:
         raise SerError(f"{unknown[0]!r} is not a metric; choose one of {', '.join(METRICS)}.")
@@ -232,7 +221,7 @@ def _of_counts(names: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
     return of_counts
 
 
-def _intervals(names: Sequence[str], bounds: Bounds) -> dict[str, Interval]:
+def _intervals(names: Collection[str], bounds: Bounds) -> dict[str, Interval]:
     return {name: Interval(*map(float, row)) for name, row in zip(names, np.stack(bounds, axis=1), strict=True)}
 
 

@@ -11,6 +11,7 @@ from ser.data.audio import SAMPLE_RATE
 NO_SPEECH = "no speech"  # in place of an emotion
 _LEAST_FRACTION, _LEAST_SECONDS = 0.1, 0.25  # of a recording: with less speech than the smaller one it has none
 _ENERGY_FRAME = 480  # samples: 30 ms
+_ENERGY_THRESHOLD = 1e-5  # mean square of a frame: -50 dB relative to full scale
 
 
 class SpeechGate(Protocol):
@@ -36,10 +37,9 @@ class SileroGate:
 
     name = "Silero voice activity detector"
 
-    def __init__(self, threshold: float = 0.5) -> None:
+    def __init__(self) -> None:
         from silero_vad import get_speech_timestamps, load_silero_vad  # noqa: PLC0415
 
-        self.threshold = threshold
         self._find, self._model = get_speech_timestamps, load_silero_vad(onnx=True)
         self._lock = threading.Lock()  # the model keeps its state from chunk to chunk
 
@@ -47,26 +47,20 @@ class SileroGate:
     def __call__(self, waveform: Tensor) -> float:
         """Seconds of speech in (N,) samples at 16 kHz."""
         with self._lock:
-            stretches = self._find(waveform, self._model, threshold=self.threshold, sampling_rate=SAMPLE_RATE)
+            stretches = self._find(waveform, self._model, threshold=0.5, sampling_rate=SAMPLE_RATE)
         return float(sum(stretch["end"] - stretch["start"] for stretch in stretches)) / SAMPLE_RATE
 
 
 class EnergyGate:
-    """Counts frames of 30 ms above a threshold: separates sound from silence, but not speech from noise.
-
-    The threshold is in dB relative to full scale.
-    """
+    """Counts frames of 30 ms above -50 dB of full scale: separates sound from silence, but not speech from noise."""
 
     name = "energy threshold"
-
-    def __init__(self, threshold: float = -50.0) -> None:
-        self.threshold = threshold
 
     def __call__(self, waveform: Tensor) -> float:
         """Seconds of sound in (N,) samples at 16 kHz."""
         whole = len(waveform) // _ENERGY_FRAME * _ENERGY_FRAME
         power = waveform[:whole].reshape(-1, _ENERGY_FRAME).float().square().mean(1)  # (N / 480,)
-        return float((power > 10 ** (self.threshold / 10)).sum()) * _ENERGY_FRAME / SAMPLE_RATE
+        return float((power > _ENERGY_THRESHOLD).sum()) * _ENERGY_FRAME / SAMPLE_RATE
 
 
 def best_gate() -> SpeechGate:
