@@ -256,6 +256,12 @@ def test_meld_has_its_published_partitions(tmp_path):
     assert {u.path.parent.name for u in found.utterances if u.partition == "test"} == {"output_repeated_splits_test"}
 
 
+def test_a_corpus_of_one_emotion_is_named_so(tmp_path):
+    (tmp_path / "a.csv").write_text("path,emotion,speaker\na.wav,sad,x\nb.wav,sad,y\n")
+    with pytest.raises(SerError, match=r"has one emotion only \(sad\)"):
+        manifest(tmp_path / "a.csv")
+
+
 def test_msp_podcast_and_nemo_are_tables(tmp_path):
     fake_corpora.write_msp_podcast(tmp_path / "msp")
     corpus = instantiate(compose_config(["data=msp_podcast", f"data.root={tmp_path}/msp"]), "data")

@@ -148,7 +148,7 @@ def test_logistic_regression_takes_the_median_of_the_chosen_c(words):
         (["protocol=everyone", "epochs_from={sweep}", "lr_schedule=plateau"], "lr_schedule=plateau follows"),
         (["protocol=everyone", "epochs_from={sweep}", "l2_reg=1e-5"], "l2_reg = 0.0, now 1e-05"),
         (["protocol=everyone", "epochs_from={sweep}/fold1"], "has 1 of 3 runs (missing: fold 2, seed 1)"),
-        (["protocol=everyone", "epochs_from=/nowhere"], "there is no folder /nowhere"),
+        (["protocol=everyone", "epochs_from=/nowhere"], "/nowhere does not exist"),
     ],
 )
 def test_refused_in_one_line(words, sweep, more, message):

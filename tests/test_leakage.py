@@ -185,6 +185,13 @@ def test_results_are_paired_by_speaker(leaking, clean):
     assert (same["difference"], same["p"]) == (0.0, 1.0)
 
 
+def test_an_evaluation_has_nothing_to_probe(tmp_path):
+    run = write_run(tmp_path)
+    (run / "train_predictions.csv").unlink()  # as ser evaluate leaves it
+    with pytest.raises(SerError, match="which the probe learns from"):
+        write_leakage(run)
+
+
 def test_a_table_has_a_row_per_variant_and_older_files_are_refused(few_probes, tmp_path):
     runs = {}
     for variant, strength in (("a", 1.5), ("b", 0.0)):

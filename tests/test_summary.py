@@ -199,6 +199,9 @@ def test_unfinished_and_missing_files_are_named(tmp_path):
         load_run(run)
     with pytest.raises(SerError, match="not a finished run"):
         load_run(write_run(tmp_path, seed=2, finished=False))
+    (tmp_path / "note.txt").write_text("hello")
+    with pytest.raises(SerError, match="is a file, expected a run folder"):
+        scan_runs(tmp_path / "note.txt")
 
 
 def test_a_folder_of_tables_is_one_variant_of_several_seeds_and_folds(tmp_path):

@@ -45,6 +45,11 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) ->
     Raises:
         SerError: a table or the features are missing or damaged, or there are too few speakers.
     """
+    if not (folder / "train_predictions.csv").is_file():
+        raise SerError(
+            f"{folder} has no train_predictions.csv, which the probe learns from (ser evaluate writes none), expected "
+            "the folder of a run; give that."
+        )
     train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
     train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
     test_features = read_embeddings(folder / "embeddings.npy", len(test))

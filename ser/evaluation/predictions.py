@@ -105,7 +105,9 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
         )
     if table.empty:
         raise SerError(f"{source} has a header and no rows; give a table with at least one utterance.")
-    values = table[[PREFIX + emotion for emotion in emotions]].apply(pd.to_numeric, errors="coerce").astype(float)
+    values = table[[PREFIX + emotion for emotion in emotions]]
+    if not all(kind.kind == "f" for kind in values.dtypes):  # a copy of a large table less
+        values = values.apply(pd.to_numeric, errors="coerce").astype(float)
     table = table.drop(columns=values.columns).assign(**{name: table[name].astype(str) for name in REQUIRED})
     _check_names(table, emotions, source)
     _check_probabilities(table["id"], values.to_numpy(), source)

@@ -184,7 +184,8 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
     if path.suffix.lower() == ".csv":
         return _table_as_runs(path, path.stem), []
     if not path.is_dir():
-        raise SerError(f"there is no folder {path}; give a run folder or the folder of a sweep.")
+        what = "is a file" if path.exists() else "does not exist"
+        raise SerError(f"{path} {what}, expected a run folder, the folder of a sweep, or a prediction table (.csv).")
     # A name with a dot: a run that is about to take the place of an earlier one.
     folders = [file.parent for file in path.rglob("metrics.json") if not file.parent.name.startswith(".")]
     tables = [file for file in path.rglob("*.csv") if is_foreign_table(file, path)]

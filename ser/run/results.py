@@ -24,9 +24,10 @@ class Part(NamedTuple):
     statistics: np.ndarray | None  # (n, F) before an erasure; None without one
 
 
-def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
-    """Prediction table and features of a part, rows in the split's order, from all processes."""
+def collect(batches: list[Any], datamodule: EmotionDataModule, part: str) -> Part:
+    """Prediction table and features of a part, rows in the split's order, from all processes; empties ``batches``."""
     outputs: list[dict[str, Any]] = list(batches)
+    batches.clear()  # the trainer keeps the list, and with many classes it is large
     if dist.is_available() and dist.is_initialized():
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, outputs)
@@ -35,12 +36,13 @@ def collect(batches: Any, datamodule: EmotionDataModule, part: str) -> Part:
     place = {identifier: row for row, identifier in enumerate(ids)}
     utterances = datamodule.split.parts()[part]
     order = [place[utterance.id] for utterance in utterances]
-    probabilities = torch.cat([output["probabilities"] for output in outputs])[order].double().numpy()
+    probabilities = torch.cat([output["probabilities"] for output in outputs])[order].numpy()
     features = {
         key: torch.cat([output[key] for output in outputs])[order].numpy()
         for key in ("pooled", "statistics")
         if key in outputs[0]
     }
+    del outputs
     table = prediction_table(utterances, [u.emotion for u in utterances], datamodule.emotions, probabilities)
     return Part(table, features["pooled"], features.get("statistics"))
 

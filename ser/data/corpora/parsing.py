@@ -72,6 +72,10 @@ def validate_emotions(
             f"data.emotions=[{','.join(possible)}] or some of these."
         )
     names = tuple(str(name) for name in emotions if name in possible or name not in (map or {}))
+    if len(set(possible)) < 2:
+        raise SerError(
+            f"{corpus} has one emotion only ({', '.join(possible)}), expected two or more; add recordings of others."
+        )
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise SerError(
