@@ -1,5 +1,6 @@
 """What TensorBoard, Weights & Biases and the csv logger keep of a run."""
 
+import io
 import json
 import warnings
 
@@ -7,12 +8,14 @@ import pandas as pd
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ser import training
 from ser.errors import SerError
-from ser.run.dashboards import shown_result, shown_settings
+from ser.run.dashboards import log_image, shown_result, shown_settings
 
 EACH_EPOCH = {"seconds", "learning_rate", "gradient_norm", "peak_memory_mb"}
 
@@ -126,3 +129,14 @@ def test_a_run_without_a_logger_gives_no_advice_about_loggers(configure):
         warnings.simplefilter("always")
         training.run(configure("logger=none"))
     assert not [one for one in shown if "logger" in str(one.message)]
+
+
+def test_a_large_figure_is_shown_smaller(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGBA", (4000, 1000)).save(file, "png")
+    logger = TensorBoardLogger(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        given = []
+        patch.setattr(logger.experiment, "add_image", lambda name, image, *rest, **settings: given.append(image.shape))
+        log_image("confusion", file.getvalue(), [logger])
+    assert given == [(500, 2000, 4)]

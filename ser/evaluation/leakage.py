@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from ser.errors import SerError
+from ser.evaluation.predictions import COLUMNS as LABELS
 from ser.evaluation.predictions import read_embeddings, read_history, read_predictions
 from ser.evaluation.runs import Run
 from ser.evaluation.significance import holm
@@ -50,7 +51,8 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) ->
             f"{folder} has no train_predictions.csv, which the probe learns from (ser evaluate writes none), expected "
             "the folder of a run; give that."
         )
-    train, test = read_predictions(folder / "train_predictions.csv"), read_predictions(folder / "predictions.csv")
+    files = (folder / "train_predictions.csv", folder / "predictions.csv")
+    train, test = (read_predictions(file)[list(LABELS)] for file in files)  # no probabilities: they are large
     train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
     test_features = read_embeddings(folder / "embeddings.npy", len(test))
     refit, as_unseen = None, train_features

@@ -17,6 +17,7 @@ from ser.run.identity import describe
 _SHOWN = ("uar", "wa", "macro_f1")
 _PROBE = ("speaker", "chance", "eer")  # of the speaker probe: figures beside the scores
 _NOT_SETTINGS = ("format", "processes", "fold", "seed")  # entries of ``describe``
+_LARGEST_SIDE = 2000  # pixels of a figure; the files in figures/ are as they were drawn
 
 
 def shown_settings(cfg: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +76,9 @@ def log_image(name: str, png: bytes, loggers: Sequence[Logger], step: int | None
     """Show a drawn figure in TensorBoard and Weights & Biases; others show none."""
     from PIL import Image  # noqa: PLC0415  most runs without loggers draw nothing
 
-    image = np.asarray(Image.open(io.BytesIO(png)))  # (height, width, 4)
+    picture = Image.open(io.BytesIO(png))
+    picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))  # TensorBoard takes ten times the memory of what it is given
+    image = np.asarray(picture)  # (height, width, 4)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
