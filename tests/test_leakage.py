@@ -91,6 +91,13 @@ def test_nothing_is_found_in_noise_and_the_splits_push_no_probe_below_chance(tra
     assert np.mean([result["kinds"]["LDA"] for result in results]) > 0.1  # 0.08 where splits ignore the emotion
 
 
+def test_collapsed_features_name_nobody(training):
+    """What is left of a network that an adversary has destroyed: covariances without full rank."""
+    result = name_speakers(np.full((len(training), SIZE), 0.3, dtype=np.float32), training)
+    assert result["accuracy"] <= 2 * result["chance"]
+    assert result["verdict"] != "above"
+
+
 def test_what_the_emotion_tells_about_the_speaker_is_in_the_control(few_probes, training):
     # Half of the speakers are mostly angry, the others mostly sad, and there is no voice at all.
     generator, table = np.random.default_rng(1), training.copy()

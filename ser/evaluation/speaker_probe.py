@@ -9,6 +9,7 @@ several kinds of classifier are tried, mostly on whitened features, and the stro
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -161,7 +162,8 @@ def _predict(refit: Refit, labels: np.ndarray, folds: Sequence[Any], seed: int) 
         views = [whiten(values[train], values[held_out], standardise_only) for standardise_only in (True, False)]
         for row, (_, whitened, make) in enumerate(probes):
             inner, outer = views[whitened]
-            with warnings.catch_warnings():  # a probe that has not converged is still a lower bound on the leak
+            # Not converged, it is still a lower bound on the leak; not fitted (collapsed features), it names nobody.
+            with warnings.catch_warnings(), suppress(np.linalg.LinAlgError):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 named[row, held_out] = make().fit(inner, labels[train]).predict(outer)
     return named
