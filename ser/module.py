@@ -48,9 +48,17 @@ class EmotionModule(lightning.LightningModule):
     ``loss = emotion loss + adversary.weight * speaker loss + auxiliary.weight * auxiliary loss + l2_reg * sum of weight
     norms``; the speaker loss exists in training only, since validation and test speakers are unseen.
 
-    The emotion loss takes logits (B, C) and targets (B,) or (B, C). The ``seed`` determines dropout and augmentation
-    with epoch and batch, so that a resumed run repeats them. The plain description ``config`` is stored in every
-    checkpoint, enough to rebuild the network.
+    Args:
+        network: frames and lengths to a NetworkOutput.
+        adversary: removes the speaker from the pooled features; None for none.
+        emotion_loss: (B, C) logits and (B,) or (B, C) targets to a scalar.
+        optimizer: makes an optimizer of parameters.
+        emotions: class names in order.
+        augmentation: changes training frames; identity when it holds no transform.
+        auxiliary: second head for emotions outside the task; None for none.
+        l2_reg: weight of the summed L2 norms.
+        seed: with epoch and batch it determines dropout and augmentation, so that a resumed run repeats them.
+        config: plain description stored in every checkpoint, enough to rebuild the network.
     """
 
     def __init__(

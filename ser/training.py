@@ -155,8 +155,17 @@ def train(
 ) -> dict[str, Any]:
     """Fit, take the epoch that its ModelCheckpoint kept, test it once (if the test part is open), write the run folder.
 
-    ``facts`` are what metrics.json, whose content is returned, says beside the figures. Training goes on from
-    ``checkpoint``, where there is one. With ``probe`` the speaker is looked for in the pooled features.
+    Args:
+        datamodule: the split's batches.
+        module: network and losses.
+        trainer: device, epochs and callbacks, a ModelCheckpoint among them.
+        folder: where the results go.
+        facts: what metrics.json says about the run beside its figures.
+        checkpoint: go on from here; None starts anew.
+        probe: look for the speaker in the pooled features.
+
+    Returns:
+        The content of metrics.json.
     """
     if isinstance(module.network, StatisticsLogistic):
         facts = facts | fit_at_once(datamodule, module, module.network, trainer, folder)

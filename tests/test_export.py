@@ -213,6 +213,10 @@ def test_the_card_tells_what_the_run_recorded(tmp_path):
     assert found == {
         name: metrics["test"][key] for key, name in (("uar", "UAR"), ("wa", "WA"), ("macro_f1", "macro F1"))
     }
+    (run / "metrics.json").write_text('{"test"')
+    with pytest.raises(SerError, match=r"metrics\.json is not readable JSON .*train the run again"):
+        export_hub(recognizer, tmp_path / "other", run)
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_code_of_the_card_runs_on_onnxruntime_alone(tmp_path, monkeypatch, capsys):

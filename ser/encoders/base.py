@@ -22,9 +22,13 @@ class UnfitWaveform(SerError):  # noqa: N818 - says what is wrong with one wavef
 class Encoder(nn.Module, ABC):
     """Turns padded 16 kHz mono waveforms into frames; batch mates change no frame (1e-4 in float32).
 
-    Extraction, prediction, streaming, fine-tuning and the exported graph all call this one ``forward``. It does not
-    average: those who read the frames do, ``average`` consecutive ones into one. It does not cut either: ``encode`` and
-    the exported graph do, so that the encoder hears the first ``max_seconds`` of each waveform; None: all of it.
+    Extraction, prediction, streaming, fine-tuning and the exported graph all call this one ``forward``.
+
+    Args:
+        average: number of consecutive frames that the readers of the frames average into one; 1 keeps every frame.
+            ``forward``, ``frame_rate`` and ``description`` are those before averaging.
+        max_seconds: the encoder hears only so much of each waveform, from its beginning; None: all of it. ``encode``
+            and the exported graph cut; ``forward`` does not.
     """
 
     frame_rate: float = SAMPLE_RATE / HOP_SAMPLES  # frames per second, before averaging

@@ -19,7 +19,7 @@ from ser.evaluation.report.tables import cross_validation_table, run_tables
 from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain
 from ser.inference.engines import TorchNetwork, frames_of_test_sound
 from ser.inference.recognizer import Recognizer
-from ser.io import read_json, write_tensors
+from ser.io import require_json, write_tensors
 from ser.metrics import TITLES
 
 _LICENCES = {  # language of the corpus, licence as the Hub names it, what the card says of it
@@ -187,7 +187,9 @@ def _tables(tables: Sequence[Table]) -> str:
 
 
 def _record(run: str | Path | None, name: str) -> dict[str, Any]:
-    return {} if run is None else read_json(Path(run) / name) or {}
+    if run is None or not (Path(run) / name).is_file():
+        return {}
+    return require_json(Path(run) / name, "the card would lack its figures, so train the run again")
 
 
 def _sentence(text: str) -> str:
