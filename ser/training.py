@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from ser.run.identity import describe, run_record
 from ser.run.results import collect, score_parts
 
 log = logging.getLogger(__name__)
+TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell has it
 
 
 def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Sequence[str] | None = None) -> float:
@@ -176,6 +178,7 @@ def train(
     module.load_state_dict(best["state_dict"])
     started = time.monotonic()
     predictions = trainer.predict(module, datamodule=datamodule) or []
+    _end_if_told(trainer)
     facts = facts | {"prediction_seconds": round(time.monotonic() - started, 3)}
     if len(datamodule.datasets) == 1:  # Lightning's answer to one loader is not nested
         predictions = [predictions]
@@ -201,8 +204,17 @@ def fit_by_epochs(
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not trainer.interrupted:
             raise
+        _end_if_told(trainer)
         log.warning("interrupted in epoch %d; the same command with resume=true goes on", trainer.current_epoch)
         raise KeyboardInterrupt from None
+    _end_if_told(trainer)
+
+
+def _end_if_told(trainer: lightning.Trainer) -> None:
+    """End the program for a SIGTERM; Lightning only notes one behind the last training step."""
+    if trainer.received_sigterm:
+        log.warning("ended by SIGTERM; the same command with resume=true goes on")
+        raise SystemExit(TERMINATED) from None
 
 
 def epoch_chosen_by(trainer: lightning.Trainer, folder: RunFolder) -> str:

@@ -120,6 +120,31 @@ def test_killed_process_goes_on(manifest, cache, tmp_path):
     same_run(whole / run, broken / run)
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_end", "on_predict_end"])
+def test_sigterm_ends_the_program_at_any_moment(configure, tmp_path, monkeypatch, hook):
+    """Lightning notes the signal and acts on it in training steps alone; a sweep would go on with its next run."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    training.run(configure(*LONGER, folder=whole))
+    ender, build, heard = lightning.Callback(), training.build_trainer, []
+    setattr(ender, hook, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    def with_ender(cfg, **keywords):
+        trainer = build(cfg, **keywords)
+        trainer.callbacks.append(ender)
+        return trainer
+
+    usual = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))  # Lightning calls it, too
+    try:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(training, "build_trainer", with_ender)
+            training.run(configure(*LONGER, folder=broken))
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert heard and ended.value.code == 143 and not (broken / "metrics.json").exists()
+    training.run(configure(*LONGER, "resume=true", folder=broken))
+    same_run(whole, broken)
+
+
 def test_finished_run_is_not_repeated(configure, tmp_path):
     training.run(configure(folder=tmp_path / "run"))
     before = (tmp_path / "run" / "metrics.json").stat().st_mtime_ns
