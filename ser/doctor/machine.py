@@ -176,7 +176,7 @@ def check_optional() -> Iterator[Finding]:
         except PackageNotFoundError:
             missing[requirement.name] = extra
     broken = []
-    for name in _NATIVE & there.keys():
+    for name in sorted(_NATIVE & there.keys()):
         try:
             importlib.import_module(name)
         except Exception as error:  # PortAudio is missing, or a binary was built for another machine
