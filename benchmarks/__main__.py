@@ -25,7 +25,9 @@ SHORT = {  # options of a quick run; a benchmark not named here runs with its de
     "extraction": ["--clips", "16"],
     "growth": ["--scale", "0.01"],
     "reference": ["--scale", "0.04"],
+    "inference": ["--repetitions", "8", "--files", "40"],
     "live": ["--seconds", "7"],
+    "small": ["--rounds", "1"],
     "recurrent": ["--repeats", "3"],
     "scale": ["--utterances", "20000"],
 }
@@ -44,7 +46,7 @@ def main() -> int:
     available.remove("__main__")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(available)} (default: all)")
-    parser.add_argument("--limit", type=float, default=180, help="seconds per benchmark (default: %(default)g)")
+    parser.add_argument("--limit", type=float, default=240, help="seconds per benchmark (default: %(default)g)")
     parser.add_argument("--again", action="store_true", help="measure anew what was measured at this commit")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(available)):

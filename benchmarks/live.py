@@ -22,6 +22,7 @@ from ser.data.audio import SAMPLE_RATE
 from ser.inference.checkpoint import FORMAT, ModelConfig
 from ser.inference.engines import TorchNetwork, build_encoder
 from ser.inference.onnx import export_onnx
+from ser.inference.onnx_graph import quantize_file
 from ser.inference.recognizer import Recognizer
 from ser.inference.sources import file_source
 from ser.inference.streaming import StreamingRecognizer
@@ -66,10 +67,11 @@ def engines(folder: Path, name: str, save: Callable[[Path], None]) -> Iterator[t
     )
     model = Recognizer(config, TorchNetwork(build_network(network)), build_encoder(config))
     yield "torch", model
-    for what, quantize in (("ONNX", False), ("ONNX int8", True)):
-        path = folder / f"{name}-{what}.onnx"
-        export_onnx(model, path, with_encoder=True, quantize=quantize)
-        yield what, Recognizer.from_checkpoint(path)
+    path = folder / f"{name}.onnx"
+    export_onnx(model, path, with_encoder=True)
+    yield "ONNX", Recognizer.from_checkpoint(path)
+    quantize_file(path)  # what `ser export --quantize int8` does next
+    yield "ONNX int8", Recognizer.from_checkpoint(path)
 
 
 def stream(recognizer: Recognizer, sound: Path) -> str:
