@@ -30,6 +30,7 @@ SHORT = {  # options of a quick run; a benchmark not named here runs with its de
     "small": ["--rounds", "1"],
     "recurrent": ["--repeats", "3"],
     "scale": ["--utterances", "20000"],
+    "sweeping": ["--runs", "6"],
 }
 
 
