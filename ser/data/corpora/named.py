@@ -118,6 +118,7 @@ CORPORA = {
         {"angry": "angry", "fear": "fearful", "happy": "happy", "neutral": "neutral", "sad": "sad",
          "surprise": "surprised"},
         "wangzhe/angry/201.wav",
+        women="liuchang|liuchanhg|zhaoquanyin",
     ),
 }  # fmt: skip
 
