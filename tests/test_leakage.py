@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from fake_runs import fake_embeddings, fake_table, write_run
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ser import training as one_run
 from ser.adversary.erasure import fit_erasure
@@ -197,6 +198,22 @@ def test_an_evaluation_has_nothing_to_probe(tmp_path):
     (run / "train_predictions.csv").unlink()  # as ser evaluate leaves it
     with pytest.raises(SerError, match="which the probe learns from"):
         write_leakage(run)
+
+
+def test_the_probes_compute_on_one_thread(tmp_path, monkeypatch):
+    """Their parallel parts are short: beside a busy process two threads took twelve times as long."""
+    seen = []
+
+    def probe(*arguments, **keywords):
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        return {}
+
+    for name in ("name_speakers", "verify_speakers", "tell_gender"):
+        monkeypatch.setattr(f"ser.evaluation.leakage.{name}", probe)
+    with threadpool_limits(2):
+        write_leakage(write_run(tmp_path, "a", 1))
+        assert {pool["num_threads"] for pool in threadpool_info()} != {1}
+    assert set(seen) == {1}
 
 
 def test_a_table_has_a_row_per_variant_and_older_files_are_refused(few_probes, tmp_path):

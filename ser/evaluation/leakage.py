@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from ser.errors import SerError
 from ser.evaluation.predictions import COLUMNS as LABELS
@@ -32,6 +33,7 @@ COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, exp
 }
 
 
+@threadpool_limits.wrap(limits=1)  # of small probes, threads wait for each other: tenfold on a busy machine
 def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) -> dict[str, Any]:
     """Measure the speaker leakage of a run from its tables and features, and write ``leakage.json``.
 
