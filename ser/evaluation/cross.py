@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,8 @@ def _tested(run: Run, side: Side, other: Side, folder: Path) -> Run:
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
     if (kept.get("checkpoint"), kept.get("labels")) == (digest, other.corpus.fingerprint()):
         return load_run(place)
+    if not kept:  # what a killed evaluation left; the folder is the matrix's own
+        shutil.rmtree(place, ignore_errors=True)
     trained = Trained.of(checkpoint)
     trained.name["variant"] = f"{side.name}-on-{other.name}"
     paths = [f"paths.{key}={trained.paths[key]}" for key in ("cache", "data") if key in trained.paths]
