@@ -5,10 +5,9 @@ EXTRAS := .venv-extras
 
 DEMO := outputs/demo/recommended/fold3/seed1
 RECIPE := recommended
-LAYERS := features=whisper_base_layers
 SHIPPED := data=ravdess features=whisper_base_layers $(if $(SER_ENCODER),features.checkpoint=$(SER_ENCODER))
 
-.PHONY: demo pretrained test test-faults test-ray test-databases lint docs bench clean
+.PHONY: demo pretrained test test-faults test-ray test-databases lint docs bench results clean
 
 # The stamp remembers which pyproject and constraints the environment was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -58,22 +57,12 @@ docs: $(VENV)/.installed  ## the documentation as a site, in site/
 bench: $(VENV)/.installed  ## the figures of README, as ratios measured in one run
 	$(BIN)/python -m benchmarks
 
-ROWS := $(BIN)/python sweep.py seed=1,2,3 baseline=statistics_logistic paths.outputs=outputs/results leakage=false \
-	figures=false logger=none callbacks.progress_bar=null test_each_epoch=false
 WHISPER ?= openai/whisper-base
 
 results: $(VENV)/.installed  ## the tables of docs/results, RAVDESS=folder WHISPER=folder; an interrupted one goes on
 	@test -n "$(RAVDESS)" || { echo "give the corpus: make results RAVDESS=/path/to/RAVDESS"; exit 2; }
-	@echo "about an hour of one idle core (12 minutes measured, the rest estimated), frames included; finished runs are skipped"
-	$(ROWS) variant=statistics_logistic,recommended,bottleneck_gru,small_gru data=synthetic features=logmel
-	$(ROWS) variant=statistics_logistic,recommended,bottleneck_gru,small_gru data=ravdess data.root=$(RAVDESS) \
-	  features=whisper_base features.checkpoint=$(WHISPER)
-	for normalization in global speaker; do $(ROWS) variant=statistics_logistic,recommended data=ravdess \
-	  data.root=$(RAVDESS) $(LAYERS) features.checkpoint=$(WHISPER) normalization=$$normalization name=ravdess-$$normalization \
-	  || exit 1; done
-	$(BIN)/ser enrol "outputs/results/ravdess-speaker/recommended"*
-	for name in $$(dirname outputs/results/*/summary.md); do \
-	  cp "$$name/summary.md" "docs/results/tables-$$(basename "$$name").md" || exit 1; done
+	@echo "about two hours of one idle core, frames included; finished runs are skipped"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.results --ravdess $(RAVDESS) --whisper $(WHISPER)
 
 clean:  ## remove the environment; outputs stay
 	rm -rf $(VENV)

@@ -44,7 +44,7 @@ def main() -> int:
         1 if a benchmark failed or took longer than the limit, else 0.
     """
     available = sorted(path.stem for path in FOLDER.glob("*.py") if "argparse" in path.read_text(encoding="utf-8"))
-    available.remove("__main__")
+    available = [name for name in available if name not in {"__main__", "results"}]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(available)} (default: all)")
     parser.add_argument("--limit", type=float, default=240, help="seconds per benchmark (default: %(default)g)")

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 import torch
 from fake_runs import fake_embeddings, fake_table, write_run
+from scipy.spatial.distance import pdist
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ser import training as one_run
@@ -16,7 +18,7 @@ from ser.evaluation.predictions import read_predictions
 from ser.evaluation.refitted import as_unseen_speakers, refit_of
 from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.runs import load_run, scan_runs
-from ser.evaluation.speaker_probe import name_speakers, tell_gender
+from ser.evaluation.speaker_probe import name_speakers, tell_gender, whiten
 from ser.evaluation.speaker_verification import verify_speakers
 from ser.run.everyone import cross_validation
 
@@ -52,6 +54,16 @@ def planted(kind, table, seed=0):
 @pytest.fixture(scope="module")
 def training():
     return fake_table(speakers=8, utterances=48)
+
+
+def test_more_values_than_rows_keep_their_distances():
+    rng = np.random.default_rng(0)
+    train, other = rng.normal(size=(30, 90)), rng.normal(size=(7, 90))
+    inner, outer = whiten(train, other, standardise_only=True)
+    scaler = StandardScaler().fit(train)
+    assert inner.shape[1] == outer.shape[1] <= 30
+    assert np.allclose(pdist(inner), pdist(scaler.transform(train)))
+    assert np.allclose(outer @ inner.T, scaler.transform(other) @ scaler.transform(train).T)  # all that a probe sees
 
 
 @pytest.fixture

@@ -172,14 +172,17 @@ def _predict(refit: Refit, labels: np.ndarray, folds: Sequence[Any], seed: int) 
 def whiten(train: np.ndarray, other: np.ndarray, standardise_only: bool) -> tuple[np.ndarray, np.ndarray]:
     """Both standardised and, unless ``standardise_only``, decorrelated with unit variance by ``train``'s statistics.
 
-    At most ``MOST_COMPONENTS``, and half as many components as rows, are kept: with more, whitening turns noise into
-    the loudest directions.
+    Of the decorrelated values at most ``MOST_COMPONENTS``, and half as many as rows, are kept: with more, whitening
+    turns noise into the loudest directions. Standardised ones that are more than the rows are rotated onto what the
+    rows span: distances stay, and the covariance of LDA is quick.
     """
     scaler = StandardScaler().fit(train.astype(float))
     train, other = scaler.transform(train.astype(float)), scaler.transform(other.astype(float))
-    if standardise_only:
+    if standardise_only and train.shape[1] <= len(train):
         return train, other
     pca = PCA(svd_solver="full").fit(train)
+    if standardise_only:
+        return pca.transform(train), pca.transform(other)
     variance = pca.explained_variance_[: max(1, min(len(train) // 2, MOST_COMPONENTS))]
     kept = max(1, int((variance > TINY_VARIANCE * variance[0]).sum()))
     scale = np.sqrt(np.maximum(variance[:kept], np.finfo(float).tiny))
