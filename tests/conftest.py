@@ -1,3 +1,4 @@
+from functools import cache as cached
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,23 @@ from omegaconf import open_dict
 from small_runs import TINY
 
 from ser.config import CONFIG_FOLDER
+from ser.config.overrides import known_keys
 from ser.config.page import register_resolvers
+from ser.evaluation import speaker_probe
 from ser.evaluation.figures import FIGURES
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keys_read_once():
+    """The keys of conf/, which no test changes: reading all of its files takes longer than composing a page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ser.config.overrides.known_keys", cached(known_keys))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +46,13 @@ def few_figures(monkeypatch):
     """Runs draw three of their figures: drawing all takes longer than training a small network."""
     kept = [entry for entry in FIGURES if entry.name in ("confusion", "classes", "training")]
     monkeypatch.setattr("ser.evaluation.figures.FIGURES", kept)
+
+
+@pytest.fixture
+def few_probes(monkeypatch):
+    """Discriminant analysis is the only speaker probe, for tests of what is around the probes."""
+    monkeypatch.setattr(speaker_probe, "_probes", lambda seed, every=speaker_probe._probes: every(seed)[:2])
+    monkeypatch.setattr(speaker_probe, "KINDS", ("LDA",))
 
 
 @pytest.fixture

@@ -279,8 +279,9 @@ def accuracy(features, speaker, emotion):
 
 @pytest.mark.parametrize("strength", ["null", "0.03"])
 def test_erasure_after_training_leaves_the_answer_alone(configure, tmp_path, strength):
-    experiment = ["experiment=adversary/erasure_after", "callbacks.progress_bar=null", "logger=none", "figures=false"]
-    training.run(configure(*experiment, "leakage=false", f"adversarial.strength={strength}", tiny=False))
+    words = ["experiment=adversary/erasure_after", "trainer.max_epochs=3", f"adversarial.strength={strength}",
+             "callbacks.progress_bar=null", "logger=none", "figures=false", "leakage=false"]  # fmt: skip
+    training.run(configure(*words, tiny=False))
     config, weights = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
     network = build_network(config.plain["network"]).eval()
     network.load_state_dict(weights)

@@ -49,16 +49,13 @@ def test_probe_writes_into_every_run_below(probed):
 
 
 @pytest.mark.parametrize("name", ["embeddings.npy", "train_embeddings.npy", "leakage.json"])
-def test_one_damaged_run_of_several_is_named_and_left_out(probed, tmp_path, caplog, name):
+def test_one_damaged_run_of_several_is_named_and_left_out(probed, few_probes, tmp_path, caplog, name):
     shutil.copytree(probed / "gru", tmp_path / "gru")
     damaged, whole = (tmp_path / "gru" / f"fold{fold}" / "seed1" for fold in (1, 2))
     (damaged / name).write_text("[")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speaker_probe, "KINDS", ("LDA",))
-        patch.setattr(speaker_probe, "_probes", lambda seed, every=speaker_probe._probes: every(seed)[:2])
-        assert main(["probe", str(tmp_path)]) == 0
-        (whole / name).write_text("[")
-        assert main(["probe", str(tmp_path)]) == 1
+    assert main(["probe", str(tmp_path)]) == 0
+    (whole / name).write_text("[")
+    assert main(["probe", str(tmp_path)]) == 1
     assert "left out: " in caplog.text and str(damaged / name) in caplog.text
 
 
@@ -96,7 +93,7 @@ def test_labels_are_shown_with_the_scores(tmp_path, capsys):
     assert (overlapping / "comparison.json").is_file()
 
 
-def test_report_goes_where_it_was_asked(probed, tmp_path, capsys):
+def test_report_goes_where_it_was_asked(probed, few_figures, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["report", str(probed), "--output", str(page), "--baseline", "enhanced_gru"]) == 0
     assert "Speaker leakage" in page.read_text()

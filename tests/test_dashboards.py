@@ -29,7 +29,7 @@ def events(folder):
     return scalars, found.Tags()["images"], {key: row[key].string_value or row[key].number_value for key in row}
 
 
-def test_tensorboard_shows_settings_result_and_every_epoch(configure, few_figures, tmp_path):
+def test_tensorboard_shows_settings_result_and_every_epoch(configure, few_figures, few_probes, tmp_path):
     folder = tmp_path / "run"
     words = ["logger=tensorboard", "trainer.max_epochs=2", "optimizer.lr=2e-3", "leakage=true",
              "callbacks.history.confusion=true", "figures=[pdf]"]  # fmt: skip

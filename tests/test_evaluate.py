@@ -68,7 +68,7 @@ def test_seen_recordings_are_refused_under_any_name_and_labelled_where_allowed(r
     assert "speaker overlap" not in said(capsys)
 
 
-def test_figures_and_page_say_what_was_tested(run, place, tmp_path, capsys):
+def test_figures_and_page_say_what_was_tested(run, place, few_figures, tmp_path, capsys):
     assert evaluate(run, place, tmp_path / "a", str(write_folder(tmp_path / "new"))) == 0
     assert "trained on manifest, tested on new" in said(capsys)
     assert main(["report", str(tmp_path / "a")]) == 0

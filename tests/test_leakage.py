@@ -12,7 +12,6 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from ser import training as one_run
 from ser.adversary.erasure import fit_erasure
 from ser.errors import SerError
-from ser.evaluation import speaker_probe
 from ser.evaluation.leakage import _interval, compare_over_runs, leakage_of, leakage_table, write_leakage
 from ser.evaluation.predictions import read_predictions
 from ser.evaluation.refitted import as_unseen_speakers, refit_of
@@ -64,13 +63,6 @@ def test_more_values_than_rows_keep_their_distances():
     assert inner.shape[1] == outer.shape[1] <= 30
     assert np.allclose(pdist(inner), pdist(scaler.transform(train)))
     assert np.allclose(outer @ inner.T, scaler.transform(other) @ scaler.transform(train).T)  # all that a probe sees
-
-
-@pytest.fixture
-def few_probes(monkeypatch):
-    """Discriminant analysis only, for tests of what is around the probes."""
-    monkeypatch.setattr(speaker_probe, "_probes", lambda seed, every=speaker_probe._probes: every(seed)[:2])
-    monkeypatch.setattr(speaker_probe, "KINDS", ("LDA",))
 
 
 @pytest.fixture(scope="module")

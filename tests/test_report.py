@@ -154,7 +154,7 @@ def test_screen_markdown_and_page_have_the_same_cells(sweep_page):
     assert "enhanced_gru (transductive)" in words
 
 
-def test_the_page_keeps_the_baseline_of_the_sweep(tmp_path):
+def test_the_page_keeps_the_baseline_of_the_sweep(few_figures, tmp_path):
     for variant in ("gru", "enhanced_gru"):
         write_run(tmp_path, variant)
     write_summary(summarize(find_runs(tmp_path), "enhanced_gru"), tmp_path)
@@ -162,7 +162,7 @@ def test_the_page_keeps_the_baseline_of_the_sweep(tmp_path):
     assert "UAR against gru" in write_report(tmp_path, baseline="gru").read_text(encoding="utf-8")
 
 
-def test_page_and_summary_have_one_order_and_no_labelled_variant_leads(tmp_path):
+def test_page_and_summary_have_one_order_and_no_labelled_variant_leads(few_figures, tmp_path):
     for variant in ("speaker", "gru", "attention"):  # as typed
         write_run(tmp_path, variant, transductive=variant == "speaker", skill=0.95 if variant == "speaker" else 0.6)
     runs = sorted(find_runs(tmp_path), key=lambda run: ("speaker", "gru", "attention").index(run.variant))
@@ -175,7 +175,7 @@ def test_page_and_summary_have_one_order_and_no_labelled_variant_leads(tmp_path)
     assert "of 2 variants not labelled transductive" in headline and "speaker, " not in headline
 
 
-def test_a_variant_of_one_lucky_fold_does_not_lead(tmp_path):
+def test_a_variant_of_one_lucky_fold_does_not_lead(few_figures, tmp_path):
     for variant, folds, skill in (("first", (1,), 0.95), ("gru", (1, 2), 0.6), ("attention", (1, 2), 0.4)):
         for fold in folds:
             write_run(tmp_path, variant, fold, 1, skill=skill)
@@ -214,13 +214,13 @@ def test_cells_are_text_and_not_markup():
     assert "a\\|b" in to_markdown([Table("t", ["a|b"], [["1"]])])
 
 
-def test_two_speakers_have_no_interval_in_words(tmp_path):
+def test_two_speakers_have_no_interval_in_words(few_figures, tmp_path):
     page = write_report(write_run(tmp_path, speakers=8, folds=4)).read_text(encoding="utf-8")
     assert "too few speakers for an interval" in page
     assert "[0.0, 100.0]" not in page
 
 
-def test_a_damaged_run_is_named_in_the_page_and_on_the_screen(tmp_path, caplog):
+def test_a_damaged_run_is_named_in_the_page_and_on_the_screen(few_figures, tmp_path, caplog):
     write_run(tmp_path, "gru")
     (write_run(tmp_path, "enhanced_gru") / "metrics.json").write_text("{")
     page = write_report(tmp_path).read_text(encoding="utf-8")
@@ -229,7 +229,7 @@ def test_a_damaged_run_is_named_in_the_page_and_on_the_screen(tmp_path, caplog):
         assert "enhanced_gru/fold1/seed1/metrics.json is not readable JSON" in shown
 
 
-def test_a_table_of_another_tool_is_enough(tmp_path):
+def test_a_table_of_another_tool_is_enough(few_figures, tmp_path):
     table = fake_table(3, 8)[["id", "speaker", "emotion", "predicted", "p_neutral", "p_happy", "p_sad", "p_angry"]]
     table.to_csv(tmp_path / "theirs.csv", index=False)
     path = write_report(tmp_path / "theirs.csv", tmp_path / "page.html")

@@ -300,12 +300,20 @@ def test_a_failed_run_does_not_stop_the_others(command, tmp_path):
     assert (folder / "summary.md").is_file()
 
 
-def test_multirun_ends_with_a_summary(command, tmp_path):
-    code, shown = command("train.py", "-m", "model=gru", "adversarial_weight=0,0.1", "fold=1", root=tmp_path)
+def test_multirun_writes_a_folder_per_point_and_ends_with_a_summary(command, tmp_path):
+    words = ["model=gru", "adversarial_weight=0,0.1", "fold=1,2", "name=mine", "variant=w${adversarial_weight}"]
+    code, shown = command("train.py", "-m", *words, root=tmp_path)
     assert code == 0, shown
     assert "Mean over runs" in shown
-    content = json.loads((results_of(tmp_path) / "summary.json").read_text())
-    assert ["adversarial_weight=0," in row["variant"] for row in content["variants"]] == [True, False]
+    folder = tmp_path / "mine"
+    found = {path.parent.relative_to(folder).as_posix(): path for path in folder.rglob("metrics.json")}
+    assert set(found) == {f"{variant}/fold{fold}/seed1" for variant in ("w0.0", "w0.1") for fold in (1, 2)}
+    for point, path in found.items():
+        assert f"fold{json.loads(path.read_text())['fold']}" in point
+        weight = json.loads(path.with_name("run.json").read_text())["config"]["adversarial_weight"]
+        assert point.startswith(f"w{weight}/")
+    content = json.loads((folder / "summary.json").read_text())
+    assert [row["variant"] for row in content["variants"]] == ["w0.0", "w0.1"]
 
 
 def test_a_search_takes_the_mean_of_validation_and_never_sees_the_test_part(command, tmp_path):
