@@ -22,15 +22,20 @@ OUTPUTS, PAGE = Path("outputs", "results"), ROOT / "docs" / "results" / "tables.
 QUIET = ["figures=false", "logger=none", "callbacks.progress_bar=null", "test_each_epoch=false"]
 LAYER = "data=ravdess data.root={ravdess} features=whisper_base features.checkpoint={whisper}"
 LAYERS = "data=ravdess data.root={ravdess} features=whisper_base_layers features.checkpoint={whisper}"
-NETWORKS = "variant=statistics_logistic,recommended,bottleneck_gru,small_gru"
-AFTER = "variant=statistics_logistic,recommended,adversary/erasure_after"
-HEAD_ANEW = "variant=adversary/erasure_after adversarial.strength=0.03"
-REMOVALS = "variant=" + ",".join(
-    f"adversary/{name}"
-    for name in (
-        *("erasure_after", "erasure", "mixstyle", "erasure_mixstyle", "reversal", "fast_head"),
-        *("critics", "confusion", "flat", "independence"),
-    )
+SEEDS = "seed=1,2,3"
+AFTER = f"variant=statistics_logistic,recommended,adversary/erasure_after {SEEDS}"
+HEAD_ANEW = f"variant=adversary/erasure_after adversarial.strength=0.03 {SEEDS}"
+RECURRENT = "variant=bottleneck_gru,small_gru"
+REMOVALS = (
+    "erasure",
+    "mixstyle",
+    "erasure_mixstyle",
+    "reversal",
+    "fast_head",
+    "critics",
+    "confusion",
+    "flat",
+    "independence",
 )
 
 
@@ -41,26 +46,42 @@ class Part:
     title: str
     data: str  # overrides that all of its sweeps have
     sweeps: tuple[str, ...]  # overrides of each
-    enrol: bool = False
+    then: str = ""  # a further command of ser, whose table is shown, too
 
 
 PARTS = {
-    "synthetic": Part("Synthetic corpus, log-mel", "data=synthetic features=logmel", (NETWORKS, AFTER, HEAD_ANEW)),
+    "synthetic": Part(
+        "Synthetic corpus, log-mel", "data=synthetic features=logmel", (AFTER, HEAD_ANEW, f"{RECURRENT} {SEEDS}")
+    ),
     "synthetic_features": Part(
         "Synthetic frames", "data=synthetic_features data.scale=0.1 data.dim=64", (AFTER, HEAD_ANEW)
     ),
     "ravdess_layers": Part(
         "RAVDESS, Whisper base, layers 2 to 4",
         LAYERS,
-        (AFTER, REMOVALS, "variant=recommended model.hidden_size=16,8"),
+        (
+            AFTER,
+            f"variant={','.join(f'adversary/{name}' for name in REMOVALS)} seed=1",
+            "variant=recommended model.hidden_size=16,8 seed=1",
+        ),
     ),
     "ravdess_speaker": Part(
         "The same, each speaker's own statistics (transductive)",
         f"{LAYERS} normalization=speaker",
         (AFTER,),
-        enrol=True,
+        "enrol outputs/results/ravdess_speaker/recommended,normalization=speaker --draws 3",
     ),
-    "ravdess_layer3": Part("RAVDESS, Whisper base, layer 3", LAYER, (NETWORKS,)),
+    "ravdess_layer3": Part(
+        "RAVDESS, Whisper base, layer 3",
+        LAYER,
+        (f"variant=statistics_logistic,recommended {SEEDS}", f"{RECURRENT} seed=1"),
+    ),
+    "ravdess_curve": Part(
+        "Learning curve, layers 2 to 4",
+        f"{LAYERS} leakage=false",
+        ("variant=statistics_logistic,recommended,small_gru train_speakers=2,4,8,12,16 seed=1",),
+        "curve outputs/results/ravdess_curve",
+    ),
 }
 
 
@@ -74,7 +95,6 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"which: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--ravdess", required=True, help="folder of RAVDESS")
     parser.add_argument("--whisper", default="openai/whisper-base", help="Whisper base: folder or Hub name")
-    parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
     options = parser.parse_args()
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"there is no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
@@ -82,10 +102,11 @@ def main() -> int:
     for name in options.parts or PARTS:
         part, places = PARTS[name], {"ravdess": options.ravdess, "whisper": options.whisper}
         for sweep in part.sweeps:
-            arguments = [*overrides(part, sweep).format(**places).split(" "), f"seed={options.seeds}", *QUIET]
-            failed |= run("sweep.py", *arguments, f"name={name}", f"paths.outputs={OUTPUTS}")
-        if part.enrol:
-            failed |= run("-m", "ser.cli", "enrol", *map(str, (OUTPUTS / name).glob("recommended,*")), "--draws", "3")
+            arguments = [word.format(**places) for word in overrides(part, sweep).split(" ")]
+            failed |= run("sweep.py", *arguments, *QUIET, f"name={name}", f"paths.outputs={OUTPUTS}")
+        if part.then:
+            failed |= run("-m", "ser.cli", *part.then.split(" "))
+        (OUTPUTS / name / "commit.txt").write_text(commit(), encoding="utf-8")
         write_page()
     return int(failed)
 
@@ -102,51 +123,53 @@ def run(*arguments: str) -> bool:
 
 
 def write_page() -> None:
-    """Make the page of the summaries that are there."""
+    """Make the page of what has been measured so far."""
     page = [
         "# Every table, as `make results` wrote it",
         "",
-        f"Commit {commit()}, {machine()}.",
-        "`recommended` is what the others are compared with; intervals and tests are explained below each table.",
-        "[Recognition](recognition.md) and [Speaker removal](removal.md) say what they mean.",
+        f"{machine()}.",
+        "`recommended` is what the others are compared with; below each table stands what its columns are.",
+        "[Recognition](recognition.md) and [Speaker](speaker.md) say what they mean.",
         "",
         "```bash",
         "make results RAVDESS=/path/to/RAVDESS WHISPER=/path/to/whisper-base",
         "```",
     ]
     for name, part in PARTS.items():
-        folder = ROOT / OUTPUTS / name
-        if not (folder / "summary.md").is_file():
-            continue
-        commands = [f"ser sweep {overrides(part, sweep)} seed=1,2,3" for sweep in part.sweeps]
-        shown = [line.format(ravdess="RAVDESS", whisper="WHISPER") for line in commands]
-        page += ["", f"## {part.title}", "", "```bash", *shown, "```", "", spent(folder), ""]
-        for line in (folder / "summary.md").read_text(encoding="utf-8").splitlines()[2:]:
-            page.append(f"#{line}" if line.startswith("#") else line)
-        for table in sorted(folder.glob("*/enrolment.csv")):
-            page += [
-                "",
-                "### Enrolment: UAR with the statistics of k utterances of a new speaker",
-                "",
-                *enrolment(table),
-            ]
+        if (ROOT / OUTPUTS / name / "commit.txt").is_file():
+            page += ["", f"## {part.title}", "", *section(part, ROOT / OUTPUTS / name)]
     with atomic_path(PAGE) as temporary:
         temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
-def spent(folder: Path) -> str:
-    """Runs and the time they took."""
+def section(part: Part, folder: Path) -> list[str]:
+    """Lines about one part: commands, time spent, tables."""
+    commands = [f"ser sweep {overrides(part, sweep)} name={folder.name}" for sweep in part.sweeps]
+    lines = ["```bash", *(line.format(ravdess="RAVDESS", whisper="WHISPER") for line in commands)]
+    lines += [f"ser {part.then}"] * bool(part.then)
     metrics = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/fold*/seed*/metrics.json")]
     minutes = sum(run["seconds"] for run in metrics) / 60
-    return f"{len(metrics)} runs in {minutes:.0f} minutes (training, test and probes)."
+    at = (folder / "commit.txt").read_text(encoding="utf-8")
+    lines += ["```", "", f"Commit {at}; {len(metrics)} runs in {minutes:.0f} minutes, test and probes included."]
+    points = folder / "curve.csv"
+    if not points.is_file():
+        summary = (folder / "summary.md").read_text(encoding="utf-8").splitlines()[2:]
+        lines += ["", *(f"#{line}" if line.startswith("#") else line for line in summary)]
+    for table in (points, *folder.glob("*/enrolment.csv")):
+        if table.is_file():
+            lines += ["", f"### {table.stem.capitalize()}", "", *rows_of(table)]
+    return lines
 
 
-def enrolment(path: Path) -> list[str]:
-    """Lines of the table that ``ser enrol`` wrote, in percent."""
-    rows = ["| k | UAR (%) | 95% |", "| --- | --- | --- |"]
-    for row in pd.read_csv(path, dtype={"k": str}).itertuples():
-        rows.append(f"| {row.k} | {100 * row.uar:.1f} | {100 * row.low:.1f} to {100 * row.high:.1f} |")
-    return rows
+def rows_of(path: Path) -> list[str]:
+    """Markdown of a table of UAR with its interval (``uar, low, high``), in percent."""
+    table = pd.read_csv(path, dtype={"k": str})
+    table[["uar", "low", "high"]] *= 100
+    table = table.rename(columns={"uar": "UAR (%)"})
+    cells = [
+        [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in table.to_numpy(object)
+    ]
+    return [f"| {' | '.join(row)} |" for row in [list(table.columns), ["---"] * table.shape[1], *cells]]
 
 
 if __name__ == "__main__":
