@@ -7,6 +7,7 @@ import pytest
 from fake_runs import fake_table, write_run
 
 from ser.cli import main
+from ser.cli.progress import _summarize
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
 from ser.evaluation.predictions import write_predictions
@@ -285,3 +286,17 @@ def test_compare_refuses_other_splits_and_says_what_differs(sweep, tmp_path):
         compare(sweep, sweep)
     with pytest.raises(SerError, match="classes"):
         compare(plain, write_run(tmp_path / "three", emotions=("neutral", "happy", "sad")), allow_different_splits=True)
+
+
+def test_a_sweep_beside_runs_of_other_classes_is_summarized_alone(tmp_path, capsys):
+    for fold in (1, 2):
+        write_run(tmp_path, "gru", fold=fold, emotions=("happy", "sad"))
+    write_summary(summarize(scan_runs(tmp_path)[0]), tmp_path)
+    before = (tmp_path / "summary.md").read_bytes()
+    sweep = [write_run(tmp_path, "bottleneck_gru", fold=fold) for fold in (1, 2)]
+    _summarize(tmp_path, sweep, None)
+    assert (tmp_path / "summary.md").read_bytes() == before
+    alone = json.loads((tmp_path / "last_sweep" / "summary.json").read_text())
+    assert [row["variant"] for row in alone["variants"]] == ["bottleneck_gru"]
+    assert any("Only the runs of this sweep" in note for note in alone["notes"])
+    assert "bottleneck_gru" in capsys.readouterr().out
