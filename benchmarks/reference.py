@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.composing import Experiment, compose_experiment
-from ser.data.batching import LengthBatches
+from ser.data.batching import LengthBatches, average_utterance
 from ser.data.corpus import Utterance
 
 TARGET = 4.0
@@ -104,7 +104,8 @@ class Usual:
         self.mean, self.std = data.statistics.mean[0], data.statistics.std[0]
         self.parts = {"train": data.split.train, "test": data.split.test}
         for utterance in (utterance for part in self.parts.values() for utterance in part):
-            np.save(folder / f"{utterance.id}.npy", data.cache.read(utterance.id).astype(np.float32))
+            frames = torch.from_numpy(data.cache.read(utterance.id)).float()
+            np.save(folder / f"{utterance.id}.npy", average_utterance(frames, data.average).numpy())
         self.emotions = data.emotions
         torch.manual_seed(1)
         self.network = PlainEnhancedGRU(data.cache.dim, experiment.cfg.model.hidden_size, len(data.emotions))

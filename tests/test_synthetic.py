@@ -12,12 +12,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torchaudio.transforms import MelSpectrogram
 
+from ser.config import compose_config
 from ser.data.corpora.iemocap import iemocap
 from ser.data.corpora.manifest import manifest
 from ser.data.corpora.synthetic import synthetic
 from ser.data.corpora.synthetic_frames import EMOTIONS, draw_utterances, frames_of, synthetic_features
 from ser.data.corpora.voice import speak
 from ser.errors import SerError
+from ser.run.building import load_data
 
 SPEAK = "ser.data.corpora.synthetic.speak"
 CHANCE = 1 / len(EMOTIONS)
@@ -234,3 +236,12 @@ def test_habits_of_speakers_help_with_known_speakers_only(form, request):
 def test_settings_out_of_range_are_refused(make, given, tmp_path):
     with pytest.raises(SerError, match=given):
         make(tmp_path)
+
+
+def test_frames_without_audio_are_averaged_as_others_are(tmp_path):
+    words = ["data=synthetic_features", "data.scale=0.01", "data.dim=32", f"paths.cache={tmp_path}"]
+    whole, averaged = (load_data(compose_config([*words, *more])).module for more in ([], ["features.average=4"]))
+    lengths = [module.datasets["train"].lengths for module in (whole, averaged)]
+    assert lengths[1] == [-(-length // 4) for length in lengths[0]]
+    first, four = averaged.datasets["train"][[0]].frames[0, 0], whole.datasets["train"][[0]].frames[0, :4]
+    torch.testing.assert_close(first, four.float().mean(0))

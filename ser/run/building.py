@@ -74,7 +74,7 @@ def load_data(cfg: DictConfig) -> Data:
         extraction.cache,
         normalization,
         frame_rate=(corpus.frame_source or encoder).frame_rate,
-        average=1 if own_frames else encoder.average,
+        average=encoder.average,
         seed=cfg.seed,
         test=cfg.test,
         test_each_epoch=cfg.test_each_epoch,
