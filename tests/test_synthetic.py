@@ -240,7 +240,9 @@ def test_settings_out_of_range_are_refused(make, given, tmp_path):
 
 def test_frames_without_audio_are_averaged_as_others_are(tmp_path):
     words = ["data=synthetic_features", "data.scale=0.01", "data.dim=32", f"paths.cache={tmp_path}"]
-    whole, averaged = (load_data(compose_config([*words, *more])).module for more in ([], ["features.average=4"]))
+    whole, averaged = (
+        load_data(compose_config([*words, *more])).module for more in (["features.average=1"], ["features.average=4"])
+    )
     lengths = [module.datasets["train"].lengths for module in (whole, averaged)]
     assert lengths[1] == [-(-length // 4) for length in lengths[0]]
     first, four = averaged.datasets["train"][[0]].frames[0, 0], whole.datasets["train"][[0]].frames[0, :4]
