@@ -56,6 +56,15 @@ def few_probes(monkeypatch):
 
 
 @pytest.fixture
+def few_sounds(monkeypatch):
+    """An export is compared with PyTorch on 8 sounds of 25 ms to 30 s, not on 40."""
+    from ser.inference import onnx
+
+    sounds = onnx.test_sounds(8)
+    monkeypatch.setattr(onnx, "test_sounds", lambda: sounds)
+
+
+@pytest.fixture
 def configure(tmp_path, manifest, cache):
     """Compose train.yaml for the small corpus, as Hydra would for a run in ``folder``."""
 

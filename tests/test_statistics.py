@@ -104,7 +104,7 @@ def answers(table):
     return table[sorted(name for name in table if name.startswith("p_"))].to_numpy()
 
 
-def test_a_fitted_run_is_a_run_like_any_other(run, tmp_path, manifest):
+def test_a_fitted_run_is_a_run_like_any_other(run, few_sounds, tmp_path, manifest):
     folder = tmp_path / "run"
     metrics = run("statistics_logistic", "logger=csv")
     assert (metrics["epochs"], metrics["parameters"]) == (0, 4 * (2 * 80 + 1))
