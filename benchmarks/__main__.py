@@ -24,7 +24,6 @@ SHORT = {  # options of a quick run; a benchmark not named here runs with its de
     "overhead": ["--scale", "0.1", "--rounds", "2"],
     "extraction": ["--clips", "16"],
     "growth": ["--scale", "0.01"],
-    "reference": ["--scale", "0.04"],
     "inference": ["--repetitions", "8", "--files", "40"],
     "live": ["--seconds", "7"],
     "small": ["--rounds", "1"],

@@ -1,15 +1,15 @@
 """Epoch time and UAR of ``enhanced_gru`` here against the usual way of training it, on the same utterances.
 
     python -m benchmarks.reference
-    python -m benchmarks.reference --epochs 20 data=ravdess data.root=... features=whisper_base optimizer.lr=1e-3
+    python -m benchmarks.reference --epochs 20 data=ravdess data.root=... features=whisper_base
 
-The usual way is a plain PyTorch script: one file of features an utterance, loaded anew each time; batches of 32 drawn
+The usual way is a plain PyTorch script: one file of features an utterance, loaded anew each time; batches of 16 drawn
 at random and padded to their longest; a network without masks, so that padding is read as speech; nn.GRU. Ours is the
 cache, batches by length, masks and the faster GRU of this package. Both have the same layers and sizes, optimizer,
 rate, clipping, seed, number of epochs and single-precision arithmetic, on one thread by default; epochs of the two
 alternate so that whatever else the machine does meets both, and the ratio is of medians. Utterances are those of
-``data=synthetic_features``, whose lengths follow IEMOCAP's, but which take more epochs to learn than this is for; so
-that the UARs say something, name a corpus.
+``data=synthetic_features``, whose lengths follow IEMOCAP's, with frames averaged as the network's settings say. The
+UARs are of one fold, two speakers and one seed: they show that both have learnt.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ser.data.batching import LengthBatches, average_utterance
 from ser.data.corpus import Utterance
 
 TARGET = 4.0
-BATCH = 32
+BATCH = 16
 
 
 class PlainEnhancedGRU(nn.Module):
@@ -127,7 +127,7 @@ class Usual:
             step(self.optimizer, self.network, nn.functional.cross_entropy(self.network(frames), emotion))
 
     def uar(self) -> float:
-        """Of the test part, in batches of 32 as they come."""
+        """Of the test part, in batches of 16 as they come."""
         self.network.eval()
         test, found = self.parts["test"], []
         with torch.no_grad():
@@ -197,16 +197,16 @@ def timed(work: Callable[[int], None], number: int) -> float:
 def main() -> None:
     """Print the ratio of epoch times and both UARs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=0.15, help="size relative to IEMOCAP (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=2, help="of each (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=0.1, help="size relative to IEMOCAP (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="of each (default: %(default)s)")
     parser.add_argument("--hidden-size", type=int, default=64, help="H (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", help="words of train.py: corpus, features, learning rate")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        words = ["model=enhanced_gru", "adversarial=none", "augmentation=none", *options.overrides]
-        words.append(f"model.hidden_size={options.hidden_size}")
+        words = ["model=enhanced_gru", "adversarial=none", "augmentation=none", "optimizer.lr=1e-3", *options.overrides]
+        words += [f"model.hidden_size={options.hidden_size}", f"batches.batch_size={BATCH}"]
         experiment = compose_experiment(Path(folder), options.scale, *words)
         usual, ours = Usual(experiment, Path(folder)), Ours(experiment)
         pairs = [(timed(usual.epoch, epoch), timed(ours.epoch, epoch)) for epoch in range(options.epochs)]
