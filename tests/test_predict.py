@@ -215,7 +215,7 @@ def test_listening_to_a_file_writes_an_event_a_window(checkpoint, recognizer, tm
     assert table[P].to_numpy()[1] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
     assert "5 windows answered, 0 dropped" in capsys.readouterr().out
     assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--no-gate"]) == 0
-    assert "--window 3, or use `ser predict`" in " ".join(capsys.readouterr().out.split())  # 5 s were never heard
+    assert "1 windows answered" in capsys.readouterr().out  # of the whole file, which is shorter than 5 s
     write(path, np.zeros(32000, np.float32))
     assert main([*words, "--output", str(output)]) == 0
     assert set(pd.read_csv(output)["emotion"]) == {"no speech"}

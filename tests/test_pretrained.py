@@ -112,6 +112,27 @@ def test_asks_before_it_fetches(answer, monkeypatch):
     assert asked == ["The encoder a/b is not on this machine. Fetch it from the Hugging Face Hub (290 MB)?"]
 
 
+def test_ctrl_d_or_no_answer_from_the_hub_is_a_no(monkeypatch):
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("ser.encoders.weights.download_size", lambda encoder: "290 MB")
+    monkeypatch.setattr("rich.prompt.Confirm.ask", lambda question, **_: (_ for _ in ()).throw(EOFError))
+    assert not may_fetch("a/b")
+    monkeypatch.setattr("ser.encoders.weights.download_size", lambda encoder: None)
+    monkeypatch.setattr("rich.prompt.Confirm.ask", lambda question, **_: pytest.fail("asked what cannot be fetched"))
+    assert not may_fetch("a/b")
+
+
+def test_a_page_whose_only_model_lacks_its_encoder_is_refused_at_once(capsys):
+    assert main(["demo", "--port", "1"]) == 1
+    assert "is not on this machine" in shown(capsys)
+
+
+def test_a_missing_file_is_named_before_a_missing_encoder(tmp_path, capsys):
+    assert main(["predict", str(tmp_path / "nothing.wav")]) == 1
+    assert "nothing.wav does not exist" in shown(capsys)
+
+
 def test_an_exported_model_knows_its_encoder_in_another_file_but_no_other_encoder(tmp_path):
     """The Hub's file is in single precision and has a decoder; a copy in half precision has the same weights."""
     folder = save_tiny_whisper(tmp_path / "whisper")

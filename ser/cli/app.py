@@ -160,28 +160,40 @@ def open_model(
 
 
 def may_fetch_encoders(models: Sequence[str], encoder: str | None) -> bool:
-    """Whether encoders may be fetched for models that are loaded later; asks where one is missing."""
+    """Whether encoders may be fetched for models that are loaded later; asks where one is missing.
+
+    Raises:
+        EncoderNotHereError: no model can be used without.
+    """
     from ser.inference.recognizer import Recognizer  # noqa: PLC0415
 
+    missing = []
     for path in models:
         try:
             Recognizer.from_checkpoint(path, encoder)
-        except EncoderNotHereError as missing:
-            if may_fetch(missing.encoder):
+        except EncoderNotHereError as error:
+            if may_fetch(error.encoder):
                 return True
+            missing.append(error)
         except SerError:
             continue  # said where it is opened
+    if len(missing) == len(models):
+        raise missing[0]
     return False
 
 
 def may_fetch(encoder: str) -> bool:
-    """Whether the user, asked with the size, agrees to fetch an encoder of the Hub; False without a terminal."""
+    """Whether the user, asked with the size, agrees to fetch an encoder; False without a terminal or the Hub."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     from rich.prompt import Confirm  # noqa: PLC0415
 
     from ser.encoders.weights import download_size  # noqa: PLC0415
 
-    size = download_size(encoder)
+    if (size := download_size(encoder)) is None:
+        return False  # the Hub does not answer
     question = f"The encoder {encoder} is not on this machine. Fetch it from the Hugging Face Hub ({size})?"
-    return Confirm.ask(question, console=Console(stderr=True), default=False)
+    try:
+        return Confirm.ask(question, console=Console(stderr=True), default=False)
+    except EOFError:  # Ctrl-D
+        return False

@@ -86,7 +86,12 @@ def predict(
     with fast_imports():
         from ser.encoders import FrameFiles  # noqa: PLC0415
         from ser.inference import screen  # noqa: PLC0415
-        from ser.inference.files import collect_files, predict_frames, statistics_by_folder  # noqa: PLC0415
+        from ser.inference.files import (  # noqa: PLC0415
+            check_paths,
+            collect_files,
+            predict_frames,
+            statistics_by_folder,
+        )
         from ser.inference.timeline import check_windows  # noqa: PLC0415
         from ser.inference.vad import best_gate  # noqa: PLC0415
 
@@ -98,6 +103,7 @@ def predict(
         check_windows(window, hop)
     if enrol is not None and not speaker_per_folder:
         raise SerError(f"--enrol {enrol} was given without --speaker-per-folder, which it belongs to; add that.")
+    check_paths(paths)  # before a model is loaded, or an encoder fetched
     recognizer = open_model(checkpoint, encoder, device, allow_download)
     gate = None if no_gate or isinstance(recognizer.encoder, FrameFiles) else best_gate()
     if isinstance(recognizer.encoder, FrameFiles):
@@ -160,11 +166,13 @@ def listen(
         from ser.inference.listening import listen as show  # noqa: PLC0415
         from ser.inference.screen import check_table_name  # noqa: PLC0415
         from ser.inference.sources import file_source, microphone_source  # noqa: PLC0415
-        from ser.inference.timeline import check_windows  # noqa: PLC0415
+        from ser.inference.timeline import check_windows, fit_windows  # noqa: PLC0415
         from ser.inference.vad import best_gate  # noqa: PLC0415
 
     check_table_name(output)
     check_windows(window, hop)
+    if input is not None:
+        window, hop = fit_windows(window, hop, input)
     recognizer = open_model(checkpoint, encoder, device, allow_download)
     if recognizer.encoder is not None:
         recognizer.encoder.load()  # a model of frames from files refuses here

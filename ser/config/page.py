@@ -143,8 +143,12 @@ def name_parts(name: str) -> list[str]:
 
 
 def folder_name(name: str) -> str:
-    """``name`` as one folder: without separators and control characters, cut to a short hash where it is too long."""
-    plain = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in str(name))
+    """``name`` as one folder: without separators and control characters, cut to a short hash where it is too long.
+
+    Braces go, too: a shell would expand those of ``data.map={joy:happy,fear:sad}`` in a path that is pasted.
+    """
+    letters = (letter for letter in str(name) if letter not in "{}")
+    plain = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in letters)
     if len(plain.encode()) > LONGEST_NAME:
         start = plain.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
         plain = f"{start}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"

@@ -60,14 +60,14 @@ def checkpoint_folder(checkpoint: str, allow_download: bool = True) -> Path:
     ) from error
 
 
-def download_size(checkpoint: str) -> str:
-    """``290 MB``: what fetching a checkpoint of the Hub takes; "an unknown size" where the Hub does not answer."""
+def download_size(checkpoint: str) -> str | None:
+    """``290 MB``: what fetching a checkpoint of the Hub takes; None where the Hub does not answer."""
     from huggingface_hub import HfApi  # noqa: PLC0415
 
     try:
         files = HfApi().model_info(checkpoint, files_metadata=True, timeout=10).siblings or []
     except Exception:  # as above
-        return "an unknown size"
+        return None
     sizes = {kind: sum(file.size or 0 for file in files if fnmatch(file.rfilename, kind)) for kind in _WEIGHTS}
     return f"{next(filter(None, sizes.values()), 0) / 1e6:.0f} MB"
 

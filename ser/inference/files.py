@@ -48,14 +48,11 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
     Raises:
         SerError: a path does not exist, or a folder holds no such files.
     """
+    check_paths(paths)
     what = "audio" if suffixes is SUFFIXES else "frame"
     named = ".wav, .flac, .mp3, .ogg" if suffixes is SUFFIXES else ", ".join(sorted(suffixes))
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        if not path.exists():
-            raise SerError(
-                f"{printable(path)} does not exist, expected an audio file or a folder of them; check the path."
-            )
         if not path.is_dir():
             found[path] = None
             continue
@@ -70,6 +67,13 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
             raise SerError(f"{printable(path)} holds no {what} files, expected some of {named} ...; check the folder.")
         found |= dict.fromkeys(inside)
     return list(found)
+
+
+def check_paths(paths: Sequence[str | Path]) -> None:
+    """Refuse paths that do not exist."""
+    for path in paths:
+        if not Path(path).exists():
+            raise SerError(f"{printable(path)} does not exist, expected a file or a folder; check the path.")
 
 
 def predict_file(recognizer: Recognizer, path: str | Path, statistics: FrameStatistics | None = None) -> Prediction:

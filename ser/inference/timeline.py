@@ -1,5 +1,6 @@
 """A recording window by window: timelines, and the mean over windows for files too long to be taken whole."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,13 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, SHORTEST_SAMPLES, prepare, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, SHORTEST_SAMPLES, duration, prepare, printable, read_audio
 from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.sources import file_source
 from ser.inference.vad import SpeechGate, enough_speech
 
+log = logging.getLogger(__name__)
 LONG_WINDOW, LONG_HOP = 10.0, 5.0  # seconds: windows that are averaged where a file is too long to be taken whole
 SHORTEST_HOP = 0.01  # seconds
 _WINDOWS_AT_ONCE = 16
@@ -64,6 +66,15 @@ def check_windows(window: float, hop: float) -> None:
             f"a window of {window:g} s with a hop of {hop:g} s was given, expected a window from {shortest:g} to "
             f"{LONGEST_SECONDS:g} s and a hop from {SHORTEST_HOP:g} s to the window; correct --window or --hop."
         )
+
+
+def fit_windows(window: float, hop: float, path: Path) -> tuple[float, float]:
+    """Window and hop for a file: of a file that is shorter than the window, its length, which is told."""
+    length = duration(path)  # 0 where it is unknown
+    if not SHORTEST_SAMPLES / SAMPLE_RATE <= length < window:
+        return window, hop
+    log.info("%s has %.1f s, so that is the length of the window", printable(path), length)
+    return length, min(hop, length)
 
 
 def _windows(path: str | Path, window: float, hop: float) -> Iterator[tuple[int, NDArray[np.float32], int]]:
