@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -122,31 +120,26 @@ def test_an_interrupted_extraction_ends_with_the_same_frames(corpus, tmp_path, m
     assert shards.items() <= contents_of_files(tmp_path / "cache").items()  # shards are final
 
 
-KILLED = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from ser.data import sharing
-from test_extraction import Counting, build_corpus, run
-sharing.SHARD_BYTES = 1
-encoder = Counting()
-encoder.pause = 0.05
-print("ready", flush=True)
-run(build_corpus(sys.argv[2]), sys.argv[3], encoder)
-"""
+def extract_slowly(folder, pause, **settings):
+    """A process that extracts the corpus in ``folder``, a shard per batch."""
+    import children  # late: a spawned process imports this file and needs no training
+
+    def work():
+        sharing.SHARD_BYTES = 1
+        encoder = Counting()
+        encoder.pause = pause
+        run(build_corpus(folder / "wav"), folder / "cache", encoder, **settings)
+
+    return children.begin(folder / "cache", work)
 
 
 def test_a_killed_extraction_resumes(corpus, tmp_path):
     run(corpus, tmp_path / "whole")
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "wav"), str(tmp_path / "cache")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if len(list((tmp_path / "cache").rglob("frames-*"))) > 2:
-            break
+    process = extract_slowly(tmp_path, 0.05)
+    while process.running and len(list((tmp_path / "cache").rglob("frames-*"))) < 3:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    assert process.wait().code == -signal.SIGKILL
     lock = next((tmp_path / "cache").rglob("*.lock"))
     (lock.parent / f".frames-{lock.stem}-0009.1.tmp.safetensors").write_bytes(b"half written")
     result = run(corpus, tmp_path / "cache")
@@ -194,16 +187,12 @@ def test_processes_of_its_own_extract_the_same_frames(tmp_path):
         run(corpus, tmp_path / "other", processes=0)
 
 
-ORPHANED = KILLED.replace("encoder)", "encoder, processes=2)").replace("0.05", "0.3")
-
-
 def test_processes_of_a_killed_one_stop_and_keep_what_they_finished(corpus, tmp_path):
-    folders = [str(folder) for folder in (Path(__file__).parent, tmp_path / "wav", tmp_path / "cache")]
-    process = subprocess.Popen([sys.executable, "-c", ORPHANED, *folders])
-    while process.poll() is None and not list((tmp_path / "cache").rglob("frames-*")):
+    process = extract_slowly(tmp_path, 0.3, processes=2)
+    while process.running and not list((tmp_path / "cache").rglob("frames-*")):
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait().code == -signal.SIGKILL
     for lock in (tmp_path / "cache").rglob("*.lock"):
         FileLock(lock).acquire(timeout=60).lock.release()  # free as soon as its holder has stopped
     assert 0 < run(corpus, tmp_path / "cache").extracted < 12
