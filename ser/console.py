@@ -18,7 +18,7 @@ from ser.evaluation.report.cells import Table
 from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import cross_validation_table, run_tables
-from ser.evaluation.runs import WARNINGS
+from ser.evaluation.runs import warnings_in
 from ser.inference.checkpoint import score_line
 from ser.module import EmotionModule
 
@@ -96,4 +96,4 @@ def _tell(tables: Sequence[Table], lines: Sequence[str] = ()) -> None:
 
 def _labels(facts: Mapping[str, Any]) -> list[str]:
     """The labels that every result with them must carry."""
-    return ["; ".join(found)] if (found := [text for key, text in WARNINGS.items() if facts.get(key)]) else []
+    return ["; ".join(found)] if (found := warnings_in(facts)) else []

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ser.errors import SerError, first_line
@@ -60,11 +61,9 @@ def told_writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in ``folder`` and below; nobody may be writing there."""
-    for path in folder.rglob(".*.tmp*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+def leftovers(folder: Path) -> list[Path]:
+    """The temporary files in ``folder`` and below: of killed processes, if nobody is writing there."""
+    return [path for path in folder.rglob(".*.tmp*") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -112,10 +111,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def require_json(path: Path, remedy: str, longest: int = 1_000_000_000) -> dict[str, Any]:
+def require_json(
+    path: Path,
+    remedy: str,
+    longest: int = 1_000_000_000,
+    kinds: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The JSON object in ``path``; the ``remedy`` is the end of the error message.
 
-    The file may have ``longest`` bytes.
+    The file may have ``longest`` bytes. Entries are of these ``kinds``; a missing one is None.
 
     Raises:
         SerError: the file is missing, damaged, longer, or holds something else.
@@ -130,6 +134,8 @@ def require_json(path: Path, remedy: str, longest: int = 1_000_000_000) -> dict[
         raise SerError(f"{path} is missing; {remedy}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise SerError(f"{path} is not readable JSON ({first_line(error)}); {remedy}.") from error
+    if wrong := [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]:
+        raise SerError(f"{path} has no valid {', '.join(wrong)}; {remedy}.")
     return content
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from ser.config import compose_config
 from ser.data.corpora.named import folder as read_folder
 from ser.errors import SerError
 from ser.evaluation import cross
+from ser.evaluation import evaluate as evaluation
 from ser.evaluation.predictions import read_predictions
 from ser.evaluation.trained import SharedClasses
 
@@ -89,6 +91,33 @@ def test_a_run_is_never_written_over_and_bad_words_are_named(run, corpus, place,
     ):
         assert evaluate(run, place, tmp_path / "a", *words) == 1
         assert message in said(capsys)
+
+
+def test_a_killed_evaluation_is_repeated_in_its_folder_and_nothing_else_is_written_over(
+    run, place, tmp_path, monkeypatch, capsys
+):
+    corpus, written = str(write_folder(tmp_path / "new")), evaluation.write_json
+
+    def killed(path, content, at):
+        if path.name == at:
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(f".{path.stem}.123.tmp.json").write_text("{")
+            raise KeyboardInterrupt
+        written(path, content)
+
+    for name in ("split.json", "metrics.json"):
+        folder = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation, "write_json", partial(killed, at=name))
+            assert evaluate(run, place, folder, corpus) == 130
+        assert not (folder / "metrics.json").exists() and any(folder.iterdir())
+        assert evaluate(run, place, folder, corpus) == 0
+        assert {file.name for file in folder.iterdir()} == set(FILES)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "predictions.csv").write_text("of another tool")
+    assert evaluate(run, place, tmp_path / "mine", corpus) == 1
+    assert "holds something else" in said(capsys)
+    assert (tmp_path / "mine" / "predictions.csv").read_text() == "of another tool"
 
 
 def test_classes_are_compared_by_alias_merged_and_left_out():

@@ -184,6 +184,28 @@ def test_a_damaged_run_is_named_left_out_and_counted(tmp_path, name):
     one_sentence(error)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("metrics.json", "fold", "x"),
+        ("metrics.json", "seed", None),
+        ("metrics.json", "validation", 3),
+        ("split.json", "parts", 3),
+        ("split.json", "parts", {"test": 3}),
+        ("split.json", "parts", {"test": {}}),
+        ("split.json", "folds", "x"),
+        ("leakage.json", "format", 2),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(tmp_path, name, key, value):
+    run = write_run(tmp_path)
+    content = json.loads((run / name).read_text()) if (run / name).is_file() else {}
+    (run / name).write_text(json.dumps(content | {key: value}))
+    with pytest.raises(SerError, match=rf"{name} has no .*{'speakers' if key == 'format' else key}") as error:
+        summarize(find_runs(run))
+    one_sentence(error)
+
+
 def test_a_table_cut_between_two_rows_is_damaged(tmp_path):
     run = write_run(tmp_path)
     lines = (run / "predictions.csv").read_text().splitlines(keepends=True)

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.runs import WARNINGS, Run, by_fold, find_runs, pooled
+from ser.evaluation.runs import Run, by_fold, declared, find_runs, pooled
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
     corrected_t_test,
@@ -18,6 +17,7 @@ from ser.evaluation.significance import (
     permutation_tests,
     speaker_values,
 )
+from ser.metrics import METRICS
 
 SETTINGS = {
     "corpus": "corpus",
@@ -41,7 +41,7 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
     Raises:
         SerError: the splits differ and that was not allowed, the classes differ, or a folder holds several variants.
     """
-    left, right = _one_variant(a), _one_variant(b)
+    left, right = runs_of_one_variant(a), runs_of_one_variant(b)
     if left[0].emotions != right[0].emotions:
         raise SerError(
             f"{a} has the classes {', '.join(left[0].emotions)} and {b} has {', '.join(right[0].emotions)}; "
@@ -80,30 +80,21 @@ def paired_comparison(
         over speakers (``speaker_d_z``...); what needs more folds or speakers than there are is None.
     """
     left, right = tables or (pooled(a), pooled(b))
-    folds_a, folds_b = by_fold(a), by_fold(b)
-    folds = [fold for fold in folds_a if fold in folds_b]
-    sizes = [
-        [run.split["parts"].get(part, {}).get("utterances", 0) for run in (folds_a[fold][0] for fold in folds)]
-        for part in ("train", "test")
-    ]
-    result: dict[str, Any] = {
-        "utterances": int(left["id"].nunique()),
-        "speakers": int(left["speaker"].nunique()),
-        "folds": folds,
-        "metrics": {},
-    }
-    intervals, of_speakers = difference_intervals(left, right), speaker_values(left, right)
+    over_folds = [_fold_scores(runs) for runs in (a, b)]
+    folds = over_folds[0].index.intersection(over_folds[1].index)
+    parts = [runs[0].split["parts"] for fold, runs in by_fold(a).items() if fold in folds]
+    sizes = [[part.get(name, {}).get("utterances", 0) for part in parts] for name in ("train", "test")]
+    testable = len(folds) > 1 and all(sizes[0])
     tests = {by: permutation_tests(left, right, by=by) for by in ("speaker", "utterance")}
-    for metric, interval in intervals.items():
-        means = [
-            np.array([np.mean([run.test[metric] for run in runs[fold]]) for fold in folds])
-            for runs in (folds_a, folds_b)
-        ]
-        tested = corrected_t_test(means[1] - means[0], *sizes) if len(folds) > 1 and all(sizes[0]) else {}
-        result["metrics"][metric] = {
+    of_speakers, metrics = speaker_values(left, right), {}
+    for metric, interval in difference_intervals(left, right).items():
+        means = [scored.loc[folds, metric].to_numpy() for scored in over_folds]
+        tested = corrected_t_test(means[1] - means[0], *sizes) if testable else {}
+        known = not math.isnan(interval.low)
+        metrics[metric] = {
             "difference": interval.estimate,
-            "low": None if math.isnan(interval.low) else interval.low,
-            "high": None if math.isnan(interval.high) else interval.high,
+            "low": interval.low if known else None,
+            "high": interval.high if known else None,
             "p_speakers": tests["speaker"][metric]["p"],
             "fold_difference": tested.get("mean"),
             "fold_low": tested.get("low"),
@@ -113,7 +104,13 @@ def paired_comparison(
             **effect_size(*means),
             **{f"speaker_{name}": size for name, size in effect_size(*of_speakers[metric]).items()},
         }
-    return result
+    counts = {"utterances": int(left["id"].nunique()), "speakers": int(left["speaker"].nunique())}
+    return {**counts, "folds": folds.tolist(), "metrics": metrics}
+
+
+def _fold_scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Scores of each fold, a column per metric, seeds averaged."""
+    return pd.DataFrame([run.test for run in runs], [run.fold for run in runs])[list(METRICS)].groupby(level=0).mean()
 
 
 def split_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
@@ -173,10 +170,10 @@ def _shared(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     return a[keys[0].isin(keys[1])].reset_index(drop=True), b[keys[1].isin(keys[0])].reset_index(drop=True)
 
 
-def _one_variant(path: str | Path) -> list[Run]:
+def runs_of_one_variant(path: str | Path) -> list[Run]:
+    """``find_runs``, refused where there are several variants."""
     runs = find_runs(path)
-    variants = sorted({run.variant for run in runs})
-    if len(variants) > 1:
+    if len(variants := sorted({run.variant for run in runs})) > 1:
         raise SerError(f"{path} holds the variants {', '.join(variants)}; give the folder of one of them.")
     return runs
 
@@ -188,6 +185,6 @@ def _side(runs: Sequence[Run], path: str | Path) -> dict[str, Any]:
         "runs": len(runs),
         "folds": sorted({run.fold for run in runs}),
         "seeds": sorted({run.seed for run in runs}),
-        **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
+        **declared(runs),
         "pooled": scores(pooled(runs)),
     }

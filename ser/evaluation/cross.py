@@ -1,9 +1,7 @@
 """``ser cross``: models trained on each of several corpora, tested on each of them."""
 
-import hashlib
 import logging
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,13 @@ from ser.config import compose_config, instantiate
 from ser.data.corpus import Corpus
 from ser.errors import SerError
 from ser.evaluation.evaluate import evaluate
+from ser.evaluation.figures import style
 from ser.evaluation.figures.run import draw_matrix
-from ser.evaluation.figures.style import new_figure, save_figure, styled
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import cross_table
 from ser.evaluation.runs import Run, load_run, pooled, warnings_of
 from ser.evaluation.significance import bootstrap_intervals
-from ser.evaluation.trained import Trained, tested_name
+from ser.evaluation.trained import Trained, digest_of, tested_name
 from ser.io import read_json, write_text
 
 log = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ class Side:
     """One corpus of the matrix: its name, the overrides that choose it, and its utterances of the shared classes."""
 
     name: str
-    words: list[str]
+    overrides: list[str]
     corpus: Corpus
 
 
@@ -54,21 +52,21 @@ def cross(corpora: Sequence[str], overrides: Sequence[str], output: Path | None 
     Raises:
         SerError: fewer than two corpora or shared classes, two corpora of one name, or a training fails.
     """
-    folds = [word.partition("=")[2] for word in overrides if word.startswith("fold=")]
-    others = [word for word in overrides if not word.startswith("fold=")]
+    folds = next((one.partition("=")[2] for one in overrides if one.startswith("fold=")), "")
+    others = [one for one in overrides if not one.startswith("fold=")]
     sides = _sides(corpora, others)
-    outputs = Path(compose_config([*sides[0].words, *others]).paths.outputs)
+    outputs = Path(compose_config([*sides[0].overrides, *others]).paths.outputs)
     folder = output or outputs / "cross" / "-".join(side.name for side in sides)
     rows = []
     for side in sides:
-        trained = list(_train(side, others, folds[0] if folds else ""))
+        trained = list(_train(side, others, folds))
         for other in sides:
             runs = trained if other is side else [_tested(run, side, other, folder) for run in trained]
             rows.append(_row(side.name, other.name, runs))
             log.info("trained on %s, tested on %s: UAR %.1f", side.name, other.name, 100 * rows[-1]["uar"])
     matrix = pd.DataFrame(rows)
     write_text(folder / "matrix.csv", matrix.to_csv(index=False))
-    save_figure(heat_map(matrix, "; ".join(warnings_of(trained))), folder / "matrix")
+    style.save_figure(heat_map(matrix, "; ".join(warnings_of(trained))), folder / "matrix")
     show([cross_table(matrix)])
     get_console().print(f"matrix.csv, matrix.png and every prediction table in {folder}", soft_wrap=True, markup=False)
     return matrix
@@ -78,37 +76,35 @@ def _sides(corpora: Sequence[str], others: Sequence[str]) -> list[Side]:
     """Every corpus, reduced to the classes that all have."""
     if len(corpora) < 2:
         raise SerError(f"{len(corpora)} corpora were given, expected two or more; repeat --corpus 'data=NAME ...'.")
-    found: list[tuple[str, list[str], Corpus]] = []
-    for text in corpora:
-        words = shlex.split(text)
-        cfg = compose_config([*words, *others])
-        corpus: Corpus = instantiate(cfg, "data")
-        found.append((tested_name(cfg, corpus), words, corpus))
-    names = [name for name, _, _ in found]
+    sides = [_side(shlex.split(text), others) for text in corpora]
+    names = [side.name for side in sides]
     if len(set(names)) < len(names):
         raise SerError(f"two corpora are called {max(names, key=names.count)}, expected different names; rename one.")
-    shared = [emotion for emotion in found[0][2].emotions if all(emotion in corpus.emotions for _, _, corpus in found)]
+    shared = [name for name in sides[0].corpus.emotions if all(name in side.corpus.emotions for side in sides)]
     if len(shared) < 2:
-        known = "; ".join(f"{name}: {', '.join(corpus.emotions)}" for name, _, corpus in found)
+        known = "; ".join(f"{side.name}: {', '.join(side.corpus.emotions)}" for side in sides)
         raise SerError(f"the corpora share {len(shared)} classes ({known}), expected two or more; set data.emotions.")
-    sides = []
-    for name, typed, corpus in found:
-        words = typed
-        if left_out := [emotion for emotion in corpus.emotions if emotion not in shared]:
-            log.info("%s: left out %s, which not all corpora have", name, ", ".join(left_out))
-            words = [word for word in typed if not word.startswith("data.emotions=")]
-            words.append(f"data.emotions=[{','.join(shared)}]")
-        sides.append(Side(name, words, instantiate(compose_config([*words, *others]), "data")))
+    for place, side in enumerate(sides):
+        if left_out := [emotion for emotion in side.corpus.emotions if emotion not in shared]:
+            log.info("%s: left out %s, which not all corpora have", side.name, ", ".join(left_out))
+            kept = [override for override in side.overrides if not override.startswith("data.emotions=")]
+            sides[place] = _side([*kept, f"data.emotions=[{','.join(shared)}]"], others)
     return sides
+
+
+def _side(overrides: list[str], others: Sequence[str]) -> Side:
+    cfg = compose_config([*overrides, *others])
+    corpus: Corpus = instantiate(cfg, "data")
+    return Side(tested_name(cfg, corpus), overrides, corpus)
 
 
 def _train(side: Side, overrides: Sequence[str], folds: str) -> Iterator[Run]:
     """The finished run of each fold, trained where it is not there yet."""
     from ser.training import run as carry_out  # noqa: PLC0415  it imports the figures, which import this package
 
-    count = instantiate(compose_config([*side.words, *overrides]), "protocol").folds(side.corpus)
+    count = instantiate(compose_config([*side.overrides, *overrides]), "protocol").folds(side.corpus)
     for fold in folds.split(",") if folds else range(1, count + 1):
-        cfg = compose_config([*side.words, *overrides, f"fold={fold}", "resume=true", "figures=false"])
+        cfg = compose_config([*side.overrides, *overrides, f"fold={fold}", "resume=true", "figures=false"])
         carry_out(cfg)
         yield load_run(cfg.paths.run)
 
@@ -118,15 +114,12 @@ def _tested(run: Run, side: Side, other: Side, folder: Path) -> Run:
     place = folder / f"{side.name}-on-{other.name}" / f"fold{run.fold}" / f"seed{run.seed}"
     checkpoint = run.folder / "checkpoints" / "best.ckpt"
     kept = read_json(place / "metrics.json") or {}
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
-    if (kept.get("checkpoint"), kept.get("labels")) == (digest, other.corpus.fingerprint()):
+    if (kept.get("checkpoint"), kept.get("labels")) == (digest_of(checkpoint), other.corpus.fingerprint()):
         return load_run(place)
-    if not kept:  # what a killed evaluation left; the folder is the matrix's own
-        shutil.rmtree(place, ignore_errors=True)
     trained = Trained.of(checkpoint)
     trained.name["variant"] = f"{side.name}-on-{other.name}"
     paths = [f"paths.{key}={trained.paths[key]}" for key in ("cache", "data") if key in trained.paths]
-    return evaluate(trained, [*paths, *other.words], place)
+    return evaluate(trained, [*paths, *other.overrides], place)
 
 
 def _row(trained: str, tested: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -138,14 +131,14 @@ def _row(trained: str, tested: str, runs: Sequence[Run]) -> dict[str, Any]:
     return facts | {"speakers": table["speaker"].nunique(), "models": len(runs)}
 
 
-@styled
+@style.styled
 def heat_map(matrix: pd.DataFrame, note: str = "") -> Figure:
     """UAR of each pair in percent; rows what was trained on, columns what was tested on."""
     names = list(dict.fromkeys(matrix["trained"]))
     values = matrix.pivot(index="trained", columns="tested", values="uar").loc[names, names].to_numpy()
     side = max(3.2, 1.1 * len(names) + 1.6)
-    drawn = new_figure(side + 0.8, side, "UAR across corpora (%)", note)
+    drawn = style.new_figure(side + 0.8, side, "UAR across corpora (%)", note)
     axes = drawn.subplots()
-    draw_matrix(axes, values, [[f"{100 * value:.1f}" for value in row] for row in np.asarray(values)], names)
+    draw_matrix(axes, np.asarray(values), names)
     axes.set(xlabel="tested on", ylabel="trained on")
     return drawn

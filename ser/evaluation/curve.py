@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich import get_console
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from ser.config import name_parts
 from ser.errors import SerError
-from ser.evaluation.figures.style import MARKERS, PERCENT, SERIES, drawable, new_figure, save_figure, styled
-from ser.evaluation.report.cells import percent
+from ser.evaluation.figures import style
+from ser.evaluation.report.render import show
+from ser.evaluation.report.tables import curve_table
 from ser.evaluation.runs import Run, by_variant, find_runs, pooled
 from ser.evaluation.significance import bootstrap_interval
 from ser.io import write_text
@@ -39,16 +36,8 @@ def curve(path: str) -> None:
             "ser sweep variant=statistics_logistic train_speakers=4,8,12, for example."
         )
     write_text(Path(path) / "curve.csv", table.to_csv(index=False))
-    save_figure(draw_curve(table), Path(path) / "curve")
-    screen = Table("variant", "speakers", "utterances", "UAR", "95%", "runs", box=SIMPLE_HEAD)
-    for name, points in table.groupby("variant", sort=False):
-        screen.add_section()
-        for row in points.itertuples():
-            interval = f"{percent(row.low)} to {percent(row.high)}"
-            size = f"{row.speakers:.0f}", f"{row.utterances:.0f}"
-            screen.add_row(Text(str(name)), *size, percent(row.uar), interval, str(row.runs))
-    get_console().print(screen)
-    get_console().print("Percent, pooled over folds, with 95% intervals that resample test speakers.", highlight=False)
+    style.save_figure(draw_curve(table), Path(path) / "curve")
+    show([curve_table(table)])
 
 
 def learning_curve(runs: Sequence[Run]) -> pd.DataFrame:
@@ -63,35 +52,26 @@ def learning_curve(runs: Sequence[Run]) -> pd.DataFrame:
         sizes = [run.split["parts"]["train"] for run in members if "train" in run.split["parts"]]
         if not sizes:
             continue  # a table of another tool
-        interval = bootstrap_interval(pooled(members), "uar")
-        rows.append(
-            {
-                "variant": ",".join(parts),
-                "speakers": float(np.mean([len(size["speakers"]) for size in sizes])),
-                "utterances": float(np.mean([size["utterances"] for size in sizes])),
-                "uar": interval.estimate,
-                "low": interval.low,
-                "high": interval.high,
-                "runs": len(members),
-            }
-        )
+        speakers = float(np.mean([len(size["speakers"]) for size in sizes]))
+        utterances = float(np.mean([size["utterances"] for size in sizes]))
+        rows.append([",".join(parts), speakers, utterances, *bootstrap_interval(pooled(members)), len(members)])
     columns = ["variant", *AXES, "uar", "low", "high", "runs"]
     return pd.DataFrame(rows, columns=columns).sort_values(["variant", *AXES], ignore_index=True)
 
 
-@styled
+@style.styled
 def draw_curve(table: pd.DataFrame) -> Figure:
     """UAR of each variant against training speakers and against training utterances, as ``learning_curve`` gives it."""
-    figure = new_figure(9.0, 3.9, "UAR against the size of the training part")
+    figure = style.new_figure(9.0, 3.9, "UAR against the size of the training part")
     panels = figure.subplots(1, len(AXES), sharey=True)
     for panel, (key, label) in zip(panels, AXES.items(), strict=True):
         for number, (name, points) in enumerate(table.groupby("variant", sort=False)):
             ordered = points.sort_values(key)
-            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            colour, marker = style.SERIES[number % len(style.SERIES)], style.MARKERS[number % len(style.MARKERS)]
             panel.fill_between(ordered[key], ordered["low"], ordered["high"], color=colour, alpha=0.12, linewidth=0)
-            panel.plot(ordered[key], ordered["uar"], marker=marker, color=colour, label=drawable(name, 34))
+            panel.plot(ordered[key], ordered["uar"], marker=marker, color=colour, label=style.drawable(name, 34))
         panel.set_xlabel(label)
-        panel.yaxis.set_major_formatter(PERCENT)
+        panel.yaxis.set_major_formatter(style.PERCENT)
     panels[0].set_ylabel("UAR (%)")
     panels[0].legend(loc="lower right")
     return figure

@@ -13,17 +13,16 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from rich import get_console
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor, nn
 
 from ser.data.datamodule import EmotionDataModule, normalize
 from ser.data.normalization import FrameStatistics, mean_and_std, prior_sums
 from ser.errors import SerError, check_number
-from ser.evaluation.figures.style import BLUE, GREY, PERCENT, new_figure, save_figure, styled
-from ser.evaluation.report.cells import percent
-from ser.evaluation.runs import Run, find_runs, pooled
+from ser.evaluation.comparison import runs_of_one_variant
+from ser.evaluation.figures import style
+from ser.evaluation.report.render import show
+from ser.evaluation.report.tables import enrolment_table
+from ser.evaluation.runs import Run, pooled
 from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import read_checkpoint
 from ser.inference.engines import build_network
@@ -31,10 +30,6 @@ from ser.io import write_text
 from ser.run.identity import stored_config, where_it_ran
 
 COUNTS = (0, 1, 2, 4, 8, 16)
-EXPLANATION = (
-    "Percent; mean over draws, 95% intervals over speakers. k: unlabelled utterances of the speaker, never the tested "
-    "one; all: all others. 0 uses the training part's statistics only."
-)
 
 
 def enrol(path: str, shrinkage: float, draws: int) -> None:
@@ -48,19 +43,18 @@ def enrol(path: str, shrinkage: float, draws: int) -> None:
             checkpoint is not what it was.
     """
     check_number("--shrinkage", shrinkage, 0, above=True)
-    runs = find_runs(path)
-    if len({run.variant for run in runs}) > 1:
-        raise SerError(f"{path} holds runs of several variants; give the folder of one of them.")
+    runs = runs_of_one_variant(path)
     predictions: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
         for count, table in predict_enrolled(run, shrinkage, draws):
             predictions.setdefault(count, []).append(table)
-    rows = [_row(count, pd.concat(tables)) for count, tables in predictions.items()]
-    table = pd.DataFrame([*rows, _row("own run", pooled(runs))])
+    results = {count: pd.concat(tables) for count, tables in predictions.items()} | {"own run": pooled(runs)}
+    rows = [[count, *bootstrap_interval(result)] for count, result in results.items()]
+    table = pd.DataFrame(rows, columns=["k", "uar", "low", "high"])
     folder = Path(path)
     write_text(folder / "enrolment.csv", table.to_csv(index=False))
-    save_figure(draw_enrolment(table, runs[0].variant, shrinkage), folder / "enrolment")
-    _show(table, runs[0].variant, shrinkage)
+    style.save_figure(draw_enrolment(table, runs[0].variant, shrinkage), folder / "enrolment")
+    show([enrolment_table(table, runs[0].variant, shrinkage)])
 
 
 def predict_enrolled(run: Run, shrinkage: float, draws: int) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -142,40 +136,20 @@ def _loaded(run: Run) -> tuple[EmotionDataModule, nn.Module, FrameStatistics]:
     return data.module, network, config.statistics
 
 
-def _row(count: str, table: pd.DataFrame) -> dict[str, object]:
-    interval = bootstrap_interval(table, "uar")
-    return {"k": count, "uar": interval.estimate, "low": interval.low, "high": interval.high}
-
-
-def _show(table: pd.DataFrame, variant: str, shrinkage: float) -> None:
-    screen = Table("k", "UAR", "95%", "against k = 0", title=f"{variant}, shrinkage {shrinkage:g} s", box=SIMPLE_HEAD)
-    for column in screen.columns[1:]:
-        column.justify = "right"
-    first = table["uar"].iloc[0]
-    for row in table.itertuples():
-        bounds = f"{percent(row.low)} to {percent(row.high)}"
-        screen.add_row(str(row.k), percent(row.uar), bounds, f"{100 * (row.uar - first):+.1f}")
-    get_console().print(screen)
-    get_console().print(
-        f"{EXPLANATION} own run: all utterances of the speaker, the tested one included, without shrinkage.",
-        highlight=False,
-    )
-
-
-@styled
+@style.styled
 def draw_enrolment(table: pd.DataFrame, variant: str, shrinkage: float) -> Figure:
     """UAR with its interval against k, as the table has them; its last row, the run's own result, as a dashed line."""
-    figure = new_figure(6.4, 3.8, f"UAR with the statistics of k utterances of a new speaker: {variant}")
+    figure = style.new_figure(6.4, 3.8, f"UAR with the statistics of k utterances of a new speaker: {variant}")
     axes = figure.subplots()
     curve, own = table.iloc[:-1], table.iloc[-1]
     places: Sequence[int] = range(len(curve))
-    axes.fill_between(places, curve["low"], curve["high"], color=BLUE, alpha=0.15, linewidth=0)
-    axes.plot(places, curve["uar"], "o-", color=BLUE)
+    axes.fill_between(places, curve["low"], curve["high"], color=style.BLUE, alpha=0.15, linewidth=0)
+    axes.plot(places, curve["uar"], "o-", color=style.BLUE)
     for place, value in zip(places, curve["uar"], strict=True):
         axes.annotate(f"{100 * value:.1f}", (place, value), xytext=(0, -15), textcoords="offset points", ha="center")
-    axes.axhline(own["uar"], color=GREY, linestyle="--", linewidth=1)
+    axes.axhline(own["uar"], color=style.GREY, linestyle="--", linewidth=1)
     axes.annotate("the run's own result", (0, own["uar"]), xytext=(-8, 4), textcoords="offset points", color="#666666")
     axes.set_xticks(list(places), curve["k"])
     axes.set(xlabel=f"unlabelled utterances of the speaker (shrinkage {shrinkage:g} s)", ylabel="UAR (%)")
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(style.PERCENT)
     return figure

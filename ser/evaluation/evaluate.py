@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 
@@ -26,16 +26,17 @@ from ser.errors import SerError
 from ser.evaluation.predictions import emotions_of, write_embeddings, write_predictions
 from ser.evaluation.report.page_tables import evaluation_notes, score_tables, speaker_tables
 from ser.evaluation.report.render import show
-from ser.evaluation.runs import WARNINGS, Run, load_run
+from ser.evaluation.runs import Run, declared, load_run, warnings_in
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import scores_with_interval
-from ser.evaluation.trained import SharedClasses, Trained, refusal, seen_speakers, tested_name
+from ser.evaluation.trained import SharedClasses, Trained, digest_of, refusal, seen_speakers, tested_name
 from ser.inference.recognizer import Recognizer
-from ser.io import read_json, told_writing, write_json
+from ser.io import leftovers, read_json, told_writing, write_json
 from ser.run.results import prediction_table
 
 _BATCH_FRAMES = 16_000  # padded frames of the encoder in a batch, as in training
-_OWN_FILES = ("metrics.json", "split.json", "predictions.csv", "embeddings.npy", "report.html", "leakage.json")
+_RESULTS = ("metrics.json", "predictions.csv", "embeddings.npy", "report.html", "leakage.json")  # beside split.json
+_HASH = "evaluation"  # begins the hash of a split that ser evaluate made
 _MOST_SPEAKERS = 30  # on the screen; the page has all
 _KEYS = ("data", "paths", "extraction", "map")
 
@@ -60,43 +61,33 @@ def evaluate(
         SerError: the corpus cannot be read, has seen speakers or no two shared classes, or the folder is another's.
     """
     started = time.time()
-    flags = [name for name, given in (("--allow-seen", allow_seen), ("--leave-out-seen", leave_out_seen)) if given]
     settings, mapping, frames = _settings(overrides)
     cfg = compose_config(settings)
     corpus: Corpus = instantiate(cfg, "data")
-    tested, labels = tested_name(cfg, corpus), corpus.fingerprint()
-    name = trained.name
+    tested, labels, name = tested_name(cfg, corpus), corpus.fingerprint(), trained.name
     place = Path(f"{trained.corpus}-on-{tested}", str(name["variant"]), f"fold{name['fold']}", f"seed{name['seed']}")
     folder = output or Path(cfg.paths.outputs) / "evaluation" / place
-    if folder.is_dir() and any(folder.iterdir()) and "trained_on" not in (read_json(folder / "metrics.json") or {}):
-        raise SerError(f"{folder} holds something else, expected a new folder or an earlier evaluation; give --output.")
+    _refuse_others(folder)
     classes = SharedClasses.of(trained.recognizer.emotions, corpus.emotions, mapping)
-    left_out = {u.id: f"labelled {u.emotion}" for u in corpus.utterances if u.emotion not in classes.of_label}
-    encoder = trained.encoder
-    if isinstance(encoder, FrameFiles) and frames:
-        encoder.root = Path(frames).expanduser()
-    inside = CacheFolder.of(corpus, corpus.frame_source or encoder, cfg.paths.cache, cfg.extraction.trust_cache)
-    seen = seen_speakers(trained, corpus, inside.recordings)
-    if seen and leave_out_seen:
-        left_out |= {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}
-    elif seen and not allow_seen:
-        raise SerError(refusal(trained, corpus, seen))
+    if isinstance(trained.encoder, FrameFiles) and frames:
+        trained.encoder.root = Path(frames).expanduser()
+    left_out, overlap = _left_out(trained, corpus, cfg, classes, allow_seen, leave_out_seen)
     corpus = corpus.without(left_out)
     if not corpus.utterances:
         raise SerError(f"no utterance of {tested} is left to test on, expected some; give other data.")
-    extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
+    extraction = extract(corpus, trained.encoder, cfg.paths.cache, **cfg.extraction)
     corpus, left_out = corpus.without(extraction.failures), left_out | extraction.failures
     table, pooled = predict_corpus(trained.recognizer, corpus, extraction.cache, classes)
-    speaker = trained.recognizer.config.kind == "speaker"
+    flags = [name for name, given in (("--allow-seen", allow_seen), ("--leave-out-seen", leave_out_seen)) if given]
     facts = {
-        **name,
+        **trained.name,
         "trained_on": trained.corpus,
         "corpus": tested,
-        "checkpoint": hashlib.sha256(trained.path.read_bytes()).hexdigest()[:16] if trained.path.is_file() else "",
+        "checkpoint": digest_of(trained.path),
         "labels": labels,
         "corpus_fingerprint": corpus.fingerprint(),
-        "speaker_overlap": bool(seen and not leave_out_seen),
-        "transductive": speaker,
+        "speaker_overlap": overlap,
+        "transductive": trained.recognizer.config.kind == "speaker",
         "trusted_frames": len(extraction.trusted),
         "left_out": len(left_out),
         "only_model": classes.only_model,
@@ -105,7 +96,32 @@ def evaluate(
         "command": shlex.join(["ser", "evaluate", *overrides, "--checkpoint", str(trained.path), *flags]),
         "seconds": round(time.time() - started, 1),
     }
-    return _write(folder, table, pooled, facts, left_out)
+    _write(folder, table, pooled, facts, left_out)
+    return load_run(folder)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder that is neither new nor an evaluation's, finished or killed: that begins with its split.json."""
+    split = read_json(folder / "split.json") or {}
+    if str(split.get("hash")).startswith(_HASH) or not folder.is_dir():
+        return
+    if set(folder.iterdir()) - set(leftovers(folder)):
+        raise SerError(f"{folder} holds something else, expected a new folder or an earlier evaluation; give --output.")
+
+
+def _left_out(
+    trained: Trained, corpus: Corpus, cfg: DictConfig, classes: SharedClasses, allow_seen: bool, leave_out_seen: bool
+) -> tuple[dict[str, str], bool]:
+    """Utterances that are not tested, with the reason of each, and whether seen speakers are among the tested."""
+    left_out = {u.id: f"labelled {u.emotion}" for u in corpus.utterances if u.emotion not in classes.of_label}
+    source = corpus.frame_source or trained.encoder
+    inside = CacheFolder.of(corpus, source, cfg.paths.cache, cfg.extraction.trust_cache)
+    seen = seen_speakers(trained, corpus, inside.recordings)
+    if seen and leave_out_seen:
+        left_out |= {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}
+    elif seen and not allow_seen:
+        raise SerError(refusal(trained, corpus, seen))
+    return left_out, bool(seen and not leave_out_seen)
 
 
 def predict_corpus(
@@ -142,7 +158,7 @@ def show_evaluation(run: Run) -> None:
     """Print what was tested and left out, the scores, and where they lie."""
     console, facts = get_console(), run.metrics
     lines = [f"{facts['variant']}, fold {facts['fold']}, seed {facts['seed']}: {run.origin}", *evaluation_notes(run)]
-    lines += [text for key, text in WARNINGS.items() if getattr(run, key)]
+    lines += warnings_in(declared([run]))
     console.print("\n".join(lines), highlight=False, markup=False)
     _, speakers = speaker_tables(facts["speakers"])
     show([*score_tables(run), *([speakers] if len(speakers.rows) <= _MOST_SPEAKERS else [])])
@@ -185,8 +201,8 @@ def _by_statistics(
 
 def _write(
     folder: Path, table: pd.DataFrame, pooled: np.ndarray | None, facts: Mapping[str, Any], left_out: Mapping[str, str]
-) -> Run:
-    """The folder, metrics.json last, as a Run."""
+) -> None:
+    """Write the folder: split.json, by which it is known, comes first and metrics.json last."""
     emotions = emotions_of(table)
     labels = sorted(zip(table["id"], table["emotion"], strict=True))
     digest = hashlib.sha256(repr(labels).encode()).hexdigest()[:16]
@@ -205,16 +221,14 @@ def _write(
         "emotions": emotions,
         "left_out": dict(left_out),
         "parts": {"test": part},
-        "hash": f"evaluation {digest}",
+        "hash": f"{_HASH} {digest}",
     }
     with told_writing(folder):
-        for name in _OWN_FILES:
-            (folder / name).unlink(missing_ok=True)
+        for path in [folder / name for name in _RESULTS] + leftovers(folder):
+            path.unlink(missing_ok=True)
+    write_json(folder / "split.json", split)
     write_predictions(folder / "predictions.csv", table)
     if pooled is not None:
         write_embeddings(folder / "embeddings.npy", pooled)
-    write_json(folder / "split.json", split)
-    write_json(
-        folder / "metrics.json", {"test": scores_with_interval(table), "speakers": cross_speaker(table), **facts}
-    )
-    return load_run(folder)
+    metrics = {"test": scores_with_interval(table), "speakers": cross_speaker(table), **facts}
+    write_json(folder / "metrics.json", metrics)

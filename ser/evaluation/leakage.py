@@ -86,11 +86,13 @@ def leakage_of(run: Run) -> dict[str, Any] | None:
         SerError: the file is damaged or of another format.
     """
     leakage = run.leakage
-    if leakage is not None and leakage.get("format") != FORMAT:
-        raise SerError(
-            f"{run.folder / 'leakage.json'} has format {leakage.get('format', 1)}, expected {FORMAT}; "
-            f"measure again with ser probe {run.folder}."
-        )
+    if leakage is None:
+        return None
+    path, again = run.folder / "leakage.json", f"measure again with ser probe {run.folder}."
+    if leakage.get("format") != FORMAT:
+        raise SerError(f"{path} has format {leakage.get('format', 1)}, expected {FORMAT}; {again}")
+    if missing := {"speakers", "open_set", "gender", "adversary_accuracy"} - leakage.keys():
+        raise SerError(f"{path} has no {', '.join(sorted(missing))}; {again}")
     return leakage
 
 
@@ -136,10 +138,10 @@ def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.Data
             compared = compare_over_runs(before, after)
             row |= {"speaker_difference": compared["difference"], "speaker_p": compared["p"]}
         rows.append(row)
-    tested = [row for row in rows if "speaker_p" in row]
-    for row, p in zip(tested, holm([row["speaker_p"] for row in tested]), strict=True):
-        row["speaker_p_holm"] = p
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if "speaker_p" in table:
+        table["speaker_p_holm"] = holm(table["speaker_p"].tolist())
+    return table
 
 
 def matched(before: Sequence[Run], after: Sequence[Run]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

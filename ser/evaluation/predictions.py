@@ -226,20 +226,19 @@ def _check_probabilities(ids: pd.Series, values: np.ndarray, source: str) -> Non
 
 def _with_optional_columns(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """Defaults for ``session``, ``gender`` and ``seconds``; sessions become integers where all of them are."""
-    session = table["session"] if "session" in table.columns else pd.Series(1, index=table.index)
-    numbers = pd.to_numeric(session, errors="coerce")
-    whole = bool(numbers.notna().all()) and bool((numbers % 1 == 0).all())
-    gender = table["gender"].fillna("") if "gender" in table.columns else pd.Series("", index=table.index)
-    gender = gender.astype(str).str.strip()
-    seconds = table["seconds"] if "seconds" in table.columns else pd.Series(0.0, index=table.index)
-    seconds = pd.to_numeric(seconds, errors="coerce").fillna(0.0).astype(float)
+    defaults: dict[str, Any] = {"session": 1, "gender": "", "seconds": 0.0}
+    table = table.assign(**{name: value for name, value in defaults.items() if name not in table.columns})
+    sessions = pd.to_numeric(table["session"], errors="coerce")
+    whole = bool((sessions % 1 == 0).all())  # false for NaN
+    genders = table["gender"].fillna("").astype(str).str.strip()
+    seconds = pd.to_numeric(table["seconds"], errors="coerce").fillna(0.0).astype(float)
     if not (np.isfinite(seconds) & (seconds >= 0)).all():
         raise SerError(
             f"{source} has negative or infinite seconds; give each utterance's length in seconds, 0 for unknown."
         )
     return table.assign(
-        session=numbers.astype(int) if whole else session.astype(str),
-        gender=gender.map(lambda name: GENDERS.get(name.lower(), name)),
+        session=sessions.astype(int) if whole else table["session"].astype(str),
+        gender=genders.map(lambda name: GENDERS.get(name.lower(), name)),
         seconds=seconds,
     )
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 
@@ -39,7 +38,9 @@ def reproduce(path: str, wanted: Path | None = None, tolerance: float = 1e-4) ->
     repeat(original.folder, folder)
     rows = compare_runs(original, load_run(folder), tolerance)
     agree = all(row[3] for row in rows)
-    _show(rows, agree, tolerance)
+    show([reproduction_table(rows)])
+    verdict = f"the figures agree within {tolerance:g}" if agree else "the figures do NOT agree"
+    get_console().print(verdict, style="bold" if agree else "bold red", highlight=False)
     if agree and wanted is None:
         shutil.rmtree(folder)
     else:
@@ -74,20 +75,18 @@ def compare_runs(one: Run, other: Run, tolerance: float) -> list[Row]:
     difference = first_difference(read_identity(one.folder), read_identity(other.folder))
     rows: list[Row] = [("settings and input", "", difference or "", difference is None, "")]
     first, second = (dict(leaves(entry.metrics, lists=True)) for entry in (one, other))
-    keys = [key for key in dict.fromkeys([*first, *second]) if key not in NOT_COMPARED]
-    for key in sorted(keys, key=lambda key: (key not in MAIN, MAIN.index(key) if key in MAIN else 0)):
-        row = _figure(key, first.get(key), second.get(key), tolerance)
-        if key in MAIN or not row[3]:
-            rows.append(row)
-    rows.append(("all of metrics.json", f"{len(keys)} figures", "", all(row[3] for row in rows[1:]), ""))
+    keys = [key for key in dict.fromkeys([*MAIN, *first, *second]) if key in first | second and key not in NOT_COMPARED]
+    figures = [_figure(key, first.get(key), second.get(key), tolerance) for key in keys]
+    rows += [row for row in figures if row[0] in MAIN or not row[3]]
+    rows.append(("all of metrics.json", f"{len(keys)} figures", "", all(row[3] for row in figures), ""))
     return [*rows, *_tables(one, other, tolerance)]
 
 
 def _figure(key: str, one: Any, other: Any, tolerance: float) -> Row:
-    if _is_number(one) and _is_number(other):
-        gap = 0.0 if one == other or (math.isnan(one) and math.isnan(other)) else abs(one - other)
-        return key, f"{one:.6g}", f"{other:.6g}", gap <= tolerance, "exact" if gap == 0 else f"differs by {gap:.2g}"
-    return key, str(one), str(other), one == other, "exact" if one == other else "differs"
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)):
+        return key, str(one), str(other), one == other, "exact" if one == other else "differs"
+    gap = 0.0 if one == other or (math.isnan(one) and math.isnan(other)) else abs(one - other)
+    return key, f"{one:.6g}", f"{other:.6g}", gap <= tolerance, "exact" if gap == 0 else f"differs by {gap:.2g}"
 
 
 def _tables(one: Run, other: Run, tolerance: float) -> Iterator[Row]:
@@ -101,13 +100,10 @@ def _tables(one: Run, other: Run, tolerance: float) -> Iterator[Row]:
     yield "answers", f"{len(first)} rows", f"{same} the same", same == len(first), ""
     features = [read_embeddings(entry.folder / "embeddings.npy", len(first)) for entry in (one, other)]
     yield _array("pooled features", features[0], features[1], tolerance)
-    if one.history is not None and other.history is not None:
-        yield _array("history.csv", _curve(one.history), _curve(other.history), tolerance)
-
-
-def _curve(history: pd.DataFrame) -> np.ndarray:
-    kept = history.drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
-    return kept.to_numpy(dtype=float, na_value=0.0)
+    curves = [entry.history for entry in (one, other) if entry.history is not None]
+    if len(curves) == 2:
+        kept = [curve.drop(columns=["seconds", "peak_memory_mb"], errors="ignore").to_numpy(float) for curve in curves]
+        yield _array("history.csv", kept[0], kept[1], tolerance)
 
 
 def _array(name: str, one: np.ndarray, other: np.ndarray, tolerance: float) -> Row:
@@ -116,10 +112,6 @@ def _array(name: str, one: np.ndarray, other: np.ndarray, tolerance: float) -> R
         return name, shapes[0], shapes[1], False, "other shape"
     gap = float(np.abs(np.nan_to_num(one) - np.nan_to_num(other)).max(initial=0.0))
     return name, shapes[0], shapes[1], gap <= tolerance, "exact" if gap == 0 else f"within {gap:.2g}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _new_folder(original: Path, wanted: Path | None) -> Path:
@@ -131,9 +123,3 @@ def _new_folder(original: Path, wanted: Path | None) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SerError(f"--folder {wanted} is not empty, expected a new folder; give another.")
     return folder
-
-
-def _show(rows: list[Row], agree: bool, tolerance: float) -> None:
-    show([reproduction_table(rows)])
-    verdict = f"the figures agree within {tolerance:g}" if agree else "the figures do NOT agree"
-    get_console().print(verdict, style="bold" if agree else "bold red", highlight=False)

@@ -1,7 +1,7 @@
 """Finished runs on disk, and prediction tables of other tools in their place."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -33,7 +33,12 @@ WARNINGS = {
     "trusted_frames": "unchecked frames: cached frames were used without their audio (extraction.trust_cache)",
 }
 _AGAIN = "a finished run has it, so run it again"
-_NEEDED = ("variant", "fold", "seed")
+# Kinds of the entries that are read; those that may be missing are None then.
+_METRICS: dict[str, Any] = {"variant": str, "fold": int, "seed": int}
+_METRICS |= dict.fromkeys(("test", "validation", "versions"), dict | None)
+_METRICS |= dict.fromkeys(("best_epoch", "epochs", "parameters", "trainable_parameters"), int | None)
+_METRICS |= dict.fromkeys(("seconds", "prediction_seconds"), int | float | None)
+_SPLIT = {"hash": str, "parts": dict, "folds": int | None, "emotions": list | None, "left_out": dict | None}
 
 
 class UntestedRunError(SerError):
@@ -67,15 +72,17 @@ class Run:
     @cached_property
     def leakage(self) -> dict[str, Any] | None:
         """The result of the speaker probe, None where it was not run."""
-        path = self.folder / "leakage.json"
-        return require_json(path, _AGAIN) if self.metrics and path.is_file() else None
+        return self._own_json("leakage.json")
 
     @cached_property
     def identity(self) -> dict[str, Any] | None:
         """What the run was made of, by its ``run.json``; None for results of other tools."""
-        path = self.folder / "run.json"
-        found = require_json(path, _AGAIN).get("identity") if self.metrics and path.is_file() else None
+        found = (self._own_json("run.json") or {}).get("identity")
         return found if isinstance(found, dict) else None
+
+    def _own_json(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name
+        return require_json(path, _AGAIN) if self.metrics and path.is_file() else None
 
     @property
     def emotions(self) -> list[str]:
@@ -129,7 +136,8 @@ def load_run(folder: str | Path) -> Run:
             f"{folder} is not a finished run: it has no metrics.json; give the folder of a run that ended, "
             "or start the run again to finish it."
         )
-    metrics, split = (require_json(folder / name, _AGAIN) for name in ("metrics.json", "split.json"))
+    metrics = require_json(folder / "metrics.json", _AGAIN, kinds=_METRICS)
+    split = require_json(folder / "split.json", _AGAIN, kinds=_SPLIT)
     if metrics.get("protocol") == "everyone":
         sweep = (metrics.get("cross_validation") or {}).get("folder", "the sweep of its variant")
         raise UntestedRunError(
@@ -141,22 +149,18 @@ def load_run(folder: str | Path) -> Run:
             f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "
             "with test=true resume=true to test it."
         )
-    missing = [f"metrics.json: {key}" for key in _NEEDED if key not in metrics]
-    missing += [f"split.json: {key}" for key in ("hash", "parts") if key not in split]
-    if missing or "test" not in split["parts"]:
-        raise SerError(
-            f"the run {folder} lacks {', '.join(missing) or 'split.json: parts.test'}; its files are from "
-            "another program or damaged, so run it again."
-        )
+    tested = split["parts"].get("test")
+    ids = tested.get("ids") if isinstance(tested, dict) else None
+    if not isinstance(ids, list):
+        raise SerError(f"{folder / 'split.json'} has no parts.test.ids; {_AGAIN}.")
     path = folder / "predictions.csv"
     table = read_predictions(path)
-    if sorted(table["id"]) != sorted(split["parts"]["test"].get("ids", table["id"])):
-        expected = len(split["parts"]["test"]["ids"])
+    if sorted(table["id"]) != sorted(ids):
         raise SerError(
-            f"{path} has {len(table)} utterances, not the {expected} of the test part in split.json; it is cut off or "
+            f"{path} has {len(table)} utterances, not the {len(ids)} of the test part in split.json; it is cut off or "
             "from another run, so run it again."
         )
-    return Run(folder, str(metrics["variant"]), int(metrics["fold"]), int(metrics["seed"]), metrics, split, table, path)
+    return Run(folder, metrics["variant"], metrics["fold"], metrics["seed"], metrics, split, table, path)
 
 
 def find_runs(path: str | Path) -> list[Run]:
@@ -259,6 +263,21 @@ def by_fold(runs: Sequence[Run]) -> dict[int, list[Run]]:
 def by_variant(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs of each variant, in their order."""
     return {name: [run for run in runs if run.variant == name] for name in dict.fromkeys(run.variant for run in runs)}
+
+
+def declared(runs: Sequence[Run]) -> dict[str, bool]:
+    """Which of ``WARNINGS`` hold for any of these runs."""
+    return {key: any(getattr(run, key) for run in runs) for key in WARNINGS}
+
+
+def warnings_in(facts: Mapping[str, Any]) -> list[str]:
+    """What a result with these facts must say."""
+    return [text for key, text in WARNINGS.items() if facts.get(key)]
+
+
+def marks_of(facts: Mapping[str, Any]) -> list[str]:
+    """The same in one or two words."""
+    return [text.partition(":")[0] for text in warnings_in(facts)]
 
 
 def warnings_of(runs: Sequence[Run]) -> list[str]:

@@ -1,7 +1,6 @@
 """Scores of a prediction table: over all utterances, by confidence and by speaker. Every result is ready for JSON."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,18 +74,9 @@ def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
     for speaker, part in table.groupby("speaker", sort=True):
         names = sorted({*part["emotion"], *part["predicted"]})
         counts = class_counts(metrics.confusion_counts(part["emotion"].tolist(), part["predicted"].tolist(), names))
-        rows.append(
-            {
-                "speaker": str(speaker),
-                "gender": part["gender"].iloc[0],
-                "session": part["session"].iloc[0],
-                "n": len(part),
-                "accuracy": float(accuracy(counts)),
-                "uar": float(uar(counts)),
-                "weighted_f1": float(weighted_f1(counts)),
-            }
-        )
-    return pd.DataFrame(rows)
+        found = [float(metric(counts)) for metric in (accuracy, uar, weighted_f1)]
+        rows.append([str(speaker), part["gender"].iloc[0], part["session"].iloc[0], len(part), *found])
+    return pd.DataFrame(rows, columns=["speaker", "gender", "session", "n", "accuracy", "uar", "weighted_f1"])
 
 
 def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int = 0) -> dict[str, Any]:
@@ -149,25 +139,19 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
     groups = {str(name): part for name, part in table.groupby(column, sort=True)}
     if len(groups) < 2:
         return None
-    right = {name: _group_metric(part, accuracy) for name, part in groups.items()}
-    ranked = sorted(groups, key=lambda name: right[name])
+    found = {name: _group_scores(part) for name, part in groups.items()}
+    ranked = sorted(found, key=lambda name: found[name]["accuracy"])
     worst, best = ranked[0], ranked[-1]
     bounds = _accuracy_difference(groups[worst], groups[best], repetitions, seed)
-    return {
-        "gap": float(bounds.estimate[0]),
-        "best": best,
-        "worst": worst,
-        "interval": [float(bounds.low[0]), float(bounds.high[0])] if math.isfinite(bounds.low[0]) else None,
-        "groups": {
-            name: {
-                "accuracy": right[name],
-                "uar": _group_metric(part, uar),
-                "n": len(part),
-                "speakers": int(part["speaker"].nunique()),
-            }
-            for name, part in groups.items()
-        },
-    }
+    known = [float(bounds.low[0]), float(bounds.high[0])] if math.isfinite(bounds.low[0]) else None
+    return {"gap": float(bounds.estimate[0]), "best": best, "worst": worst, "interval": known, "groups": found}
+
+
+def _group_scores(table: pd.DataFrame) -> dict[str, Any]:
+    counts = utterance_counts(table).counts
+    total = _by_class(counts.sums(np.zeros(len(counts.which), dtype=int)).toarray()[0])
+    found = {"accuracy": float(accuracy(total)), "uar": float(uar(total))}
+    return {**found, "n": len(table), "speakers": int(table["speaker"].nunique())}
 
 
 def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: int, seed: int) -> Bounds:
@@ -194,12 +178,6 @@ def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: i
         strata=counts["side"].to_numpy(),
         limits=(-1.0, 1.0),
     )
-
-
-def _group_metric(table: pd.DataFrame, metric: Callable[[np.ndarray], np.ndarray]) -> float:
-    counts = utterance_counts(table).counts
-    total = counts.sums(np.zeros(len(counts.which), dtype=int)).toarray()[0]
-    return float(metric(_by_class(total)))
 
 
 def _mean(values: np.ndarray) -> float | None:

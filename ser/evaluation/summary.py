@@ -16,10 +16,9 @@ import pandas as pd
 from ser.errors import SerError
 from ser.evaluation.comparison import paired_comparison, split_differences
 from ser.evaluation.leakage import leakage_table
-from ser.evaluation.runs import WARNINGS, Run, by_fold, by_variant, pooled
+from ser.evaluation.runs import Run, by_fold, by_variant, declared, pooled, warnings_in
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_intervals, holm
-from ser.metrics import METRICS
 
 DEFAULT_BASELINES = ("statistics_logistic", "gru")
 TESTS = ("p_speakers", "p_folds", "p_utterances")
@@ -74,7 +73,7 @@ def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequen
     baseline = _baseline(list(groups), baseline)
     groups = {baseline: groups.pop(baseline), **groups}  # the baseline leads every table
     speakers = {variant: cross_speaker(pooled(group)) for variant, group in groups.items()}
-    rows = [_variant_row(variant, group, emotions, speakers[variant]) for variant, group in groups.items()]
+    rows = [_variant_row(variant, group, speakers[variant]) for variant, group in groups.items()]
     comparisons, notes = _comparisons(groups, baseline)
     leakage = leakage_table(groups, baseline)
     if left_out:
@@ -91,56 +90,44 @@ def _baseline(variants: Sequence[str], wanted: str | None) -> str:
     return [*found, *variants][0]
 
 
-def _variant_row(
-    variant: str, runs: Sequence[Run], emotions: Sequence[str], speakers: dict[str, Any]
-) -> dict[str, Any]:
-    table, folds = pooled(runs), by_fold(runs)
-    splits = {fold: sorted({run.hash for run in members}) for fold, members in folds.items()}
+def _variant_row(variant: str, runs: Sequence[Run], speakers: dict[str, Any]) -> dict[str, Any]:
+    """Scores of a variant: over runs the mean and std, over folds the std with seeds averaged, over seeds likewise."""
+    table, overall = pooled(runs), scores(pooled(runs))
+    splits = {fold: sorted({run.hash for run in members}) for fold, members in by_fold(runs).items()}
     row: dict[str, Any] = {
         "variant": variant,
         "runs": len(runs),
-        "folds": len(folds),
+        "folds": len(splits),
         "seeds": len({run.seed for run in runs}),
         "utterances": int(table["id"].nunique()),
         "speakers": int(table["speaker"].nunique()),
         "corpus": _joined(runs, "corpus"),
         "features": _joined(runs, "features"),
         "protocol": _joined(runs, "protocol"),
-        **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
+        **declared(runs),
         "splits": hashlib.sha256(json.dumps(splits).encode()).hexdigest()[:16],  # equal for the same splits only
     }
-    overall = scores(table)
+    each = pd.json_normalize([run.test for run in runs], max_level=1)  # a row per run: uar, recall.happy and so on
+    folds, seeds = [run.fold for run in runs], [run.seed for run in runs]
     for metric, interval in bootstrap_intervals(table).items():
-        row |= _over_runs(metric, runs)
+        values = each[metric]
         row |= {
+            f"{metric}_mean_over_runs": values.mean(),
+            f"{metric}_std_over_runs": values.std(),
+            f"{metric}_std_over_folds": values.groupby(folds).mean().std(),
+            f"{metric}_std_over_seeds": values.groupby(seeds).mean().std(),
             f"{metric}_pooled": overall[metric],
             f"{metric}_pooled_low": interval.low,
             f"{metric}_pooled_high": interval.high,
         }
-    for emotion in emotions:
-        recalls = np.array([run.test["recall"][emotion] for run in runs], dtype=float)
-        known = recalls[np.isfinite(recalls)]
-        row |= {
-            f"recall_{emotion}_mean_over_runs": float(known.mean()) if known.size else None,
-            f"recall_{emotion}_std_over_runs": _std(known),
-            f"recall_{emotion}_pooled": overall["recall"][emotion],
-        }
+    for emotion, recall in overall["recall"].items():
+        values = each[f"recall.{emotion}"].astype(float)
+        row[f"recall_{emotion}_mean_over_runs"], row[f"recall_{emotion}_std_over_runs"] = values.mean(), values.std()
+        row[f"recall_{emotion}_pooled"] = recall
     row["validation_uar_mean_over_runs"] = _mean([run.metrics.get("validation", {}).get("uar") for run in runs])
     choices = [choice[3] if (choice := test_choice(run)) else None for run in runs]
     row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] = _mean(choices)
     return row | {f"speaker_{key}": speakers[key] for key in ("average_f1", "performance_std", "f1_range")}
-
-
-def _over_runs(metric: str, runs: Sequence[Run]) -> dict[str, float | None]:
-    """Mean over runs; std over runs, over folds (seeds averaged) and over seeds (folds averaged)."""
-    index = pd.MultiIndex.from_tuples([(run.fold, run.seed) for run in runs], names=["fold", "seed"])
-    values = pd.Series([run.test[metric] for run in runs], index)
-    return {
-        f"{metric}_mean_over_runs": float(values.mean()),
-        f"{metric}_std_over_runs": _std(values.to_numpy()),
-        f"{metric}_std_over_folds": _std(values.groupby("fold").mean().to_numpy()),
-        f"{metric}_std_over_seeds": _std(values.groupby("seed").mean().to_numpy()),
-    }
 
 
 def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFrame, list[str]]:
@@ -166,18 +153,17 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
         sizes = {"folds": len(paired["folds"])} | {key: paired[key] for key in ("utterances", "speakers")}
         for metric, figures in paired["metrics"].items():
             rows.append({"variant": variant, "baseline": baseline, "metric": metric, **sizes, **figures})
-    for metric in METRICS:
-        part = [row for row in rows if row["metric"] == metric]
-        for test in TESTS:
-            for row, p in zip(part, holm([row[test] for row in part]), strict=True):
-                row[f"{test}_holm"] = p
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["variant", "baseline", "metric"]), notes
+    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["variant", "baseline", "metric"])
+    for test in TESTS if rows else ():
+        for places in table.groupby("metric").groups.values():
+            table.loc[places, f"{test}_holm"] = np.array(holm(table.loc[places, test].tolist()), dtype=float)
+    return table, notes
 
 
 def _notes(groups: dict[str, list[Run]]) -> list[str]:
     notes = []
     for variant, runs in groups.items():
-        notes += [f"{variant}: {text}." for key, text in WARNINGS.items() if any(getattr(run, key) for run in runs)]
+        notes += [f"{variant}: {text}." for text in warnings_in(declared(runs))]
         cells = {(run.fold, run.seed) for run in runs}
         expected = len({fold for fold, _ in cells}) * len({seed for _, seed in cells})
         folds = max((run.split.get("folds") or 0) for run in runs)
@@ -208,14 +194,9 @@ def _joined(runs: Sequence[Run], key: str) -> str:
     return ", ".join(sorted({str(run.metrics.get(key) or run.split.get(key) or "") for run in runs}))
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
-
-
-def _std(values: np.ndarray) -> float | None:
-    """Sample standard deviation; None of fewer than two values."""
-    return float(values.std(ddof=1)) if len(values) > 1 else None
+def _mean(values: Sequence[float | None]) -> float:
+    """NaN where one is unknown."""
+    return float(np.array(values, dtype=float).mean())
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A trained model beside a corpus: what is known of its training, the speakers it has seen, the classes in common."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,11 @@ class Trained:
             frozenset(key for part in parts for key in part["recordings"]) if known else None,
             {key: str(value) for key, value in (config.get("paths") or {}).items()},
         )
+
+
+def digest_of(model: Path) -> str:
+    """By which an evaluation tells the model; empty for a folder."""
+    return hashlib.sha256(model.read_bytes()).hexdigest()[:16] if model.is_file() else ""
 
 
 def seen_speakers(trained: Trained, corpus: Corpus, recordings: Mapping[str, Recording]) -> set[str]:

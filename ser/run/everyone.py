@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ser.errors import SerError
 from ser.evaluation.leakage import leakage_table
-from ser.evaluation.runs import WARNINGS, Run, pooled, scan_runs
+from ser.evaluation.runs import Run, declared, pooled, scan_runs
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import bootstrap_interval
 from ser.run.identity import first_difference
@@ -146,7 +146,7 @@ def cross_validation(runs: Sequence[Run], folder: str) -> dict[str, Any]:
         "macro_f1": overall["macro_f1"],
         "recall": overall["recall"],
         "epochs": [int(run.metrics["best_epoch"]) + 1 for run in runs],
-        **{key: any(getattr(run, key) for run in runs) for key in WARNINGS},
+        **declared(runs),
         **({"leakage": _leakage(leakage)} if len(leakage) and leakage["runs"][0] == len(runs) else {}),
     }
 

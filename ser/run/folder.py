@@ -18,7 +18,7 @@ from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
-from ser.io import DamagedCheckpointError, read_checkpoint_file, read_json, remove_leftovers, told_writing, write_json
+from ser.io import DamagedCheckpointError, leftovers, read_checkpoint_file, read_json, told_writing, write_json
 from ser.run.identity import first_difference, read_identity
 from ser.run.results import Part, score_parts
 
@@ -132,7 +132,8 @@ class RunFolder:
             if checkpoint is None and self.work == self._attempt:
                 shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.work)
+            for path in leftovers(self.work):
+                path.unlink(missing_ok=True)
             for name in RESULTS if checkpoint is None else ():
                 _remove(self.work / name)
         if checkpoint is None:

@@ -19,18 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ser.emotions import looks
 from ser.errors import SerError, SyntheticVoiceWarning
-from ser.evaluation.figures.style import (
-    FAINT,
-    GREY,
-    MARKERS,
-    SERIES,
-    VERMILION,
-    Inputs,
-    Look,
-    drawable,
-    figure,
-    new_figure,
-)
+from ser.evaluation.figures import style
+from ser.evaluation.figures.style import Inputs, Look
 from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.predictions import emotions_of, probabilities, read_embeddings
 from ser.evaluation.runs import Run, load_run
@@ -87,8 +77,8 @@ def _features_of_variants(sweep: Sweep) -> Inputs:
             yield name, (*inputs, f"{name}, fold {runs[0].fold}, seed {runs[0].seed}")
 
 
-@figure("features", FEATURES, "sweep", _features_of_variants)
-@figure("features", FEATURES, inputs=_features)
+@style.figure("features", FEATURES, "sweep", _features_of_variants)
+@style.figure("features", FEATURES, inputs=_features)
 def feature_map(
     predictions: pd.DataFrame, features: np.ndarray, title: str = "", note: str = "", most: int = 500
 ) -> Figure:
@@ -103,7 +93,7 @@ def feature_map(
     shown = predictions.iloc[rows]
     points, method = project(features[rows])
     sampled = f", {most} of {len(predictions)} utterances" if len(predictions) > most else ""
-    drawn = new_figure(11, 5.2, f"Pooled features by {method}{sampled}" + (f": {title}" if title else ""), note)
+    drawn = style.new_figure(11, 5.2, f"Pooled features by {method}{sampled}" + (f": {title}" if title else ""), note)
     by_emotion, by_speaker = drawn.subplots(1, 2)
     frequent = shown["emotion"].value_counts().index[:_MOST_NAMED]
     styles = {
@@ -112,7 +102,10 @@ def feature_map(
     _scatter(by_emotion, points, shown["emotion"], styles, "by emotion")
     counts = shown["speaker"].value_counts()
     named = sorted(counts.index[:_MOST_NAMED])
-    speakers = {name: (SERIES[place % 8], MARKERS[place // 8 % len(MARKERS)]) for place, name in enumerate(named)}
+    speakers = {
+        name: (style.SERIES[place % 8], style.MARKERS[place // 8 % len(style.MARKERS)])
+        for place, name in enumerate(named)
+    }
     _scatter(by_speaker, points, shown["speaker"], speakers, "by speaker")
     return drawn
 
@@ -121,11 +114,13 @@ def _scatter(axes: Axes, points: np.ndarray, names: pd.Series, styles: dict[str,
     """Draw points by group; groups without a style are faint dots under the others."""
     others = ~names.isin(list(styles)).to_numpy()
     if others.any():
-        axes.scatter(points[others, 0], points[others, 1], s=8, color=FAINT, label=f"{names[others].nunique()} others")
+        axes.scatter(
+            points[others, 0], points[others, 1], s=8, color=style.FAINT, label=f"{names[others].nunique()} others"
+        )
     for name, (color, marker) in styles.items():
         chosen = (names == name).to_numpy()
         if chosen.any():
-            look: Look = {"color": color, "marker": marker, "edgecolors": "#555555", "label": drawable(name, 14)}
+            look: Look = {"color": color, "marker": marker, "edgecolors": "#555555", "label": style.drawable(name, 14)}
             axes.scatter(points[chosen, 0], points[chosen, 1], s=24, alpha=0.85, linewidths=0.3, **look)
     columns = 1 + (len(axes.collections) > 14)
     spaces: Look = {"borderaxespad": 0.2, "handletextpad": 0.2, "columnspacing": 0.8}
@@ -200,14 +195,14 @@ def _attention(run: Run) -> Inputs:
         yield "", (found,)
 
 
-@figure("attention", ATTENTION, inputs=_attention)
+@style.figure("attention", ATTENTION, inputs=_attention)
 def attention_over_waveform(utterances: Sequence[Attended], note: str = "") -> Figure:
     """The attention weight of each frame over the waveform, a panel per utterance.
 
     Raises:
         SerError: a weight is negative or not a number, or there are none.
     """
-    drawn = new_figure(9, 0.6 + 1.9 * len(utterances), "Attention over the waveform", note)
+    drawn = style.new_figure(9, 0.6 + 1.9 * len(utterances), "Attention over the waveform", note)
     for top, one in zip(drawn.subplots(len(utterances), 1, squeeze=False).ravel(), utterances, strict=True):
         peaks, received = np.asarray(one.envelope, dtype=float), np.asarray(one.weights, dtype=float)
         if received.ndim != 1 or not received.size or not np.isfinite(received).all() or (received < 0).any():
@@ -216,14 +211,14 @@ def attention_over_waveform(utterances: Sequence[Attended], note: str = "") -> F
                 "per frame; run it again."
             )
         times = (np.arange(len(peaks)) + 0.5) * one.seconds / len(peaks)
-        top.fill_between(times, peaks[:, 0], peaks[:, 1], color=GREY, linewidth=0.5, edgecolor=GREY)
+        top.fill_between(times, peaks[:, 0], peaks[:, 1], color=style.GREY, linewidth=0.5, edgecolor=style.GREY)
         frames = (np.arange(received.size) + 0.5) * one.seconds / received.size
         weights = top.twinx()
-        weights.plot(frames, received, color=VERMILION, linewidth=1.7, marker="o" if received.size == 1 else "")
-        weights.axhline(1 / received.size, color=VERMILION, linewidth=0.8, linestyle=":")
+        weights.plot(frames, received, color=style.VERMILION, linewidth=1.7, marker="o" if received.size == 1 else "")
+        weights.axhline(1 / received.size, color=style.VERMILION, linewidth=0.8, linestyle=":")
         weights.set_ylim(0, max(float(received.max()) * 1.1, 1e-9))
-        weights.set_ylabel("weight", color=VERMILION)
+        weights.set_ylabel("weight", color=style.VERMILION)
         weights.spines["right"].set_visible(True)
-        top.set(xlim=(0, one.seconds), title=drawable(one.title, 90), ylabel="amplitude")
+        top.set(xlim=(0, one.seconds), title=style.drawable(one.title, 90), ylabel="amplitude")
     top.set_xlabel("time (s); dotted: uniform attention")
     return drawn

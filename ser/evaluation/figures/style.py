@@ -24,7 +24,6 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter
 
 from ser.errors import SerError
-from ser.evaluation.report.cells import percent
 from ser.io import atomic_path
 
 P = ParamSpec("P")
@@ -51,6 +50,8 @@ _RC: Any = {
     "axes.spines.right": False,
     "axes.edgecolor": "#666666",
     "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
     "text.color": INK,
     "axes.labelcolor": INK,
     "xtick.color": INK,
@@ -159,11 +160,6 @@ def percent_axis(axis: Axis, low: float = 0.0, high: float = 1.0) -> None:
     axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # type: ignore[attr-defined]
     axis.set_ticks(np.linspace(0, 1, 6))
     axis.set_major_formatter(PERCENT)
-
-
-def percents(values: Iterable[float]) -> list[str]:
-    """Fractions as percent with one decimal, a dash for NaN."""
-    return list(map(percent, values))
 
 
 def new_figure(width: float, height: float, title: str, note: str = "") -> Figure:

@@ -10,27 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
+from ser.evaluation.figures import style
 from ser.evaluation.figures.run import draw_matrix, matrix_side, row_rates
-from ser.evaluation.figures.style import (
-    BLUE,
-    FAINT,
-    GREY,
-    INK,
-    MARKERS,
-    ORANGE,
-    PERCENT,
-    SERIES,
-    SKY,
-    Inputs,
-    Look,
-    drawable,
-    figure,
-    new_figure,
-    percent_axis,
-    percents,
-    variant_labels,
-)
+from ser.evaluation.figures.style import Inputs, Look
 from ser.evaluation.predictions import emotions_of
+from ser.evaluation.report.cells import bounds, percent
 from ser.evaluation.runs import Run, by_variant, pooled
 from ser.evaluation.scores import scores, speaker_scores
 from ser.evaluation.summary import Summary
@@ -86,7 +70,7 @@ def _tables(sweep: Sweep) -> Inputs:
     yield "", (sweep.tables,)
 
 
-@figure(
+@style.figure(
     "ladder",
     "Intervals over speakers. Whether a variant differs from the baseline is told by the paired tests of the summary, "
     "not by overlapping intervals.",
@@ -99,35 +83,35 @@ def ladder(table: pd.DataFrame, note: str = "") -> Figure:
     The table is indexed by variant, with columns ``value``, ``low``, ``high`` (NaN: no interval) and perhaps
     ``baseline`` (bool).
     """
-    drawn = new_figure(9, 1.4 + 0.5 * max(2, len(table)), "UAR of each variant, pooled over folds (%)", note)
+    drawn = style.new_figure(9, 1.4 + 0.5 * max(2, len(table)), "UAR of each variant, pooled over folds (%)", note)
     axes = drawn.subplots()
     rows = np.arange(len(table))
     baseline = table.get("baseline", pd.Series(False, index=table.index)).to_numpy(dtype=bool)
     values = table["value"].to_numpy(dtype=float)
     low, high = table["low"].to_numpy(dtype=float), table["high"].to_numpy(dtype=float)
-    axes.hlines(rows, low, high, color=np.where(baseline, GREY, BLUE), linewidth=2.4)
-    axes.scatter(values, rows, color=np.where(baseline, GREY, BLUE), s=48, zorder=3)
+    axes.hlines(rows, low, high, color=np.where(baseline, style.GREY, style.BLUE), linewidth=2.4)
+    axes.scatter(values, rows, color=np.where(baseline, style.GREY, style.BLUE), s=48, zorder=3)
     if baseline.any():
-        axes.axvline(values[baseline][0], color=GREY, linestyle="--", linewidth=1)
+        axes.axvline(values[baseline][0], color=style.GREY, linestyle="--", linewidth=1)
     ends = np.nanmax(np.where(np.isnan(high), values, high)), np.nanmin(np.where(np.isnan(low), values, low))
     span = max(0.05, ends[0] - ends[1])
     axes.set_xlim(max(-0.01, ends[1] - 0.08 * span), min(1.01, ends[0] + 0.08 * span))
-    axes.xaxis.set_major_formatter(PERCENT)
-    for row, (value, lower, upper) in enumerate(zip(*map(percents, (values, low, high)), strict=True)):
-        text = f"{value} [{lower}, {upper}]" if np.isfinite([low[row], high[row]]).all() else value
+    axes.xaxis.set_major_formatter(style.PERCENT)
+    for row, (value, lower, upper) in enumerate(zip(values, low, high, strict=True)):
+        text = bounds(value, lower, upper) if np.isfinite([lower, upper]).all() else percent(value)
         axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     names = [
         f"{label}\n(baseline)" if base and "\n" not in label else label
-        for label, base in zip(variant_labels(table.index), baseline, strict=True)
+        for label, base in zip(style.variant_labels(table.index), baseline, strict=True)
     ]
     axes.set_yticks(rows, names)
     axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.grid(axis="x")
     axes.set_xlabel("UAR (%) with 95% interval over speakers")
     return drawn
 
 
-@figure(
+@style.figure(
     "folds", "Every dot is a run; compare the width of the boxes with the distance between them.", "sweep", _each_run
 )
 def folds(table: pd.DataFrame, note: str = "") -> Figure:
@@ -136,64 +120,66 @@ def folds(table: pd.DataFrame, note: str = "") -> Figure:
     The table has a row per run and the columns ``variant``, ``uar`` and ``wa``.
     """
     names = list(dict.fromkeys(table["variant"]))
-    drawn = new_figure(10, 1.6 + 0.5 * max(2, len(names)), "UAR and WA of each run (%)", note)
+    drawn = style.new_figure(10, 1.6 + 0.5 * max(2, len(names)), "UAR and WA of each run (%)", note)
     panels = drawn.subplots(1, 2, sharey=True, sharex=True)
     rows = np.arange(len(names))
-    for axes, (column, title, color) in zip(panels, (("uar", "UAR", ORANGE), ("wa", "WA", SKY)), strict=True):
+    scored = (("uar", "UAR", style.ORANGE), ("wa", "WA", style.SKY))
+    for axes, (column, title, color) in zip(panels, scored, strict=True):
         values = [table.loc[table["variant"] == name, column].dropna().to_numpy() for name in names]
         look: Look = {"widths": 0.6, "patch_artist": True, "showfliers": False}
-        look |= {"boxprops": {"facecolor": color, "alpha": 0.45}, "medianprops": {"color": INK, "linewidth": 1.5}}
+        look |= {"boxprops": {"facecolor": color, "alpha": 0.45}, "medianprops": {"color": style.INK, "linewidth": 1.5}}
         axes.boxplot(values, positions=rows, orientation="horizontal", **look)
         for row, points in enumerate(values):
             spread = np.random.default_rng(row).uniform(-0.14, 0.14, len(points))
-            axes.scatter(points, row + spread, s=12, color=INK, alpha=0.6, linewidths=0, zorder=3)
+            axes.scatter(points, row + spread, s=12, color=style.INK, alpha=0.6, linewidths=0, zorder=3)
         axes.set_title(title)
-        axes.xaxis.set_major_formatter(PERCENT)
-        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+        axes.xaxis.set_major_formatter(style.PERCENT)
+        axes.grid(axis="x")
     counts = table["variant"].value_counts()
-    counted = zip(variant_labels(names), names, strict=True)
+    counted = zip(style.variant_labels(names), names, strict=True)
     panels[0].set_yticks(rows, [f"{label} ({counts[name]})" for label, name in counted])
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     return drawn
 
 
-@figure("radar", RADAR, "sweep", _recalls)
-@figure("radar", RADAR, inputs=_classes)
+@style.figure("radar", RADAR, "sweep", _recalls)
+@style.figure("radar", RADAR, inputs=_classes)
 def radar(table: pd.DataFrame, title: str, note: str = "") -> Figure:
     """One polygon per row with the columns as spokes, 0 at the center, 1 at the rim; bars for one or two columns."""
-    names, labels = [drawable(column, 14) for column in table.columns], variant_labels(table.index)
+    names, labels = [style.drawable(column, 14) for column in table.columns], style.variant_labels(table.index)
     lines = [line for label in labels for line in label.split("\n")]
-    drawn = new_figure(5.8 + 0.085 * max(map(len, lines)), max(4.6, 1.3 + 0.19 * len(lines)), title, note)
+    colors = [style.SERIES[place % len(style.SERIES)] for place in range(len(table))]
+    drawn = style.new_figure(5.8 + 0.085 * max(map(len, lines)), max(4.6, 1.3 + 0.19 * len(lines)), title, note)
     if len(names) < 3:
         axes = drawn.subplots()
         width = 0.8 / len(table)
         for place, (_, values) in enumerate(table.iterrows()):
             spokes = np.arange(len(names)) + (place - (len(table) - 1) / 2) * width
-            look: Look = {"color": SERIES[place % len(SERIES)], "hatch": "///" if place >= len(SERIES) else ""}
-            axes.bar(spokes, values, width, label=labels[place], **look)
+            hatch = "///" if place >= len(style.SERIES) else ""
+            axes.bar(spokes, values, width, label=labels[place], color=colors[place], hatch=hatch)
         axes.set_xticks(range(len(names)), names)
-        percent_axis(axes.yaxis)
+        style.percent_axis(axes.yaxis)
     else:
         axes = drawn.add_subplot(projection="polar")
         angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
         for place, (_, values) in enumerate(table.iterrows()):
             heights = values.fillna(0).to_numpy(dtype=float)
-            look = {"color": SERIES[place % len(SERIES)], "linestyle": "-" if place < len(SERIES) else "--"}
-            look |= {"marker": MARKERS[place % len(MARKERS)], "label": labels[place]}
+            look: Look = {"color": colors[place], "marker": style.MARKERS[place % len(style.MARKERS)]}
+            look |= {"linestyle": "-" if place < len(style.SERIES) else "--", "label": labels[place]}
             axes.plot([*angles, angles[0]], [*heights, heights[0]], linewidth=1.6, markersize=4, **look)
             if len(table) == 1:
-                axes.fill(angles, heights, color=SERIES[0], alpha=0.15)
+                axes.fill(angles, heights, color=style.SERIES[0], alpha=0.15)
         axes.set_xticks(angles, names)
         axes.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["", "40", "60", "80", "100"])
         axes.set_ylim(0, 1)
         cast(PolarAxes, axes).set_rlabel_position(180 / len(names))
         axes.tick_params(axis="x", pad=9)
-    axes.grid(color=FAINT, linewidth=0.8)
+    axes.grid(linewidth=0.8)
     axes.legend(loc="upper left", bbox_to_anchor=(1.16, 1.02))
     return drawn
 
 
-@figure(
+@style.figure(
     "speaker_matrix",
     "Dark columns are speakers that every variant finds hard; look for variants that help them.",
     "sweep",
@@ -208,22 +194,22 @@ def speaker_matrix(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure
     if columns > _MOST_COLUMNS:
         accuracy, some = accuracy.iloc[:, :_MOST_COLUMNS], f": the {_MOST_COLUMNS} hardest of {columns}"
     width, height = max(6.5, 3 + 0.36 * accuracy.shape[1]), 2.1 + 0.5 * len(accuracy)
-    drawn = new_figure(width, height, f"Accuracy of each speaker (%){some}", note)
+    drawn = style.new_figure(width, height, f"Accuracy of each speaker (%){some}", note)
     axes = drawn.subplots()
     image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(accuracy.to_numpy(dtype=float)):
         if not np.isnan(value):
-            look: Look = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if value < 0.5 else INK}
+            look: Look = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if value < 0.5 else style.INK}
             axes.text(column, row, f"{100 * value:.0f}", **look)
-    axes.set_yticks(range(len(accuracy)), variant_labels(accuracy.index))
-    speakers = [drawable(name, 14) for name in accuracy.columns]
+    axes.set_yticks(range(len(accuracy)), style.variant_labels(accuracy.index))
+    speakers = [style.drawable(name, 14) for name in accuracy.columns]
     axes.set_xticks(range(len(speakers)), speakers, rotation=60, ha="right", rotation_mode="anchor")
     bar = drawn.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
-    percent_axis(bar.ax.yaxis)
+    style.percent_axis(bar.ax.yaxis)
     return drawn
 
 
-@figure("confusions", "Which mistakes a variant removes, and which it adds.", "sweep", _tables)
+@style.figure("confusions", "Which mistakes a variant removes, and which it adds.", "sweep", _tables)
 def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     """The confusion matrix of every variant in percent of the true emotion, three in a row."""
     emotions = emotions_of(next(iter(tables.values())))
@@ -231,12 +217,12 @@ def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     rows = -(-len(tables) // columns)
     side = max(2.9, matrix_side(len(emotions), 0.5) + 1.2)
     width, height = max(4.5, columns * side), rows * (side + 0.2) + 0.4
-    drawn = new_figure(width, height, "Confusion (% of the true emotion)", note)
+    drawn = style.new_figure(width, height, "Confusion (% of the true emotion)", note)
     panels = drawn.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(tables) :]:
         axes.set_axis_off()
-    for axes, label, table in zip(panels, variant_labels(tables), tables.values(), strict=False):
+    for axes, label, table in zip(panels, style.variant_labels(tables), tables.values(), strict=False):
         rates = row_rates(np.array(scores(table)["confusion"]))
-        draw_matrix(axes, rates, [percents(row) for row in rates], emotions_of(table))
+        draw_matrix(axes, rates, emotions_of(table))
         axes.set_title(label, fontsize=9)
     return drawn

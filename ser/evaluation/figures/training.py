@@ -6,23 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ser.errors import SerError
-from ser.evaluation.figures.style import (
-    BLUE,
-    FAINT,
-    GREEN,
-    GREY,
-    ORANGE,
-    PERCENT,
-    PURPLE,
-    SKY,
-    VERMILION,
-    Inputs,
-    Look,
-    empty_panel,
-    figure,
-    new_figure,
-)
+from ser.evaluation.figures import style
+from ser.evaluation.figures.style import Inputs, Look
 from ser.evaluation.runs import Run
 
 ALPHA, GRADIENT = "alpha of the gradient reversal", "gradient norm"  # with and without an adversary
@@ -30,37 +15,27 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
     (
         "loss",
         (
-            ("train/loss", "train", BLUE, "-"),
-            ("train/emotion_loss", "train, emotion part", SKY, "--"),
-            ("train/speaker_loss", "train, speaker part", PURPLE, ":"),
-            ("val/loss", "validation", ORANGE, "-"),
+            ("train/loss", "train", style.BLUE, "-"),
+            ("train/emotion_loss", "train, emotion part", style.SKY, "--"),
+            ("train/speaker_loss", "train, speaker part", style.PURPLE, ":"),
+            ("val/loss", "validation", style.ORANGE, "-"),
         ),
     ),
     (
         "WA and UAR (%)",
         (
-            ("train/wa", "train WA", BLUE, "-"),
-            ("val/wa", "validation WA", ORANGE, "-"),
-            ("val/uar", "validation UAR", VERMILION, "--"),
-            ("test/uar", "test UAR (only shown)", GREY, ":"),
+            ("train/wa", "train WA", style.BLUE, "-"),
+            ("val/wa", "validation WA", style.ORANGE, "-"),
+            ("val/uar", "validation UAR", style.VERMILION, "--"),
+            ("test/uar", "test UAR (only shown)", style.GREY, ":"),
         ),
     ),
-    ("macro F1 (%)", (("train/f1", "train", BLUE, "-"), ("val/f1", "validation", ORANGE, "-"))),
-    ("learning rate", (("learning_rate", "learning rate", GREEN, "-"),)),
-    (ALPHA, (("alpha", "alpha", PURPLE, "-"),)),
-    (GRADIENT, (("gradient_norm", "gradient norm", PURPLE, "-"),)),
-    ("validation loss in detail", (("val/loss", "validation", ORANGE, "-"),)),
+    ("macro F1 (%)", (("train/f1", "train", style.BLUE, "-"), ("val/f1", "validation", style.ORANGE, "-"))),
+    ("learning rate", (("learning_rate", "learning rate", style.GREEN, "-"),)),
+    (ALPHA, (("alpha", "alpha", style.PURPLE, "-"),)),
+    (GRADIENT, (("gradient_norm", "gradient norm", style.PURPLE, "-"),)),
+    ("validation loss in detail", (("val/loss", "validation", style.ORANGE, "-"),)),
 )
-
-
-def _one_row_per_epoch(history: pd.DataFrame) -> pd.DataFrame:
-    """Rows by epoch; of an epoch that a resumed run repeated, the later one."""
-    if "epoch" not in history or history.empty:
-        raise SerError(
-            "the history has no epochs to draw; expected a column 'epoch' and at least one row, "
-            "as the history.csv of a run has."
-        )
-    return history.drop_duplicates("epoch", keep="last").sort_values("epoch")
 
 
 def _lines(axes: Axes, history: pd.DataFrame, lines: tuple[tuple[str, str, str, str], ...], log: bool) -> bool:
@@ -69,7 +44,7 @@ def _lines(axes: Axes, history: pd.DataFrame, lines: tuple[tuple[str, str, str, 
     for column, label, colour, dashes in lines:
         if column not in history:
             continue
-        values = pd.to_numeric(history[column], errors="coerce").replace([np.inf, -np.inf], np.nan)
+        values = history[column].replace([np.inf, -np.inf], np.nan)
         values = values.where(values > 0) if log else values
         known = values.notna()
         if not known.any():
@@ -85,7 +60,7 @@ def _history(run: Run) -> Inputs:
         yield "", (run.history, run.metrics.get("best_epoch"))
 
 
-@figure(
+@style.figure(
     "training",
     "Validation loss that rises while training loss falls is overfitting; alpha, of runs with an adversary, is "
     "the strength of the gradient reversal.",
@@ -96,12 +71,9 @@ def training_panel(history: pd.DataFrame, kept: int | None = None, note: str = "
 
     Without an adversary there is no alpha, and the gradient norm is drawn in its place. Columns of ``history.csv`` that
     are missing are left out. The epoch whose network was ``kept`` is marked where it is known.
-
-    Raises:
-        SerError: there is no epoch.
     """
-    history = _one_row_per_epoch(history)
-    drawn = new_figure(11, 7, "Training", note)
+    history = history.drop_duplicates("epoch", keep="last").sort_values("epoch")  # a resumed run repeats one
+    drawn = style.new_figure(11, 7, "Training", note)
     panels = drawn.subplots(2, 3).ravel()
     adversary = "train/speaker_loss" in history
     chosen = [panel for panel in _PANELS if panel[0] != (GRADIENT if adversary else ALPHA)]
@@ -110,18 +82,18 @@ def training_panel(history: pd.DataFrame, kept: int | None = None, note: str = "
     for axes, (title, lines) in zip(panels, chosen, strict=True):
         log = title == "learning rate"
         if not _lines(axes, history, lines, log):
-            empty_panel(axes, f"{title}: not recorded")
+            style.empty_panel(axes, f"{title}: not recorded")
             continue
         if log:
             _log_axis(axes)
         if "%" in title:
-            axes.yaxis.set_major_formatter(PERCENT)
+            axes.yaxis.set_major_formatter(style.PERCENT)
         if kept is not None and title in {"WA and UAR (%)", "validation loss in detail"}:
-            axes.axvline(kept, color=GREY, linewidth=1.2, linestyle="-.", label="epoch that is kept")
+            axes.axvline(kept, color=style.GREY, linewidth=1.2, linestyle="-.", label="epoch that is kept")
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        axes.grid(color=FAINT, linewidth=0.6)
+        axes.grid()
         if len(history) == 1:
             axes.set_xlim(history["epoch"].iloc[0] - 0.6, history["epoch"].iloc[0] + 0.6)
         if len(axes.get_lines()) > 1:  # below the axes: curves reach every corner

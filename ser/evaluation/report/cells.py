@@ -1,6 +1,6 @@
 """A table of results and the text of its cells: scores in percent with one decimal, differences in points."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ser.config import name_parts
+from ser.evaluation.bootstrap import TOO_FEW
 
 UNKNOWN = "–"
 
@@ -21,7 +22,11 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
 
-    kind = "table"
+    @property
+    def explained(self) -> str:
+        """The caption, with the meaning of ``[–]`` where a cell has it."""
+        missing = any(f"[{UNKNOWN}]" in cell for row in self.rows for cell in row)
+        return f"{self.caption} [{UNKNOWN}]: {TOO_FEW}." if missing else self.caption
 
     def is_numeric(self, column: int) -> bool:
         """Whether every cell of the column holds figures, so that they are aligned on the right."""
@@ -42,10 +47,15 @@ def interval(low: Any, high: Any, signed: bool = False) -> str:
 
 
 def bounds(value: Any, low: Any, high: Any, signed: bool = False) -> str:
-    """``83.7 [79.9, 86.8]``; the dash in ``83.7 [–]`` is explained by the table's caption."""
+    """``83.7 [79.9, 86.8]``; the table explains the dash in ``83.7 [–]``."""
     if pd.isna(value):
         return UNKNOWN
     return f"{percent(value, signed)} {interval(low, high, signed) if pd.notna(low) else f'[{UNKNOWN}]'}"
+
+
+def bounds_of(row: Mapping[str, Any], key: str) -> str:
+    """``bounds`` of the entries ``key``, ``key_low`` and ``key_high``."""
+    return bounds(row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high"))
 
 
 def spread(mean: Any, std: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from ser.evaluation.bootstrap import METHOD
 from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.predictions import probabilities
-from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, ranges, records
+from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, ranges
 from ser.evaluation.report.leakage_tables import probe_cell
 from ser.evaluation.report.tables import choice
 from ser.evaluation.runs import Run, by_fold
@@ -89,27 +90,21 @@ def leakage_words(leakage: Mapping[str, Any]) -> Table:
 
 def split_table(split: Mapping[str, Any]) -> Table:
     """Utterances, speakers and emotions of each part, with the protocol and the test speakers below."""
-    emotions = list(split.get("emotions", []))
-    rows = [
-        [
-            name,
-            number(part["utterances"]),
-            number(part["seconds"] / 60, 1),
-            number(len(part["speakers"])),
-            ranges(part["sessions"]),
-            *(number(part["emotions"].get(emotion, 0)) for emotion in emotions),
-        ]
-        for name, part in split["parts"].items()
-        if part["utterances"]  # protocol=everyone has one part
-    ]
+    emotions, rows = list(split.get("emotions", [])), []
+    for name, part in split["parts"].items():
+        if not part["utterances"]:  # protocol=everyone has one part
+            continue
+        counts = [number(part["emotions"].get(emotion, 0)) for emotion in emotions]
+        minutes, speakers = number(part["seconds"] / 60, 1), number(len(part["speakers"]))
+        rows.append([name, number(part["utterances"]), minutes, speakers, ranges(part["sessions"]), *counts])
     columns = ["part", "utterances", "audio (min)", "speakers", "sessions", *emotions]
     facts = []
     if "protocol" in split:
         facts.append(f"Protocol {split['protocol']}, fold {split['fold']} of {split['folds']}, seed {split['seed']}.")
     if split.get("left_out"):
         facts.append(f"Left out: {number(len(split['left_out']))} utterances.")
-    if speakers := split["parts"].get("test", {}).get("speakers"):
-        facts.append(f"Test speakers: {listed(speakers)}.")
+    if tested := split["parts"].get("test", {}).get("speakers"):
+        facts.append(f"Test speakers: {listed(tested)}.")
     facts.append(f"Split hash {split['hash']} (equal hashes: the same parts).")
     return Table("Parts", columns, rows, " ".join(facts))
 
@@ -129,45 +124,33 @@ def _spread(analysis: Mapping[str, Any]) -> Table:
         for key, name in names.items()
     ]
     for key, several in (("gender", "genders"), ("session", "sessions"), ("corpus", "corpora")):
-        if key == "corpus" and not analysis.get("corpus_gap"):
-            continue
-        gap = analysis[f"{key}_gap"]
-        name = f"gap between {several}, accuracy (points)"
-        if gap is None:
+        name, gap = f"gap between {several}, accuracy (points)", analysis.get(f"{key}_gap")
+        if gap:
+            known = interval(*(gap["interval"] or (None, None)))
+            rows.append([f"{name}: {gap['best']} over {gap['worst']}", percent(gap["gap"]), known])
+        elif key != "corpus":
             rows.append([name, UNKNOWN, UNKNOWN])
-            continue
-        known = interval(*(gap["interval"] or (None, None)))
-        rows.append([f"{name}: {gap['best']} over {gap['worst']}", percent(gap["gap"]), known])
     return Table("Differences between speakers", ["figure", "value", "95% interval"], rows, f"{METHOD}.")
 
 
 def _speakers(analysis: Mapping[str, Any]) -> Table:
     """Every speaker of one run."""
-    rows = [
-        [
-            row["speaker"],
-            row["gender"] or UNKNOWN,
-            str(row["session"]),
-            number(row["n"]),
-            percent(row["accuracy"]),
-            percent(row["weighted_f1"]),
-        ]
-        for row in analysis["per_speaker"]
-    ]
+    rows = []
+    for row in analysis["per_speaker"]:
+        scores = [percent(row[key]) for key in ("accuracy", "weighted_f1")]
+        rows.append([row["speaker"], row["gender"] or UNKNOWN, str(row["session"]), number(row["n"]), *scores])
     return Table("Speakers", ["speaker", "gender", "session", "utterances", "accuracy (%)", "weighted F1 (%)"], rows)
 
 
 def speaker_accuracy_table(summary: Summary, names: Mapping[str, str]) -> Table:
     """Accuracy of each speaker under each variant."""
-    series = {
-        names[variant]: pd.Series({row["speaker"]: row["accuracy"] for row in analysis["per_speaker"]})
-        for variant, analysis in summary.speakers.items()
-    }
-    accuracy = pd.DataFrame(series).sort_index()
-    rows = [
-        [str(speaker), *map(percent, values)]
-        for speaker, values in zip(accuracy.index, accuracy.to_numpy(), strict=True)
-    ]
+    accuracy = pd.DataFrame(
+        {
+            names[variant]: pd.DataFrame(analysis["per_speaker"]).set_index("speaker")["accuracy"]
+            for variant, analysis in summary.speakers.items()
+        }
+    ).sort_index()
+    rows = [[str(speaker), *map(percent, values)] for speaker, *values in accuracy.itertuples()]
     return Table("Accuracy of each speaker", ["speaker", *(f"{name} (%)" for name in accuracy)], rows)
 
 
@@ -187,43 +170,35 @@ def runs_table(runs: Sequence[Run], names: Mapping[str, str]) -> Table:
     """Scores, epochs and cost of every run."""
     rows = []
     for run in runs:
-        history = pd.DataFrame() if run.history is None else run.history
-        seconds, memory = (history.get(key) for key in ("seconds", "peak_memory_mb"))
-        rows.append(
-            [
-                names[run.variant],
-                str(run.fold),
-                str(run.seed),
-                percent(run.test["uar"]),
-                percent(run.test["wa"]),
-                percent(run.metrics.get("validation", {}).get("uar")),
-                number(run.metrics.get("best_epoch")),
-                number(run.metrics.get("epochs")),
-                number(run.metrics.get("parameters")),
-                number(run.metrics.get("seconds"), 1),
-                number(None if seconds is None else seconds.median(), 2),
-                number(None if memory is None else memory.max()),
-                run.hash,
-            ]
-        )
+        scores = run.test["uar"], run.test["wa"], run.metrics.get("validation", {}).get("uar")
+        counts = [number(run.metrics.get(key)) for key in ("best_epoch", "epochs", "parameters")]
+        cost = [number(run.metrics.get("seconds"), 1), *_epoch_cost(run)]
+        row = [names[run.variant], str(run.fold), str(run.seed), *map(percent, scores), *counts, *cost, run.hash]
+        rows.append(row)
     columns = ["variant", "fold", "seed", "UAR (%)", "WA (%)", "validation UAR (%)", "epoch kept", "epochs"]
     columns += ["parameters", "time (s)", "time per epoch (s)", "peak memory (MB)", "split hash"]
     caption = "UAR and WA of the test part. Time per epoch: the median; peak memory: the largest of all epochs."
     return Table("Runs", columns, rows, caption)
 
 
+def _epoch_cost(run: Run) -> tuple[str, str]:
+    """Median seconds of an epoch, and the largest memory (MB) of all."""
+    history = pd.DataFrame() if run.history is None else run.history
+    seconds, memory = (history.get(key, pd.Series(dtype=float)) for key in ("seconds", "peak_memory_mb"))
+    return number(seconds.median(), 2), number(memory.max())
+
+
 def efficiency_table(run: Run) -> Table:
     """Size, time and memory of one run."""
-    history = pd.DataFrame() if run.history is None else run.history
-    seconds, memory = (history.get(key) for key in ("seconds", "peak_memory_mb"))
+    seconds, memory = _epoch_cost(run)
     predicted = sum(part["utterances"] for part in run.split["parts"].values())
     taken = run.metrics.get("prediction_seconds")
     rows = [
         ["parameters", number(run.metrics.get("parameters"))],
         ["of these trained", number(run.metrics.get("trainable_parameters"))],
         ["epochs", number(run.metrics.get("epochs"))],
-        ["time per epoch, median (s)", number(None if seconds is None else seconds.median(), 2)],
-        ["peak memory of training (MB)", number(None if memory is None else memory.max())],
+        ["time per epoch, median (s)", seconds],
+        ["peak memory of training (MB)", memory],
         ["whole run (s)", number(run.metrics.get("seconds"), 1)],
         ["prediction from cached frames, per utterance (ms)", number(taken and 1000 * taken / predicted, 1)],
     ]
@@ -234,22 +209,17 @@ def errors_table(table: pd.DataFrame, origin: pd.Series | None = None) -> Table:
     """The wrong answers with the highest confidence; ``origin`` says of each row which of several runs it is from."""
     confidence = pd.Series(probabilities(table).max(axis=1), index=table.index)
     wrong = confidence[table["emotion"] != table["predicted"]].sort_values(ascending=False, kind="stable")
-    surest = table.loc[wrong.index].assign(confidence=wrong, run="" if origin is None else origin).head(_MOST_ERRORS)
-    rows = [
-        [
-            row["id"],
-            row["speaker"],
-            number(float(row["seconds"]), 2),
-            row["emotion"],
-            row["predicted"],
-            percent(row["confidence"]),
-            *([] if origin is None else [str(row["run"])]),
-        ]
-        for row in records(surest)
-    ]
-    columns = ["id", "speaker", "time (s)", "true", "predicted", "confidence (%)", *([] if origin is None else ["run"])]
+    surest = table.loc[wrong.index].head(_MOST_ERRORS)
+    columns = {
+        **{name: surest[name] for name in ("id", "speaker")},
+        "time (s)": surest["seconds"].map(partial(number, digits=2)),
+        **{"true": surest["emotion"], "predicted": surest["predicted"]},
+        "confidence (%)": wrong.head(_MOST_ERRORS).map(percent),
+        **({} if origin is None else {"run": origin}),
+    }
+    rows = pd.DataFrame(columns, index=surest.index).to_numpy().tolist()
     caption = f"{len(wrong):,} of {len(table):,} answers are wrong; these are the surest of them, worth a listen first."
-    return Table("Most confident errors", columns, rows, caption)
+    return Table("Most confident errors", list(columns), rows, caption)
 
 
 def packages_table(metrics: Mapping[str, Any]) -> Table:

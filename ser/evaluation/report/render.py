@@ -20,7 +20,7 @@ from ser.evaluation.leakage import compare_over_runs, matched, write_leakage
 from ser.evaluation.report.cells import Table, is_number
 from ser.evaluation.report.leakage_tables import leakage_comparison_table, probe_tables
 from ser.evaluation.report.tables import comparison_tables, summary_tables
-from ser.evaluation.runs import WARNINGS, Run, find_runs
+from ser.evaluation.runs import Run, find_runs, warnings_in
 from ser.evaluation.summary import Summary
 from ser.io import safe_csv, write_json, write_text
 
@@ -40,8 +40,6 @@ class Picture:
     name: str
     caption: str
 
-    kind = "picture"
-
     @property
     def narrow(self) -> bool:
         """Whether a phone can show it whole and still readable."""
@@ -56,15 +54,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Paragraph:
-    """A paragraph of text."""
-
-    text: str
-
-    kind = "text"
-
-
-@dataclass(frozen=True)
 class Listing:
     """Preformatted text (commands, configuration), folded when it is long."""
 
@@ -72,15 +61,13 @@ class Listing:
     text: str
     folded: bool = False
 
-    kind = "listing"
-
 
 @dataclass(frozen=True)
 class Section:
     """A heading and what is under it."""
 
     title: str
-    blocks: Sequence[Table | Picture | Paragraph | Listing]
+    blocks: Sequence[Table | Picture | Listing | str]  # a str is a paragraph
 
 
 @dataclass(frozen=True)
@@ -100,7 +87,7 @@ def show(tables: Sequence[Table], console: Console | None = None) -> None:
     for table in tables:
         console.print(*to_screen(table, console.width), sep="\n")
         if table.caption:
-            console.print(ScreenText(table.caption, style="italic"), "")
+            console.print(ScreenText(table.explained, style="italic"), "")
 
 
 def to_screen(table: Table, width: int) -> list[ScreenTable]:
@@ -135,7 +122,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         lines = [table.columns, ["---"] * len(table.columns), *table.rows]
         rows = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts += [f"## {table.title}", "\n".join(rows), *([table.caption] if table.caption else [])]
+        parts += [f"## {table.title}", "\n".join(rows), *([table.explained] if table.caption else [])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -229,7 +216,7 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
         side = result[name]
         folds, seeds = (", ".join(map(str, side[key])) for key in ("folds", "seeds"))
         lines.append(f"{name.upper()}: {side['variant']}, fold {folds}, seed {seeds} ({side['path']})")
-        lines += [f"   {text}" for key, text in WARNINGS.items() if side[key]]
+        lines += [f"   {text}" for text in warnings_in(side)]
     if result["same_split"]:
         return [*lines, "Both were tested on the same split."]
     lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]

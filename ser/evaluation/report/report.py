@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,8 +17,8 @@ from ser.evaluation.figures import caption_of, figures_of_run, figures_of_sweep
 from ser.evaluation.leakage import leakage_of
 from ser.evaluation.report import cells, tables
 from ser.evaluation.report import page_tables as parts
-from ser.evaluation.report.render import Listing, Page, Paragraph, Picture, Section, to_html
-from ser.evaluation.runs import WARNINGS, Run, pooled, scan_runs, warnings_of
+from ser.evaluation.report.render import Listing, Page, Picture, Section, to_html
+from ser.evaluation.runs import WARNINGS, Run, declared, marks_of, pooled, scan_runs, warnings_in, warnings_of
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import bootstrap_interval
 from ser.evaluation.summary import Summary, summarize, test_choice
@@ -91,13 +90,13 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     """The report of several runs."""
     rows = cells.records(summary.variants)
     names, _ = cells.short_names([row["variant"] for row in rows])
-    honest = [row for row in rows if not any(row[key] for key in WARNINGS)]
+    honest = [row for row in rows if not warnings_in(row)]
     most = max(row["utterances"] for row in honest or rows)  # one fold is no score of the corpus
     whole = [row for row in honest or rows if row["utterances"] == most]
     best = max(whole, key=lambda row: float(row["uar_pooled"]))
-    marks = ", ".join(text.partition(":")[0] for key, text in WARNINGS.items() if best[key])
-    name = names[best["variant"]] + (f" ({marks})" if marks else "")
-    among = f"of {len(whole)} variants" + (f" not labelled {_labels(rows)}" if 0 < len(honest) < len(rows) else "")
+    name = names[best["variant"]] + (f" ({', '.join(marks_of(best))})" if marks_of(best) else "")
+    labels = " or ".join(marks_of(declared(runs)))
+    among = f"of {len(whole)} variants" + (f" not labelled {labels}" if 0 < len(honest) < len(rows) else "")
     among += " tested on most recordings" if len(whole) < len(honest or rows) else ""
     headline = [
         (
@@ -108,12 +107,12 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
         ("Its WA, accuracy (%)", cells.percent(best["wa_pooled"]), f"{name}, pooled over folds"),
         _against_baseline(summary, best["variant"], names),
     ]
-    notes = [Paragraph(note) for note in summary.notes if not any(text in note for text in WARNINGS.values())]
+    notes = [note for note in summary.notes if not any(text in note for text in WARNINGS.values())]
     origins = [f"{names[run.variant]}, fold {run.fold}, seed {run.seed}" for run in runs]
     origin = pd.Series([name for name, run in zip(origins, runs, strict=True) for _ in range(len(run.predictions))])
     sections = [
         Section("Summary", [*notes, *tables.summary_tables(summary)]),
-        Section("Protocol and splits", [Paragraph(_protocol(runs[0])), parts.folds_table(runs)]),
+        Section("Protocol and splits", [_protocol(runs[0]), parts.folds_table(runs)]),
         _figure_section(figures_of_sweep(runs, summary)),
         Section("Each speaker", [parts.speaker_accuracy_table(summary, names)]),
         Section("Most confident errors", [parts.errors_table(pooled(runs), origin)]),
@@ -125,11 +124,6 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
         "so read it with the paired tests"
     )
     return Page(f"Sweep {folder.resolve().name}", subtitle, headline, warnings_of(runs), sections)
-
-
-def _labels(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The labels that some of the variants carry."""
-    return " or ".join(text.partition(":")[0] for key, text in WARNINGS.items() if any(row[key] for row in rows))
 
 
 def _kept_summary(folder: Path, runs: Sequence[Run]) -> tuple[str | None, dict[str, int], str]:
@@ -173,11 +167,11 @@ def _protocol(run: Run) -> str:
 
 def _split_section(run: Run) -> Section:
     if not run.metrics:
-        return Section("Protocol and split", [Paragraph("A table made by another tool: training speakers unknown.")])
+        return Section("Protocol and split", ["A table made by another tool: training speakers unknown."])
     text = f"Corpus {run.split['corpus']}."
     if run.origin:
         text = f"A model {run.origin}. {' '.join(parts.evaluation_notes(run))}"
-    return Section("Protocol and split", [Paragraph(text), parts.split_table(run.split)])
+    return Section("Protocol and split", [text, parts.split_table(run.split)])
 
 
 def _choice_section(run: Run) -> list[Section]:

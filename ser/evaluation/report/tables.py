@@ -9,22 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from ser.evaluation.bootstrap import METHOD, TOO_FEW
+from ser.evaluation.bootstrap import METHOD
 from ser.evaluation.leakage import COLUMNS
-from ser.evaluation.report.cells import (
-    UNKNOWN,
-    Table,
-    bounds,
-    effect,
-    number,
-    p_text,
-    percent,
-    records,
-    short_names,
-    spread,
-)
+from ser.evaluation.report import cells
+from ser.evaluation.report.cells import Table, bounds_of, number, percent, records
 from ser.evaluation.report.leakage_tables import leakage_table
-from ser.evaluation.runs import WARNINGS
+from ser.evaluation.runs import marks_of, warnings_in
 from ser.evaluation.summary import Summary
 from ser.metrics import TITLES
 
@@ -49,15 +39,14 @@ _MONITORED = {
 
 def cross_validation_table(record: Mapping[str, Any]) -> Table:
     """Scores on speakers not in training, of the recipe of a model that was trained on everyone."""
-    uar = bounds(record["uar"], record["uar_low"], record["uar_high"])
-    rows = [["UAR", uar], *([TITLES[key], percent(record[key])] for key in ("wa", "macro_f1"))]
+    rows = [["UAR", bounds_of(record, "uar")], *([TITLES[key], percent(record[key])] for key in ("wa", "macro_f1"))]
     rows += [[f"recall of {name}", percent(value)] for name, value in record["recall"].items()]
-    warned = "".join(f" {text[0].upper()}{text[1:]}." for key, text in WARNINGS.items() if record.get(key))
+    warned = "".join(f" {text[0].upper()}{text[1:]}." for text in warnings_in(record))
     if found := record.get("leakage"):
         rows += [
-            ["training speakers named", bounds(*map(found.get, ("speaker", "speaker_low", "speaker_high")))],
+            ["training speakers named", bounds_of(found, "speaker")],
             ["named, control", percent(found.get("speaker_control"))],
-            ["EER of unseen speakers", bounds(*map(found.get, ("eer", "eer_low", "eer_high")))],
+            ["EER of unseen speakers", bounds_of(found, "eer")],
         ]
         warned += (
             f" What probes find in the pooled features, mean over runs, 95% intervals over folds. Named: "
@@ -69,7 +58,7 @@ def cross_validation_table(record: Mapping[str, Any]) -> Table:
         f"utterances of {record['speakers']} speakers, each tested by a network that was not trained on it. {METHOD}. "
         f"The model itself was trained on all of them.{warned}"
     )
-    return Table("Cross-validated on unseen speakers", ["score", "%"], rows, _explained(caption, rows))
+    return Table("Cross-validated on unseen speakers", ["score", "%"], rows, caption)
 
 
 def run_tables(metrics: Mapping[str, Any]) -> list[Table]:
@@ -80,14 +69,14 @@ def run_tables(metrics: Mapping[str, Any]) -> list[Table]:
     rows = []
     for name, found in parts.items():
         limits = found.get("uar_interval") or (None, None)
-        uar = bounds(found["uar"], *limits) if name == "test" else percent(found["uar"])
+        uar = cells.bounds(found["uar"], *limits) if name == "test" else percent(found["uar"])
         rows.append([name, number(found["n"]), uar, *(percent(found[key]) for key in list(TITLES)[1:])])
     recalls = [[name, *map(percent, found["recall"].values())] for name, found in parts.items()]
-    caption = _explained(f"{choice(metrics)} In brackets: 95% interval over speakers.", rows)
-    columns = ["part", "utterances", *(f"{title} (%)" for title in TITLES.values())]
-    emotions = [f"{name} (%)" for name in next(iter(parts.values()))["recall"]]
+    caption = f"{choice(metrics)} In brackets: 95% interval over speakers."
+    columns = ["part", "utterances", *_percent_of(TITLES.values())]
+    emotions = ["part", *_percent_of(next(iter(parts.values()))["recall"])]
     title = f"{metrics['variant']}, fold {metrics['fold']}"
-    return [Table(title, columns, rows, caption), Table("Recall of each emotion", ["part", *emotions], recalls)]
+    return [Table(title, columns, rows, caption), Table("Recall of each emotion", emotions, recalls)]
 
 
 def choice(metrics: Mapping[str, Any]) -> str:
@@ -101,7 +90,7 @@ def choice(metrics: Mapping[str, Any]) -> str:
 
 def summary_tables(summary: Summary) -> list[Table]:
     """Scores and recall of every variant, differences from the baseline, differences between speakers, leakage."""
-    names, shared = short_names([str(name) for name in summary.variants["variant"]])
+    names, shared = cells.short_names([str(name) for name in summary.variants["variant"]])
     rows = records(summary.variants)
     tables = [
         _means(rows, names, shared, summary.baseline),
@@ -115,55 +104,38 @@ def summary_tables(summary: Summary) -> list[Table]:
     claimed = [row["uar_mean_over_runs_if_epoch_were_chosen_on_test"] for row in rows]
     if any(pd.notna(value) for value in claimed):
         chosen = [row["uar_mean_over_runs"] for row in rows]
-        choices = zip([names[row["variant"]] for row in rows], chosen, claimed, strict=True)
-        tables.append(choice_table(choices))
+        tables.append(choice_table(zip([names[row["variant"]] for row in rows], chosen, claimed, strict=True)))
     return tables
 
 
 def _means(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], shared: Sequence[str], baseline: str) -> Table:
-    cells = []
+    lines = []
     for row in rows:
-        marks = ["baseline"] * (row["variant"] == baseline)
-        marks += [text.partition(":")[0] for key, text in WARNINGS.items() if row[key]]
-        cells.append(
-            [
-                names[row["variant"]] + (f" ({', '.join(marks)})" if marks else ""),
-                f"{row['runs']} ({row['folds']}×{row['seeds']})",
-                *(spread(row[f"{metric}_mean_over_runs"], row[f"{metric}_std_over_runs"]) for metric in TITLES),
-            ]
-        )
+        marks = ["baseline"] * (row["variant"] == baseline) + marks_of(row)
+        name = names[row["variant"]] + (f" ({', '.join(marks)})" if marks else "")
+        scores = [cells.spread(row[f"{metric}_mean_over_runs"], row[f"{metric}_std_over_runs"]) for metric in TITLES]
+        lines.append([name, f"{row['runs']} ({row['folds']}×{row['seeds']})", *scores])
     caption = "Mean ± standard deviation over runs (folds × seeds)."
     if shared:
         caption += f" All with {', '.join(shared)}."
-    columns = ["variant", "runs", *(f"{title} (%)" for title in TITLES.values())]
-    return Table("Mean over runs", columns, cells, caption)
+    return Table("Mean over runs", ["variant", "runs", *_percent_of(TITLES.values())], lines, caption)
 
 
 def _pooled(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Table:
     metrics = ("uar", "wa", "macro_f1")
-    cells = [
-        [
-            names[row["variant"]],
-            *(bounds(*(row[f"{metric}_pooled{end}"] for end in ("", "_low", "_high"))) for metric in metrics),
-        ]
-        for row in rows
-    ]
+    lines = [[names[row["variant"]], *(bounds_of(row, f"{metric}_pooled") for metric in metrics)] for row in rows]
     utterances = " or ".join(dict.fromkeys(number(row["utterances"]) for row in rows))
-    caption = _explained(f"One score over the {utterances} test utterances of all folds. {METHOD}.", cells)
-    columns = ["variant", *(f"{TITLES[metric]} (%)" for metric in metrics)]
-    return Table("Pooled over folds", columns, cells, caption)
+    caption = f"One score over the {utterances} test utterances of all folds. {METHOD}."
+    return Table("Pooled over folds", ["variant", *_percent_of(TITLES[metric] for metric in metrics)], lines, caption)
 
 
 def _recall(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], emotions: Sequence[str]) -> Table:
-    cells = [
-        [
-            names[row["variant"]],
-            *(spread(row[f"recall_{name}_mean_over_runs"], row[f"recall_{name}_std_over_runs"]) for name in emotions),
-        ]
-        for row in rows
-    ]
-    columns = ["variant", *(f"{emotion} (%)" for emotion in emotions)]
-    return Table("Recall of each emotion", columns, cells, "Mean ± standard deviation over runs.")
+    lines = []
+    for row in rows:
+        values = [(row[f"recall_{name}_mean_over_runs"], row[f"recall_{name}_std_over_runs"]) for name in emotions]
+        lines.append([names[row["variant"]], *(cells.spread(mean, std) for mean, std in values)])
+    caption = "Mean ± standard deviation over runs."
+    return Table("Recall of each emotion", ["variant", *_percent_of(emotions)], lines, caption)
 
 
 def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:
@@ -171,14 +143,11 @@ def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:
     if summary.comparisons.empty:
         return []
     baseline = names[summary.baseline]
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for row in records(summary.comparisons):
-        found.setdefault(row["variant"], {})[row["metric"]] = row
-    uar = [[names[variant], *difference_cells(rows["uar"], "_holm")] for variant, rows in found.items()]
-    others = [
-        [names[variant], *(cell for key in ("wa", "macro_f1") for cell in difference_cells(rows[key], "_holm")[:2])]
-        for variant, rows in found.items()
-    ]
+        found.setdefault(names[row["variant"]], {})[row["metric"]] = difference_cells(row, "_holm")
+    uar = [[name, *tested["uar"]] for name, tested in found.items()]
+    others = [[name, *tested["wa"][:2], *tested["macro_f1"][:2]] for name, tested in found.items()]
     several = f"the {len(found)} variants" if len(found) > 1 else "one variant, which changes nothing"
     caption = (
         f"Variant minus {baseline} on the same utterances. p: after Holm's correction for {several}; `ser compare` "
@@ -186,87 +155,112 @@ def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:
     )
     columns = ["variant", "WA (points)", "p speakers", "macro F1 (points)", "p speakers"]
     return [
-        Table(f"UAR against {baseline}", ["variant", *DIFFERENCE], uar, _explained(f"{caption} {TESTS}", uar)),
+        Table(f"UAR against {baseline}", ["variant", *DIFFERENCE], uar, f"{caption} {TESTS}"),
         Table(f"WA and macro F1 against {baseline}", columns, others, caption),
     ]
 
 
 def difference_cells(row: Mapping[str, Any], corrected: str = "") -> list[str]:
     """A difference with its interval, the paired tests (the one over speakers first) and the effect size."""
-    tests = [p_text(row[f"{test}{corrected}"]) for test in ("p_speakers", "p_folds", "p_utterances")]
-    difference = bounds(row["difference"], row["low"], row["high"], signed=True)
-    return [difference, *tests, effect(row["d_z"])]
+    difference = cells.bounds(row["difference"], row["low"], row["high"], signed=True)
+    tests = [cells.p_text(row[f"{test}{corrected}"]) for test in ("p_speakers", "p_folds", "p_utterances")]
+    return [difference, *tests, cells.effect(row["d_z"])]
 
 
 def _speakers(summary: Summary, names: Mapping[str, str]) -> Table:
-    cells = []
+    lines = []
     for variant, analysis in summary.speakers.items():
-        figures = [
-            bounds(analysis[key], *analysis["intervals"].get(key, (None, None)))
-            for key in ("average_f1", "performance_std", "f1_range")
-        ]
-        cells.append([names[variant], *figures, *(_gap(analysis[key]) for key in ("gender_gap", "session_gap"))])
+        line = [names[variant]]
+        for key in ("average_f1", "performance_std", "f1_range"):
+            line.append(cells.bounds(analysis[key], *analysis["intervals"].get(key, (None, None))))
+        for gap in (analysis["gender_gap"], analysis["session_gap"]):
+            line.append(cells.bounds(gap["gap"], *(gap["interval"] or (None, None))) if gap else cells.UNKNOWN)
+        lines.append(line)
     counts = " or ".join(dict.fromkeys(number(analysis["speakers"]) for analysis in summary.speakers.values()))
     caption = (
         f"Weighted F1 of each of the {counts} speakers, pooled over folds: mean, standard deviation and range. Gaps: "
         "accuracy of the best group minus that of the worst."
     )
     columns = ["variant", "mean F1 (%)", "std of F1 (points)", "best - worst F1 (points)", "gender gap (points)"]
-    return Table("Across speakers", [*columns, "session gap (points)"], cells, _explained(caption, cells))
-
-
-def _gap(gap: Mapping[str, Any] | None) -> str:
-    return UNKNOWN if gap is None else bounds(gap["gap"], *(gap["interval"] or (None, None)))
+    return Table("Across speakers", [*columns, "session gap (points)"], lines, caption)
 
 
 def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
     """Result B against result A, from ``ser.evaluation.comparison.compare``."""
-    paired, cells = result["paired"], []
+    paired, lines = result["paired"], []
     for metric, title in TITLES.items():
         scores = [percent(result[side]["pooled"][metric]) for side in ("a", "b")]
-        cells.append([title, *scores, *(difference_cells(paired["metrics"][metric]) if paired else [])])
-    columns = ["score", "A (%)", "B (%)", *(DIFFERENCE if paired else [])]
+        lines.append([title, *scores, *(difference_cells(paired["metrics"][metric]) if paired else [])])
     caption = "Pooled over all test utterances."
     if paired:
         single = "p: of this pair alone, uncorrected; a summary of several variants corrects for their number (Holm)."
-        caption = _explained(f"{caption} Difference: B minus A. {METHOD}. {single} {TESTS}", cells)
-    return [Table("B against A", columns, cells, caption)]
+        caption = f"{caption} Difference: B minus A. {METHOD}. {single} {TESTS}"
+    return [Table("B against A", ["score", "A (%)", "B (%)", *(DIFFERENCE if paired else [])], lines, caption)]
 
 
-def choice_table(choices: Iterable[tuple[str, float, float | None]], epochs: str = "") -> Table:
+def choice_table(choices: Iterable[tuple[str, float, float]], epochs: str = "") -> Table:
     """UAR at the epoch that was kept, and at the epoch that is best on the test part, of each name."""
-    cells = [
-        [name, percent(chosen), percent(claimed), percent(None if claimed is None else claimed - chosen, signed=True)]
-        for name, chosen, claimed in choices
-    ]
+    lines = []
+    for name, chosen, claimed in choices:
+        lines.append([name, percent(chosen), percent(claimed), percent(claimed - chosen, signed=True)])
     columns = ["variant", "UAR (%)", "UAR (%) if chosen on test", "difference (points)"]
-    return Table("Had the epoch been chosen on the test part", columns, cells, f"{CHOICE}{epochs}")
+    return Table("Had the epoch been chosen on the test part", columns, lines, f"{CHOICE}{epochs}")
 
 
 def cross_table(matrix: pd.DataFrame) -> Table:
     """UAR of models trained on each corpus (rows) and tested on each (columns), from ``ser cross``."""
     names = list(dict.fromkeys(matrix["trained"]))
-    cells = {(row["trained"], row["tested"]): bounds(row["uar"], row["low"], row["high"]) for row in records(matrix)}
-    rows = [[name, *(cells[name, other] for other in names)] for name in names]
+    uar = [cells.bounds(*row) for row in matrix[["uar", "low", "high"]].itertuples(index=False)]
+    lines = matrix.assign(uar=uar).pivot(index="trained", columns="tested", values="uar").loc[names, names]
     groups = matrix.groupby("tested")["utterances"]
     sizes = [f"{name} {' or '.join(dict.fromkeys(map(number, counts)))}" for name, counts in groups]
     caption = (
         "UAR in percent with 95% intervals over speakers. Diagonal: cross-validated, on unseen speakers of the same "
         f"corpus. Test utterances: {', '.join(sizes)}."
     )
-    return Table("Trained on (rows), tested on (columns)", ["trained on", *names], rows, _explained(caption, rows))
+    rows = lines.reset_index().to_numpy().tolist()
+    return Table("Trained on (rows), tested on (columns)", ["trained on", *names], rows, caption)
+
+
+def curve_table(table: pd.DataFrame) -> Table:
+    """UAR of each variant against the size of its training part, from ``ser curve``."""
+    lines = [
+        [
+            row["variant"],
+            number(row["speakers"]),
+            number(row["utterances"]),
+            cells.bounds(row["uar"], row["low"], row["high"]),
+            str(row["runs"]),
+        ]
+        for row in records(table)
+    ]
+    columns = ["variant", "training speakers", "training utterances", "UAR (%)", "runs"]
+    return Table("Learning curve", columns, lines, "Pooled over folds, with 95% intervals over test speakers.")
+
+
+def enrolment_table(table: pd.DataFrame, variant: str, shrinkage: float) -> Table:
+    """UAR against the number k of unlabelled utterances of the speaker, from ``ser enrol``."""
+    none = table["uar"].iloc[0]
+    lines = [
+        [k, cells.bounds(uar, low, high), percent(uar - none, signed=True)]
+        for k, uar, low, high in table.itertuples(index=False)
+    ]
+    caption = (
+        f"Difference: against k = 0. {variant}, shrinkage {shrinkage:g} s; mean over draws, 95% intervals over "
+        "speakers. k: unlabelled utterances of the speaker, never the tested one; all: all others. 0 uses the training "
+        "part's statistics only. own run: all utterances of the speaker, the tested one included, without shrinkage."
+    )
+    return Table("Enrolment", ["k", "UAR (%)", "difference (points)"], lines, caption)
 
 
 def reproduction_table(rows: Sequence[tuple[str, str, str, bool, str]]) -> Table:
     """Each figure of a run and of its repetition, and whether they agree, from ``ser.evaluation.reproduce``."""
-    cells = [
+    lines = [
         [name, first, second, f"{'agrees' if same else 'DIFFERS'}{f' ({how})' if how else ''}"]
         for name, first, second, same, how in rows
     ]
-    return Table("Repetition", ["figure", "original", "again", "agreement"], cells)
+    return Table("Repetition", ["figure", "original", "again", "agreement"], lines)
 
 
-def _explained(caption: str, cells: Sequence[Sequence[str]]) -> str:
-    """The caption, with the meaning of ``[–]`` where a cell has it."""
-    missing = any(f"[{UNKNOWN}]" in cell for row in cells for cell in row)
-    return f"{caption} [{UNKNOWN}]: {TOO_FEW}." if missing else caption
+def _percent_of(names: Iterable[str]) -> list[str]:
+    return [f"{name} (%)" for name in names]
