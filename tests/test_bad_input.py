@@ -395,7 +395,8 @@ def test_a_checkpoint_that_cannot_be_resumed(refusal, outputs, tmp_path, corpus)
     content = last.read_bytes()
     for damage in (b"", content[: len(content) // 2], b"no checkpoint"):
         last.write_bytes(damage)
-        assert "without resume=true" in refusal(tmp_path, *words, "resume=true")
+        said = refusal(tmp_path, *words, "resume=true")
+        assert "is damaged" in said and "without resume=true" in said
     last.write_bytes(content)
     assert "model.hidden_size = 8, now 6" in refusal(tmp_path, *words, "resume=true", "model.hidden_size=6")
     assert results(tmp_path) == before
