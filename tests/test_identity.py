@@ -219,7 +219,7 @@ IRRELEVANT_SETTINGS = [
 ]
 
 
-def test_settings_declared_irrelevant_change_no_number(configure, tmp_path, monkeypatch):
+def test_settings_declared_irrelevant_change_no_number(configure, few_probes, tmp_path, monkeypatch):
     """Neither from the start nor from the second epoch on."""
     words = ["model=enhanced_gru", "model.hidden_size=8", "augmentation=strong", "trainer.max_epochs=3"]
     other = [*words, *IRRELEVANT_SETTINGS, f"paths.cache={tmp_path / 'cache'}"]
