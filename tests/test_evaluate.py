@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from fake_corpora import write_folder, write_manifest, write_voice
 from small_runs import TINY
 
@@ -68,6 +69,16 @@ def test_seen_recordings_are_refused_under_any_name_and_labelled_where_allowed(r
     assert evaluate(run, place, tmp_path / "a", str(tmp_path / "new"), "--leave-out-seen") == 0
     assert set(read_predictions(tmp_path / "a" / "predictions.csv")["speaker"]) == {f"anna{n}" for n in range(1, 6)}
     assert "speaker overlap" not in said(capsys)
+
+
+def test_seen_recordings_are_refused_in_another_format(run, corpus, place, tmp_path, capsys):
+    seen = json.loads((run / "split.json").read_text())["parts"]["validation"]["ids"][0]
+    samples, rate = soundfile.read(corpus.parent / "audio" / f"{seen}.wav", dtype="int16")
+    soundfile.write(write_folder(tmp_path / "new") / "anna0" / "angry" / "new.flac", samples, rate)
+    assert evaluate(run, place, tmp_path / "a", str(tmp_path / "new")) == 1
+    assert "5 of 25 utterances are by 1 speaker(s)" in said(capsys) and not (tmp_path / "a").exists()
+    assert evaluate(run, place, tmp_path / "a", str(tmp_path / "new"), "--leave-out-seen") == 0
+    assert set(read_predictions(tmp_path / "a" / "predictions.csv")["speaker"]) == {f"anna{n}" for n in range(1, 6)}
 
 
 def test_figures_and_page_say_what_was_tested(run, place, few_figures, tmp_path, capsys):

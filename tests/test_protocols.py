@@ -160,11 +160,11 @@ def test_the_same_recording_in_two_parts_is_refused_unless_allowed(caplog):
     split = SessionProtocol().split(corpus, 1, 0)
     recordings = {utterance.id: (utterance.id, 0.0, None) for utterance in corpus.utterances}
     recordings[split.train[1].id] = recordings[split.train[0].id]  # within one part it does no harm
-    refuse_shared_recordings(split, recordings)
+    refuse_shared_recordings(split, recordings, {name: name for name in recordings})
     recordings[split.test[3].id] = recordings[split.train[0].id]
     with pytest.raises(SerError, match=f"speaker {split.train[0].speaker}.*speaker {split.test[3].speaker}.*allow_dup"):
-        refuse_shared_recordings(split, recordings)
-    refuse_shared_recordings(split, recordings, allowed=True)
+        refuse_shared_recordings(split, recordings, {name: name for name in recordings})
+    refuse_shared_recordings(split, recordings, {name: name for name in recordings}, allowed=True)
     assert "1 recording(s) in two parts" in caplog.text
 
 
@@ -179,7 +179,7 @@ def test_segments_of_one_recording_are_the_same_when_they_share_half_of_the_shor
     recordings = {utterance.id: (utterance.id, 0.0, None) for utterance in corpus.utterances}
     recordings[split.train[0].id], recordings[split.test[0].id] = ("dialogue", *one), ("dialogue", *other)
     with pytest.raises(SerError, match="in two parts") if same else nullcontext():
-        refuse_shared_recordings(split, recordings)
+        refuse_shared_recordings(split, recordings, {name: name for name in recordings})
 
 
 def test_the_record_of_a_split_counts_and_identifies_it():

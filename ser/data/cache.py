@@ -218,23 +218,22 @@ class FeatureCache:
             np.add.at(square, into, second[rows])
         return counts, total, square
 
-    def copies(self) -> list[list[str]]:
-        """Utterances whose frames agree in number and, but for rounding, in their means: one recording.
+    def signatures(self) -> dict[str, str]:
+        """A text per utterance that copies of one recording share in any format, as WAV and as FLAC.
 
-        So the same samples are found as WAV and as FLAC. Eight columns tell two recordings of one length apart.
+        It is made of the number of frames and the means of eight columns, in stds of the utterance, but for rounding.
         """
         shards = {shard.path: shard for shard, _ in self._places.values()}
         columns = np.linspace(0, self.dim - 1, 8).astype(int)
         rows = {path: {name: row for row, name in enumerate(shard.records)} for path, shard in shards.items()}
-        totals = {path: shard.sums()[0][:, columns] for path, shard in shards.items()}
-        chosen = [totals[shard.path][rows[shard.path][name]] for shard, name in self._places.values()]
-        lengths = np.array([self.lengths[identifier] for identifier in self._places])[:, None]
-        means = np.stack(chosen) / lengths  # (n, 8)
-        keys = np.hstack([lengths, np.round(means / (means.std(axis=0) + 1e-9), 3) + 0.0])
-        found: dict[bytes, list[str]] = {}
-        for identifier, key in zip(self._places, keys, strict=True):
-            found.setdefault(key.tobytes(), []).append(identifier)
-        return [names for names in found.values() if len(names) > 1]
+        tables = {path: np.stack(shard.sums())[..., columns] for path, shard in shards.items()}  # (2, n, 8) each
+        chosen = [tables[shard.path][:, rows[shard.path][name]] for shard, name in self._places.values()]
+        lengths = [self.lengths[identifier] for identifier in self._places]
+        mean, square = (np.stack(chosen) / np.array(lengths)[:, None, None]).transpose(1, 0, 2)  # (n, 8) each
+        std = np.sqrt(np.maximum(square - mean**2, 0))
+        scaled = np.round(mean / np.where(std > 1e-6, std, 1.0), 3) + 0.0  # no negative zeros
+        texts = [f"{length} {zlib.crc32(row.tobytes()):08x}" for length, row in zip(lengths, scaled, strict=True)]
+        return dict(zip(self._places, texts, strict=True))
 
     def _place(self, identifier: str) -> tuple[Shard, str]:
         if identifier not in self._places:

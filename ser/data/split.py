@@ -5,7 +5,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,13 +89,14 @@ def with_auxiliary(split: Split, others: Iterable[Utterance]) -> Split:
 def refuse_shared_recordings(
     split: Split,
     recordings: Mapping[str, tuple[str, float, float | None]],
-    copies: Iterable[Sequence[str]] = (),
+    signatures: Mapping[str, str],
+    *,
     allowed: bool = False,
 ) -> None:
     """Refuse a split in which a recording occurs in two parts under different ids; only warn where that is ``allowed``.
 
     Segments of one recording are different ones unless they share at least half of the shorter. ``recordings`` and
-    ``copies`` are those of the FeatureCache.
+    ``signatures`` are those of the FeatureCache.
     """
     parts = {utterance.id: (name, utterance) for name, part in split.parts().items() for utterance in part}
     parts |= {utterance.id: ("train", utterance) for utterance in split.auxiliary}
@@ -104,10 +105,11 @@ def refuse_shared_recordings(
         audio, start, end = recordings[utterance.id]
         segments.setdefault(audio, []).append((start, math.inf if end is None else end, name, utterance))
     pairs = [pair for found in segments.values() if len(found) > 1 and (pair := next(_shared(found), None))]
-    for names in copies:
-        first = next((name for name in names if name in parts), "")
-        apart = [name for name in names if name in parts and parts[name][0] != parts[first][0]]
-        pairs += [(parts[first][1], parts[name][1]) for name in apart if recordings[name][0] != recordings[first][0]]
+    alike: dict[str, str] = {}  # first id of each signature
+    for name, (part, utterance) in parts.items():
+        first = alike.setdefault(signatures[name], name)
+        if part != parts[first][0] and recordings[name][0] != recordings[first][0]:
+            pairs.append((parts[first][1], utterance))
     if not pairs:
         return
     one, other = pairs[0]
@@ -147,18 +149,18 @@ def split_record(
     corpus: Corpus,
     left_out: Mapping[str, str],
     transductive: bool,
-    recordings: Mapping[str, tuple[str, float, float | None]] | None = None,
+    keys: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
     """What ``split.json`` holds: who is in which part, and hashes by which two runs can be told to be comparable.
 
-    With ``recordings`` a later test on other data finds what was seen here; ``transductive`` says whether test
-    speakers' own unlabelled frames are used (normalisation by speaker).
+    By the ``keys`` of each utterance a later test on other data finds what was seen here; ``transductive`` says whether
+    test speakers' own unlabelled frames are used (normalisation by speaker).
     """
     parts = {name: _part_record(part, corpus.emotions) for name, part in split.parts().items()}
-    if recordings is not None:
+    if keys is not None:
         for name, part in split.parts().items():
             seen = (*part, *split.auxiliary) if name == "train" else part
-            parts[name]["recordings"] = sorted({recording_key(recordings[u.id]) for u in seen})
+            parts[name]["recordings"] = sorted({key for u in seen for key in keys[u.id]})
     return {
         "corpus": corpus.name,
         "corpus_fingerprint": corpus.fingerprint(),

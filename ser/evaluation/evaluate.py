@@ -18,9 +18,10 @@ from ser.config import compose_config, instantiate
 from ser.data.batching import length_batches
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
-from ser.data.extraction import extract
+from ser.data.extraction import Extraction, extract
 from ser.data.inventory import CacheFolder
 from ser.data.normalization import FrameStatistics, SpeakerNormalization
+from ser.data.split import recording_key
 from ser.encoders import FrameFiles
 from ser.errors import SerError
 from ser.evaluation.predictions import emotions_of, write_embeddings, write_predictions
@@ -71,12 +72,7 @@ def evaluate(
     classes = SharedClasses.of(trained.recognizer.emotions, corpus.emotions, mapping)
     if isinstance(trained.encoder, FrameFiles) and frames:
         trained.encoder.root = Path(frames).expanduser()
-    left_out, overlap = _left_out(trained, corpus, cfg, classes, allow_seen, leave_out_seen)
-    corpus = corpus.without(left_out)
-    if not corpus.utterances:
-        raise SerError(f"no utterance of {tested} is left to test on, expected some; give other data.")
-    extraction = extract(corpus, trained.encoder, cfg.paths.cache, **cfg.extraction)
-    corpus, left_out = corpus.without(extraction.failures), left_out | extraction.failures
+    corpus, extraction, left_out, overlap = _unseen(trained, corpus, cfg, classes, allow_seen, leave_out_seen)
     table, pooled = predict_corpus(trained.recognizer, corpus, extraction.cache, classes)
     flags = [name for name, given in (("--allow-seen", allow_seen), ("--leave-out-seen", leave_out_seen)) if given]
     facts = {
@@ -109,19 +105,42 @@ def _refuse_others(folder: Path) -> None:
         raise SerError(f"{folder} holds something else, expected a new folder or an earlier evaluation; give --output.")
 
 
-def _left_out(
+def _unseen(
     trained: Trained, corpus: Corpus, cfg: DictConfig, classes: SharedClasses, allow_seen: bool, leave_out_seen: bool
-) -> tuple[dict[str, str], bool]:
-    """Utterances that are not tested, with the reason of each, and whether seen speakers are among the tested."""
+) -> tuple[Corpus, Extraction, dict[str, str], bool]:
+    """What is tested, its frames, why others are left out, and whether seen speakers are among the tested.
+
+    Files that were seen are found before any frames are made, copies in other formats by their frames.
+    """
     left_out = {u.id: f"labelled {u.emotion}" for u in corpus.utterances if u.emotion not in classes.of_label}
     source = corpus.frame_source or trained.encoder
     inside = CacheFolder.of(corpus, source, cfg.paths.cache, cfg.extraction.trust_cache)
-    seen = seen_speakers(trained, corpus, inside.recordings)
-    if seen and leave_out_seen:
-        left_out |= {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}
-    elif seen and not allow_seen:
+    keys = {name: recording_key(recording) for name, recording in inside.recordings.items()}
+    known, overlap = _seen(trained, corpus, keys, allow_seen, leave_out_seen)
+    corpus, left_out = _some(corpus.without(left_out | known)), left_out | known
+    extraction = extract(corpus, trained.encoder, cfg.paths.cache, **cfg.extraction)
+    corpus = corpus.without(extraction.failures)
+    known, more = _seen(trained, corpus, extraction.cache.signatures(), allow_seen, leave_out_seen)
+    return _some(corpus.without(known)), extraction, left_out | extraction.failures | known, overlap or more
+
+
+def _seen(
+    trained: Trained, corpus: Corpus, keys: Mapping[str, str], allow_seen: bool, leave_out_seen: bool
+) -> tuple[dict[str, str], bool]:
+    """Utterances to leave out because their speakers were seen, with the reason, and whether seen ones are tested."""
+    seen = seen_speakers(trained, corpus, keys)
+    if seen and not (allow_seen or leave_out_seen):
         raise SerError(refusal(trained, corpus, seen))
-    return left_out, bool(seen and not leave_out_seen)
+    if not leave_out_seen:
+        return {}, bool(seen)
+    return {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}, False
+
+
+def _some(corpus: Corpus) -> Corpus:
+    """The corpus, refused where nothing of it is left."""
+    if not corpus.utterances:
+        raise SerError(f"no utterance of {corpus.name} is left to test on, expected some; give other data.")
+    return corpus
 
 
 def predict_corpus(

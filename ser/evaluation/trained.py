@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from ser.data.cache import Recording
 from ser.data.corpus import Corpus
-from ser.data.split import recording_key
 from ser.emotions import find_emotion
 from ser.encoders import Encoder
 from ser.errors import SerError
@@ -33,7 +31,7 @@ class Trained:
     corpus: str  # what it was trained on, by name
     name: dict[str, Any]  # variant, fold, seed and features
     speakers: frozenset[str]  # of its training and validation part
-    recordings: frozenset[str] | None  # keys of the recordings of these parts; None where no split.json says them
+    recordings: frozenset[str] | None  # keys of the recordings of these parts, by file and by frames; None: unknown
     paths: dict[str, str]  # outputs, data and cache of the run
 
     @classmethod
@@ -76,10 +74,13 @@ def digest_of(model: Path) -> str:
     return hashlib.sha256(model.read_bytes()).hexdigest()[:16] if model.is_file() else ""
 
 
-def seen_speakers(trained: Trained, corpus: Corpus, recordings: Mapping[str, Recording]) -> set[str]:
-    """Speakers of the corpus with a recording in the model's training or validation part, or of the same name there."""
+def seen_speakers(trained: Trained, corpus: Corpus, keys: Mapping[str, str]) -> set[str]:
+    """Speakers of the corpus with a recording in the model's training or validation part, or of the same name there.
+
+    ``keys`` are those of the utterances' files, or of their frames.
+    """
     known = trained.recordings or frozenset()
-    seen = {u.speaker for u in corpus.utterances if u.id in recordings and recording_key(recordings[u.id]) in known}
+    seen = {u.speaker for u in corpus.utterances if keys.get(u.id) in known}
     if corpus.name not in _UNNAMED and corpus.name == trained.corpus:
         seen |= trained.speakers & set(corpus.speakers)
     return seen

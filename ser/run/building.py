@@ -21,7 +21,14 @@ from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import Extraction, extract
 from ser.data.protocols import EvaluationProtocol
-from ser.data.split import Split, refuse_shared_recordings, split_record, with_auxiliary, with_less_training
+from ser.data.split import (
+    Split,
+    recording_key,
+    refuse_shared_recordings,
+    split_record,
+    with_auxiliary,
+    with_less_training,
+)
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
@@ -65,9 +72,8 @@ def load_data(cfg: DictConfig) -> Data:
         log.warning("left out %s: %s", identifier, reason)
     corpus = corpus.without(extraction.failures)
     split = _split(cfg, protocol, corpus, [u for u in others if u.id not in extraction.failures])
-    refuse_shared_recordings(
-        split, extraction.cache.recordings, extraction.cache.copies(), allowed=cfg.allow_duplicates
-    )
+    recordings, signatures = extraction.cache.recordings, extraction.cache.signatures()
+    refuse_shared_recordings(split, recordings, signatures, allowed=cfg.allow_duplicates)
     module = EmotionDataModule(
         corpus,
         split,
@@ -80,8 +86,8 @@ def load_data(cfg: DictConfig) -> Data:
         test_each_epoch=cfg.test_each_epoch,
         **cfg.batches,
     )
-    transductive, recordings = module.normalization.transductive, extraction.cache.recordings
-    record = split_record(split, corpus, extraction.failures, transductive, recordings)
+    keys = {name: (recording_key(recording), signatures[name]) for name, recording in recordings.items()}
+    record = split_record(split, corpus, extraction.failures, module.normalization.transductive, keys)
     return Data(corpus, encoder, extraction, split, module, record)
 
 
