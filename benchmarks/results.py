@@ -153,7 +153,7 @@ def section(part: Part, folder: Path) -> list[str]:
     lines += ["```", "", f"Commit {at}; {len(metrics)} runs in {minutes:.0f} minutes, test and probes included."]
     points = folder / "curve.csv"
     if not points.is_file():
-        summary = (folder / "summary.md").read_text(encoding="utf-8").splitlines()[2:]
+        summary = (folder / "summary.md").read_text(encoding="utf-8").partition("\n## Notes")[0].splitlines()[2:]
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in summary)]
     for table in (points, *folder.glob("*/enrolment.csv")):
         if table.is_file():

@@ -51,7 +51,7 @@ class StatisticsLogistic(Network):
         """Estimate scaler and classifier on ``train`` for each value of the grid; keep the best on ``validation``.
 
         Best is the lowest cross entropy. The UAR of some hundred utterances jumps from one C to the next by more than
-        any C gains, and choosing by it cost 3 points of test UAR on RAVDESS (docs/results/baseline.md).
+        any C gains, and choosing by it cost 3 points of test UAR on RAVDESS (docs/results/recognition.md).
 
         Returns:
             ``regularization_c``: the value chosen.
