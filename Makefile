@@ -12,6 +12,7 @@ SHIPPED := data=ravdess features=whisper_base_layers $(if $(SER_ENCODER),feature
 # The stamp remembers which pyproject and constraints the environment was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing into $(VENV): some minutes, about 7 GB.'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -37,6 +38,7 @@ test-faults: $(VENV)/.installed  ## kills, full disks, flipped bits, mutated inp
 # Ray needs an old cloudpickle, and the two libraries bring pyarrow, which pandas would load everywhere.
 $(EXTRAS)/.installed: pyproject.toml
 	test -x $(EXTRAS)/bin/python || $(PYTHON) -m venv $(EXTRAS)
+	@echo 'Installing into $(EXTRAS): some minutes, about 7 GB.'
 	$(EXTRAS)/bin/pip install --quiet --disable-pip-version-check --editable '.[ray,audformat,datasets]' pytest
 	touch $@
 

@@ -1,4 +1,4 @@
-"""What Lightning calls during a run: early stopping, a check of gradients, the table of epochs, checkpoint files."""
+"""What Lightning calls in a run: early stopping, check of gradients, bar, table of epochs, checkpoint files."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ import lightning
 import pandas as pd
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 from ser.errors import SerError, check_number
@@ -98,6 +98,15 @@ class GradientCheck(lightning.Callback):
             log.warning("no gradient in the first step reaches: %s", ", ".join(self.without_gradient))
 
 
+class PercentProgressBar(RichProgressBar):
+    """Lightning's bar, with UAR in percent as on the rest of the screen."""
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+        """Names and values to show beside the bar."""
+        found = super().get_metrics(trainer, pl_module)
+        return {key: f"{100 * value:.1f}%" if key.endswith("/uar") else value for key, value in found.items()}  # type: ignore[operator]
+
+
 class History(lightning.Callback):
     """Writes ``history.csv``: losses and their parts, metrics, rate, alpha, gradient norm, seconds, peak memory.
 
@@ -168,7 +177,7 @@ class History(lightning.Callback):
         """Log the last row in one line: on the screen too, or (debug) in train.log alone."""
         row, self.hidden = self.rows[-1], level < logging.INFO
         shown = [
-            f"{part} loss {row[f'{key}/loss']:.3f} UAR {row.get(f'{key}/uar', math.nan):.3f}"
+            f"{part} loss {row[f'{key}/loss']:.3f} UAR {100 * row.get(f'{key}/uar', math.nan):.1f}%"
             for part, key in (("train", "train"), ("validation", "val"))
             if f"{key}/loss" in row
         ]

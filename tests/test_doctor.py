@@ -62,6 +62,17 @@ def test_speakers_of_one_class_copies_and_fold_sizes_are_named(examine, tmp_path
     assert said["protocol ok"] == f"session: 5 folds, each valid, {sizes}"
 
 
+def test_copies_of_one_speaker_can_stay_unless_speakers_overlap(examine, words, tmp_path):
+    (table,) = tmp_path.glob("*.csv")
+    first, second = [row.split(",")[0] for row in table.read_text().splitlines() if "spk1" in row][:2]
+    shutil.copy(tmp_path / first, tmp_path / second)
+    found = examine(*words)["duplicates"]
+    assert (found.status, found.remedy) == ("ok", "")
+    assert "under two speakers: 0;" in found.text and "they can stay" in found.text
+    overlapping = examine(*words, "protocol=random")["duplicates"]
+    assert overlapping.status == "warning" and "remove the copies" in overlapping.remedy
+
+
 def test_words_that_do_not_compose_leave_the_installation_checked(examine, capsys):
     assert "no such option" in examine("model=foo")["configuration"].text
     assert cli.main(["doctor", "fold=abc"]) == 1

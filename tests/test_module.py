@@ -1,6 +1,7 @@
 import functools
 import json
 import logging
+import re
 
 import lightning
 import numpy as np
@@ -154,6 +155,16 @@ def test_many_epochs_take_few_lines_of_the_screen(configure, tmp_path, caplog):
     shown = [int(record.getMessage().split()[1].rstrip(":")) for record in said if record.levelno == logging.INFO]
     assert shown == [*range(0, 50, 3), 49]
     assert {record.getMessage().split(":")[0] for record in said} == {f"epoch {number}" for number in range(50)}
+    uar = pd.read_csv(tmp_path / "run" / "history.csv")[["train/uar", "val/uar"]].iloc[-1]  # fractions; lines: percent
+    assert re.findall(r"UAR (\S+?)[, ]", said[-1].getMessage()) == [f"{100 * value:.1f}%" for value in uar]
+
+
+def test_the_progress_bar_shows_uar_in_percent(configure, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    trainer = training.build_trainer(configure("callbacks=default", "logger=none", tiny=False), 1)
+    monkeypatch.setattr(type(trainer), "progress_bar_metrics", {"val/uar": 0.6804, "val/loss": 0.5})
+    bar = trainer.progress_bar_callback
+    assert {"val/uar": "68.0%", "val/loss": 0.5}.items() <= bar.get_metrics(trainer, None).items()
 
 
 @pytest.mark.parametrize("words", [

@@ -196,7 +196,7 @@ class SweepCallback(Callback):
 
     def _line(self, entry: dict[str, Any]) -> str:
         """How a run ended."""
-        result = f"failed: {entry['error']}" if entry["error"] else f"UAR {100 * entry['uar']:.1f}"
+        result = f"failed: {entry['error']}" if entry["error"] else f"UAR {100 * entry['uar']:.1f}%"
         took = "finished already" if entry["skipped"] else _duration(entry["seconds"])
         return f"{self.shown} of {self.total}: {entry['run']}: {result} ({took})"
 

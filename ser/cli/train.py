@@ -167,7 +167,7 @@ def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> floa
         one.paths.run = str(Path(cfg.paths.run) / f"fold{fold}" / f"seed{cfg.seed}")
         found.append(run(one))
     mean = sum(found) / len(found)
-    log.info("validation UAR %.4f, mean over the folds %s", mean, ", ".join(map(str, cfg.search_folds)))
+    log.info("validation UAR %.1f%%, mean over the folds %s", 100 * mean, ", ".join(map(str, cfg.search_folds)))
     return mean
 
 

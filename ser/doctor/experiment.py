@@ -33,6 +33,7 @@ class Experiment:
     def __init__(self, cfg: DictConfig, deep: bool = False) -> None:
         self.cfg, self.deep = cfg, deep
         self.corpus: Any = None
+        self.overlaps = False  # whether the protocol lets speakers lie in two parts
         self.not_yet = False  # the first run makes the corpus
         self.encoder: Any = None  # or the corpus's own frame source
 
@@ -115,12 +116,11 @@ class Experiment:
         protocol = instantiate(self.cfg, "protocol")
         folds, broken = protocol.folds(self.corpus), {}
         sizes: list[tuple[int, int]] = []
-        overlaps = False
         for fold in range(1, folds + 1):
             try:
                 split = protocol.split(self.corpus, fold, self.cfg.seed)
                 sizes.append((len(split.train), len(split.test)))
-                overlaps |= split.speaker_overlap
+                self.overlaps |= split.speaker_overlap
             except SerError as error:
                 broken[fold] = str(error)
         if broken or not folds:
@@ -133,7 +133,7 @@ class Experiment:
             for part in zip(*sizes, strict=True)
         )
         yield Finding("protocol", "ok", f"{protocol.name}: {folds} folds, each valid, each training on {trained} and "
-                      f"testing {tested} utterances{'; speakers overlap, as declared' * overlaps}")  # fmt: skip
+                      f"testing {tested} utterances{'; speakers overlap, as declared' * self.overlaps}")  # fmt: skip
 
     def check_encoder(self) -> Iterator[Finding]:
         """Whether its checkpoint is there and readable; with ``deep`` also whether it runs."""
@@ -170,9 +170,15 @@ class Experiment:
         if copies := [names for names in same.values() if len(names) > 1]:
             speaker = {utterance.id: utterance.speaker for utterance in corpus.utterances}
             apart = sum(len({speaker[name] for name in names}) > 1 for names in copies)
-            yield Finding("duplicates", "warning", f"recordings that occur more than once: {len(copies):,}, of "
-                          f"these under two speakers: {apart:,}; {_listed([' = '.join(names) for names in copies])}",
-                          "remove the copies; a run refuses them where they lie in two parts")  # fmt: skip
+            text = (
+                f"recordings that occur more than once: {len(copies):,}, of these under two speakers: {apart:,}; "
+                f"{_listed([' = '.join(names) for names in copies])}"
+            )
+            if apart or self.overlaps:
+                remedy = "remove the copies; a run refuses them where they lie in two parts"
+                yield Finding("duplicates", "warning", text, remedy)
+            else:
+                yield Finding("duplicates", "ok", f"{text}; they can stay: those of one speaker lie in one part")
 
     def _cached(self, corpus: Corpus, folder: CacheFolder) -> Iterator[Finding]:
         utterances = corpus.utterances

@@ -63,7 +63,7 @@ def cross(corpora: Sequence[str], overrides: Sequence[str], output: Path | None 
         for other in sides:
             runs = trained if other is side else [_tested(run, side, other, folder) for run in trained]
             rows.append(_row(side.name, other.name, runs))
-            log.info("trained on %s, tested on %s: UAR %.1f", side.name, other.name, 100 * rows[-1]["uar"])
+            log.info("trained on %s, tested on %s: UAR %.1f%%", side.name, other.name, 100 * rows[-1]["uar"])
     matrix = pd.DataFrame(rows)
     write_text(folder / "matrix.csv", matrix.to_csv(index=False))
     style.save_figure(heat_map(matrix, "; ".join(warnings_of(trained))), folder / "matrix")
