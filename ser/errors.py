@@ -1,5 +1,6 @@
 """The exception that a user is meant to read, and what other libraries' exceptions say in one line."""
 
+import difflib
 import errno
 import math
 
@@ -105,9 +106,13 @@ def _explain_hydra(error: BaseException) -> str | None:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = ", ".join(name for name in error.options if name != option)
-        return f"{group}={option} was given, but the group {group} has no such option; known are {options}."
+        names = [name for name in error.options if name != option]
+        near = difflib.get_close_matches(option, names, n=1, cutoff=0.75)
+        known = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
+        return f"{group}={option} was given, but the group {group} has no such option; {known}"
     if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override):
+            return f"{error.override!r} was given, expected key=value; for example fold=1."
         lines = error.message.splitlines()
         reason = next((line for line in lines if not line.startswith(("Error parsing override", "See http"))), "")
         return f"{error.override!r} was given, expected key=value ({reason}); quote it, the shell may have changed it."

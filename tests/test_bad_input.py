@@ -139,6 +139,11 @@ def one_sentence(text):
 WORDS = [
     ("model=foo", "known are bottleneck_gru"),
     ("experiment=foo", "the group experiment has no such option"),
+    ("experiment=recomended", "did you mean recommended?"),
+    ("recommended", "write experiment=recommended."),
+    ("gru", "write model=gru."),
+    ("--data=ravdess", "write data=ravdess, without dashes."),
+    ("--seed 3", "write seed=..., without dashes."),
     ("modle=gru", "did you mean model?"),
     ("typo=1", "the key 'typo'"),
     ("++typo=1", "'typo'"),
@@ -214,7 +219,7 @@ WORDS = [
 
 # As the program: what Hydra itself reads, and one word for each place that refuses a word.
 BY_THE_PROGRAM = ["typo=1", "fold=", "fold=4", "trainer.max_epochs=0", "trainer.precision=foo", "data.manifest=null",
-                  "model.hidden_size=0", "optimizer.lr=${no.such}", "hydra.run.dir=${nope}",
+                  "model.hidden_size=0", "--data=ravdess", "optimizer.lr=${no.such}", "hydra.run.dir=${nope}",
                   "paths.outputs="]  # fmt: skip
 
 

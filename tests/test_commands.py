@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from fake_runs import write_run
+from fake_runs import EMOTIONS, write_run
 from rich.console import Console
 
 from ser.cli import main
@@ -81,9 +81,21 @@ def test_compare_refuses_other_splits_unless_told_and_says_what_differs(probed, 
     output = tmp_path / "comparison.json"
     assert main(["compare", *pair, "--output", str(output)]) == 1
     assert not output.exists()
+    assert "or add --allow-different-splits" in words(capsys)
     assert main(["compare", *pair, "--output", str(output), "--allow-different-splits"]) == 0
     assert "NOT the same split: - folds 1 against 2" in words(capsys)
     assert json.loads(output.read_text())["paired"] is None
+
+
+def test_emotions_in_another_order_are_the_same(tmp_path, capsys):
+    a, b, other = (write_run(tmp_path / corpus, corpus=corpus, emotions=emotions) for corpus, emotions in (
+        ("fake", EMOTIONS), ("same", EMOTIONS[::-1]), ("third", EMOTIONS[:2])))  # fmt: skip
+    assert main(["compare", str(a), str(b)]) == 1
+    said = words(capsys)
+    assert "corpus fake against same" in said and "classes" not in said
+    assert main(["compare", str(a), str(b), "--allow-different-splits"]) == 0
+    assert main(["compare", str(a), str(other)]) == 1
+    assert "only results on the same classes" in words(capsys)
 
 
 def test_labels_are_shown_with_the_scores(tmp_path, capsys):

@@ -105,6 +105,8 @@ def test_page_shows_the_cross_validated_score(final):
     assert f"{read(folder)['cross_validation']['uar']:.1%} (" in card
     assert "Trained on every speaker" in card
     assert "Fold held out" not in card
+    assert "See the licence of the corpus" in card  # of one that the program does not know
+    assert "None" not in card and "finetune" not in card
 
 
 def test_finished_run_is_not_repeated_and_an_interrupted_one_ends_the_same(words, sweep, final, capsys):

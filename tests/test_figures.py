@@ -171,15 +171,24 @@ def test_alpha_and_the_emotion_part_are_drawn_only_with_an_adversary():
 
 @pytest.mark.parametrize("kept", [2, None])
 def test_the_epoch_that_was_kept_is_marked_and_not_the_best(kept):
-    axes = training.training_panel(fake_history(6, 0, 0.6), kept).axes[1]
-    marks = [list(line.get_xdata()) for line in axes.get_lines() if line.get_label() == "epoch that is kept"]
-    assert marks == ([] if kept is None else [[2, 2]])
+    figure = training.training_panel(fake_history(6, 0, 0.6), kept)
+    for axes in figure.axes:
+        marks = [list(line.get_xdata()) for line in axes.get_lines() if line.get_label() == "epoch that is kept"]
+        assert marks == ([] if kept is None else [[2, 2]])
+
+
+def test_each_score_of_training_and_validation_is_drawn_once():
+    history = fake_history(6, 0, 0.6)
+    history += np.linspace(0, 1e-3, len(history.columns))  # no two columns alike
+    drawn = [line.get_ydata() for axes in training.training_panel(history).axes for line in axes.get_lines()]
+    for column in ("train/loss", "val/loss", "train/uar", "val/uar", "train/wa", "val/wa", "train/f1", "val/f1"):
+        assert sum(np.array_equal(values, history[column]) for values in drawn) == 1
 
 
 def test_learning_rate_is_on_a_log_axis_with_plain_labels():
     figure = training.training_panel(fake_history(12, 0, 0.6))
     figure.draw_without_rendering()
-    assert figure.axes[3].get_yscale() == "log"
+    assert figure.axes[4].get_yscale() == "log"
     assert "mathdefault" not in words_of(figure)
 
 
@@ -245,6 +254,28 @@ def test_files_are_whole_images_and_settings_are_left_alone(tmp_path):
     assert all((tmp_path / f"again{kind}").read_bytes() == file.read_bytes() for kind, file in files.items())
     with pytest.raises(SerError, match="choose among png, pdf, svg"):
         save_figure(figure, target, ["jpg"])
+
+
+def test_variants_with_other_folds_are_marked_in_the_picture(tmp_path):
+    for variant, folds in (("gru", (1, 2, 3)), ("enhanced_gru", (2,))):
+        for fold in folds:
+            write_run(tmp_path, variant, fold, folds=4)
+    runs = find_runs(tmp_path)
+    (inputs,) = (inputs for _, inputs in sweep._pooled_uar(sweep.Sweep(runs, summarize(runs))))
+    shown = words_of(sweep.ladder(*inputs))
+    assert "enhanced_gru\n(1 of 4 folds)" in shown and "3 of" not in shown
+
+
+def test_a_grouping_with_one_group_is_left_out():
+    table = fake_table(8, 24)
+    assert [axes.get_title("left") for axes in run.groups(table).axes] == ["by gender", "by session"]
+    assert [axes.get_title("left") for axes in run.groups(table.assign(session=1)).axes] == ["by gender"]
+    assert "one group of each kind" in words_of(run.groups(table.assign(session=1, gender="")))
+
+
+def test_line_and_band_of_the_speakers_are_explained():
+    legend = run.speakers(fake_table(8, 24)).legends[0]
+    assert [entry.get_text() for entry in legend.get_texts()] == ["mean over speakers", "mean ± one std"]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -11,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from tiny_encoders import save_tiny_whisper
 
 from ser.cli import main
-from ser.cli.app import may_fetch
+from ser.cli.app import may_fetch, open_model
 from ser.config import CONFIG_FOLDER
 from ser.demo.recognition import ModelShelf
 from ser.encoders import WhisperEncoder
 from ser.errors import EncoderNotHereError, SerError
-from ser.inference.checkpoint import PRETRAINED, read_folder
+from ser.inference.checkpoint import PRETRAINED, read_folder, told_settings
 from ser.inference.engines import build_network
 from ser.inference.hub import export_hub
 from ser.inference.recognizer import Recognizer
@@ -65,6 +66,7 @@ def test_the_card_says_what_the_cross_validation_found():
     assert sum(record["recall"].values()) / 4 == pytest.approx(record["uar"])
     assert "Do not use it for decisions about people" in CARD
     assert "24 professional actors" in CARD
+    assert "average 4), which is not contained" in CARD  # nothing of settings that are null, or of fine-tuning
 
 
 def test_it_is_small_licensed_and_says_nothing_of_the_machine_it_was_made_on():
@@ -89,6 +91,22 @@ def test_a_command_without_a_model_takes_it_and_names_the_encoder_it_needs(words
         Recognizer.pretrained()
     with pytest.raises(EncoderNotHereError):
         ModelShelf([PRETRAINED]).open(ModelShelf([PRETRAINED]).names[0])
+
+
+def test_the_line_that_says_which_model_answers_names_its_licence(monkeypatch, caplog):
+    config = read_folder(PRETRAINED)[0]
+    model = SimpleNamespace(config=config, emotions=config.emotions)
+    monkeypatch.setattr(Recognizer, "from_checkpoint", lambda *_, **__: model)
+    with caplog.at_level("INFO"):
+        open_model(None)
+    assert "CC BY-NC-SA 4.0" in caplog.text and "no commercial use" in caplog.text
+
+
+def test_settings_of_fine_tuning_are_told_only_where_there_is_some():
+    plain = {"_target_": "A", "layer": 3, "max_seconds": None, "finetune": None, "finetune_lr_factor": 0.1}
+    assert told_settings(plain) == {"layer": 3}
+    tuned = {"layer": 3, "finetune": 2, "finetune_lr_factor": 0.1}
+    assert told_settings(plain | {"finetune": 2}) == tuned
 
 
 def test_another_encoder_is_refused(tmp_path, audio, monkeypatch, capsys):

@@ -124,6 +124,7 @@ def test_the_speaker_ladder_composes():
 @pytest.mark.parametrize(
     ("words", "part"),
     [(["variant=grue"], "name models or experiments"), (["fold=1"], "no variant was given"), (["fold"], "key=value"),
+     (["recommended"], "write variant=recommended"), (["gru"], "write variant=gru"), (["--seed=1"], "write seed=1, wi"),
      (["variant=gru,recommended", "fold=all", "data=manifest"], "no manifest was given")],
 )  # fmt: skip
 def test_a_sweep_that_cannot_be_is_one_line(words, part):

@@ -144,7 +144,8 @@ def open_model(
     checkpoint: str | None, encoder: str | None = None, device: str = "cpu", allow_download: bool = False
 ) -> "Recognizer":
     """The model of a command, by default that of the package, which it says; on a terminal, asks before a download."""
-    from ser.inference.recognizer import PRETRAINED, Recognizer  # noqa: PLC0415  --help needs no torch
+    from ser.data.corpus import licence_of  # noqa: PLC0415  --help needs no torch
+    from ser.inference.recognizer import PRETRAINED, Recognizer  # noqa: PLC0415
 
     path = checkpoint or PRETRAINED
     try:
@@ -154,8 +155,9 @@ def open_model(
             raise
         recognizer = Recognizer.from_checkpoint(path, encoder, device, allow_download=True)
     if checkpoint is None:
-        corpus, emotions = str(recognizer.config.plain["corpus"]).upper(), ", ".join(recognizer.emotions)
-        log.info("no --checkpoint: the model that comes with ser-lab answers (%s: %s)", corpus, emotions)
+        corpus, emotions = str(recognizer.config.plain["corpus"]), ", ".join(recognizer.emotions)
+        text = "no --checkpoint: the model that comes with ser-lab answers (%s: %s); licence: %s"
+        log.info(text, corpus.upper(), emotions, licence_of(corpus)[2])
     return recognizer
 
 

@@ -20,7 +20,7 @@ from rich import get_console
 from rich.markup import escape
 
 from ser import fast_imports
-from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate
+from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
 from ser.errors import SerError, explain
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
     Raises:
         SerError: it would not compose.
     """
+    refuse_bare(arguments)
     options = [word for word in arguments if word.startswith("-")]
     if not set(options) <= set(_SEVERAL):
         return arguments
@@ -182,6 +183,7 @@ def expand(words: Sequence[str]) -> list[str]:
         SerError: a variant is neither a model nor an experiment, or the variants have different numbers of folds.
     """
     settings: dict[str, Any] = dict(zip(_OWN_KEYS, (None, "all", 1, None), strict=True))
+    refuse_bare(words, key_of_options="variant")
     others, shared = [], []  # others: all but the sweep's own keys; shared: of those, what holds for every run
     try:
         parsed = OverridesParser.create().parse_overrides(list(words))

@@ -1,6 +1,6 @@
 """The configuration: its page, overrides of it, and the objects that it describes."""
 
-from ser.config.overrides import check_overrides, compose_config
+from ser.config.overrides import check_overrides, compose_config, refuse_bare
 from ser.config.page import CONFIG_FOLDER, compose_options, instantiate, name_parts, variant_name
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "compose_options",
     "instantiate",
     "name_parts",
+    "refuse_bare",
     "variant_name",
 ]

@@ -36,6 +36,7 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
 
     With ``several``, as after ``-m``, commas make a sweep.
     """
+    refuse_bare(overrides)
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -79,6 +80,20 @@ def _joined(override: Override, points: Sequence[str]) -> str:
         return line
     key = override.get_key_element()
     return f"{key}={','.join(point.removeprefix(f'{key}=') for point in points)}"
+
+
+def refuse_bare(overrides: Iterable[str], key_of_options: str = "") -> None:
+    """Refuse an experiment or model without its key, and a key with dashes, and say how to write them.
+
+    ``key_of_options`` is the key by which a command chooses experiments and models; by default their own keys.
+    """
+    for word in overrides:
+        key, _, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and key in known_keys():  # Hydra's own options are none of them
+            raise SerError(f"{word} was given, expected key=value; write {key}={value or '...'}, without dashes.")
+        for group in ("experiment", "model"):
+            if word and (CONFIG_FOLDER / group / f"{word}.yaml").is_file():
+                raise SerError(f"{word!r} was given, expected key=value; write {key_of_options or group}={word}.")
 
 
 def _check_key(override: Override, known: set[str]) -> None:

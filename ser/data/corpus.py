@@ -10,6 +10,24 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+_LICENCES = {  # language of the corpus, licence as the Hub names it, in words for models trained on it
+    "iemocap": (
+        "en",
+        "other",
+        "IEMOCAP is licensed by USC for research and may not be passed on; read its licence before you pass on a model "
+        "trained on it.",
+    ),
+    "ravdess": (
+        "en",
+        "cc-by-nc-sa-4.0",
+        "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
+    ),
+    "emodb": ("de", "other", "EMO-DB (Burkhardt et al. 2005) is free for research; cite it."),
+    "synthetic": (None, "other", "The synthetic corpus is made by the program and has no licence."),
+    "synthetic_features": (None, "other", "The synthetic corpus is made by the program and has no licence."),
+}
+_UNKNOWN = (None, "other", "See the licence of the corpus before you pass the model on.")
+
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
@@ -91,3 +109,8 @@ class Corpus:
         """Hash of ids, emotions, speakers, genders, sessions and boundaries; not of where files lie."""
         rows = [(u.id, u.emotion, u.speaker, u.gender, u.session, u.start, u.end) for u in self.utterances]
         return hashlib.sha256(json.dumps([self.emotions, sorted(rows)]).encode()).hexdigest()[:16]
+
+
+def licence_of(corpus: str) -> tuple[str | None, str, str]:
+    """Language of a corpus, its licence as the Hugging Face Hub names it, and in words for models trained on it."""
+    return _LICENCES.get(corpus, _UNKNOWN)

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ser.data.corpus import licence_of
 from ser.demo import emotion_name, text
 from ser.demo.recognition import Analysis, Model
 from ser.emotions import Emotion
+from ser.inference.checkpoint import told_settings
 
 Looks = Mapping[str, Emotion]
 Row = Mapping[str, float]  # probabilities
@@ -101,6 +103,7 @@ def card_panel(model: Model, language: str, gate: str) -> str:
         ("card_parameters", f"{sum(weight.numel() for weight in weights):,}" if weights else "–"),
         ("card_normalization", model.recognizer.config.kind),
         ("card_gate", gate),
+        ("card_licence", licence_of(str(plain.get("corpus")))[2]),
         ("card_path", model.path),
     ]
     rows = "".join(f"<dt>{text(language, key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts)
@@ -120,7 +123,7 @@ def is_synthetic(model: Model) -> bool:
 
 def _settings(description: Mapping[str, Any]) -> str:
     name = str(description.get("_target_", "–")).rpartition(".")[2]
-    rest = ", ".join(f"{key} {value}" for key, value in description.items() if not key.startswith("_"))
+    rest = ", ".join(f"{key} {value}" for key, value in told_settings(description).items())
     return f"{name} ({rest})" if rest else name
 
 

@@ -42,7 +42,7 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
         SerError: the splits differ and that was not allowed, the classes differ, or a folder holds several variants.
     """
     left, right = runs_of_one_variant(a), runs_of_one_variant(b)
-    if left[0].emotions != right[0].emotions:
+    if set(left[0].emotions) != set(right[0].emotions):
         raise SerError(
             f"{a} has the classes {', '.join(left[0].emotions)} and {b} has {', '.join(right[0].emotions)}; "
             "only results on the same classes can be compared, so train both on one set."
@@ -51,11 +51,14 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
     if differences and not allow_different_splits:
         raise SerError(
             f"{a} and {b} were not tested on the same split: {'; '.join(differences)}; give two results of "
-            "one split, or allow different splits if you mean to set them side by side."
+            "one split, or add --allow-different-splits to set them side by side."
         )
     tables = pooled(left), pooled(right)
     if differences:
         tables = _shared(*tables)
+    columns = list(tables[0].columns)
+    if set(columns) == set(tables[1].columns):
+        tables = tables[0], tables[1][columns]  # the classes in one order
     return {
         "a": _side(left, a),
         "b": _side(right, b),
@@ -140,7 +143,11 @@ def _settings(one: Run, other: Run) -> list[str]:
     phrases = []
     for key, name in SETTINGS.items():
         first, second = one.split.get(key), other.split.get(key)
-        if first is not None and second is not None and first != second:
+        if first is None or second is None:
+            continue
+        if key == "emotions":
+            first, second = sorted(first), sorted(second)  # in another order they are the same classes
+        if first != second:
             phrases.append(f"{name} {first} against {second}")
     return phrases
 

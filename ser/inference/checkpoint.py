@@ -208,6 +208,12 @@ def score_line(record: Mapping[str, Any] | None) -> str:
     )
 
 
+def told_settings(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an encoder that say something: none that is null, nor of fine-tuning where there is none."""
+    idle = set() if encoder.get("finetune") else {"finetune_lr_factor"}
+    return {key: value for key, value in encoder.items() if value is not None and key[0] != "_" and key not in idle}
+
+
 def _check_score(record: Any, emotions: Sequence[str]) -> None:
     """Refuse a cross-validated score that is none."""
     if record is None:

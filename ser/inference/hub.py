@@ -10,35 +10,19 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ser.config import CONFIG_FOLDER, compose_options
+from ser.data.corpus import licence_of
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 from ser.evaluation.report.cells import Table
 from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import to_markdown
 from ser.evaluation.report.tables import cross_validation_table, run_tables
-from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain
+from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain, told_settings
 from ser.inference.engines import TorchNetwork, frames_of_test_sound
 from ser.inference.recognizer import Recognizer
 from ser.io import require_json, write_tensors
 from ser.metrics import TITLES
 
-_LICENCES = {  # language of the corpus, licence as the Hub names it, what the card says of it
-    "iemocap": (
-        "en",
-        "other",
-        "IEMOCAP is licensed by USC for research and may not be passed on; read its licence before you pass on a model "
-        "trained on it.",
-    ),
-    "ravdess": (
-        "en",
-        "cc-by-nc-sa-4.0",
-        "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
-    ),
-    "emodb": ("de", "other", "EMO-DB (Burkhardt et al. 2005) is free for research; cite it."),
-    "synthetic": (None, "other", "The synthetic corpus is made by the program and has no licence."),
-    "synthetic_features": (None, "other", "The synthetic corpus is made by the program and has no licence."),
-}
-_UNKNOWN = (None, "other", "See the licence of the corpus before you pass the model on.")
 _METRICS = {"uar": "recall", "wa": "accuracy", "macro_f1": "f1"}  # names of the Hub
 _SPEECH = {
     "iemocap": "ten actors in pairs, partly improvising, in American English",
@@ -117,7 +101,7 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
 
     facts, corpus = _portable(recognizer, run), str(recognizer.config.plain.get("corpus"))
     metrics, split = (_record(run, name) for name in ("metrics.json", "split.json"))
-    settings = {key: value for key, value in facts["encoder"].items() if key != "_target_"}
+    settings = told_settings(facts["encoder"])
     checkpoint = settings.get("checkpoint")
     if checkpoint and Path(checkpoint).is_absolute():  # the card is for strangers
         checkpoint = settings["checkpoint"] = Path(checkpoint).name
@@ -145,13 +129,13 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
         recognizer=recognizer,
         heard=_SPEECH.get(corpus),
         synthetic=_sentence(SYNTHETIC),
-        licence=_LICENCES.get(corpus, _UNKNOWN)[2],
+        licence=licence_of(corpus)[2],
     )
 
 
 def _header(corpus: str, metrics: Mapping[str, Any], title: str) -> str:
     """The YAML by which the Hub finds the model and shows its scores."""
-    language, licence, _ = _LICENCES.get(corpus, _UNKNOWN)
+    language, licence, _ = licence_of(corpus)
     split = next((part for part in ("test", "cross_validation") if metrics.get(part)), "")
     results = [
         EvalResult("audio-classification", corpus, corpus, name, found, metric_name=TITLES[key], dataset_split=split)

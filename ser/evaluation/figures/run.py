@@ -98,15 +98,18 @@ def speakers(predictions: pd.DataFrame, note: str = "") -> Figure:
     for axes, (column, title, color) in zip(panels, scored, strict=True):
         mean, std = table[column].mean(), table[column].std(ddof=1)
         if np.isfinite(std):
-            axes.axvspan(max(0, mean - std), min(1, mean + std), color=style.FAINT, linewidth=0)
+            band = max(0, mean - std), min(1, mean + std)
+            axes.axvspan(*band, color=style.FAINT, linewidth=0, label="mean ± one std")
         axes.barh(rows, shown[column], color=color, height=0.72)
-        axes.axvline(mean, color=style.VERMILION, linewidth=1.3)
+        axes.axvline(mean, color=style.VERMILION, linewidth=1.3, label="mean over speakers")
         # At the feet of the bars: at their ends the values would lie on the mean line and the band.
         for row, value in enumerate(shown[column]):
             place, ink = (0.012, "white") if value > 0.12 else (value + 0.012, style.INK)
             axes.text(place, row, percent(value), va="center", fontsize=8, color=ink, fontweight="bold")
         axes.set_title(f"{title}: mean {100 * mean:.1f}" + (f", std {100 * std:.1f}" if np.isfinite(std) else ""))
         style.percent_axis(axes.xaxis, high=1.02)
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)
     name_bars(panels[0], shown["n"], 16)
     return drawn
 
@@ -137,19 +140,25 @@ def classes(predictions: pd.DataFrame, note: str = "") -> Figure:
     return drawn
 
 
+def _grouped(names: pd.Series) -> bool:
+    """Whether there are at least two groups, those of unknown name aside."""
+    return names[names.astype(str) != ""].nunique() > 1
+
+
 @style.figure("groups", "Bars of one panel should be alike; a step between them is a gap between genders or sessions.")
 def groups(predictions: pd.DataFrame, note: str = "") -> Figure:
-    """WA and UAR by gender, by session and by corpus, with counts."""
-    columns = ["gender", "session", *predictions.columns.intersection(["corpus"])]
+    """WA and UAR by gender, by session and by corpus, with counts; a grouping with one group is left out."""
+    columns = [name for name in ("gender", "session", "corpus") if name in predictions and _grouped(predictions[name])]
     sessions = predictions["session"].nunique()
     height = max(2.6, 1.5 + 0.36 * max(2, min(sessions, _MOST_GROUPS)))
-    drawn = style.new_figure(5 * len(columns), height, f"{', '.join(columns).capitalize()}: WA and UAR (%)", note)
-    panels = drawn.subplots(1, len(columns))
+    title = f"{', '.join(columns).capitalize() or 'Groups'}: WA and UAR (%)"
+    drawn = style.new_figure(max(7, 5 * len(columns)), height, title, note)
+    if not columns:
+        style.empty_panel(drawn.subplots(), "one group of each kind: nothing to compare")
+        return drawn
+    panels = drawn.subplots(1, len(columns), squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
         known = predictions[predictions[column].astype(str) != ""]
-        if known.empty:
-            style.empty_panel(axes, f"{column}: unknown for every utterance")
-            continue
         parts = [(name, part) for name, part in known.groupby(column)][:_MOST_GROUPS]
         rows = np.arange(len(parts))
         results = [scores(part) for _, part in parts]
@@ -160,7 +169,7 @@ def groups(predictions: pd.DataFrame, note: str = "") -> Figure:
         name_bars(axes, pd.Series({name: len(part) for name, part in parts}))
         style.percent_axis(axes.xaxis, high=1.16)
         axes.set_title(f"by {column}")
-    drawn.legend(*panels[1].get_legend_handles_labels(), loc="upper right", ncols=2)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=2)
     return drawn
 
 

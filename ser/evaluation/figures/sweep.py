@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.projections.polar import PolarAxes
 
 from ser.evaluation.figures import style
 from ser.evaluation.figures.run import draw_matrix, matrix_side, row_rates
@@ -45,7 +43,11 @@ class Sweep:
 def _pooled_uar(sweep: Sweep) -> Inputs:
     table = sweep.summary.variants.set_index("variant")[["uar_pooled", "uar_pooled_low", "uar_pooled_high"]]
     table = table.set_axis(["value", "low", "high"], axis="columns")
-    yield "", (table.assign(baseline=table.index == sweep.summary.baseline),)
+    every = {run.fold for run in sweep.runs}
+    own = {name: {run.fold for run in runs} for name, runs in sweep.members.items()}
+    total = max(len(every), *(int(run.split.get("folds") or 0) for run in sweep.runs))
+    lacking = ["" if own[name] == every else f"{len(own[name])} of {total} folds" for name in table.index]
+    yield "", (table.assign(baseline=table.index == sweep.summary.baseline, folds=lacking),)
 
 
 def _each_run(sweep: Sweep) -> Inputs:
@@ -81,7 +83,7 @@ def ladder(table: pd.DataFrame, note: str = "") -> Figure:
     """Forest plot: each variant's UAR with its interval, the baseline's as a dashed line.
 
     The table is indexed by variant, with columns ``value``, ``low``, ``high`` (NaN: no interval) and perhaps
-    ``baseline`` (bool).
+    ``baseline`` (bool) and ``folds`` (which folds, of a variant that lacks some; else empty).
     """
     drawn = style.new_figure(9, 1.4 + 0.5 * max(2, len(table)), "UAR of each variant, pooled over folds (%)", note)
     axes = drawn.subplots()
@@ -100,10 +102,12 @@ def ladder(table: pd.DataFrame, note: str = "") -> Figure:
     for row, (value, lower, upper) in enumerate(zip(values, low, high, strict=True)):
         text = bounds(value, lower, upper) if np.isfinite([lower, upper]).all() else percent(value)
         axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-    names = [
-        f"{label}\n(baseline)" if base and "\n" not in label else label
-        for label, base in zip(style.variant_labels(table.index), baseline, strict=True)
-    ]
+    names = []
+    remarks = table.get("folds", pd.Series("", index=table.index))
+    for label, base, remark in zip(style.variant_labels(table.index), baseline, remarks, strict=True):
+        told = [remark] if remark else []
+        told += ["baseline"] if base and (remark or "\n" not in label) else []
+        names.append(f"{label}\n({', '.join(told)})" if told else label)
     axes.set_yticks(rows, names)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="x")
@@ -170,9 +174,13 @@ def radar(table: pd.DataFrame, title: str, note: str = "") -> Figure:
             if len(table) == 1:
                 axes.fill(angles, heights, color=style.SERIES[0], alpha=0.15)
         axes.set_xticks(angles, names)
-        axes.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["", "40", "60", "80", "100"])
+        rings = [0.2, 0.4, 0.6, 0.8, 1.0]
+        axes.set_yticks(rings, [])  # labels of ticks would lie below the lines
         axes.set_ylim(0, 1)
-        cast(PolarAxes, axes).set_rlabel_position(180 / len(names))
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        written: Look = {"fontsize": 8, "ha": "center", "va": "center", "bbox": box, "zorder": 5}
+        for ring in rings:
+            axes.text(np.pi / len(names), ring, f"{100 * ring:.0f}", **written)
         axes.tick_params(axis="x", pad=9)
     axes.grid(linewidth=0.8)
     axes.legend(loc="upper left", bbox_to_anchor=(1.16, 1.02))

@@ -22,19 +22,18 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ),
     ),
     (
-        "WA and UAR (%)",
+        "UAR (%)",
         (
-            ("train/wa", "train WA", style.BLUE, "-"),
-            ("val/wa", "validation WA", style.ORANGE, "-"),
-            ("val/uar", "validation UAR", style.VERMILION, "--"),
-            ("test/uar", "test UAR (only shown)", style.GREY, ":"),
+            ("train/uar", "train", style.BLUE, "-"),
+            ("val/uar", "validation", style.ORANGE, "-"),
+            ("test/uar", "test (only shown)", style.GREY, ":"),
         ),
     ),
+    ("WA (%)", (("train/wa", "train", style.BLUE, "-"), ("val/wa", "validation", style.ORANGE, "-"))),
     ("macro F1 (%)", (("train/f1", "train", style.BLUE, "-"), ("val/f1", "validation", style.ORANGE, "-"))),
     ("learning rate", (("learning_rate", "learning rate", style.GREEN, "-"),)),
     (ALPHA, (("alpha", "alpha", style.PURPLE, "-"),)),
     (GRADIENT, (("gradient_norm", "gradient norm", style.PURPLE, "-"),)),
-    ("validation loss in detail", (("val/loss", "validation", style.ORANGE, "-"),)),
 )
 
 
@@ -67,10 +66,10 @@ def _history(run: Run) -> Inputs:
     inputs=_history,
 )
 def training_panel(history: pd.DataFrame, kept: int | None = None, note: str = "") -> Figure:
-    """Loss, WA and UAR, macro F1, learning rate (log axis), alpha and the validation loss in detail, by epoch.
+    """Loss, UAR, WA, macro F1, learning rate (log axis) and alpha, by epoch.
 
     Without an adversary there is no alpha, and the gradient norm is drawn in its place. Columns of ``history.csv`` that
-    are missing are left out. The epoch whose network was ``kept`` is marked where it is known.
+    are missing are left out. The epoch whose network was ``kept`` is marked in every panel where it is known.
     """
     history = history.drop_duplicates("epoch", keep="last").sort_values("epoch")  # a resumed run repeats one
     drawn = style.new_figure(11, 7, "Training", note)
@@ -88,7 +87,7 @@ def training_panel(history: pd.DataFrame, kept: int | None = None, note: str = "
             _log_axis(axes)
         if "%" in title:
             axes.yaxis.set_major_formatter(style.PERCENT)
-        if kept is not None and title in {"WA and UAR (%)", "validation loss in detail"}:
+        if kept is not None:
             axes.axvline(kept, color=style.GREY, linewidth=1.2, linestyle="-.", label="epoch that is kept")
         axes.set_title(title)
         axes.set_xlabel("epoch")
