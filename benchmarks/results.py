@@ -98,7 +98,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"there is no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
-    failed = False
+    failed, at = False, commit()
     for name in options.parts or PARTS:
         part, places = PARTS[name], {"ravdess": options.ravdess, "whisper": options.whisper}
         for sweep in part.sweeps:
@@ -106,7 +106,7 @@ def main() -> int:
             failed |= run("sweep.py", *arguments, *QUIET, f"name={name}", f"paths.outputs={OUTPUTS}")
         if part.then:
             failed |= run("-m", "ser.cli", *part.then.split(" "))
-        (OUTPUTS / name / "commit.txt").write_text(commit(), encoding="utf-8")
+        (ROOT / OUTPUTS / name / "commit.txt").write_text(at, encoding="utf-8")
         write_page()
     return int(failed)
 
