@@ -142,6 +142,8 @@ WORDS = [
     ("experiment=recomended", "did you mean recommended?"),
     ("recommended", "write experiment=recommended."),
     ("gru", "write model=gru."),
+    ("x" * 300, "expected key=value"),
+    ("adversary/erasure", "write experiment=adversary/erasure."),
     ("--data=ravdess", "write data=ravdess, without dashes."),
     ("--seed 3", "write seed=..., without dashes."),
     ("modle=gru", "did you mean model?"),

@@ -87,13 +87,17 @@ def refuse_bare(overrides: Iterable[str], key_of_options: str = "") -> None:
 
     ``key_of_options`` is the key by which a command chooses experiments and models; by default their own keys.
     """
+    options = {
+        str(file.relative_to(CONFIG_FOLDER / group).with_suffix("")): key_of_options or group
+        for group, pattern in (("model", "*.yaml"), ("experiment", "**/*.yaml"))
+        for file in (CONFIG_FOLDER / group).glob(pattern)
+    }
     for word in overrides:
         key, _, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and key in known_keys():  # Hydra's own options are none of them
             raise SerError(f"{word} was given, expected key=value; write {key}={value or '...'}, without dashes.")
-        for group in ("experiment", "model"):
-            if word and (CONFIG_FOLDER / group / f"{word}.yaml").is_file():
-                raise SerError(f"{word!r} was given, expected key=value; write {key_of_options or group}={word}.")
+        if word in options:
+            raise SerError(f"{word!r} was given, expected key=value; write {options[word]}={word}.")
 
 
 def _check_key(override: Override, known: set[str]) -> None:
