@@ -109,7 +109,7 @@ def speakers(predictions: pd.DataFrame, note: str = "") -> Figure:
         axes.set_title(f"{title}: mean {100 * mean:.1f}" + (f", std {100 * std:.1f}" if np.isfinite(std) else ""))
         style.percent_axis(axes.xaxis, high=1.02)
     handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)
+    drawn.legend(handles[::-1], labels[::-1], loc="upper right", ncols=2)
     name_bars(panels[0], shown["n"], 16)
     return drawn
 
