@@ -186,7 +186,7 @@ def test_a_sweep_leaves_runs_and_one_summary(sweep):
     assert [row["variant"].split(",")[0] for row in content["variants"]] == ["gru", "enhanced_gru"]
     assert all((folder / f"summary.{kind}").is_file() for kind in ("csv", "md"))
     for number, run in enumerate(["gru fold 1", "gru fold 2", "enhanced_gru fold 1", "enhanced_gru fold 2"], 1):
-        assert re.search(rf"{number} of 4: {run} seed 1: UAR \d+\.\d \(\d+ s\)", shown)
+        assert re.search(rf"{number} of 4: {run} seed 1: UAR \d+\.\d% \(\d+ s\)", shown)
     assert re.search("about .* left", shown)
     assert not list(folder.parent.glob(".sweep.*"))
     before = shown[: shown.index("Mean over runs")].strip().splitlines()
