@@ -61,8 +61,10 @@ PARTS = {
         LAYERS,
         (
             AFTER,
-            f"variant={','.join(f'adversary/{name}' for name in REMOVALS)} seed=1",
-            "variant=recommended model.hidden_size=16,8 seed=1",
+            f"variant={','.join(f'adversary/{name}' for name in REMOVALS)} {SEEDS}",
+            "variant=adversary/independence adversarial_weight=5,25 seed=1",
+            "variant=adversary/confusion adversarial_weight=0.1 seed=1",
+            f"variant=recommended model.hidden_size=16,8 {SEEDS}",
         ),
     ),
     "ravdess_speaker": Part(
@@ -106,7 +108,9 @@ def main() -> int:
             failed |= run("sweep.py", *arguments, *QUIET, f"name={name}", f"paths.outputs={OUTPUTS}")
         if part.then:
             failed |= run("-m", "ser.cli", *part.then.split(" "))
-        (ROOT / OUTPUTS / name / "commit.txt").write_text(at, encoding="utf-8")
+        note = ROOT / OUTPUTS / name / "commit.txt"
+        earlier = note.read_text(encoding="utf-8").split(", ") if note.is_file() else []
+        note.write_text(", ".join(dict.fromkeys([*earlier, at])), encoding="utf-8")
         write_page()
     return int(failed)
 
@@ -150,7 +154,11 @@ def section(part: Part, folder: Path) -> list[str]:
     metrics = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/fold*/seed*/metrics.json")]
     minutes = sum(run["seconds"] for run in metrics) / 60
     at = (folder / "commit.txt").read_text(encoding="utf-8")
-    lines += ["```", "", f"Commit {at}; {len(metrics)} runs in {minutes:.0f} minutes, test and probes included."]
+    lines += [
+        "```",
+        "",
+        f"Commit{'s' * (', ' in at)} {at}; {len(metrics)} runs in {minutes:.0f} minutes, test and probes included.",
+    ]
     points = folder / "curve.csv"
     if not points.is_file():
         summary = (folder / "summary.md").read_text(encoding="utf-8").partition("\n## Notes")[0].splitlines()[2:]
