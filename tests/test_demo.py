@@ -26,7 +26,7 @@ from ser import demo
 from ser.demo import plots, recognition
 from ser.demo.app import Page
 from ser.demo.live import LiveSettings
-from ser.demo.recognition import Limits, ModelShelf, contrast_with_white
+from ser.demo.recognition import Limits, ModelShelf
 from ser.demo.state import History, Sessions, to_json
 
 GATE = EnergyGate()
@@ -367,8 +367,10 @@ def test_emotions_differ_by_sign_dash_and_hatching_and_stand_out_on_white():
     for key in ("sign", "dash", "stripes", "color"):
         assert len({getattr(look, key) for look in shown}) == len(shown)
     for look in shown:
-        color = recognition.darkened(look.color)
-        assert contrast_with_white(np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255) >= 3.0
+        color = recognition.DARKER.get(look.color, look.color)
+        channels = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)  # of WCAG 2.2
+        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 3.0
 
 
 def test_names_of_files_cannot_bring_markup(page, uploads):

@@ -144,7 +144,7 @@ def open_model(
     checkpoint: str | None, encoder: str | None = None, device: str = "cpu", allow_download: bool = False
 ) -> "Recognizer":
     """The model of a command, by default that of the package, which it says; on a terminal, asks before a download."""
-    from ser.data.corpus import licence_of  # noqa: PLC0415  --help needs no torch
+    from ser.data.corpus import about  # noqa: PLC0415  --help needs no torch
     from ser.inference.recognizer import PRETRAINED, Recognizer  # noqa: PLC0415
 
     path = checkpoint or PRETRAINED
@@ -157,7 +157,7 @@ def open_model(
     if checkpoint is None:
         corpus, emotions = str(recognizer.config.plain["corpus"]), ", ".join(recognizer.emotions)
         text = "no --checkpoint: the model that comes with ser-lab answers (%s: %s); licence: %s"
-        log.info(text, corpus.upper(), emotions, licence_of(corpus)[2])
+        log.info(text, corpus.upper(), emotions, about(corpus).licence)
     return recognizer
 
 

@@ -3,9 +3,8 @@
 Each imports what it needs when it runs, so that ``--help`` is quick.
 """
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,19 +28,6 @@ from ser.cli.app import (
     positive,
 )
 from ser.errors import SerError
-
-
-class Form(StrEnum):
-    """What ``ser export`` writes."""
-
-    onnx = "onnx"
-    hub = "hub"
-
-
-class Quantization(StrEnum):
-    """How ``ser export`` stores weights."""
-
-    int8 = "int8"
 
 
 @command(
@@ -228,9 +214,11 @@ def export(
     encoder: Encoder = None,
     device: Device = "cpu",
     allow_download: AllowDownload = False,
-    form: Annotated[Form, typer.Option("--format", help="ONNX file, or folder for the Hugging Face Hub.")] = Form.onnx,
+    form: Annotated[
+        Literal["onnx", "hub"], typer.Option("--format", help="ONNX file, or folder for the Hugging Face Hub.")
+    ] = "onnx",
     quantize: Annotated[
-        Quantization | None, typer.Option(help="Store the weights of an ONNX file as 8-bit integers.")
+        Literal["int8"] | None, typer.Option(help="Store the weights of an ONNX file as 8-bit integers.")
     ] = None,
     with_encoder: Annotated[
         bool, flag("--with-encoder", "Put the encoder into the ONNX file: waveform in, probabilities out.")
@@ -244,7 +232,7 @@ def export(
     found = find_model(checkpoint or PRETRAINED)
     folder = Path() if found == PRETRAINED else run_folder(found)
     recognizer = open_model(checkpoint and str(found), encoder, device, allow_download)
-    if form == Form.onnx:
+    if form == "onnx":
         from ser.inference.screen import export_and_compare  # noqa: PLC0415
 
         stem = "model-with-encoder" if with_encoder else "model"

@@ -270,7 +270,7 @@ def _truncated(path: str, found: str) -> SerError:
     return SerError(f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out.")
 
 
-def envelope(samples: NDArray[np.float32], points: int = 500) -> NDArray[np.float32]:
-    """Lowest and highest sample (points, 2) of equal parts of (N,) samples."""
-    parts = np.array_split(samples, max(1, min(points, len(samples))))
+def envelope(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Lowest and highest sample (at most 500, 2) of equal parts of (N,) samples."""
+    parts = np.array_split(samples, max(1, min(500, len(samples))))
     return np.array([(part.min(), part.max()) if len(part) else (0, 0) for part in parts], np.float32)

@@ -154,8 +154,7 @@ class Mixup:
 
     def __call__(self, frames: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mixed frames (B, L, D) and labels (B, C), from one-hot or soft ones; lengths (B,) stay."""
-        quantile = _uniform(frames).double().cpu().numpy()
-        own = torch.from_numpy(betaincinv(self.alpha, self.alpha, quantile)).to(frames)  # (B,)
+        own = _beta(frames, self.alpha)  # (B,)
         own = torch.maximum(own, 1 - own)
         partner = torch.randperm(len(frames), device=frames.device)  # (B,)
         overlap = torch.minimum(lengths, lengths[partner])
@@ -184,8 +183,7 @@ class MixStyle:
         allowed = (emotion[:, None] == emotion[None, :]) & (speaker[:, None] != speaker[None, :])  # (B, B)
         partner = (torch.rand(allowed.shape, device=frames.device) * allowed).argmax(dim=1)  # (B,)
         chosen = (_uniform(frames) < self.probability) & allowed.any(dim=1)
-        quantile = _uniform(frames).double().cpu().numpy()
-        own = torch.from_numpy(betaincinv(0.1, 0.1, quantile)).to(frames)[:, None, None]  # (B, 1, 1)
+        own = _beta(frames, 0.1)[:, None, None]  # (B, 1, 1)
         mean, std = _statistics(frames, lengths)
         normalised = (frames - mean) / std.clamp_min(1e-3)
         mixed = normalised * torch.lerp(std[partner], std, own) + torch.lerp(mean[partner], mean, own)
@@ -203,6 +201,12 @@ def _statistics(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 def _uniform(batch: Tensor) -> Tensor:
     """One draw from [0, 1) per utterance of ``batch``, (B,)."""
     return torch.rand(len(batch), device=batch.device)
+
+
+def _beta(batch: Tensor, alpha: float) -> Tensor:
+    """One draw from Beta(alpha, alpha) per utterance of ``batch``, (B,), by its quantiles."""
+    quantile = _uniform(batch).double().cpu().numpy()
+    return torch.from_numpy(betaincinv(alpha, alpha, quantile)).to(batch)
 
 
 def _valid(frames: Tensor, lengths: Tensor) -> Tensor:

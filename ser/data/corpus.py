@@ -6,27 +6,43 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-_LICENCES = {  # language of the corpus, licence as the Hub names it, in words for models trained on it
-    "iemocap": (
-        "en",
-        "other",
+
+class About(NamedTuple):
+    """What a model trained on a corpus must say of it."""
+
+    licence: str  # in words
+    hub_licence: str = "other"  # as the Hugging Face Hub names it
+    language: str | None = None  # as the Hub names it
+    speech: str | None = None  # who speaks what; None: not known
+
+
+_MADE_UP = About("The synthetic corpus is made by the program and has no licence.")
+_UNKNOWN = About("See the licence of the corpus before you pass the model on.")
+_CORPORA = {
+    "iemocap": About(
         "IEMOCAP is licensed by USC for research and may not be passed on; read its licence before you pass on a model "
         "trained on it.",
+        language="en",
+        speech="ten actors in pairs, partly improvising, in American English",
     ),
-    "ravdess": (
-        "en",
-        "cc-by-nc-sa-4.0",
+    "ravdess": About(
         "RAVDESS is CC BY-NC-SA 4.0 (Livingstone & Russo 2018): attribution, no commercial use.",
+        "cc-by-nc-sa-4.0",
+        "en",
+        "24 professional actors who speak two sentences in a studio, in North American English",
     ),
-    "emodb": ("de", "other", "EMO-DB (Burkhardt et al. 2005) is free for research; cite it."),
-    "synthetic": (None, "other", "The synthetic corpus is made by the program and has no licence."),
-    "synthetic_features": (None, "other", "The synthetic corpus is made by the program and has no licence."),
+    "emodb": About(
+        "EMO-DB (Burkhardt et al. 2005) is free for research; cite it.",
+        language="de",
+        speech="ten actors who speak ten sentences, in German",
+    ),
+    "synthetic": _MADE_UP,
+    "synthetic_features": _MADE_UP,
 }
-_UNKNOWN = (None, "other", "See the licence of the corpus before you pass the model on.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,6 @@ class Corpus:
         return hashlib.sha256(json.dumps([self.emotions, sorted(rows)]).encode()).hexdigest()[:16]
 
 
-def licence_of(corpus: str) -> tuple[str | None, str, str]:
-    """Language of a corpus, its licence as the Hugging Face Hub names it, and in words for models trained on it."""
-    return _LICENCES.get(corpus, _UNKNOWN)
+def about(corpus: str) -> About:
+    """What is known of the corpus of that name."""
+    return _CORPORA.get(corpus, _UNKNOWN)

@@ -68,16 +68,7 @@ def extract(
     if corpus.parts:
         settings = (cache_root, device, workers, processes, batch_seconds, trust_cache, show_progress)
         return _joined({name: extract(part, encoder, *settings) for name, part in corpus.parts if part.utterances})
-    maker: Maker | None = corpus.frame_source or encoder
-    if maker is None or not corpus.utterances:
-        raise SerError(
-            f"corpus {corpus.name} has {len(corpus.utterances)} utterances and encoder {encoder}, expected "
-            "some of one and an encoder; check data.root and features."
-        )
-    if corpus.name in ("", ".", "..") or Path(corpus.name).name != corpus.name:
-        raise SerError(f"the corpus name {corpus.name!r} cannot name a folder, expected a plain name; set data.name.")
-    if encoder is not None and corpus.frame_source is None:
-        encoder.to(usable_device(device, "set extraction.device=cpu"))
+    maker = _maker_of(corpus, encoder, device)
     folder = CacheFolder.of(corpus, maker, cache_root, trust_cache)
     missing = folder.missing(corpus.utterances)
     extracted = 0
@@ -104,6 +95,21 @@ def extract(
     result = Extraction(cache, failures, extracted, len(folder.places) - extracted, tuple(folder.trusted))
     _report(result, folder, bool(missing))
     return result
+
+
+def _maker_of(corpus: Corpus, encoder: Encoder | None, device: str) -> Maker:
+    """What makes the frames of a corpus whose cache can have a folder; an encoder is on its device."""
+    maker: Maker | None = corpus.frame_source or encoder
+    if maker is None or not corpus.utterances:
+        raise SerError(
+            f"corpus {corpus.name} has {len(corpus.utterances)} utterances and encoder {encoder}, expected "
+            "some of one and an encoder; check data.root and features."
+        )
+    if corpus.name in ("", ".", "..") or Path(corpus.name).name != corpus.name:
+        raise SerError(f"the corpus name {corpus.name!r} cannot name a folder, expected a plain name; set data.name.")
+    if isinstance(maker, Encoder):
+        maker.to(usable_device(device, "set extraction.device=cpu"))
+    return maker
 
 
 def _joined(parts: Mapping[str, Extraction]) -> Extraction:

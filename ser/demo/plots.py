@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ser.data.corpus import licence_of
+from ser.data.corpus import about
 from ser.demo import emotion_name, text
 from ser.demo.recognition import Analysis, Model
 from ser.emotions import Emotion
@@ -103,7 +103,7 @@ def card_panel(model: Model, language: str, gate: str) -> str:
         ("card_parameters", f"{sum(weight.numel() for weight in weights):,}" if weights else "–"),
         ("card_normalization", model.recognizer.config.kind),
         ("card_gate", gate),
-        ("card_licence", licence_of(str(plain.get("corpus")))[2]),
+        ("card_licence", about(str(plain.get("corpus"))).licence),
         ("card_path", model.path),
     ]
     rows = "".join(f"<dt>{text(language, key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts)

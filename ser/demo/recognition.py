@@ -26,6 +26,8 @@ from ser.inference.vad import NO_SPEECH, SpeechGate, enough_speech
 
 TIMELINE_FROM = 7.5  # seconds: a shorter recording has no timeline
 _WINDOW, _MOST_WINDOWS = 5.0, 100  # seconds and number of the timeline's windows
+# Colours of ser.emotions whose contrast with a white page is below the 3 that graphics need (WCAG 2.2).
+DARKER = {"#E69F00": "#C38700", "#56B4E9": "#4999C6", "#F0E442": "#A0982C"}
 _SHIPPED = "the model that comes with ser-lab"
 HIGHEST_RATE = 192_000  # Hz
 _MOST_SAMPLES = 64_000_000  # frames x channels, 256 MB when decoded: ten minutes of 48 kHz stereo
@@ -84,9 +86,11 @@ class ModelShelf:
                 )
                 if recognizer.encoder is not None:
                     recognizer.encoder.load()
-                found = looks(recognizer.emotions)
-                dark = {key: emotion._replace(color=darkened(emotion.color)) for key, emotion in found.items()}
-                self._loaded[name] = Model(name, path, recognizer, dark, *_results(path))
+                found = {
+                    key: emotion._replace(color=DARKER.get(emotion.color, emotion.color))
+                    for key, emotion in looks(recognizer.emotions).items()
+                }
+                self._loaded[name] = Model(name, path, recognizer, found, *_results(path))
             return self._loaded[name]
 
 
@@ -114,20 +118,6 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{place}: {path}" for place, path in enumerate(paths, start=1)]
-
-
-def darkened(color: str) -> str:
-    """``color`` (#rrggbb), darkened until its WCAG contrast with white reaches 3, as graphics need."""
-    channels = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
-    while contrast_with_white(channels) < 3.0:
-        channels = channels * 0.96
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
-
-
-def contrast_with_white(channels: NDArray[np.float64]) -> float:
-    """WCAG 2.2 contrast of an sRGB colour (3,) in [0, 1] with white."""
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return 1.05 / (float(linear @ np.array([0.2126, 0.7152, 0.0722])) + 0.05)
 
 
 @dataclass(frozen=True)

@@ -125,11 +125,8 @@ class Session:
     def stop(self) -> None:
         """Close the microphone and put what was heard into the history."""
         with self.turn:
-            live, self.live = self.live, None
-            if live is None:
-                return
-            _end(live)
-            if live.stream.seconds >= live.settings.window:
+            live = self._end()
+            if live is not None and live.stream.seconds >= live.settings.window:
                 clip = live.save_clip(self.folder / f"{secrets.token_hex(8)}.wav")
                 started = time.strftime("%H:%M:%S", time.localtime(time.time() - live.stream.seconds))
                 self.history.add("live", started, live.stream.seconds, live.mean(), live.model.name, clip)
@@ -147,19 +144,19 @@ class Session:
     def close(self) -> None:
         """Close the microphone and delete everything."""
         with self.turn:
-            live, self.live = self.live, None
-            if live is not None:
-                _end(live)
+            self._end()
             self.history.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
 
-
-def _end(live: LiveSound) -> None:
-    """Stop it; a defect that ended its thread is logged for whoever runs the server, and the page goes on."""
-    try:
-        live.stop()
-    except Exception:
-        log.exception("the recognition of a microphone ended early")
+    def _end(self) -> LiveSound | None:
+        """Close the microphone and return what was open; a defect that ended its thread before is only logged."""
+        live, self.live = self.live, None
+        try:
+            if live is not None:
+                live.stop()
+        except Exception:
+            log.exception("the recognition of a microphone ended early")
+        return live
 
 
 class Sessions:

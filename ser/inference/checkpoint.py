@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,17 +185,15 @@ def from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     wanted = ["config.json", "model.safetensors"]
-    error: Exception | None = None
-    for local in (True, False):
-        try:
-            return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local))
-        except Exception as failure:  # connection, name and permission errors have no common base
-            error = failure
-    reason = first_line(error) if error else "?"
-    raise SerError(
-        f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({reason}); check the name, or copy "
-        "the folder here."
-    ) from error
+    with suppress(Exception):  # connection, name and permission errors have no common base
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:
+        raise SerError(
+            f"{name} is neither a local folder nor to be had from the Hugging Face Hub ({first_line(error)}); check "
+            "the name, or copy the folder here."
+        ) from error
 
 
 def score_line(record: Mapping[str, Any] | None) -> str:

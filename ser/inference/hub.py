@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ser.config import CONFIG_FOLDER, compose_options
-from ser.data.corpus import licence_of
+from ser.data.corpus import about
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 from ser.evaluation.report.cells import Table
@@ -18,17 +18,12 @@ from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import to_markdown
 from ser.evaluation.report.tables import cross_validation_table, run_tables
 from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain, told_settings
-from ser.inference.engines import TorchNetwork, frames_of_test_sound
+from ser.inference.engines import frames_of_test_sound
 from ser.inference.recognizer import Recognizer
 from ser.io import require_json, write_tensors
 from ser.metrics import TITLES
 
 _METRICS = {"uar": "recall", "wa": "accuracy", "macro_f1": "f1"}  # names of the Hub
-_SPEECH = {
-    "iemocap": "ten actors in pairs, partly improvising, in American English",
-    "ravdess": "24 professional actors who speak two sentences in a studio, in North American English",
-    "emodb": "ten actors who speak ten sentences, in German",
-}
 
 
 def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | None = None) -> Path:
@@ -40,17 +35,14 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
         SerError: the model is an ONNX file, ``folder`` holds something else, or it cannot be written.
     """
     folder = Path(folder)
-    if not isinstance(recognizer.model, TorchNetwork):
-        raise SerError(
-            "an ONNX file cannot be exported again, expected a run folder or .ckpt; name one with --checkpoint."
-        )
+    network = recognizer.network
     if folder.exists() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
         raise SerError(
             f"{folder} holds something else, expected an empty folder or an earlier export; choose another --output."
         )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     replaced = temporary.with_suffix(".old")
-    weights = {name: value.cpu().contiguous().numpy() for name, value in recognizer.model.network.state_dict().items()}
+    weights = {name: value.cpu().contiguous().numpy() for name, value in network.state_dict().items()}
     try:
         temporary.mkdir(parents=True)
         write_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
@@ -127,15 +119,14 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
         checkpoint=checkpoint,
         parameters=sum(value.numel() for value in recognizer.parameters()),
         recognizer=recognizer,
-        heard=_SPEECH.get(corpus),
+        heard=about(corpus).speech,
         synthetic=_sentence(SYNTHETIC),
-        licence=licence_of(corpus)[2],
+        licence=about(corpus).licence,
     )
 
 
 def _header(corpus: str, metrics: Mapping[str, Any], title: str) -> str:
     """The YAML by which the Hub finds the model and shows its scores."""
-    language, licence, _ = licence_of(corpus)
     split = next((part for part in ("test", "cross_validation") if metrics.get(part)), "")
     results = [
         EvalResult("audio-classification", corpus, corpus, name, found, metric_name=TITLES[key], dataset_split=split)
@@ -143,8 +134,8 @@ def _header(corpus: str, metrics: Mapping[str, Any], title: str) -> str:
         if split and (found := metrics[split].get(key)) is not None
     ]
     data = ModelCardData(
-        language=language,
-        license=licence,
+        language=about(corpus).language,
+        license=about(corpus).hub_licence,
         library_name="ser-lab",
         pipeline_tag="audio-classification",
         tags=["speech-emotion-recognition"],

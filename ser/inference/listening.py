@@ -149,21 +149,9 @@ def listen(
         blocks = recording.hearing(source.blocks)
     try:
         with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
-            clipped, lost = -math.inf, None  # seconds of the stream; of the clock, when sound stopped
-            for block in blocks:
-                if lost is None and not len(block):
-                    lost = time.monotonic()
-                    stream.interrupt("no sound comes from the microphone")
-                elif lost is not None and len(block):
-                    stream.interrupt(f"{time.monotonic() - lost:.0f} s of sound are missing here")
-                    lost = None
-                stream.write(block, wait=not source.realtime)
-                if np.abs(block).max(initial=0.0) >= _CLIPPING:
-                    if clipped < 0:
-                        log.warning("the sound clips at %.1f s; turn the microphone down", stream.seconds)
-                    clipped = stream.seconds
+            for clipping in _feed(stream, blocks, wait=not source.realtime):
                 if live is not None:
-                    live.update(view(stream, stream.seconds - clipped < _CLIPPING_SHOWN))
+                    live.update(view(stream, clipping))
     except KeyboardInterrupt:
         pass  # the ordinary way to end
     finally:
@@ -171,6 +159,24 @@ def listen(
             write_table(output, event_table(stream.history(), recognizer.emotions))
         for line in _ending(stream, output, record):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _feed(stream: StreamingRecognizer, blocks: Iterator[NDArray[np.float32]], wait: bool) -> Iterator[bool]:
+    """Write each block into the stream, and say in it where sound is missing; yield whether the sound clips."""
+    clipped, lost = -math.inf, None  # seconds of the stream; of the clock, when sound stopped
+    for block in blocks:
+        if lost is None and not len(block):
+            lost = time.monotonic()
+            stream.interrupt("no sound comes from the microphone")
+        elif lost is not None and len(block):
+            stream.interrupt(f"{time.monotonic() - lost:.0f} s of sound are missing here")
+            lost = None
+        stream.write(block, wait)
+        if np.abs(block).max(initial=0.0) >= _CLIPPING:
+            if clipped < 0:
+                log.warning("the sound clips at %.1f s; turn the microphone down", stream.seconds)
+            clipped = stream.seconds
+        yield stream.seconds - clipped < _CLIPPING_SHOWN
 
 
 def _ending(stream: StreamingRecognizer, output: Path | None, record: Path | None) -> Iterator[str]:

@@ -13,7 +13,6 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ser.data.batching import average_frames, valid_frames
 from ser.errors import SerError
-from ser.inference.engines import TorchNetwork
 from ser.inference.recognizer import Recognizer
 
 # Position in PyTorch's order of each gate in ONNX's: reset, update, new -> update, reset, new of a GRU; input, forget,
@@ -30,12 +29,7 @@ class FrameGraph(nn.Module):
 
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
-        if not isinstance(recognizer.model, TorchNetwork):
-            raise SerError(
-                "an ONNX file cannot be exported again, expected a run folder, .ckpt or exported folder; name one "
-                "with --checkpoint."
-            )
-        self.network = _exportable(recognizer.model.network)
+        self.network = _exportable(recognizer.network)
         self.longest, self.average = recognizer.longest_frames, recognizer.config.average
         self.register_buffer("mean", recognizer.config.statistics.mean.clone())
         self.register_buffer("std", recognizer.config.statistics.std.clone())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ser.data.audio import SAMPLE_RATE, Waveform, prepare
 from ser.data.batching import length_batches
@@ -87,6 +87,20 @@ class Recognizer:
         """The part of a waveform (N,) from prepare() that the network answers about."""
         longest = self.config.max_seconds
         return waveform if longest is None else waveform[: round(longest * SAMPLE_RATE)]
+
+    @property
+    def network(self) -> nn.Module:
+        """The trained network, for an export.
+
+        Raises:
+            SerError: it is an ONNX file already.
+        """
+        if not isinstance(self.model, TorchNetwork):
+            raise SerError(
+                "an ONNX file cannot be exported again, expected a run folder, .ckpt or exported folder; name one "
+                "with --checkpoint."
+            )
+        return self.model.network
 
     def parameters(self) -> list[Tensor]:
         """The network's parameters; none where it is an ONNX file."""

@@ -23,6 +23,7 @@ from ser.errors import SerError
 log = logging.getLogger(__name__)
 
 Block = NDArray[np.float32]
+_BLOCK = 0.1  # seconds
 _SILENT_DEVICE = 3.0  # seconds without a block after which a microphone counts as gone
 _OPENING = 10.0  # seconds that it may take to open one
 _NEXT_ATTEMPT = 1.0  # seconds until a microphone that is gone is looked for again
@@ -41,7 +42,7 @@ class Source:
 def file_source(
     path: str | Path,
     realtime: bool = True,
-    block: float = 0.1,
+    block: float = _BLOCK,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Source:
@@ -80,13 +81,13 @@ def _unreadable(path: str | Path, error: Exception) -> SerError:
     )
 
 
-def microphone_source(device: int | str | None = None, block: float = 0.1) -> Source:
+def microphone_source(device: int | str | None = None) -> Source:
     """Listen to a microphone, by its number or part of its name, at its own rate, mono; waits where it is unplugged.
 
     Raises:
         SerError: sounddevice is not installed, or there is no microphone.
     """
-    with _captured(device, None, block) as (told, _):
+    with _captured(device, None) as (told, _):
         if not told.get("installed", True):
             raise SerError(
                 f"the microphone needs sounddevice and PortAudio ({told['error']}); pip install 'ser-lab[live]' (on "
@@ -97,14 +98,14 @@ def microphone_source(device: int | str | None = None, block: float = 0.1) -> So
                 f"there is no microphone{'' if device is None else f' {device}'} ({told['error']}); plug "
                 "one in, choose another with --microphone, or listen to a file with --input."
             )
-    return Source(told["name"], told["rate"], True, _microphone_blocks(device, told, block))
+    return Source(told["name"], told["rate"], True, _microphone_blocks(device, told))
 
 
-def _microphone_blocks(device: int | str | None, known: Mapping[str, Any], block: float) -> Iterator[Block]:
+def _microphone_blocks(device: int | str | None, known: Mapping[str, Any]) -> Iterator[Block]:
     """Blocks of a microphone; while it is away an empty one per attempt to open it again."""
     lost, refused = None, False  # when it went away; whether it is there but cannot be opened
     while True:
-        with _captured(device, known["rate"], block) as (told, blocks):
+        with _captured(device, known["rate"]) as (told, blocks):
             for samples in blocks:
                 if lost is not None:
                     log.warning("listening again, to %s, after %.0f s", told["name"], time.monotonic() - lost)
@@ -122,18 +123,16 @@ def _microphone_blocks(device: int | str | None, known: Mapping[str, Any], block
 
 
 @contextmanager
-def _captured(
-    device: int | str | None, rate: int | None, block: float
-) -> Iterator[tuple[dict[str, Any], Iterator[Block]]]:
+def _captured(device: int | str | None, rate: int | None) -> Iterator[tuple[dict[str, Any], Iterator[Block]]]:
     """What a new process of ser.inference.capture tells first, and its blocks (N, 1), until 3 s bring none."""
-    settings = json.dumps({"device": device, "rate": rate, "block": block})
+    settings = json.dumps({"device": device, "rate": rate, "block": _BLOCK})
     command = [sys.executable, "-m", "ser.inference.capture", settings]
     arriving: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read(stream: IO[bytes]) -> None:
         first = stream.readline()
         arriving.put(first)
-        size = 4 * round(block * json.loads(first or "{}").get("rate", SAMPLE_RATE))  # bytes
+        size = 4 * round(_BLOCK * json.loads(first or "{}").get("rate", SAMPLE_RATE))  # bytes
         while len(samples := stream.read(size)) == size:
             arriving.put(samples)
         arriving.put(b"")

@@ -71,7 +71,7 @@ class StreamingRecognizer:
 
     Several streams may share a recognizer. Each window is resampled as a whole from the ``sample_rate`` of the
     stream. ``smoothing`` is the weight of earlier windows in the exponential smoothing of probabilities, 0 (none)
-    to below 1. A window with less than ``minimum_speech`` of speech (or 0.25 s) gets no emotion; without a gate
+    to below 1. A window with less than a tenth of speech (or 0.25 s) gets no emotion; without a gate
     every window gets one. ``on_event`` is called in the thread of the stream; ``history`` is the number of events
     kept.
     """
@@ -85,7 +85,6 @@ class StreamingRecognizer:
         hop: float = 0.5,
         smoothing: float = 0.0,
         gate: SpeechGate | None = None,
-        minimum_speech: float = 0.1,
         on_event: Callable[[StreamEvent], None] | None = None,
         history: int = 1000,
         clock: Callable[[], float] = time.monotonic,
@@ -94,7 +93,7 @@ class StreamingRecognizer:
         self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # samples
         check_windows(window, hop)
         check_number("--smoothing", smoothing, 0, 0.999)
-        self.smoothing, self.minimum_speech = smoothing, minimum_speech
+        self.smoothing = smoothing
         self.buffer = RingBuffer(self.window)
         self.processed = self.dropped = 0  # windows
         self.every = 1  # of the windows, which ones are made
@@ -253,7 +252,7 @@ class StreamingRecognizer:
     def _predict(self, window: _Window) -> Prediction | None:
         waveform = prepare(window.samples, self.sample_rate)
         seconds = len(waveform) / SAMPLE_RATE
-        if self.gate is not None and not enough_speech(self.gate(waveform), seconds, self.minimum_speech):
+        if self.gate is not None and not enough_speech(self.gate(waveform), seconds):
             return None
         if self._running is None:
             return self.recognizer.predict_batch([waveform])[0]

@@ -23,9 +23,9 @@ class SpeechGate(Protocol):
         """Seconds of speech in (N,) samples at 16 kHz."""
 
 
-def enough_speech(speech_seconds: float, seconds: float, least_fraction: float = _LEAST_FRACTION) -> bool:
+def enough_speech(speech_seconds: float, seconds: float) -> bool:
     """Whether a recording of ``seconds`` with so much speech is worth an answer: a tenth of it, or 0.25 s."""
-    return speech_seconds >= min(least_fraction * seconds, _LEAST_SECONDS)
+    return speech_seconds >= min(_LEAST_FRACTION * seconds, _LEAST_SECONDS)
 
 
 class SileroGate:

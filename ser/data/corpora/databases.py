@@ -6,6 +6,7 @@ Nothing in a database is executed: pickled tables, YAML tags that build objects,
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,17 @@ def audformat_database(
     return corpus_of_table(table.astype(object).fillna("").astype(str), folder, folder, name, emotions, map)
 
 
+def _library(name: str) -> Any:
+    """The library of the corpus ``data=<name>``, which is an extra of the same name."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise SerError(f"data={name} needs the library {name}; pip install 'ser-lab[{name}]'.") from error
+
+
 def _open_database(folder: Path) -> Any:
     """The database with its tables, of which pickled ones are not read."""
-    try:
-        import audformat  # noqa: PLC0415  an extra
-    except ModuleNotFoundError as error:
-        raise SerError("data=audformat needs the library audformat; pip install 'ser-lab[audformat]'.") from error
+    audformat = _library("audformat")
     header = folder / "db.yaml"
     try:
         yaml.safe_load(header.read_text(encoding="utf-8"))  # audformat's own reader would build objects from tags
@@ -138,10 +144,7 @@ def hugging_face_dataset(
 
 def _open_datasets(folder: Path) -> dict[str, Any]:
     """The dataset of each split."""
-    try:
-        import datasets  # noqa: PLC0415  an extra
-    except ModuleNotFoundError as error:
-        raise SerError("data=datasets needs the library datasets; pip install 'ser-lab[datasets]'.") from error
+    datasets = _library("datasets")
     try:
         if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
             found = datasets.load_from_disk(str(folder))
@@ -172,10 +175,9 @@ def _text_columns(dataset: Any, audio: str) -> Iterator[tuple[str, list[str]]]:
 
 def _audio(dataset: Any, audio: str) -> Iterator[Mapping[str, Any]]:
     """Path and bytes of each recording, not decoded."""
-    from datasets import Audio  # noqa: PLC0415  an extra
-
+    undecoded = _library("datasets").Audio(decode=False)
     try:
-        yield from dataset.select_columns([audio]).cast_column(audio, Audio(decode=False))[audio]
+        yield from dataset.select_columns([audio]).cast_column(audio, undecoded)[audio]
     except Exception as error:  # of pyarrow, by what the column holds
         raise SerError(f"the column {audio} holds no audio files ({first_line(error)}); set data.audio.") from error
 

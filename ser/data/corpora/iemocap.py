@@ -9,9 +9,8 @@ from ser.data.corpora.parsing import (
     audio_files,
     existing_root,
     find_layout,
+    mapped_labels,
     named_files,
-    relabelled,
-    validate_emotions,
 )
 from ser.data.corpus import Corpus, Utterance
 from ser.emotions import find_emotion
@@ -21,6 +20,7 @@ _REMEDY = "set data.root=/path/to/IEMOCAP_full_release or the variable IEMOCAP_R
 # oth and xxx (no majority) have no class
 _CODES = ("neu", "hap", "ang", "sad", "exc", "fru", "sur", "fea", "dis")
 _LABELS = {code: emotion.name for code in _CODES if (emotion := find_emotion(code))}
+_NAME = re.compile(r"Ses\d\d[FM]_\w+_[FM][A-Z0-9]+")  # of an audio file
 _SCENARIOS = {None: "", "improvised": "_impro", "scripted": "_script"}
 # [6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5000, 2.5000, 2.5000]
 _UTTERANCE_LINE = re.compile(
@@ -48,42 +48,29 @@ def iemocap(
     Raises:
         SerError: the folder or its layout is not there, or an emotion is unknown or has no utterance.
     """
-    folder = existing_root(root, "IEMOCAP", _REMEDY)
+    given = existing_root(root, "IEMOCAP", _REMEDY)
     if scenario not in _SCENARIOS:
         raise SerError(f"data.scenario={scenario} was given, expected improvised, scripted or null (both).")
-    labels = {code: relabelled(name, map) for code, name in _LABELS.items()}
-    labels |= {"exc": labels["hap"]} if merge_excited else {}
-    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "IEMOCAP", map)
-    release = find_layout(folder, "Session[0-9]/dialog/EmoEvaluation") or find_layout(
-        folder, "Session[0-9]/**/EmoEvaluation"
-    )
+    names = {**_LABELS, "exc": "happy"} if merge_excited else _LABELS
+    labels, wanted = mapped_labels(names, emotions, "IEMOCAP", map)
+    patterns = ("Session[0-9]/dialog/EmoEvaluation", "Session[0-9]/**/EmoEvaluation")
+    release = find_layout(given, patterns[0]) or find_layout(given, patterns[1])
     if release is None:
         raise SerError(
-            f"{folder} holds no Session1/dialog/EmoEvaluation, expected the IEMOCAP release with Session1 "
+            f"{given} holds no Session1/dialog/EmoEvaluation, expected the IEMOCAP release with Session1 "
             f"to Session5; {_REMEDY}."
         )
-    utterances = (
-        Utterance(
-            line["id"],
-            files.get(line["id"], session / "sentences" / "wav" / f"{line['id']}.wav"),
-            labels[line["label"]],
-            speaker=f"Ses{line['session']}{line['gender']}",
-            session=int(line["session"]),
-            gender=line["gender"],
-        )
-        for session in sorted(release.glob("Session[0-9]"))
-        for files in [_sentences(session)]
-        for line in _labelled_lines(session)
-        if labels.get(line["label"]) in wanted and _SCENARIOS[scenario] in line["id"]
-    )
+    utterances = []
+    for folder in sorted(release.glob("Session[0-9]")):
+        files = {path.stem: path for path, _ in named_files(audio_files(folder), _NAME)}  # in whatever folder they lie
+        for line in _labelled_lines(folder):
+            name, label, gender = line["id"], labels.get(line["label"]), line["gender"]
+            if label not in wanted or _SCENARIOS[scenario] not in name:
+                continue
+            path = files.get(name, folder / "sentences" / "wav" / f"{name}.wav")
+            speaker, session = f"Ses{line['session']}{gender}", int(line["session"])
+            utterances.append(Utterance(name, path, label, speaker, session, gender))
     return assemble("iemocap", wanted, utterances, release, all_occur=emotions is not None)
-
-
-def _sentences(session: Path) -> dict[str, Path]:
-    """Audio files of a session's utterances by their ids, in whatever folder they lie; .wav before other formats."""
-    return {
-        path.stem: path for path, _ in named_files(audio_files(session), re.compile(r"Ses\d\d[FM]_\w+_[FM][A-Z0-9]+"))
-    }
 
 
 def _labelled_lines(session: Path) -> Iterator[re.Match[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ser.data.corpora.parsing import assemble, existing_root, relabelled, speaker_groups, validate_emotions
+from ser.data.corpora.parsing import assemble, existing_root, speaker_groups, validate_emotions
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError, first_line
 
@@ -164,7 +164,7 @@ def _checked(
     lower = {str(label).lower(): target for label, target in (mapping or {}).items()}
     table = table.assign(
         path=[_path(path) for path in table["path"].tolist()],
-        emotion=[relabelled(label, lower).lower() for label in table["emotion"].str.lower().tolist()],
+        emotion=[str(lower.get(label, label)).lower() for label in table["emotion"].str.lower().tolist()],
         gender=gender.str.lower().map(_GENDERS),
         start=start.fillna(0.0),
         end=end,

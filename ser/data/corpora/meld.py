@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser.data.corpora.parsing import assemble, audio_files, existing_root, named_files, relabelled, validate_emotions
+from ser.data.corpora.parsing import assemble, audio_files, existing_root, mapped_labels, named_files
 from ser.data.corpus import Corpus, Utterance
 from ser.emotions import find_emotion
 from ser.errors import SerError
@@ -33,8 +33,7 @@ def meld(
         SerError: the folder or a table is not there, or an emotion is unknown or has no utterance.
     """
     folder = existing_root(root, "MELD", _REMEDY)
-    labels = {label: relabelled(name, map) for label, name in _NAMES.items()}
-    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), "MELD", map)
+    labels, wanted = mapped_labels(_NAMES, emotions, "MELD", map)
     utterances: list[Utterance] = []
     for session, (part, partition) in enumerate(_PARTITIONS.items(), 1):
         table = next(folder.rglob(f"{part}_sent_emo.csv"), None)

@@ -20,8 +20,8 @@ from ser.data.corpora.parsing import (
     audio_files,
     existing_root,
     log,
+    mapped_labels,
     named_files,
-    relabelled,
     speaker_groups,
     validate_emotions,
 )
@@ -141,8 +141,7 @@ def named(
     folder = existing_root(root, names.title, remedy)
     if re.fullmatch(names.inner, folder.resolve().name):
         folder = folder.resolve().parent
-    labels = {code: relabelled(emotion, map) for code, emotion in names.emotions.items()}
-    wanted = validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), names.title, map)
+    labels, wanted = mapped_labels(names.emotions, emotions, names.title, map)
     files = list(named_files(audio_files(folder), re.compile(names.pattern)))
     if not files:
         raise SerError(

@@ -89,9 +89,16 @@ def validate_emotions(
     return names
 
 
-def relabelled(label: str, mapping: Mapping[str, str] | None) -> str:
-    """The class of a label: what ``data.map`` says, else the label itself."""
-    return label if mapping is None else str(mapping.get(label, label))
+def mapped_labels(
+    names: Mapping[str, str], emotions: Iterable[str] | None, corpus: str, map: Mapping[str, str] | None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The class of each label in ``names`` (label to class) after ``data.map``, and the classes that are read.
+
+    Raises:
+        SerError: as validate_emotions.
+    """
+    labels = {label: str((map or {}).get(name, name)) for label, name in names.items()}
+    return labels, validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), corpus, map)
 
 
 def audio_files(root: Path) -> Iterator[Path]:
