@@ -148,6 +148,28 @@ def test_samples_behind_a_header_that_says_0_bytes_are_read_to_the_end(tmp_path,
         read_audio(path)
 
 
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW", "PCM_U8", "GSM610", "IMA_ADPCM", "PCM_24", "DOUBLE"])
+def test_a_header_that_says_0_bytes_is_overruled_in_every_encoding(tmp_path, subtype):
+    path = tmp_path / "lost_power.wav"
+    soundfile.write(path, np.concatenate([np.full(1600, -1e-3), tone(16000)]), 16000, subtype=subtype)
+    whole, content = read_audio(path), bytearray(path.read_bytes())
+    assert torch.equal(read_audio(path, 0.25, 0.5), whole[4000:8000])
+    data = content.index(b"data")
+    content[data + 4 : data + 8] = bytes(4)
+    path.write_bytes(content)
+    assert torch.equal(read_audio(path)[: len(whole)], whole)
+
+
+def test_a_header_of_a_big_endian_wav_that_says_0_bytes_is_overruled(tmp_path):
+    path = tmp_path / "lost_power.wav"
+    soundfile.write(path, tone(16000), 16000, endian="BIG")
+    whole, content = read_audio(path), bytearray(path.read_bytes())
+    data = content.index(b"data")
+    content[data + 4 : data + 8] = bytes(4)
+    path.write_bytes(content)
+    assert torch.equal(read_audio(path), whole)
+
+
 @pytest.mark.parametrize("size", [bytes(4), b"\xff" * 4])
 def test_an_rf64_without_sizes_is_read_to_its_end(tmp_path, size, caplog):
     path = tmp_path / "long.wav"

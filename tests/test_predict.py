@@ -363,6 +363,24 @@ def test_a_wav_whose_header_says_it_is_empty_is_read_to_its_end(checkpoint, reco
     assert "1.3 s heard" in capsys.readouterr().out
 
 
+def test_windows_of_no_readable_file_are_an_empty_table(checkpoint, tmp_path, capsys):
+    (tmp_path / "text.wav").write_text("no sound")
+    words = ["predict", str(tmp_path / "text.wav"), "--checkpoint", str(checkpoint), "--window", "1"]
+    assert main([*words, "--output", str(tmp_path / "table.csv")]) == 3
+    assert "1 of 1 could not be read" in capsys.readouterr().out
+    assert list(pd.read_csv(tmp_path / "table.csv").columns[:3]) == ["file", "start", "end"]
+
+
+def test_listening_to_a_file_that_is_empty_or_cut_says_so(checkpoint, tmp_path, capsys, caplog):
+    path = write(tmp_path / "cut.wav", voice(1.3), subtype="PCM_16")
+    content = path.read_bytes()
+    path.write_bytes(content[:20_044])
+    words = ["listen", "--checkpoint", str(checkpoint), "--input", str(path)]
+    assert main(words) == 0 and "20000 of 41600 bytes" in caplog.text
+    path.write_bytes(content[:40] + bytes(4))
+    assert main(words) == 1 and "holds no samples" in capsys.readouterr().err
+
+
 def test_a_stream_without_length_is_read_in_bounded_memory(recognizer, tmp_path, monkeypatch):
     from ser.inference import sources
 

@@ -8,7 +8,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -103,21 +103,31 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
                 "are not read; if they are sound: ffmpeg -ignore_length 1 -i IN OUT.wav"
             )
         return file
-    file.close()
     with Path(path).open("rb") as content:
         patched = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
+    order: Literal["big", "little"] = "big" if patched[:4] == b"RIFX" else "little"
     found = _NO_SIZE.search(patched, 12, _LONGEST_HEADER)
     size_field = found.end() - 4 if found else 0
-    following = bytes(patched[size_field + 4 : size_field + 8])
-    if size_field >= 16 and len(following) == 4 and not (following.isascii() and following.decode().isprintable()):
-        _tell_once(f"{printable(path)}: its header says 0 bytes of samples, but some follow; read to its end")
-        even = (len(patched) - size_field - 4) // 2 * 2  # an odd size would promise one more byte
+    samples = size_field + 4
+    if size_field < 16 or samples == len(patched) or _is_chunk(patched, samples, order):
+        return file
+    file.close()
+    _tell_once(f"{printable(path)}: its header says 0 bytes of samples, but some follow; read to its end")
+    even = (len(patched) - samples) // 2 * 2  # an odd size would promise one more byte
+    if order == "little":
         patched[:4] = b"RIFF"  # of RF64, whose ds64 chunk holds its sizes; a WAV ends at 4 GB
-        if patched[12:16] == b"ds64":
-            patched[12:16] = b"JUNK"
-        patched[size_field : size_field + 4] = min(even, 2**32 - 2).to_bytes(4, "little")
-        patched[4:8] = min(len(patched) - 8, 2**32 - 1).to_bytes(4, "little")
+    if patched[12:16] == b"ds64":
+        patched[12:16] = b"JUNK"
+    patched[size_field:samples] = min(even, 2**32 - 2).to_bytes(4, order)
+    patched[4:8] = min(len(patched) - 8, 2**32 - 1).to_bytes(4, order)
     return soundfile.SoundFile(patched)
+
+
+def _is_chunk(content: mmap.mmap, begin: int, order: Literal["big", "little"]) -> bool:
+    """Whether a chunk begins there: a printable name, and a size that fits; 8-bit samples can look like a name."""
+    name, size = content[begin : begin + 4], content[begin + 4 : begin + 8]
+    printed = name.isascii() and name.decode().isprintable()
+    return printed and begin + 8 + int.from_bytes(size, order) <= len(content)
 
 
 @lru_cache(maxsize=1024)  # once per file, which several steps open
@@ -232,9 +242,8 @@ def prepare(waveform: Waveform, sample_rate: Any) -> Tensor:
 
 def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float | None) -> NDArray[np.float32]:
     """The samples (N, channels) between two times, after checking that the file holds what it promises."""
-    promised = _SHORT_CHUNK.search(file.extra_info)
-    if promised and int(promised[2]) < int(promised[1]) < _UNKNOWN_SIZE:
-        raise _truncated(path, f"{int(promised[2])} of {int(promised[1])} bytes of samples")
+    if missing := truncated(path, file, file.frames):
+        raise SerError(missing)
     if file.frames == 0:
         raise SerError(
             f"{path} is empty (a header without samples), expected audio; copy the file again or leave it out."
@@ -250,24 +259,33 @@ def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float
         raise SerError(
             f"{path}: the segment from {start:g} s to {end:g} s is empty, expected start < end; correct the two."
         )
-    if first:
+    if first and file.seekable():
         file.seek(first)
+    elif first:  # GSM and other old codecs of telephones
+        file.read(first)
     if file.frames >= _UNKNOWN_FRAMES:
         blocks: list[NDArray[np.float32]] = [np.zeros((0, file.channels), np.float32)]
-        missing = last - first
-        while missing > 0 and len(block := read_block(file, min(missing, 1 << 20))):
+        wanted = last - first
+        while wanted > 0 and len(block := read_block(file, min(wanted, 1 << 20))):
             blocks.append(block)
-            missing -= len(block)
+            wanted -= len(block)
         samples = np.concatenate(blocks)
     else:
-        samples = file.read(-1 if end is None else last - first, dtype="float32", always_2d=True)  # (N, channels)
-    if file.frames < _UNKNOWN_FRAMES and len(samples) < last - first:
-        raise _truncated(path, f"{first + len(samples)} of {file.frames} frames")
+        count = -1 if end is None and file.seekable() else last - first
+        samples = file.read(count, dtype="float32", always_2d=True)  # (N, channels)
+    if len(samples) < last - first and (missing := truncated(path, file, first + len(samples))):
+        raise SerError(missing)
     return samples
 
 
-def _truncated(path: str, found: str) -> SerError:
-    return SerError(f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out.")
+def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:
+    """What an open file lacks, of which so many frames could be read or are promised; None where it is whole."""
+    found, promised = None, _SHORT_CHUNK.search(file.extra_info)
+    if promised and int(promised[2]) < int(promised[1]) < _UNKNOWN_SIZE:
+        found = f"{int(promised[2])} of {int(promised[1])} bytes of samples"
+    elif frames < file.frames < _UNKNOWN_FRAMES:
+        found = f"{frames} of {file.frames} frames"
+    return found and f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out."
 
 
 def envelope(samples: NDArray[np.float32]) -> NDArray[np.float32]:

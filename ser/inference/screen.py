@@ -17,7 +17,7 @@ from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, prepare, printable, rea
 from ser.errors import SerError
 from ser.inference.files import StatisticsOf, collect_files, predict_files
 from ser.inference.recognizer import Recognizer
-from ser.inference.timeline import timeline
+from ser.inference.timeline import timeline, timeline_columns
 from ser.inference.vad import NO_SPEECH, SpeechGate
 from ser.io import safe_csv, write_text
 
@@ -59,7 +59,7 @@ def recognise(
                 recognizer, files, batch_seconds, workers, statistics_of, lambda path: progress.advance(task), gate
             )
             return found.table, found.failures
-        tables: list[pd.DataFrame] = []
+        tables = [pd.DataFrame(columns=["file", *timeline_columns(recognizer.emotions)])]
         failures: dict[str, str] = {}
         for path in files:
             try:
@@ -69,7 +69,7 @@ def recognise(
             except SerError as error:
                 failures[printable(path)] = str(error)
             progress.advance(task)
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), failures
+        return pd.concat(tables[1:] or tables, ignore_index=True), failures
 
 
 def show_predictions(

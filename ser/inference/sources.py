@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.data.audio import SAMPLE_RATE, open_audio, printable, read_block
+from ser.data.audio import SAMPLE_RATE, open_audio, printable, read_block, truncated
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,10 @@ def file_source(
                     if realtime:
                         sleep(max(0.0, begun + given / file.samplerate - clock()))
                     yield samples
+                if not given:
+                    raise SerError(f"{printable(path)} holds no samples, expected audio; copy the file again.")
+                if missing := truncated(printable(path), file, given):
+                    log.warning(missing)
         except (soundfile.SoundFileError, OSError) as error:
             raise _unreadable(path, error) from error
 

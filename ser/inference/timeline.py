@@ -55,7 +55,12 @@ def timeline(
             times = {"start": start / rate, "end": (start + len(samples)) / rate, "speech_seconds": speech_of(p)}
             answer = {"predicted": p.label, "confidence": p.confidence}
             rows.append(times | answer | {f"p_{name}": value for name, value in p.probabilities.items()})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=timeline_columns(recognizer.emotions))
+
+
+def timeline_columns(emotions: Sequence[str]) -> list[str]:
+    """Columns of a timeline, which has them without rows, too."""
+    return ["start", "end", "speech_seconds", "predicted", "confidence", *(f"p_{name}" for name in emotions)]
 
 
 def check_windows(window: float, hop: float) -> None:
