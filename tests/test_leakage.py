@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from ser import training as one_run
 from ser.adversary.erasure import fit_erasure
 from ser.errors import SerError
-from ser.evaluation.leakage import _interval, compare_over_runs, leakage_of, leakage_table, write_leakage
-from ser.evaluation.predictions import read_predictions
+from ser.evaluation.leakage import _interval, answers, compare_over_runs, leakage_of, leakage_table, write_leakage
+from ser.evaluation.predictions import probabilities, read_predictions
 from ser.evaluation.refitted import as_unseen_speakers, refit_of
 from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.runs import load_run, scan_runs
@@ -157,6 +157,18 @@ def test_unseen_speakers_are_linked_only_where_there_is_a_voice():
         assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+@pytest.mark.parametrize("of_emotion", [False, True])
+def test_features_without_a_voice_in_any_value_link_nobody(of_emotion):
+    """A collapsed network, or the predicted emotion alone: there is no variance within an emotion."""
+    train, test = (fake_table(speakers=6, utterances=24, first_speaker=start) for start in (1, 7))
+    first, second = (
+        (table["emotion"].to_numpy() == "sad")[:, None] * np.ones(4) * of_emotion for table in (train, test)
+    )
+    found = verify_speakers(first, train, second, test)
+    assert (found["eer"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    assert name_speakers(first, train)["accuracy"] == pytest.approx(1 / 6)
+
+
 def test_trials_are_within_one_emotion():
     # The emotion is loud, and each test speaker has emotions of its own: across emotions, trials would be easy.
     train, table, test, unseen = parts("nothing", 4)
@@ -202,6 +214,19 @@ def test_an_evaluation_has_nothing_to_probe(tmp_path):
     (run / "train_predictions.csv").unlink()  # as ser evaluate leaves it
     with pytest.raises(SerError, match="which the probe learns from"):
         write_leakage(run)
+
+
+def test_what_a_prediction_says_of_the_speaker_is_measured_beside_the_features(few_probes, tmp_path):
+    run = write_run(tmp_path, speakers=12, speaker_strength=1.5)  # the speaker is in its features, not in its answers
+    features = write_leakage(run)
+    for of in ("probabilities", "emotion"):
+        found = write_leakage(run, of=of)
+        assert json.loads((run / f"leakage_{of}.json").read_text()) == found
+        assert found["speakers"]["accuracy"] < features["speakers"]["accuracy"] - 0.3
+    assert json.loads((run / "leakage.json").read_text()) == features
+    table = pd.DataFrame({"p_sad": [0.25, 0.9], "p_angry": [0.75, 0.1]})
+    assert answers(probabilities(table), "emotion").tolist() == [[0, 1], [1, 0]]
+    assert np.allclose(answers(probabilities(table), "probabilities")[:, 0] * 2, np.log([1 / 3, 9]))
 
 
 def test_the_probes_compute_on_one_thread(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ Each imports what it needs when it runs, so that ``--help`` is quick.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -129,12 +129,18 @@ def compare(
     compare_and_show(a, b, allow_different_splits, output)
 
 
-@command(RESULTS, "ser probe outputs/ravdess-logmel")
-def probe(path: Annotated[str, argument("RUN", "Run folder, or a folder of runs.")]) -> None:
+@command(RESULTS, "ser probe outputs/ravdess-logmel", "ser probe RUN --of probabilities")
+def probe(
+    path: Annotated[str, argument("RUN", "Run folder, or a folder of runs.")],
+    of: Annotated[
+        Literal["features", "probabilities", "emotion"],
+        option("WHAT", "features, or what predictions.csv says: probabilities, or the predicted emotion alone."),
+    ] = "features",
+) -> None:
     """Measure how much the features of finished runs tell about the speaker, and write leakage.json."""
     from ser.evaluation.report.render import probe_and_show  # noqa: PLC0415
 
-    probe_and_show(path)
+    probe_and_show(path, of)
 
 
 @command(RESULTS, "ser enrol outputs/ravdess-whisper_base/recommended_speaker", "ser enrol RUN --shrinkage 3")

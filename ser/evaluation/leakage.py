@@ -1,8 +1,9 @@
 """The speaker leakage of runs: ``leakage.json`` of one, the table of several variants, and the test between two."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from ser.errors import SerError
 from ser.evaluation.predictions import COLUMNS as LABELS
-from ser.evaluation.predictions import read_embeddings, read_history, read_predictions
+from ser.evaluation.predictions import probabilities, read_embeddings, read_history, read_predictions
 from ser.evaluation.runs import Run
 from ser.evaluation.significance import holm
 from ser.evaluation.speaker_probe import name_speakers, tell_gender
@@ -19,6 +20,8 @@ from ser.evaluation.speaker_verification import verify_speakers
 from ser.io import write_json
 
 FORMAT = 2
+Of = Literal["features", "probabilities", "emotion"]  # what of a network's output a probe sees
+_SMALLEST = 1e-6  # probability, before the logarithm
 COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, explanation
     "speaker": (
         "speaker named",
@@ -34,8 +37,11 @@ COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, exp
 
 
 @threadpool_limits.wrap(limits=1)  # of small probes, threads wait for each other: tenfold on a busy machine
-def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) -> dict[str, Any]:
+def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0, of: Of = "features") -> dict[str, Any]:
     """Measure the speaker leakage of a run from its tables and features, and write ``leakage.json``.
+
+    It is that of the pooled features, or of what a network says in its predictions: the ``probabilities`` or the most
+    probable ``emotion`` alone, written to ``leakage_probabilities.json`` and ``leakage_emotion.json``.
 
     A removal that was fitted to the training part is fitted again without the utterances that a probe is judged on
     (closed set), or without the speakers that a probe learns from (unseen speakers): see ``ser.evaluation.refitted``.
@@ -54,14 +60,18 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) ->
             "the folder of a run; give that."
         )
     files = (folder / "train_predictions.csv", folder / "predictions.csv")
-    train, test = (read_predictions(file)[list(LABELS)] for file in files)  # no probabilities: they are large
-    train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
-    test_features = read_embeddings(folder / "embeddings.npy", len(test))
+    train, test = (read_predictions(file) for file in files)
+    if of == "features":
+        train_features = read_embeddings(folder / "train_embeddings.npy", len(train))
+        test_features = read_embeddings(folder / "embeddings.npy", len(test))
+    else:
+        train_features, test_features = (answers(probabilities(table), of) for table in (train, test))
+    train, test = train[list(LABELS)], test[list(LABELS)]  # no probabilities: they are large
     refit, as_unseen = None, train_features
     if (folder / "train_statistics.npy").is_file():
         from ser.evaluation.refitted import as_unseen_speakers, refit_of  # noqa: PLC0415  loads PyTorch
 
-        refit = refit_of(folder, train)
+        refit = refit_of(folder, train, None if of == "features" else partial(answers, of=of))
         as_unseen = as_unseen_speakers(refit, train)
     adversary = None
     history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else None
@@ -75,8 +85,16 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0) ->
         "gender": tell_gender(as_unseen, train, test_features, test, seed),
         "adversary_accuracy": adversary,
     }
-    write_json(folder / "leakage.json", leakage)
+    write_json(folder / ("leakage.json" if of == "features" else f"leakage_{of}.json"), leakage)
     return leakage
+
+
+def answers(said: np.ndarray, of: Of) -> np.ndarray:
+    """What a probe sees of probabilities (n, C): their logarithms, centred, or a 1 for the largest (n, C)."""
+    if of == "emotion":
+        return np.eye(said.shape[1])[said.argmax(axis=1)]
+    logs = np.log(np.maximum(said, _SMALLEST))
+    return np.asarray(logs - logs.mean(axis=1, keepdims=True))
 
 
 def leakage_of(run: Run) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ removal of a finished run is fitted again without the utterances that a probe is
 This module loads PyTorch, so ``ser.evaluation.leakage`` imports it only where a run has such a removal.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from ser.inference.engines import build_network
 from ser.models.network import Network, construct
 
 
-def refit_of(folder: Path, table: pd.DataFrame) -> Refit:
+def refit_of(folder: Path, table: pd.DataFrame, answers: Callable[[np.ndarray], np.ndarray] | None = None) -> Refit:
     """A function from rows to the pooled features (n, P) of all rows, by the run's removal fitted without those rows.
 
     Args:
         folder: of the run; it holds ``train_statistics.npy``, what the removal was fitted to.
         table: prediction table of its training part.
+        answers: what is returned in place of the features, of the probabilities (n, C) that the emotion head gives.
 
     Raises:
         SerError: the statistics or the checkpoint are missing, damaged, or of different runs.
@@ -53,7 +55,8 @@ def refit_of(folder: Path, table: pd.DataFrame) -> Refit:
         seen = torch.ones(len(table), dtype=torch.bool)
         seen[torch.from_numpy(rows)] = False
         adversary.refit([(statistics[seen], speaker[seen], emotion[seen])])
-        return np.asarray(network.reduce(statistics if erase is None else erase(statistics)))
+        pooled = network.reduce(statistics if erase is None else erase(statistics))
+        return np.asarray(pooled) if answers is None else answers(np.asarray(network.head(pooled).softmax(dim=1)))
 
     return features_without
 

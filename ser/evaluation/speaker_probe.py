@@ -178,7 +178,7 @@ def whiten(train: np.ndarray, other: np.ndarray, standardise_only: bool) -> tupl
     """
     scaler = StandardScaler().fit(train.astype(float))
     train, other = scaler.transform(train.astype(float)), scaler.transform(other.astype(float))
-    if standardise_only and train.shape[1] <= len(train):
+    if (standardise_only and train.shape[1] <= len(train)) or not train.any():  # or no variance to whiten
         return train, other
     pca = PCA(svd_solver="full").fit(train)
     if standardise_only:

@@ -79,9 +79,13 @@ def _scores(train: np.ndarray, speakers: Sequence[str], test: np.ndarray) -> dic
     """Cosine and PLDA scores (n, n) between the rows of ``test`` (n, P); the larger, the more alike.
 
     PLDA in the form of Ioffe (2006): in the coordinates of LDA the variance within speakers is 1 and between speakers
-    ``psi``, and the log-likelihood ratio of "same" to "different" is a sum over coordinates.
+    ``psi``, and the log-likelihood ratio of "same" to "different" is a sum over coordinates. Where the training rows
+    are all alike, as from a network that answers by the emotion alone, there is no PLDA: every pair has the score 0.
     """
     train, test = whiten(train, test, standardise_only=False)
+    unit = test / np.maximum(np.linalg.norm(test, axis=1, keepdims=True), 1e-12)
+    if not train.any():
+        return {"cosine": unit @ unit.T, "PLDA": np.zeros((len(test), len(test)))}
     model = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto").fit(train, speakers)
     inner, outer = model.transform(train), model.transform(test)
     groups = pd.DataFrame(inner).groupby(np.asarray(speakers))
@@ -89,7 +93,6 @@ def _scores(train: np.ndarray, speakers: Sequence[str], test: np.ndarray) -> dic
     total, gain = 1 + psi, psi * psi / (1 + 2 * psi)
     own = -0.5 * (outer**2 * gain / total).sum(axis=1)  # the same constant for each pair is left out
     plda = own[:, None] + own[None, :] + (outer * psi / (1 + 2 * psi)) @ outer.T
-    unit = test / np.maximum(np.linalg.norm(test, axis=1, keepdims=True), 1e-12)
     return {"cosine": unit @ unit.T, "PLDA": plda}
 
 

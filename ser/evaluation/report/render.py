@@ -16,7 +16,7 @@ from rich.text import Text as ScreenText
 
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
-from ser.evaluation.leakage import compare_over_runs, matched, write_leakage
+from ser.evaluation.leakage import Of, compare_over_runs, matched, write_leakage
 from ser.evaluation.report.cells import Table, is_number
 from ser.evaluation.report.leakage_tables import leakage_comparison_table, probe_tables
 from ser.evaluation.report.tables import comparison_tables, summary_tables
@@ -183,8 +183,10 @@ def compare_and_show(a: str, b: str, allow_different_splits: bool = False, outpu
     get_console().print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
-def probe_and_show(path: str) -> None:
+def probe_and_show(path: str, of: Of) -> None:
     """Measure the speaker leakage of each run at or below ``path``, write its ``leakage.json``, and print the tables.
+
+    See ``ser.evaluation.leakage.write_leakage``, also for ``of``.
 
     Raises:
         SerError: there is no run, or none of them can be measured.
@@ -198,7 +200,7 @@ def probe_and_show(path: str) -> None:
     left_out = []
     for run in find_runs(path):
         try:
-            leakage = write_leakage(run.folder, run.metrics.get("best_epoch"))
+            leakage = write_leakage(run.folder, run.metrics.get("best_epoch"), of=of)
         except SerError as error:
             left_out.append(str(error))
             log.warning("left out: %s", error)
