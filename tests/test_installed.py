@@ -103,3 +103,10 @@ def test_advice_names_this_distribution():
         for found in advised.findall(path.read_text(encoding="utf-8", errors="replace")):
             wheel = found.startswith(f"{name.replace('-', '_')}-")  # ser_lab-*.whl, a file
             assert found == name or wheel, f"{path}: pip install {found}"
+
+
+def test_without_the_environment_one_line_says_how_to_activate_it():
+    words = [sys.executable, "-S", "-E", "train.py"]  # no site-packages: as the python of the system
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .* lacks the packages of ser; .*source \.venv/bin/activate.*\n", done.stderr)
