@@ -32,7 +32,7 @@ from ser.run.building import Data, build_module, build_trainer, count_threads, l
 from ser.run.dashboards import finished, log_result, shown_result, shown_settings
 from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
-from ser.run.identity import describe, run_record
+from ser.run.identity import depends_on_seed, describe, run_record
 from ser.run.results import collect, score_parts
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ def _carry_out(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]
     cfg.paths.run = str(folder.work)
     show_split(data.record)
     facts = {"corpus": data.corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
+    facts["deterministic"] = not depends_on_seed(cfg)
     facts["trusted_frames"] = len(data.extraction.trusted)
     facts |= {key: data.record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
     facts |= {} if recipe is None else {"cross_validation": recipe.record}

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.runs import load_run, scan_runs
 from ser.evaluation.speaker_probe import name_speakers, tell_gender, whiten
 from ser.evaluation.speaker_verification import verify_speakers
+from ser.evaluation.summary import summarize
 from ser.run.everyone import cross_validation
 
 SIZE = 16
@@ -263,6 +265,30 @@ def test_a_table_has_a_row_per_variant_and_older_files_are_refused(few_probes, t
     (old / "leakage.json").write_text('{"speakers": {}}')
     with pytest.raises(SerError, match="format 1, expected 2"):
         leakage_of(load_run(old))
+
+
+def test_one_deterministic_run_stands_for_three_equal_seeds(few_probes, tmp_path):
+    """The tables are the same as with the result repeated under every seed."""
+    probed = {}
+    for variant, seeds, strength in (("same", (1,), 1.5), ("other", (1, 2, 3), 0.5)):
+        for fold in (1, 2, 3):
+            for seed in seeds:
+                folder = write_run(tmp_path, variant, fold, seed, folds=3, speakers=12, speaker_strength=strength)
+                write_leakage(folder)
+                run = load_run(folder)
+                run = replace(run, metrics=run.metrics | {"deterministic": variant == "same"})
+                probed.setdefault(variant, []).append(run)
+    once = summarize([*probed["same"], *probed["other"]], "same")
+    repeated = [replace(run, seed=seed, metrics=run.metrics | {"deterministic": False})
+                for run in probed["same"] for seed in (1, 2, 3)]  # fmt: skip
+    thrice = summarize([*repeated, *probed["other"]], "same")
+    pd.testing.assert_frame_equal(once.comparisons, thrice.comparisons)
+    pd.testing.assert_frame_equal(once.leakage.drop(columns="runs"), thrice.leakage.drop(columns="runs"))
+    pooled = [name for name in once.variants if "pooled" in name or name.endswith(("mean_over_runs", "over_folds"))]
+    pd.testing.assert_frame_equal(once.variants[pooled], thrice.variants[pooled])
+    assert [one["intervals"] for one in once.speakers.values()] == [
+        one["intervals"] for one in thrice.speakers.values()
+    ]
 
 
 def erasing(table, statistics):

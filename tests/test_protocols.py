@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from ser.data.corpus import Corpus, Utterance
 from ser.data.protocols import (
+    CorpusProtocol,
+    GivenProtocol,
     RandomProtocol,
     SessionProtocol,
     SpeakerProtocol,
@@ -97,6 +100,19 @@ def test_superb_draws_a_fifth_of_each_emotion_by_seed_alone():
     assert split.validation != SuperbProtocol().split(corpus, 1, 1).validation
     # Written down once: a run on another machine must draw the same utterances.
     assert split_record(split, corpus, {}, False)["parts"]["validation"]["hash"] == "de52a1c4214732bf"
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, GivenProtocol(), CorpusProtocol()], ids=lambda one: one.name)
+def test_a_protocol_is_seeded_exactly_where_the_seed_changes_its_parts(protocol):
+    """A sweep computes the fitted network once per fold where it is not."""
+    parts = ("train", "train", "train", "validation", "test")
+    made = make_corpus(repeats=10)
+    corpus = replace(made, utterances=tuple(
+        replace(u, partition=parts[u.session - 1], corpus=f"c{u.session % 2}") for u in made.utterances
+    ))  # fmt: skip
+    for fold in range(1, protocol.folds(corpus) + 1):
+        found = [protocol.split(corpus, fold, seed).parts() for seed in range(4)]
+        assert all(one == found[0] for one in found) is not protocol.seeded
 
 
 def test_one_failed_utterance_does_not_reshuffle_the_others():

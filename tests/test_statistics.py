@@ -16,6 +16,7 @@ from ser.errors import SerError
 from ser.inference.files import predict_files
 from ser.inference.recognizer import Recognizer
 from ser.models.statistics import StatisticsLogistic
+from ser.run.identity import depends_on_seed
 
 D = 6
 
@@ -132,6 +133,30 @@ def test_adversary_and_augmentation_leave_a_fitted_network_as_it_is(run, tmp_pat
     content = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     assert content["config"]["adversary"] == {}
     assert not any(name.startswith("adversary") for name in content["state_dict"])
+
+
+def test_another_seed_changes_no_bit_of_a_fitted_run(run, few_probes, tmp_path):
+    kept = []
+    for seed in (1, 2):
+        assert run("statistics_logistic", f"seed={seed}", "leakage=true")["deterministic"] is True
+        weights = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        names = ("predictions.csv", "embeddings.npy", "train_predictions.csv", "train_embeddings.npy", "leakage.json")
+        files = [(tmp_path / "run" / name).read_bytes() for name in names]
+        kept.append([*files, {key: value.numpy().tobytes() for key, value in weights.items()}])
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(("words", "depends"), [
+    (["experiment=statistics_logistic"], False),
+    (["experiment=statistics_logistic_speaker", "protocol=speaker"], False),
+    (["experiment=statistics_logistic", "protocol=random"], True),
+    (["experiment=statistics_logistic", "train_fraction=0.5"], True),
+    (["experiment=statistics_logistic", "variant=mine-${seed}"], True),
+    (["experiment=statistics_logistic", "features=hubert_base", "features.finetune=1"], True),
+    (["experiment=recommended"], True),
+])  # fmt: skip
+def test_what_a_seed_may_change(configure, words, depends):
+    assert depends_on_seed(configure(*words, tiny=False)) is depends
 
 
 def test_the_layer_per_frame_trains(run):

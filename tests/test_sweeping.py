@@ -18,6 +18,8 @@ from ser.config import CONFIG_FOLDER, check_overrides, compose_config, variant_n
 from ser.config.page import folder_name
 from ser.errors import SerError
 from ser.evaluation.report.cells import short_names
+from ser.evaluation.report.report import train_commands
+from ser.evaluation.runs import find_runs
 
 SETTINGS = [word for word in TINY if not word.startswith("model=")]
 LADDER = ["nothing", "global", "speaker", "speaker_norm", "reversal", "both"]
@@ -35,10 +37,11 @@ def corpus(tmp_path_factory):
 def command(corpus):
     """Run a script as a user does, in a child or in a ``whole`` process; its exit code and what it shows."""
 
-    def run(script, *words, root, whole=False):
+    def run(script, *words, root, whole=False, without=()):
         environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "TERM": "dumb"}
         flags = [word for word in words if word == "-m"]  # must stand before all others
-        given = [*flags, *corpus, f"paths.outputs={root}", *words[len(flags) :]]
+        shared = [word for word in corpus if word not in without]
+        given = [*flags, *shared, f"paths.outputs={root}", *words[len(flags) :]]
         if not whole:
             ended = children.command(root, script, *given, cwd=root, **environment)
             return ended.code, ended.shown
@@ -218,6 +221,23 @@ def test_finished_runs_of_other_settings_are_not_passed_off(sweep, command):
         (folder / "mine").rename(found)
     assert code == 1
     assert "mine/fold1/seed1 holds a finished run of other settings: trainer.max_epochs = 1, now 2" in shown
+
+
+def test_a_deterministic_network_runs_with_the_first_seed_only(command, tmp_path):
+    words = ["variant=statistics_logistic,gru", "baseline=statistics_logistic", "seed=2,1", "fold=[1,2]"]
+    code, shown = command("sweep.py", *words, root=tmp_path, without=["model.hidden_size=8"])
+    assert code == 0, shown
+    assert "statistics_logistic run with seed 2 only" in shown and "6 of 6: " in shown and "left" in shown
+    found = sorted((run.parts[-4].partition(",")[0], *run.parts[-3:-1]) for run in tmp_path.rglob("metrics.json"))
+    fitted = [("statistics_logistic", f"fold{fold}", "seed2") for fold in (1, 2)]
+    assert found == [*[("gru", f"fold{fold}", f"seed{seed}") for fold in (1, 2) for seed in (1, 2)], *fitted]
+    assert "Deterministic, so that one seed is enough: statistics_logistic" in shown
+    runs = find_runs(tmp_path)
+    (line,) = train_commands(runs)  # the grid, of which a sweep leaves out the same again
+    assert "seed=1,2" in line or "seed=2,1" in line
+    code, again = command("sweep.py", *words, root=tmp_path, without=["model.hidden_size=8"])
+    assert code == 0 and again.count("finished already") == 6
+    assert tables(again) == tables(shown)
 
 
 def test_an_interrupted_run_is_resumed(sweep, command):

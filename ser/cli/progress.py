@@ -22,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 from rich.text import Text
 
-from ser.cli.train import FailedRun, typed_command
-from ser.config import name_parts, variant_name
+from ser.cli.train import FailedRun, LeftOutRun, first_seed, typed_command
+from ser.config import compose_page, name_parts, variant_name
 from ser.errors import SerError, explain
 from ser.io import append_line
+from ser.run.identity import depends_on_seed
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at what has ended
@@ -53,10 +54,11 @@ class SweepCallback(Callback):
     of the first process shows what is new in it. What a run says meanwhile is in its train.log; errors that are no bad
     input are shown at once.
 
-    Without ``baseline`` the others are tested against statistics_logistic, gru, or else the first variant.
+    Without ``baseline`` the others are tested against statistics_logistic, gru, or else the first variant. Jobs read
+    ``first_seed``, of a sweep of several, from the configuration.
     """
 
-    def __init__(self, baseline: str | None = None) -> None:
+    def __init__(self, baseline: str | None = None, first_seed: int | None = None) -> None:
         self.baseline = baseline
         self.record: Path | None = None  # None outside a multirun
         self.started = self.job_started = 0.0
@@ -83,7 +85,8 @@ class SweepCallback(Callback):
         trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
         points = [[f"{o.get_key_element()}={one}" for one in o.sweep_string_iterator()] for o in swept]
         self.kinds = set() if trials else {o.get_key_element() for o in swept} - {"fold", "seed"}
-        self.left = Counter({"": trials}) if trials else Counter(map(self._kind, itertools.product(*points)))
+        runs, once = ([], []) if trials else self._worked(list(itertools.product(*points)), first_seed(config.hydra))
+        self.left = Counter({"": trials}) if trials else Counter(map(self._kind, runs))
         self.total = self.left.total()
         self.record = Path(config.paths.outputs).absolute() / f".sweep.{os.getpid()}.tmp"
         try:
@@ -96,6 +99,10 @@ class SweepCallback(Callback):
         if self.quiet:
             line = f"{self.total} runs; details go into the train.log of each run (hydra.verbose=ser shows them here)"
             get_console().print(line, highlight=False, soft_wrap=True)
+            if once:
+                names = ", ".join(one.removeprefix("model=").removeprefix("experiment=") for one in once) or "they"
+                line = f"{names} run with seed {first_seed(config.hydra)} only: no seed changes the result"
+                get_console().print(line, highlight=False, soft_wrap=True, markup=False)
         self.started, self.ended = time.time(), threading.Event()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
@@ -117,11 +124,14 @@ class SweepCallback(Callback):
         """Record how this run ended."""
         if self.record is None:
             return
+        value = None
         try:
             value = job_return.return_value
             reason = value.reason if isinstance(value, FailedRun) else None
         except Exception as error:  # of a trial of a search; Hydra raises it again
             reason = explain(error) or repr(error)
+        if isinstance(value, LeftOutRun):
+            return
         folder = Path(config.paths.run).absolute()
         found = folder / "metrics.json"
         entry = {"folder": str(folder), "run": self.run, "error": reason, "number": config.hydra.job.num,
@@ -199,6 +209,18 @@ class SweepCallback(Callback):
         result = f"failed: {entry['error']}" if entry["error"] else f"UAR {100 * entry['uar']:.1f}%"
         took = "finished already" if entry["skipped"] else _duration(entry["seconds"])
         return f"{self.shown} of {self.total}: {entry['run']}: {result} ({took})"
+
+    def _worked(self, runs: Sequence[tuple[str, ...]], first: int | None) -> tuple[list[tuple[str, ...]], list[str]]:
+        """The runs of a sweep that no job leaves out, and the kinds of which some are: no seed changes them."""
+        seeded: dict[str, bool] = {}
+        for run in runs if first is not None else ():
+            if (kind := self._kind(run)) not in seeded:
+                try:
+                    seeded[kind] = depends_on_seed(compose_page([*self.shared, *run]))
+                except SerError:  # the run itself will say it
+                    seeded[kind] = True
+        worked = [run for run in runs if seeded.get(self._kind(run), True) or f"seed={first}" in run]
+        return worked, [kind for kind, matters in seeded.items() if not matters]
 
     def _kind(self, overrides: Iterable[str]) -> str:
         """What the runs of a sweep share that take equally long: the swept overrides but fold and seed."""

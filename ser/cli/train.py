@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +23,7 @@ from rich.markup import escape
 from ser import fast_imports
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
 from ser.errors import SerError, explain
+from ser.run.identity import depends_on_seed
 
 log = logging.getLogger(__name__)
 INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes, as shells count SIGINT and SIGPIPE
@@ -36,7 +38,7 @@ The same command goes on where it stopped: finished runs are skipped, an interru
 
   variant    models (conf/model) or experiments (conf/experiment), for example gru,recommended,ladder/global
   fold       all (default), or numbers
-  seed       1 (default), or several
+  seed       1 (default), or several; what no seed changes, such as statistics_logistic, runs with the first one alone
   baseline   the variant that the others are tested against; by default statistics_logistic, which is then added with
              and without speaker statistics (seconds per run; not where settings of the model or other keys are swept)
 
@@ -51,6 +53,10 @@ class FailedRun(float):
     """NaN, which a failed run of several returns in place of its validation UAR, with the reason."""
 
     reason = ""
+
+
+class LeftOutRun(float):
+    """NaN, which a run of several returns that would only repeat the result of the first seed."""
 
 
 def train() -> None:
@@ -110,7 +116,9 @@ def check_arguments(arguments: list[str]) -> list[str]:
     for given, kept in zip(overrides, checked, strict=True):
         if given != kept:
             get_console().print(f"{escape(given)} names a point twice; it runs once: {escape(kept)}", highlight=False)
-    return [*options, *checked]
+    parsed = OverridesParser.create().parse_overrides(checked)
+    seeds = next((_points(override) for override in parsed if override.key_or_group == "seed"), [])
+    return [*options, *checked, *([f"hydra.callbacks.sweep.first_seed={seeds[0]}"] if len(seeds) > 1 else [])]
 
 
 def typed_command() -> str:
@@ -122,14 +130,17 @@ def typed_command() -> str:
 
 
 def run_job(cfg: DictConfig) -> float:
-    """Run one experiment; return its validation UAR, a FailedRun where one of several failed.
+    """Run one experiment; return its validation UAR, a FailedRun where one of several failed, or a LeftOutRun.
 
     Raises:
         SystemExit: bad input to a single run.
         SerError: a trial of a search failed; its sweeper leaves it out.
     """
     several = HydraConfig.get().mode == RunMode.MULTIRUN
+    first = first_seed(HydraConfig.get()) if several else None
     try:
+        if first not in (None, cfg.seed) and not depends_on_seed(cfg):
+            return LeftOutRun("nan")
         with fast_imports():
             from ser.training import run  # noqa: PLC0415  torch loads only when something runs, so --help is quick
 
@@ -147,6 +158,12 @@ def run_job(cfg: DictConfig) -> float:
         failed = FailedRun("nan")
         failed.reason = reason or repr(error)
         return failed
+
+
+def first_seed(settings: HydraConf) -> int | None:
+    """The first of several seeds that a sweep has, from Hydra's own settings; None of a search, whose trials differ."""
+    found: int | None = settings.callbacks["sweep"]["first_seed"]
+    return found if settings.runtime.choices["hydra/sweeper"] == "basic" else None
 
 
 def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float:

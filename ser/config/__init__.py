@@ -1,13 +1,14 @@
 """The configuration: its page, overrides of it, and the objects that it describes."""
 
 from ser.config.overrides import check_overrides, compose_config, refuse_bare
-from ser.config.page import CONFIG_FOLDER, compose_options, instantiate, name_parts, variant_name
+from ser.config.page import CONFIG_FOLDER, compose_options, compose_page, instantiate, name_parts, variant_name
 
 __all__ = [
     "CONFIG_FOLDER",
     "check_overrides",
     "compose_config",
     "compose_options",
+    "compose_page",
     "instantiate",
     "name_parts",
     "refuse_bare",

@@ -23,6 +23,8 @@ class EvaluationProtocol(ABC):
     fewest_sessions: ClassVar[int] = 1
     expected_parts: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     """The parts that may not be empty."""
+    seeded: ClassVar[bool] = False
+    """Whether the parts are drawn by the seed."""
 
     def folds(self, corpus: Corpus) -> int:
         """How many folds the corpus gives: one per session where a protocol does not say otherwise."""
@@ -195,6 +197,7 @@ class SuperbProtocol(EvaluationProtocol):
     """
 
     name = "superb"
+    seeded = True
     overlapping_parts = frozenset({"validation"})
     fewest_sessions = 2
 
@@ -216,6 +219,7 @@ class RandomProtocol(EvaluationProtocol):
     """
 
     name = "random"
+    seeded = True
     overlapping_parts = frozenset({"validation", "test"})
 
     def __init__(self, test_fraction: float = 0.2, validation_fraction: float = 0.2) -> None:

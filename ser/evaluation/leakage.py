@@ -163,10 +163,19 @@ def leakage_table(groups: Mapping[str, Sequence[Run]], baseline: str) -> pd.Data
 
 
 def matched(before: Sequence[Run], after: Sequence[Run]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Closed-set results of the runs that agree in fold and seed, in the same order."""
-    theirs, ours = _measured(before), _measured(after)
-    shared = [key for key in theirs if key in ours]
-    return [theirs[key]["speakers"] for key in shared], [ours[key]["speakers"] for key in shared]
+    """Closed-set results of the runs that agree in fold and seed, in the same order.
+
+    A deterministic run is paired with every seed of the others.
+    """
+    (theirs, any_before), (ours, any_after) = map(_by_seed, (before, after))
+    shared = [(a, b) for a in theirs for b in ours if a[0] == b[0] and (any_before or any_after or a[1] == b[1])]
+    return [theirs[a]["speakers"] for a, _ in shared], [ours[b]["speakers"] for _, b in shared]
+
+
+def _by_seed(runs: Sequence[Run]) -> tuple[dict[tuple[int, int], dict[str, Any]], bool]:
+    """Leakage by fold and seed, with one seed per fold of deterministic runs, and whether they are."""
+    same = all(run.deterministic for run in runs)
+    return _measured(list({run.fold: run for run in reversed(runs)}.values()) if same else runs), same
 
 
 def compare_over_runs(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> dict[str, Any]:

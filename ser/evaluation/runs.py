@@ -113,6 +113,11 @@ class Run:
         return bool(self.split.get("transductive") or self.metrics.get("transductive"))
 
     @property
+    def deterministic(self) -> bool:
+        """Whether the run would be the same with every other seed."""
+        return bool(self.metrics.get("deterministic"))
+
+    @property
     def trusted_frames(self) -> bool:
         """Whether cached frames were used without their audio, so that nobody knows whether they belong to it."""
         return bool(self.metrics.get("trusted_frames"))

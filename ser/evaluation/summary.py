@@ -99,6 +99,7 @@ def _variant_row(variant: str, runs: Sequence[Run], speakers: dict[str, Any]) ->
         "runs": len(runs),
         "folds": len(splits),
         "seeds": len({run.seed for run in runs}),
+        "deterministic": all(run.deterministic for run in runs),
         "utterances": int(table["id"].nunique()),
         "speakers": int(table["speaker"].nunique()),
         "corpus": _joined(runs, "corpus"),

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class Network(nn.Module, ABC):
     head: nn.Module  # pooled features (B, P) to emotion logits (B, C)
     pooled_size: int  # P
     erase: LinearErasure | None  # linear map between body and bottleneck; None for most networks
+    seeded: ClassVar[bool] = True  # whether training draws random numbers, so that another seed gives another result
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class StatisticsLogistic(Network):
     mean: Tensor
     std: Tensor
     head: nn.Linear
+    seeded: ClassVar[bool] = False
 
     def __init__(self, input_size: int, emotions: int, *, grid: Sequence[float] = (0.01,)) -> None:
         super().__init__()

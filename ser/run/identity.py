@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ser.config import CONFIG_FOLDER
@@ -68,6 +69,15 @@ def describe(cfg: DictConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
     content = {"format": FORMAT, **settings, "processes": processes, **dict(leaves(dict(facts)))}
     plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
     return plain
+
+
+def depends_on_seed(cfg: DictConfig) -> bool:
+    """Whether another seed may change the result: of the network, of its split, or by a setting that refers to it."""
+    drawn = any(getattr(get_object(cfg[group]["_target_"]), "seeded", True) for group in ("model", "protocol"))
+    settings = OmegaConf.to_container(cfg, resolve=False)
+    named = {key: value for key, value in settings.items() if key not in ("hydra", "paths", "logger")}  # type: ignore[union-attr]
+    fewer = cfg.train_speakers is not None or cfg.train_fraction != 1  # drawn by the seed
+    return drawn or fewer or cfg.features.get("finetune") is not None or "{seed}" in str(named)
 
 
 def irrelevant(key: str) -> bool:

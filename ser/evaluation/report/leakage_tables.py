@@ -44,8 +44,8 @@ def leakage_comparison_table(leakage: Mapping[str, Any]) -> Table:
     cells += [percent(leakage["difference"], signed=True), p_text(leakage["p"])]
     caption = (
         "Percent of held-out utterances whose training speaker the strongest probe names, over "
-        f"{leakage['runs']} pair{'s' * (leakage['runs'] != 1)} of runs of the same fold and seed; p of a permutation "
-        "test paired by speaker, uncorrected."
+        f"{leakage['runs']} pair{'s' * (leakage['runs'] != 1)} of runs of the same fold and, where it matters, "
+        "seed; p of a permutation test paired by speaker, uncorrected."
     )
     return Table("Speaker leakage", ["figure", "A (%)", "B (%)", "difference (points)", "p"], [cells], caption)
 

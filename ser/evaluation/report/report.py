@@ -206,7 +206,7 @@ def _reproduction(runs: Sequence[Run], folder: Path, typed: str = "") -> Section
 
 def train_commands(runs: Sequence[Run]) -> list[str]:
     """The command that makes these runs: one for a run or a full grid of settings, else one per run."""
-    settings: list[dict[str, str]] = []
+    settings: list[dict[str, str | None]] = []
     for run in runs:
         record = read_json(run.folder / "run.json")
         if not run.metrics or record is None or not isinstance(record.get("overrides"), list):
@@ -215,7 +215,9 @@ def train_commands(runs: Sequence[Run]) -> list[str]:
         settings.append({key: value for key, _, value in (override.partition("=") for override in overrides)})
     values = {key: list(dict.fromkeys(one.get(key) for one in settings)) for one in settings for key in one}
     size = math.prod(map(len, values.values()))
-    points = {tuple(sorted(one.items())) for one in settings}
+    same = [one for one, run in zip(settings, runs, strict=True) if run.deterministic and "seed" in one]
+    repeated = [{**one, "seed": seed} for one in same for seed in values["seed"]]  # a sweep leaves these out by itself
+    points = {tuple(sorted(one.items())) for one in [*settings, *repeated] if None not in one.values()}
     if len(points) == size and not any(None in found for found in values.values()):
         grid = [f"{key}={','.join(map(str, found))}" for key, found in values.items()]
         return [shlex.join(["ser", "train", *(["-m"] if size > 1 else []), *grid])]
