@@ -63,7 +63,7 @@ PARTS = {
             AFTER,
             f"variant={','.join(f'adversary/{name}' for name in REMOVALS)} {SEEDS}",
             "variant=adversary/independence adversarial_weight=5,25 seed=1",
-            "variant=adversary/confusion adversarial_weight=0.1 seed=1",
+            "variant=adversary/confusion adversarial_weight=0.1,0.2,0.3 seed=1",
             f"variant=recommended model.hidden_size=16,8 {SEEDS}",
         ),
     ),
