@@ -76,7 +76,7 @@ PARTS = {
     "ravdess_layer3": Part(
         "RAVDESS, Whisper base, layer 3",
         LAYER,
-        (f"variant=statistics_logistic,recommended {SEEDS}", f"{RECURRENT} seed=1"),
+        (f"variant=statistics_logistic,recommended {SEEDS}", f"{RECURRENT} {SEEDS}"),
     ),
     "ravdess_curve": Part(
         "Learning curve, layers 2 to 4",
