@@ -153,7 +153,13 @@ WORDS = [
     ("++batches.batchsize=3", "did you mean batches.batch_size?"),
     ("optimizer.lrr=1", "did you mean optimizer.lr?"),
     ("++optimizer.lrr=1", "unexpected keyword argument 'lrr'"),
-    ("features.layer=99", "Key 'layer' is not in struct"),
+    ("features.layer=99", "needs features=hubert_base or hubert_large"),
+    ("features.window=clip", "needs features=whisper_base or whisper_base_layers;"),
+    ("lr_schedule.cycle_growth=2", "needs lr_schedule=cosine;"),
+    ("model=enhanced_gru model/attention=dot", "needs model=gru;"),
+    ("baseline=gru", "belongs to `ser sweep`"),
+    ("root=/nowhere", "did you mean data.root or features.root?"),
+    ("max_seconds=3", "did you mean batches.max_seconds or features.max_seconds?"),
     ("normalization=-1", "must be a string"),
     ("fold", "expected key=value"),
     ("fold=", "could not be converted to Integer"),
@@ -462,3 +468,11 @@ def test_the_ser_command_says_the_same(ser_command, tmp_path):
         code, said = ser_command("extract", f"paths.outputs={tmp_path}", word)
         assert code == 1
         assert said.startswith("error: ") and part in said
+
+
+def test_a_typo_is_named_when_the_page_is_only_shown():
+    from ser.cli.train import check_arguments
+
+    with pytest.raises(SerError, match=r"did you mean optimizer\.lr"):
+        check_arguments(["--cfg", "job", "lr=0.1"])
+    check_arguments(["--cfg", "job", "optimizer.lr=0.1"])

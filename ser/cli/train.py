@@ -107,6 +107,8 @@ def check_arguments(arguments: list[str]) -> list[str]:
     refuse_bare(arguments)
     options = [word for word in arguments if word.startswith("-")]
     if not set(options) <= set(_SEVERAL):
+        if {"--cfg", "-c"} & set(options) and not any(word.startswith("--config") for word in options):
+            compose_config([word for word in arguments if "=" in word and word not in options])
         return arguments
     overrides = [word for word in arguments if word not in options]
     if not options:

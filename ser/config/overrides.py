@@ -23,7 +23,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         SerError: conf/ is missing, or an override is not valid.
     """
     check_overrides(overrides)
-    cfg = compose_page(overrides)
+    cfg = _compose(overrides)
     HydraConfig.instance().set_config(cfg)
     plain = cfg.copy()
     with open_dict(plain):  # the composed page is closed to removed keys
@@ -50,7 +50,7 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
         points.append(list(dict.fromkeys(f"{override.get_key_element()}={point}" for point in found)))
     for number in range(max([1, *map(len, points)]) if several else 0):
         given = zip(parsed, points, strict=True)
-        page = compose_page(
+        page = _compose(
             [o.input_line or "" if not p else p[number % len(p)] for o, p in given if p or not o.is_sweep_override()]
         )
     if several:
@@ -59,6 +59,36 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
         keys += sorted(page.hydra.sweeper.get("params") or {})  # the trials of a search
         _refuse_one_folder(variant, keys)
     return [_joined(override, found) for override, found in zip(parsed, points, strict=True)]
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    """The page; where an option has not a key of others of its group, the error message names those."""
+    try:
+        return compose_page(overrides)
+    except SerError as error:
+        for key in (override.lstrip("+").partition("=")[0] for override in overrides):
+            if f"'{key}'" in str(error) and (options := _options_with(key)):
+                raise SerError(
+                    f"the key {key!r} was given, which needs {key.replace('/', '.').partition('.')[0]}="
+                    f"{' or '.join(options)}; add that, or leave the key out."
+                ) from error
+        raise
+
+
+def _options_with(key: str) -> list[str]:
+    """The options of a key's group that have it, of their own, inherited or as a nested group."""
+    group, _, inner = key.replace("/", ".").partition(".")
+    content: dict[str, Any] = {
+        file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in (CONFIG_FOLDER / group).glob("*.yaml")
+    }
+
+    def has(name: str) -> bool:
+        parts = content.get(name, {}).get("defaults", [])
+        own = {part for entry in parts if isinstance(entry, dict) for part in entry}  # nested groups
+        own |= set() if "/" in key else set(_keys(content.get(name, {})))
+        return inner in own or any(has(part) for part in parts if isinstance(part, str) and part != "_self_")
+
+    return [name for name in sorted(content) if has(name)]
 
 
 def _refuse_one_folder(variant: Any, swept: Sequence[str]) -> None:
@@ -108,6 +138,8 @@ def _check_key(override: Override, known: set[str]) -> None:
         return
     adds = override.is_add() or override.is_force_add()
     closed = top in {entry.name for entry in fields(TrainPage) if entry.type in (Batches, Extraction, Paths)}
+    if key == "baseline":
+        raise SerError("baseline was given, which belongs to `ser sweep`; run that, or leave it out.")
     if key not in known and not (adds and top in known and not closed):
         raise SerError(f"the key {key!r} was given, but the configuration has no such key; {nearest(key, known)}")
 
@@ -153,6 +185,9 @@ def nearest(key: str, known: Iterable[str]) -> str:
     ]
     meant = [name for _, _, name in sorted(usual)]
     near = difflib.get_close_matches(key, known, n=1)
+    if meant and leaf[0] == word:  # the same name in several places, such as data.root and features.root
+        same = [name for (depth, first, name) in sorted(usual) if (depth, first) == min(usual)[:2]]
+        return f"did you mean {' or '.join(same)}?"
     if meant or near:
         return f"did you mean {(meant or near)[0]}?"
     return f"known are {', '.join(name for name in known if '.' not in name and '/' not in name) or 'none'}."
