@@ -32,11 +32,12 @@ def extract(overrides: Overrides = None) -> int:
     Exit code 3: some recordings could not be read.
     """
     from ser.config import compose_config, instantiate  # noqa: PLC0415
-    from ser.data.extraction import extract as extract_frames  # noqa: PLC0415
-    from ser.inference.screen import show_failures  # noqa: PLC0415
 
     cfg = compose_config(overrides or [])
     corpus = instantiate(cfg, "data")
+    from ser.data.extraction import extract as extract_frames  # noqa: PLC0415  a wrong folder is told without PyTorch
+    from ser.inference.screen import show_failures  # noqa: PLC0415
+
     result = extract_frames(corpus, instantiate(cfg, "features"), cfg.paths.cache, **cfg.extraction)
     if result.failures:
         show_failures(result.failures, len(corpus.utterances))

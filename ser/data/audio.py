@@ -8,19 +8,20 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import soundfile
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchaudio.transforms import Resample
 
 from ser.errors import SerError, first_line
 
+if TYPE_CHECKING:  # a wrong folder of a corpus is told before PyTorch loads
+    from torch import Tensor
+    from torchaudio.transforms import Resample
+
 log = logging.getLogger(__name__)
-Waveform = NDArray[Any] | Tensor
+Waveform: TypeAlias = "NDArray[Any] | Tensor"
 
 SAMPLE_RATE = 16000  # Hz
 LONGEST_SECONDS = 60.0  # attention is quadratic; longer recordings are predicted window by window
@@ -42,7 +43,7 @@ _UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies
 _LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
 
 
-def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -> Tensor:
+def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -> "Tensor":
     """Decode a file, or the segment from ``start`` to ``end`` of it, to (N,) float32 samples at 16 kHz.
 
     Only the segment is read. Channels are averaged. An ``end`` past the end of the file means its end, since label
@@ -154,12 +155,14 @@ def duration(path: str | Path) -> float:
         return 0.0
 
 
-def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> Tensor:
+def resample_mono(samples: "NDArray[np.floating] | Tensor", sample_rate: int) -> "Tensor":
     """Samples (N',) float32 at 16 kHz from samples (N,) or (N, channels) of any rate; channels are averaged.
 
     Raises:
         SerError: the array has another shape, or the rate lies outside 1 to 768 kHz.
     """
+    import torch  # noqa: PLC0415
+
     waveform = torch.as_tensor(samples).to(torch.float32)
     if waveform.ndim == 2:
         waveform = waveform.mean(dim=1)  # (N, channels) -> (N,)
@@ -185,12 +188,14 @@ def resample_mono(samples: NDArray[np.floating] | Tensor, sample_rate: int) -> T
 
 
 @lru_cache(maxsize=16)
-def _resampler(original: int, wanted: int) -> Resample:
+def _resampler(original: int, wanted: int) -> "Resample":
     """The filter for one rate, computed once per process."""
+    from torchaudio.transforms import Resample  # noqa: PLC0415
+
     return Resample(original, wanted)
 
 
-def prepare(waveform: Waveform, sample_rate: Any) -> Tensor:
+def prepare(waveform: Waveform, sample_rate: Any) -> "Tensor":
     """A copy of samples of any rate and number type, mono, (N,) float32 at 16 kHz.
 
     They are (N,), (N, channels) or (channels, N); the longer axis is time. Floating point lies in [-1, 1], integers
@@ -199,8 +204,10 @@ def prepare(waveform: Waveform, sample_rate: Any) -> Tensor:
     Raises:
         SerError: too short, too long, NaN or infinite samples, another shape, an impossible rate.
     """
+    import torch  # noqa: PLC0415
+
     try:
-        if isinstance(waveform, Tensor):
+        if isinstance(waveform, torch.Tensor):
             waveform = waveform.detach().cpu().float() if waveform.is_floating_point() else waveform.detach().cpu()
         samples = np.asarray(waveform)
         rate = int(sample_rate) if float(sample_rate) == int(float(sample_rate)) else sample_rate

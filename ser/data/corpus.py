@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class About(NamedTuple):
@@ -72,7 +73,7 @@ class FrameSource(Protocol):
     def description(self) -> dict[str, Any]:
         """Plain settings that determine every frame; they are part of the cache fingerprint."""
 
-    def frames(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Tensor]]:
+    def frames(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, "Tensor"]]:
         """Yield each utterance with its frames (L, D)."""
 
 
