@@ -99,6 +99,7 @@ def test_a_run_is_never_written_over_and_bad_words_are_named(run, corpus, place,
         ([], "no recordings were given"),
         (["--manifest", str(corpus), "map.joy=happy"], "map.joy was given"),
         (["--manifest", str(corpus), "map=3"], "map=3 was given"),
+        (["data=manifest", "data.manifest=my table.csv"], "the manifest my table.csv does not exist"),
     ):
         assert evaluate(run, place, tmp_path / "a", *words) == 1
         assert message in said(capsys)

@@ -56,9 +56,9 @@ def evaluate(
     from ser.evaluation.trained import Trained  # noqa: PLC0415
     from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
 
-    words = list(overrides or [])
-    words = [f"data=folder data.root={word}" if "=" not in word else word for word in words]
-    words = [part for word in words for part in word.split(" ", 1)]
+    words: list[str] = []
+    for word in overrides or []:
+        words += [word] if "=" in word else ["data=folder", f"data.root={word}"]
     words += [] if manifest is None else ["data=manifest", f"data.manifest={manifest}"]
     if not any(word.startswith("data=") for word in words):
         raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")

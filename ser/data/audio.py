@@ -39,7 +39,7 @@ _UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at posit
 _NO_SIZE = re.compile(rb"data(?:\0{4}|\xff{4})")  # the header of the samples, their size unknown
 _UNCOUNTED_BYTES = 10_000  # fewer are not worth a warning
 _UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
-_UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
+UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
 _LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
 
 
@@ -138,7 +138,7 @@ def _tell_once(message: str) -> None:
 
 def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
     """The next ``count`` samples (N, channels) of an open file; fewer only at its end, none beyond it."""
-    if file.frames < _UNKNOWN_FRAMES:
+    if file.frames < UNKNOWN_FRAMES:
         return file.read(count, dtype="float32", always_2d=True)
     samples = np.full((count, file.channels), np.nan, np.float32)
     with contextlib.suppress(soundfile.LibsndfileError):  # at the end of such a stream, after the samples were read
@@ -150,7 +150,7 @@ def duration(path: str | Path) -> float:
     """Length in seconds by the file's header; 0.0 where it is missing, unreadable or does not say."""
     try:
         with open_audio(path) as file:
-            return file.frames / file.samplerate if file.frames < _UNKNOWN_FRAMES else 0.0
+            return file.frames / file.samplerate if file.frames < UNKNOWN_FRAMES else 0.0
     except (soundfile.SoundFileError, TypeError, ValueError, OSError):
         return 0.0
 
@@ -270,7 +270,7 @@ def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float
         file.seek(first)
     elif first:  # GSM and other old codecs of telephones
         file.read(first)
-    if file.frames >= _UNKNOWN_FRAMES:
+    if file.frames >= UNKNOWN_FRAMES:
         blocks: list[NDArray[np.float32]] = [np.zeros((0, file.channels), np.float32)]
         wanted = last - first
         while wanted > 0 and len(block := read_block(file, min(wanted, 1 << 20))):
@@ -290,7 +290,7 @@ def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:
     found, promised = None, _SHORT_CHUNK.search(file.extra_info)
     if promised and int(promised[2]) < int(promised[1]) < _UNKNOWN_SIZE:
         found = f"{int(promised[2])} of {int(promised[1])} bytes of samples"
-    elif frames < file.frames < _UNKNOWN_FRAMES:
+    elif frames < file.frames < UNKNOWN_FRAMES:
         found = f"{frames} of {file.frames} frames"
     return found and f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out."
 

@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, envelope, prepare, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, UNKNOWN_FRAMES, envelope, prepare, read_audio
 from ser.demo import text
 from ser.emotions import Emotion, looks
 from ser.errors import SerError
@@ -165,7 +165,7 @@ def check_upload(path: str | Path, uploads: Path, limits: Limits, language: str)
     frames = min(header.frames, (limits.seconds + 1) * rate)  # a stream's header may promise any number
     if rate > HIGHEST_RATE or frames * channels > _MOST_SAMPLES:
         raise SerError(text(language, "too_dense", name=found.name, rate=rate, channels=channels))
-    if seconds > limits.seconds and header.frames < 2**62:
+    if seconds > limits.seconds and header.frames < UNKNOWN_FRAMES:
         raise SerError(text(language, "too_long", name=found.name, seconds=seconds, most=limits.seconds))
     return found
 

@@ -177,9 +177,14 @@ def statistics_by_folder(
     return lambda path: folders.get(path.parent)
 
 
+def first_minute(path: str | Path) -> Tensor:
+    """At most the first 60 s of a file, (N,) float32 at 16 kHz, as read_audio and prepare give and refuse it."""
+    return prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE)
+
+
 def _waveform_or_none(path: Path) -> Tensor | None:
     try:
-        return prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE)
+        return first_minute(path)
     except SerError:
         return None
 

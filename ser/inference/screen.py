@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, prepare, printable, read_audio
+from ser.data.audio import SAMPLE_RATE, printable
 from ser.errors import SerError
-from ser.inference.files import StatisticsOf, collect_files, predict_files
+from ser.inference.files import StatisticsOf, collect_files, first_minute, predict_files
 from ser.inference.recognizer import Recognizer
 from ser.inference.timeline import timeline, timeline_columns
 from ser.inference.vad import NO_SPEECH, SpeechGate
@@ -153,7 +153,7 @@ def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) 
     names = _short_names([str(path) for path in files])
     for name, path in zip(names, files, strict=True):
         try:
-            waveform = recognizer.heard(prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE))
+            waveform = recognizer.heard(first_minute(path))
         except SerError:
             continue  # listed with the predictions
         prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
@@ -186,7 +186,7 @@ def export_and_compare(
     rows = {f"{name}, made-up sounds": row for name, row in rows.items()}
     if compare:
         exported = Recognizer.from_checkpoint(output, encoder=recognizer.encoder)
-        waveforms = [prepare(read_audio(path, 0.0, LONGEST_SECONDS), SAMPLE_RATE) for path in collect_files(compare)]
+        waveforms = [first_minute(path) for path in collect_files(compare)]
         rows[f"{output.name}, given files"] = agreement(recognizer, exported, waveforms)
     table = Table("form", "recordings", "seconds", "largest difference", "same label", box=SIMPLE_HEAD)
     table.title = "compared with PyTorch"

@@ -13,13 +13,12 @@ from ser.data.corpora.parsing import (
     named_files,
 )
 from ser.data.corpus import Corpus, Utterance
-from ser.emotions import find_emotion
 from ser.errors import SerError
 
 _REMEDY = "set data.root=/path/to/IEMOCAP_full_release or the variable IEMOCAP_ROOT"
 # oth and xxx (no majority) have no class
-_CODES = ("neu", "hap", "ang", "sad", "exc", "fru", "sur", "fea", "dis")
-_LABELS = {code: emotion.name for code in _CODES if (emotion := find_emotion(code))}
+_LABELS = {"neu": "neutral", "hap": "happy", "ang": "angry", "sad": "sad", "exc": "excited", "fru": "frustrated",
+           "sur": "surprised", "fea": "fearful", "dis": "disgust"}  # fmt: skip
 _NAME = re.compile(r"Ses\d\d[FM]_\w+_[FM][A-Z0-9]+")  # of an audio file
 _SCENARIOS = {None: "", "improvised": "_impro", "scripted": "_script"}
 # [6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5000, 2.5000, 2.5000]

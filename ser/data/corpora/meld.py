@@ -8,12 +8,11 @@ import pandas as pd
 
 from ser.data.corpora.parsing import assemble, audio_files, existing_root, mapped_labels, named_files
 from ser.data.corpus import Corpus, Utterance
-from ser.emotions import find_emotion
 from ser.errors import SerError
 
 _REMEDY = "set data.root=/path/to/MELD (or the variable MELD_ROOT), the folder of train_sent_emo.csv"
-_LABELS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
-_NAMES = {label: emotion.name for label in _LABELS if (emotion := find_emotion(label))}
+_LABELS = {"neutral": "neutral", "joy": "happy", "sadness": "sad", "anger": "angry", "surprise": "surprised",
+           "fear": "fearful", "disgust": "disgust"}  # fmt: skip
 _PARTITIONS = {"train": "train", "dev": "validation", "test": "test"}  # the first word of a table's name
 _NAME = re.compile(r"dia\d+_utt\d+")
 
@@ -33,7 +32,7 @@ def meld(
         SerError: the folder or a table is not there, or an emotion is unknown or has no utterance.
     """
     folder = existing_root(root, "MELD", _REMEDY)
-    labels, wanted = mapped_labels(_NAMES, emotions, "MELD", map)
+    labels, wanted = mapped_labels(_LABELS, emotions, "MELD", map)
     utterances: list[Utterance] = []
     for session, (part, partition) in enumerate(_PARTITIONS.items(), 1):
         table = next(folder.rglob(f"{part}_sent_emo.csv"), None)

@@ -176,8 +176,8 @@ class _Label(NamedTuple):
 
     emotion: str
     speaker: str
-    gender: str
-    source: str  # of the speaker
+    source: str  # how the speaker was found
+    gender: str = ""
 
 
 def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Corpus:
@@ -248,7 +248,7 @@ def _by_corpus(path: Path) -> _Label | None:
         match = re.search(rf"(?<![^/]){names.pattern}$", path.with_suffix("").as_posix())
         if match is not None and match["emotion"] in names.emotions:
             speaker, source = match["speaker"], f"the file names of {names.title}"
-            return _Label(names.emotions[match["emotion"]], names.prefix + speaker, names.gender(speaker), source)
+            return _Label(names.emotions[match["emotion"]], names.prefix + speaker, source, names.gender(speaker))
     return None
 
 
@@ -265,12 +265,12 @@ def _emotion(path: Path) -> str | None:
     return None
 
 
-def _speaker(path: Path, first_words: Counter[str]) -> tuple[str, str, str]:
-    """Speaker, gender and how the speaker was found."""
+def _speaker(path: Path, first_words: Counter[str]) -> tuple[str, str]:
+    """Speaker, and how the speaker was found."""
     for part in path.parts[:-1]:
         if not any(find_emotion(word) for word in _words(part)):
-            return part, "", "the first folder"
+            return part, "the first folder"
     words = _words(path.stem)
     if len(words) > 1 and not find_emotion(words[0]) and first_words[words[0]] > 1:
-        return words[0], "", "the first word of the file name"
-    return _UNKNOWN, "", "nothing"
+        return words[0], "the first word of the file name"
+    return _UNKNOWN, "nothing"
