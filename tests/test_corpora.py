@@ -364,6 +364,15 @@ def test_a_manifest_cuts_stretches_out_of_one_file(tmp_path):
     assert len(read_audio(second.path, second.start, second.end)) == 12000 and second.gender == "F"
 
 
+def test_files_without_suffix_and_files_that_differ_in_it_alone_are_told_apart(tmp_path):
+    for name in ("plain", "other.wav", "same.wav", "same.flac"):
+        (tmp_path / name).write_bytes(b"")
+    rows = ["plain,happy,a", "other,sad,a", "same.wav,happy,b", "same.flac,sad,b"]
+    (tmp_path / "m.csv").write_text("path,emotion,speaker\n" + "\n".join(rows) + "\n")
+    found = {utterance.id: utterance.path.name for utterance in manifest(tmp_path / "m.csv").utterances}
+    assert found == {"plain.wav": "plain", "other.wav": "other.wav", "same.wav": "same.wav", "same.flac": "same.flac"}
+
+
 def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tmp_path):
     table = write_table(
         tmp_path, "path,emotion,speaker,notes", "x/1.wav,happy,x,", "y/1.wav,sad,y,hm", "y/2.wav,dull,y,"

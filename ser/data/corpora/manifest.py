@@ -94,7 +94,7 @@ def corpus_of_table(
     fields: dict[str, list[Any]] = {"id": _ids(table), "session": sessions}
     fields |= {column: table[column].tolist() for column in ("emotion", "speaker", "gender", "seconds", "start")}
     fields |= {column: table[column].tolist() for column in ("partition", "corpus") if column in table}
-    fields["path"] = [base / path if path else Path() for path in table["path"]]
+    fields["path"] = [_file(base / path) if path else Path() for path in table["path"]]
     fields["end"] = [None if pd.isna(end) else end for end in table["end"]]
     if "frames" in table:
         fields["frames"] = [Path(frames) if frames else None for frames in table["frames"]]
@@ -184,10 +184,14 @@ def _checked(
 
 
 def _path(path: str) -> str:
-    """A path as this system writes it: ``~`` is the home folder, a backslash separates, no suffix means .wav."""
+    """A path as this system writes it: ``~`` is the home folder, a backslash separates."""
     path = path.replace("\\", "/")
-    path = str(Path(path).expanduser()) if path.startswith("~") else path
-    return path if not path or "." in path.rpartition("/")[2] else f"{path}.wav"
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _file(path: Path) -> Path:
+    """The file of a path in a table, where no suffix means .wav, unless there is a file without."""
+    return path if "." in path.name or path.is_file() else path.with_name(f"{path.name}.wav")
 
 
 def _seconds(source: Path, table: pd.DataFrame, column: str) -> "pd.Series[float]":
@@ -220,7 +224,11 @@ def _ids(table: pd.DataFrame) -> list[str]:
     short = [name.stem + start for name, start in zip(names, starts, strict=True)]
     if len(set(short)) == len(short):
         return short
-    return [str(name.with_suffix("")) + start for name, start in zip(names, starts, strict=True)]
+    long = [str(name.with_suffix("")) + start for name, start in zip(names, starts, strict=True)]
+    if len(set(long)) == len(long):
+        return long
+    # a.wav and a.flac; not a.wav and a
+    return [stem + (name.suffix or ".wav") for stem, name in zip(long, names, strict=True)]
 
 
 def _numbered(sessions: "pd.Series[str]", source: Path) -> list[int]:
