@@ -12,6 +12,11 @@ from rich.console import Console
 from ser.cli import main
 from ser.cli.app import ScreenHandler
 from ser.evaluation import reproduce, speaker_probe
+from ser.evaluation.figures import FIGURES
+from ser.evaluation.report.render import write_summary
+from ser.evaluation.report.report import in_order_of_summary
+from ser.evaluation.runs import find_runs
+from ser.evaluation.summary import summarize
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +125,23 @@ def test_figures_are_drawn_again(few_figures, tmp_path):
     assert {path.suffix for path in (run / "figures").iterdir()} == {".png", ".pdf", ".svg"}  # what was there stays
     assert main(["figures", str(run), "--format", "jpg"]) == 1
     assert {path.suffix for path in (run / "figures").iterdir()} == {".png", ".pdf", ".svg"}  # what was there stays
+
+
+def test_figures_of_a_sweep_are_files_too(monkeypatch, tmp_path, caplog):
+    kept = [entry for entry in FIGURES if entry.name in ("ladder", "confusion")]
+    monkeypatch.setattr("ser.evaluation.figures.FIGURES", kept)
+    for variant in ("gru", "enhanced_gru"):
+        write_run(tmp_path, variant)
+    write_summary(summarize(find_runs(tmp_path), "enhanced_gru"), tmp_path)
+    _, summary = in_order_of_summary(tmp_path, find_runs(tmp_path))
+    assert summary.baseline == "enhanced_gru"
+    assert main(["figures", str(tmp_path), "--format", "pdf"]) == 0
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["ladder.pdf"]
+    assert (tmp_path / "gru/fold1/seed1/figures/confusion.pdf").exists()
+    write_run(tmp_path, "other", emotions=("bored", "calm"))
+    assert main(["figures", str(tmp_path)]) == 0
+    assert "nothing compares the variants" in caplog.text
+    assert (tmp_path / "other/fold1/seed1/figures/confusion.png").exists()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Each imports what it needs when it runs, so that ``--help`` is quick.
 """
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,8 @@ from ser.cli.app import (
     option,
 )
 from ser.errors import SerError
+
+log = logging.getLogger(__name__)
 
 
 @command(
@@ -177,11 +180,24 @@ def figures(
         list[str] | None, typer.Option("--format", help="png (default), pdf or svg; may be given several times.")
     ] = None,
 ) -> None:
-    """Draw the figures of finished runs again from their tables."""
-    from ser.evaluation.figures import write_figures  # noqa: PLC0415
+    """Draw the figures of finished runs again from their tables, and of a sweep those that compare its variants.
+
+    They go into figures/ of each run; what compares the variants, into figures/ of the folder given.
+    """
+    from ser.evaluation.figures import write_figures, write_sweep_figures  # noqa: PLC0415
+    from ser.evaluation.report.report import in_order_of_summary  # noqa: PLC0415
     from ser.evaluation.runs import find_runs  # noqa: PLC0415
 
-    for entry in find_runs(path):
+    found = find_runs(path)
+    if len(found) > 1 and Path(path).is_dir():
+        try:
+            sweep = in_order_of_summary(Path(path), found)
+        except SerError as error:  # such as runs on corpora with different emotions: each is drawn all the same
+            log.warning("nothing compares the variants: %s", error)
+        else:
+            write_sweep_figures(Path(path), *sweep, formats or ["png"])
+            typer.echo(str(Path(path) / "figures"))
+    for entry in found:
         write_figures(entry.folder, formats=formats or ["png"])
         typer.echo(str(entry.folder / "figures"))
 

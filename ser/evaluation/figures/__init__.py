@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,15 @@ from ser.io import told_writing
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-__all__ = ["FIGURES", "caption_of", "figure_formats", "figures_of_run", "figures_of_sweep", "write_figures"]
+__all__ = [
+    "FIGURES",
+    "caption_of",
+    "figure_formats",
+    "figures_of_run",
+    "figures_of_sweep",
+    "write_figures",
+    "write_sweep_figures",
+]
 
 
 def figures_of_run(run: Run) -> dict[str, Figure]:
@@ -46,10 +54,19 @@ def write_figures(folder: Path, loggers: Sequence["Logger"] = (), formats: Seque
     Raises:
         SerError: the run is not finished or damaged, a format is unknown, or the folder cannot be written.
     """
+    _replace(folder, figures_of_run(load_run(folder)), loggers, formats)
+
+
+def write_sweep_figures(folder: Path, runs: Sequence[Run], summary: Summary, formats: Sequence[str] = ("png",)) -> None:
+    """Draw what compares the variants of a sweep into the ``figures/`` of its folder, as ``write_figures`` does."""
+    _replace(folder, figures_of_sweep(runs, summary), (), formats)
+
+
+def _replace(folder: Path, figures: Mapping[str, Figure], loggers: Sequence["Logger"], formats: Sequence[str]) -> None:
     drawn, kept = folder / "figures.partial", folder / "figures"
     shutil.rmtree(drawn, ignore_errors=True)
     try:
-        for name, figure in figures_of_run(load_run(folder)).items():
+        for name, figure in figures.items():
             save_figure(figure, drawn / name, formats)
             if loggers:
                 from ser.run.dashboards import log_image  # noqa: PLC0415  reports need no torch

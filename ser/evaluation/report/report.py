@@ -43,13 +43,21 @@ def write_report(folder: str | Path, output: str | Path | None = None, baseline:
     else:
         for reason in left_out:
             log.warning("left out: %s", reason)
-        kept, order, command = _kept_summary(folder, runs)
-        runs = sorted(runs, key=lambda run: order.get(run.variant, len(order)))  # as in summary.md
-        page = sweep_page(runs, folder, replace(summarize(runs, baseline or kept, left_out), command=command))
+        runs, summary = in_order_of_summary(folder, runs, baseline, left_out)
+        page = sweep_page(runs, folder, summary)
     default = folder.with_suffix(".html") if folder.suffix.lower() == ".csv" else folder / "report.html"
     path = Path(output) if output is not None else default
     write_text(path, to_html(page))
     return path
+
+
+def in_order_of_summary(
+    folder: Path, runs: Sequence[Run], baseline: str | None = None, left_out: Sequence[str] = ()
+) -> tuple[list[Run], Summary]:
+    """The runs of a sweep and their summary, with the order and, unless one is given, the baseline of summary.json."""
+    kept, order, command = _kept_summary(folder, runs)
+    runs = sorted(runs, key=lambda run: order.get(run.variant, len(order)))
+    return runs, replace(summarize(runs, baseline or kept, left_out), command=command)
 
 
 def run_page(run: Run) -> Page:
