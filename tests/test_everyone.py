@@ -149,8 +149,8 @@ def test_logistic_regression_takes_the_median_of_the_chosen_c(words):
         (["epochs_from={sweep}"], "only protocol=everyone takes its epochs"),
         (["protocol=everyone", "epochs_from={sweep}", "lr_schedule=plateau"], "lr_schedule=plateau follows"),
         (["protocol=everyone", "epochs_from={sweep}", "l2_reg=1e-5"], "l2_reg = 0.0, now 1e-05"),
-        (["protocol=everyone", "epochs_from={sweep}/fold1"], "has 1 of 3 runs (missing: fold 2, seed 1)"),
-        (["protocol=everyone", "epochs_from=/nowhere"], "/nowhere does not exist"),
+        (["protocol=everyone", "epochs_from={sweep}/fold1"], "has 1 of 3 runs (missing: fold 2 seed 1, fold 3 seed 1)"),
+        (["protocol=everyone", "epochs_from=/nowhere"], "/nowhere is no folder, expected that of one variant"),
     ],
 )
 def test_refused_in_one_line(words, sweep, more, message):

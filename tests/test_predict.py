@@ -464,8 +464,16 @@ def test_attention_is_drawn_for_every_readable_file(checkpoint, folder, bad, tmp
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 5
     without = save_checkpoint(tmp_path / "without.ckpt", model={**GRU, "attention": None})
     words = ["predict", str(folder), "--checkpoint", str(without), "--no-gate", "--attention", str(tmp_path / "none")]
+    capsys.readouterr()
     assert main(words) == 1
-    assert "gives no attention" in " ".join(capsys.readouterr().err.split())
+    shown = capsys.readouterr()
+    assert not shown.out  # before any file is answered
+    assert "gives no attention" in " ".join(shown.err.split())
+
+
+def test_a_folder_per_speaker_is_refused_by_a_model_of_global_statistics(checkpoint, folder, capsys):
+    assert main(["predict", str(folder), "--checkpoint", str(checkpoint), "--speaker-per-folder"]) == 1
+    assert "this one was with normalization=global" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_surest_right_and_wrong_answers_of_a_run_are_kept_with_their_attention(tmp_path):

@@ -43,6 +43,7 @@ def reproduce(path: str, wanted: Path | None = None, tolerance: float = 1e-4) ->
     get_console().print(verdict, style="bold" if agree else "bold red", highlight=False)
     if agree and wanted is None:
         shutil.rmtree(folder)
+        get_console().print("the second run, whose folder was a temporary one, is removed", highlight=False)
     else:
         get_console().print(f"the second run is in {folder}", highlight=False, soft_wrap=True, markup=False)
     return agree

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import get_console
 from rich.box import SIMPLE_HEAD
@@ -141,11 +142,26 @@ def _short_names(paths: Sequence[str]) -> list[str]:
     return [str(path.relative_to(shared)) for path in whole]
 
 
+def check_asked(recognizer: Recognizer, speaker_per_folder: bool, attention: bool) -> None:
+    """Refuse, before any file is read, what this model cannot do.
+
+    Raises:
+        SerError: it was not trained with statistics of speakers, or gives no attention.
+    """
+    if speaker_per_folder and recognizer.config.kind != "speaker":
+        raise SerError(
+            "--speaker-per-folder belongs to models trained with normalization=speaker, but this one was with "
+            f"normalization={recognizer.config.kind}; leave it out."
+        )
+    if attention and recognizer(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, attention=True).attention is None:
+        raise SerError("the model gives no attention, which --attention draws; use a run folder of such a network.")
+
+
 def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) -> None:
     """Draw the attention over the first minute of each file that can be read into ``folder``, a PNG per file.
 
     Raises:
-        SerError: the model gives no attention, or the folder cannot be written.
+        SerError: the folder cannot be written.
     """
     from ser.evaluation.figures.network import Attended, attention_over_waveform  # noqa: PLC0415  needs matplotlib
     from ser.evaluation.figures.style import save_figure  # noqa: PLC0415
@@ -157,8 +173,6 @@ def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) 
         except SerError:
             continue  # listed with the predictions
         prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
-        if prediction.attention is None:
-            raise SerError("the model gives no attention, which --attention draws; use a run folder of such a network.")
         figure = attention_over_waveform([Attended.of(printable(Path(name)), waveform, prediction)])
         save_figure(figure, folder / name.replace(os.sep, "-"))
 

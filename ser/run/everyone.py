@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
 from statistics import median, median_low
 from typing import Any
 
@@ -105,6 +106,8 @@ def read_sweep(folder: str) -> list[Run]:
     Raises:
         SerError: there are several variants, or a fold is missing or damaged.
     """
+    if not Path(folder).is_dir():
+        raise SerError(f"epochs_from={folder} is no folder, expected that of one variant of a sweep; check the path.")
     runs, damaged = scan_runs(folder)
     if damaged:
         raise SerError(f"epochs_from={folder} has a damaged run: {damaged[0]}")
@@ -116,9 +119,10 @@ def read_sweep(folder: str) -> list[Run]:
     seeds = {run.seed for run in runs}
     wanted = {(fold, seed) for fold in range(1, int(runs[0].split["folds"]) + 1) for seed in seeds}
     if missing := sorted(wanted - {(run.fold, run.seed) for run in runs}):
+        named = ", ".join(f"fold {fold} seed {seed}" for fold, seed in missing)
         raise SerError(
-            f"epochs_from={folder} has {len(runs)} of {len(wanted)} runs (missing: fold {missing[0][0]}, seed "
-            f"{missing[0][1]}), expected all folds; finish the sweep first."
+            f"epochs_from={folder} has {len(runs)} of {len(wanted)} runs (missing: {named}), expected all folds; "
+            "finish the sweep first."
         )
     return runs
 
