@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ser.data.batching import LengthBatches
+from ser.data.batching import LengthBatches, valid_frames
 from ser.data.cache import FeatureCache, Recording, write_shard
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
@@ -151,6 +151,22 @@ def test_batches_hold_normalised_frames_and_zeros_beyond(build, corpus, frames, 
                 expected = (torch.tensor(frames[identifier]).float() - mean) / std
                 torch.testing.assert_close(batch.frames[row, :length], expected)
                 assert not batch.frames[row, length:].any()
+
+
+@pytest.mark.parametrize("average", [1, 3])
+def test_a_batch_is_bit_for_bit_its_utterances_padded_and_normalised(corpus, split, cache, average):
+    data = EmotionDataModule(corpus, split, cache, GlobalNormalization(), batch_size=5, average=average)
+    dataset = data.datasets["train"]
+    for rows in ([3], [0, 7, 2, 11], list(range(len(dataset)))):
+        batch = dataset[rows]
+        own = [dataset._frames(row) for row in rows]
+        assert batch.frames.dtype == own[0].dtype
+        assert torch.equal(batch.frames, torch.nn.utils.rnn.pad_sequence(own, batch_first=True))
+        before, after = batch.frames.clone(), data.on_after_batch_transfer(batch, 0)
+        mean, std = (values[batch.statistics][:, None] for values in (data.statistics.mean, data.statistics.std))
+        expected = (before.float() - mean) / std * valid_frames(batch.lengths, before.shape[1])[..., None]
+        assert torch.equal(after.frames, expected) and after.frames.dtype == torch.float32
+        assert torch.equal(batch.frames, before)  # which the next epoch reads again
 
 
 def test_a_constant_channel_stays_finite(corpus, split, frames, tmp_path):

@@ -63,14 +63,16 @@ class FrameDataset(Dataset[Batch]):
         return len(self.ids)
 
     def __getitem__(self, rows: list[int]) -> Batch:
-        lengths = torch.tensor([self.lengths[row] for row in rows])
+        lengths = [self.lengths[row] for row in rows]
+        longest = max(lengths)
         kind = torch.float16 if self.average == 1 else torch.float32
-        frames = torch.zeros(len(rows), int(lengths.max()), self.cache.dim, dtype=kind)  # (B, L, D)
-        for place, row in enumerate(rows):
-            frames[place, : lengths[place]] = self._frames(row)
+        padding = torch.zeros(longest - min(lengths), self.cache.dim, dtype=kind)
+        parts = ((self._frames(row), padding[: longest - length]) for row, length in zip(rows, lengths, strict=True))
+        # One call writes each value once; filling a tensor of zeros writes twice.
+        frames = torch.cat([part for pair in parts for part in pair]).unflatten(0, (len(rows), longest))  # (B, L, D)
         index = torch.tensor(rows)
         emotion, speaker, statistics = self.emotion[index], self.speaker[index], self.statistics[index]
-        return Batch(frames, lengths, emotion, speaker, statistics, [self.ids[row] for row in rows])
+        return Batch(frames, torch.tensor(lengths), emotion, speaker, statistics, [self.ids[row] for row in rows])
 
     def _frames(self, row: int) -> Tensor:
         """Frames (L, D) of an utterance, cut and averaged."""
@@ -220,5 +222,6 @@ def normalize(batch: Batch, mean: Tensor, std: Tensor) -> Batch:
     """Batch with single-precision frames, normalised by its rows of ``mean`` and ``std`` (R, D); padding stays zero."""
     device = batch.frames.device
     row = batch.statistics.to(device)
-    frames = (batch.frames.float() - mean.to(device)[row][:, None]) / std.to(device)[row][:, None]  # (B, L, D)
-    return batch._replace(frames=frames * valid_frames(batch.lengths, frames.shape[1])[..., None])
+    frames = batch.frames - mean.to(device)[row][:, None]  # (B, L, D), a new tensor, so the rest may be done in place
+    frames.div_(std.to(device)[row][:, None]).mul_(valid_frames(batch.lengths, frames.shape[1])[..., None])
+    return batch._replace(frames=frames)
