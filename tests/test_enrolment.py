@@ -11,7 +11,9 @@ from fake_runs import write_run
 from ser import training
 from ser.cli import main
 from ser.data.normalization import FrameStatistics, RunningStatistics, mean_and_std, prior_sums
+from ser.evaluation.curve import draw_curve, learning_curve
 from ser.evaluation.enrolment import _sums_of_others
+from ser.evaluation.runs import WARNINGS, find_runs
 
 
 def test_an_utterance_gets_k_others_of_its_own_speaker():
@@ -75,6 +77,12 @@ def test_a_curve_joins_the_sizes_of_a_variant(tmp_path, capsys):
     assert (table["runs"] == 2).all() and (table["speakers"] == 4).all() and (table["utterances"] == 96).all()
     assert (tmp_path / "curve.png").stat().st_size > 10_000
     assert "enhanced_gru,l2_reg=1" in capsys.readouterr().out
+    write_run(tmp_path, "speaker", transductive=True)
+    assert main(["curve", str(tmp_path)]) == 0
+    assert pd.read_csv(tmp_path / "curve.csv").set_index("variant")["transductive"]["speaker"]
+    assert "speaker (transductive)" in capsys.readouterr().out
+    figure = draw_curve(learning_curve(find_runs(tmp_path)))
+    assert WARNINGS["transductive"] + " (speaker)" in " ".join(" ".join(t.get_text() for t in figure.texts).split())
     write_run(tmp_path / "alone", "gru")
     assert main(["curve", str(tmp_path / "alone")]) == 1
     assert "train_speakers=4,8,12" in " ".join(capsys.readouterr().err.split())

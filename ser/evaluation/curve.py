@@ -15,7 +15,7 @@ from ser.errors import SerError
 from ser.evaluation.figures import style
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import curve_table
-from ser.evaluation.runs import Run, by_variant, find_runs, pooled
+from ser.evaluation.runs import WARNINGS, Run, by_variant, declared, find_runs, pooled
 from ser.evaluation.significance import bootstrap_interval
 from ser.io import write_text
 
@@ -44,7 +44,7 @@ def learning_curve(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per variant and size of the training part, small ones first.
 
     Returns:
-        variant, speakers and utterances (means over runs), uar (pooled), low, high, runs.
+        variant, speakers and utterances (means over runs), uar (pooled), low, high, runs, and a bool per warning.
     """
     rows = []
     for name, members in by_variant(runs).items():
@@ -55,23 +55,28 @@ def learning_curve(runs: Sequence[Run]) -> pd.DataFrame:
         speakers = float(np.mean([len(size["speakers"]) for size in sizes]))
         utterances = float(np.mean([size["utterances"] for size in sizes]))
         rows.append([",".join(parts), speakers, utterances, *bootstrap_interval(pooled(members)), len(members)])
-    columns = ["variant", *AXES, "uar", "low", "high", "runs"]
+        rows[-1] += declared(members).values()
+    columns = ["variant", *AXES, "uar", "low", "high", "runs", *WARNINGS]
     return pd.DataFrame(rows, columns=columns).sort_values(["variant", *AXES], ignore_index=True)
 
 
 @style.styled
 def draw_curve(table: pd.DataFrame) -> Figure:
     """UAR of each variant against training speakers and against training utterances, as ``learning_curve`` gives it."""
-    figure = style.new_figure(9.0, 3.9, "UAR against the size of the training part")
+    flagged = {text: table.loc[table[key], "variant"].unique() for key, text in WARNINGS.items()}
+    note = "; ".join(f"{text} ({', '.join(names)})" for text, names in flagged.items() if len(names))
+    figure = style.new_figure(9.0, 3.9, "UAR against the size of the training part", note)
     panels = figure.subplots(1, len(AXES), sharey=True)
     for panel, (key, label) in zip(panels, AXES.items(), strict=True):
         for number, (name, points) in enumerate(table.groupby("variant", sort=False)):
             ordered = points.sort_values(key)
             colour, marker = style.SERIES[number % len(style.SERIES)], style.MARKERS[number % len(style.MARKERS)]
             panel.fill_between(ordered[key], ordered["low"], ordered["high"], color=colour, alpha=0.12, linewidth=0)
+            if len(ordered) == 1:  # no area
+                panel.vlines(ordered[key], ordered["low"], ordered["high"], color=colour, alpha=0.5)
             panel.plot(ordered[key], ordered["uar"], marker=marker, color=colour, label=style.drawable(name, 34))
         panel.set_xlabel(label)
         panel.yaxis.set_major_formatter(style.PERCENT)
     panels[0].set_ylabel("UAR (%)")
-    panels[0].legend(loc="lower right")
+    panels[0].legend(loc="best")
     return figure

@@ -228,7 +228,7 @@ def curve_table(table: pd.DataFrame) -> Table:
     """UAR of each variant against the size of its training part, from ``ser curve``."""
     lines = [
         [
-            row["variant"],
+            row["variant"] + (f" ({', '.join(marks_of(row))})" if marks_of(row) else ""),
             number(row["speakers"]),
             number(row["utterances"]),
             cells.bounds(row["uar"], row["low"], row["high"]),
