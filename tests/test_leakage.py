@@ -265,6 +265,14 @@ def test_a_table_has_a_row_per_variant_and_older_files_are_refused(few_probes, t
     (old / "leakage.json").write_text('{"speakers": {}}')
     with pytest.raises(SerError, match="format 1, expected 2"):
         leakage_of(load_run(old))
+    parts = {"open_set": None, "gender": None, "adversary_accuracy": None}
+    for speakers in ({}, None, [], {"accuracy": 1, "control": 1, "chance": 1}):
+        (old / "leakage.json").write_text(json.dumps({"format": 2, "speakers": speakers, **parts}))
+        with pytest.raises(SerError, match=r"incomplete.*measure again with ser probe"):
+            leakage_of(load_run(old))
+    (old / "leakage.json").write_text("no JSON")
+    with pytest.raises(SerError, match="measure again with ser probe"):
+        leakage_of(load_run(old))
 
 
 def test_one_deterministic_run_stands_for_three_equal_seeds(few_probes, tmp_path):

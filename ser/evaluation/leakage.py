@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from ser.errors import SerError
+from ser.errors import SerError, first_line
 from ser.evaluation.predictions import COLUMNS as LABELS
 from ser.evaluation.predictions import probabilities, read_embeddings, read_history, read_predictions
 from ser.evaluation.runs import Run
@@ -111,6 +111,10 @@ def leakage_of(run: Run) -> dict[str, Any] | None:
         raise SerError(f"{path} has format {leakage.get('format', 1)}, expected {FORMAT}; {again}")
     if missing := {"speakers", "open_set", "gender", "adversary_accuracy"} - leakage.keys():
         raise SerError(f"{path} has no {', '.join(sorted(missing))}; {again}")
+    try:
+        _ = figures(leakage), leakage["speakers"]["probe"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SerError(f"{path} is incomplete ({first_line(error)}); {again}") from error
     return leakage
 
 

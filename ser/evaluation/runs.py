@@ -72,7 +72,7 @@ class Run:
     @cached_property
     def leakage(self) -> dict[str, Any] | None:
         """The result of the speaker probe, None where it was not run."""
-        return self._own_json("leakage.json")
+        return self._own_json("leakage.json", f"measure again with ser probe {self.folder}")
 
     @cached_property
     def identity(self) -> dict[str, Any] | None:
@@ -80,9 +80,9 @@ class Run:
         found = (self._own_json("run.json") or {}).get("identity")
         return found if isinstance(found, dict) else None
 
-    def _own_json(self, name: str) -> dict[str, Any] | None:
+    def _own_json(self, name: str, remedy: str = _AGAIN) -> dict[str, Any] | None:
         path = self.folder / name
-        return require_json(path, _AGAIN) if self.metrics and path.is_file() else None
+        return require_json(path, remedy) if self.metrics and path.is_file() else None
 
     @property
     def emotions(self) -> list[str]:
