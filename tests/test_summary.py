@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -132,6 +133,12 @@ def test_variants_on_other_splits_are_not_tested_against_the_baseline(tmp_path):
     write_run(tmp_path, "gru")
     write_run(tmp_path, "other", utterances=20)
     write_run(tmp_path, "elsewhere", fold=2)
+    for fold in (1, 2):
+        write_run(tmp_path / "two", "gru", fold)
+        write_run(tmp_path / "two", "fewer", fold, utterances=20)
+    notes = [note for note in summarize(find_runs(tmp_path / "two"), "gru").notes if "not compared" in note]
+    assert len(notes) == 1 and notes[0].count("train ids") == 1 and "fold 1, 2 train ids" in notes[0]
+    shutil.rmtree(tmp_path / "two")
     summary = summarize(find_runs(tmp_path))
     assert summary.comparisons.empty
     assert any(note.startswith("other is not compared with gru: fold 1 train ids") for note in summary.notes)

@@ -127,16 +127,19 @@ def split_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
         numbers = [", ".join(map(str, folds)) for folds in (folds_a, folds_b)]
         return [*_settings(a[0], b[0]), f"folds {numbers[0]} against {numbers[1]}"]
     found: list[str] = []
+    inside: dict[str, list[int]] = {}  # folds in which the same is different
     for fold, runs in folds_a.items():
         hashes = {run.hash for run in runs}, {run.hash for run in folds_b[fold]}
         if hashes[0] == hashes[1]:
             continue
         one = next((run for run in runs if run.hash not in hashes[1]), runs[0])
         other = next((run for run in folds_b[fold] if run.hash not in hashes[0]), folds_b[fold][0])
-        found += _settings(one, other) + [f"fold {fold} {phrase}" for phrase in _parts(one, other)]
-        if not found and one.metrics and other.metrics:
+        found += _settings(one, other)
+        for phrase in _parts(one, other):
+            inside.setdefault(phrase, []).append(fold)
+        if not found and not inside and one.metrics and other.metrics:
             found.append(f"fold {fold} hash {one.hash} against {other.hash}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) + [f"fold {', '.join(map(str, at))} {phrase}" for phrase, at in inside.items()]
 
 
 def _settings(one: Run, other: Run) -> list[str]:
