@@ -1,6 +1,7 @@
 """Every parser reads the true layout of its corpus, traps included, and says what is wrong with a wrong one."""
 
 import csv
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from ser.data.audio import read_audio
 from ser.data.corpora.iemocap import iemocap
 from ser.data.corpora.manifest import manifest
 from ser.data.corpora.meld import meld
-from ser.data.corpora.named import CORPORA, named
+from ser.data.corpora.named import CORPORA, folder, named
 from ser.errors import SerError
 
 RAVDESS_EMOTIONS = ("neutral", "happy", "sad", "angry")
@@ -294,8 +295,8 @@ def test_emodb_2_is_read_without_its_laryngograms(tmp_path):
     """Version 2 (github.com/audeering/emodb) has the same names in wav/ and laryngo/."""
     emotions = ("happy", "neutral")
     for name, emotion in (("03a01Fa", "happy"), ("03a01Nc", "neutral"), ("08b10F", "happy"), ("08a01Na", "neutral")):
-        for folder in ("wav", "laryngo"):
-            write_voice(tmp_path / "emodb" / folder / f"{name}.wav", name[:2], emotion, 0.1, True)
+        for place in ("wav", "laryngo"):
+            write_voice(tmp_path / "emodb" / place / f"{name}.wav", name[:2], emotion, 0.1, True)
     corpus = emodb(tmp_path / "emodb", emotions)
     assert [u.path.parent.name for u in corpus.utterances] == ["wav"] * 4
     assert emotion_counts(corpus) == {"happy": 2, "neutral": 2}
@@ -469,6 +470,17 @@ def test_a_missing_root_is_refused_with_the_remedy(parser, tmp_path):
     for root in (None, "", tmp_path / "absent"):
         with pytest.raises(SerError, match=r"data\.(root|manifest)="):
             parser(root)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX systems only")
+def test_names_that_are_not_utf8_give_ids_and_speakers_that_can_be_written(tmp_path):
+    for name in (b"/ren\xe9/sad/a\xe9.wav", "/zoë/happy/é.wav".encode()):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + name))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    found = folder(tmp_path).utterances
+    assert {utterance.speaker for utterance in found} == {"ren\\xe9", "zoë"}
+    assert all(utterance.id.encode() and utterance.path.is_file() for utterance in found)
 
 
 @pytest.mark.parametrize("parser", [iemocap, ravdess, emodb])

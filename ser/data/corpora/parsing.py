@@ -10,7 +10,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ser.data.audio import duration
+from ser.data.audio import duration, printable
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError
 
@@ -161,7 +161,10 @@ def assemble(
     Raises:
         SerError: there are none, an id occurs twice, or an emotion has no utterance.
     """
-    found = list(utterances)
+    found = [  # ids and speakers, made of names of files that are not UTF-8, become texts that can be written
+        u if (u.id + u.speaker).isascii() else replace(u, id=printable(u.id), speaker=printable(u.speaker))
+        for u in utterances
+    ]
     files = list(dict.fromkeys(utterance.path for utterance in found if not utterance.seconds))
     with ThreadPoolExecutor(_READERS) as pool:
         length = dict(zip(files, pool.map(duration, files), strict=True))
