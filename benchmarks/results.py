@@ -25,6 +25,7 @@ LAYERS = "data=ravdess data.root={ravdess} features=whisper_base_layers features
 SEEDS = "seed=1,2,3"
 AFTER = f"variant=statistics_logistic,recommended,adversary/erasure_after {SEEDS}"
 HEAD_ANEW = f"variant=adversary/erasure_after adversarial.strength=0.03 {SEEDS}"
+CONFUSION = f"variant=adversary/confusion adversarial_weight=0.2 {SEEDS}"
 RECURRENT = "variant=bottleneck_gru,small_gru"
 REMOVALS = (
     "erasure",
@@ -33,7 +34,6 @@ REMOVALS = (
     "reversal",
     "fast_head",
     "critics",
-    "confusion",
     "flat",
     "independence",
 )
@@ -51,7 +51,9 @@ class Part:
 
 PARTS = {
     "synthetic": Part(
-        "Synthetic corpus, log-mel", "data=synthetic features=logmel", (AFTER, HEAD_ANEW, f"{RECURRENT} {SEEDS}")
+        "Synthetic corpus, log-mel",
+        "data=synthetic features=logmel",
+        (AFTER, HEAD_ANEW, CONFUSION, f"{RECURRENT} {SEEDS}"),
     ),
     "synthetic_features": Part(
         "Synthetic frames", "data=synthetic_features data.scale=0.1 data.dim=64", (AFTER, HEAD_ANEW)
@@ -63,7 +65,9 @@ PARTS = {
             AFTER,
             f"variant={','.join(f'adversary/{name}' for name in REMOVALS)} {SEEDS}",
             "variant=adversary/independence adversarial_weight=5,25 seed=1",
-            "variant=adversary/confusion adversarial_weight=0.1,0.2,0.3 seed=1",
+            "variant=adversary/confusion adversarial_weight=0.1,0.3,1 seed=1",
+            CONFUSION,
+            f"{CONFUSION} model.hidden_size=8",
             f"variant=recommended model.hidden_size=16,8 {SEEDS}",
         ),
     ),
@@ -76,7 +80,7 @@ PARTS = {
     "ravdess_layer3": Part(
         "RAVDESS, Whisper base, layer 3",
         LAYER,
-        (f"variant=statistics_logistic,recommended {SEEDS}", f"{RECURRENT} {SEEDS}"),
+        (f"variant=statistics_logistic,recommended {SEEDS}", f"{RECURRENT} seed=1"),
     ),
     "ravdess_curve": Part(
         "Learning curve, layers 2 to 4",
