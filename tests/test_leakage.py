@@ -18,7 +18,7 @@ from ser.evaluation.predictions import probabilities, read_predictions
 from ser.evaluation.refitted import as_unseen_speakers, refit_of
 from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.runs import load_run, scan_runs
-from ser.evaluation.speaker_probe import name_speakers, tell_gender, whiten
+from ser.evaluation.speaker_probe import name_speakers, prepare, tell_gender
 from ser.evaluation.speaker_verification import verify_speakers
 from ser.evaluation.summary import summarize
 from ser.run.everyone import cross_validation
@@ -60,7 +60,7 @@ def training():
 def test_more_values_than_rows_keep_their_distances():
     rng = np.random.default_rng(0)
     train, other = rng.normal(size=(30, 90)), rng.normal(size=(7, 90))
-    inner, outer = whiten(train, other, standardise_only=True)
+    inner, outer = prepare(train, other, "scaled")
     scaler = StandardScaler().fit(train)
     assert inner.shape[1] == outer.shape[1] <= 30
     assert np.allclose(pdist(inner), pdist(scaler.transform(train)))

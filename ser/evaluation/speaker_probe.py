@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,10 @@ SPLITS = 5
 MOST_SPEAKERS, MOST_ROWS, MOST_COMPONENTS = 40, 1000, 128  # bound the time, whatever the size of the corpus
 TINY_VARIANCE = 1e-9  # relative to the largest: below is the rounding error of float32 features
 
-Probe = tuple[str, bool, Callable[[], ClassifierMixin]]  # name, whether on whitened features, constructor
+RIDGE = 0.05  # of the mean variance: softly whitened features keep small directions small
+
+View = Literal["scaled", "whitened", "softly whitened"]  # how the features are prepared for a probe
+Probe = tuple[str, View, Callable[[], ClassifierMixin]]  # name, view, constructor
 Refit = Callable[[np.ndarray], np.ndarray]  # rows that a removal must not see, to features (n, P) of all rows
 
 
@@ -44,15 +47,17 @@ def _probes(seed: int) -> list[Probe]:
     qda = partial(QuadraticDiscriminantAnalysis, solver="eigen")
     # 60 epochs of Adam name .71 .44 .61 .66 (four networks) in three times the time; this .71 .47 .60 .66.
     mlp = partial(MLPClassifier, (64,), alpha=1.0, solver="lbfgs", max_iter=30, random_state=seed)
+    neighbours = partial(KNeighborsClassifier, 5, metric="cosine", weights="distance")
     return [
-        ("LDA", False, lda),
-        ("LDA", True, lda),
-        *(("logistic", False, partial(logistic, C=strength)) for strength in (0.1, 100.0)),
-        *(("logistic", True, partial(logistic, C=strength)) for strength in (0.01, 0.1, 1.0)),
-        *(("RBF-SVM", True, partial(SVC, C=strength)) for strength in (1.0, 10.0)),
-        *(("QDA", True, partial(qda, shrinkage=shrinkage)) for shrinkage in ("auto", 0.1, 0.3)),
-        ("MLP", True, mlp),
-        ("neighbours", True, lambda: KNeighborsClassifier(5, metric="cosine", weights="distance")),
+        *(("LDA", view, lda) for view in ("scaled", "whitened")),
+        *(("LDA", "scaled", partial(lda, shrinkage=shrinkage)) for shrinkage in (0.003, 0.03)),
+        *(("logistic", "scaled", partial(logistic, C=strength)) for strength in (0.1, 100.0)),
+        *(("logistic", "whitened", partial(logistic, C=strength)) for strength in (0.01, 0.1, 1.0)),
+        *(("RBF-SVM", "whitened", partial(SVC, C=strength)) for strength in (1.0, 10.0)),
+        ("RBF-SVM", "softly whitened", partial(SVC, C=10.0)),
+        *(("QDA", "whitened", partial(qda, shrinkage=shrinkage)) for shrinkage in ("auto", 0.1, 0.3)),
+        ("MLP", "whitened", mlp),
+        *(("neighbours", view, neighbours) for view in ("whitened", "softly whitened")),
     ]
 
 
@@ -159,9 +164,9 @@ def _predict(refit: Refit, labels: np.ndarray, folds: Sequence[Any], seed: int) 
     named = np.full((len(probes), len(labels)), None, dtype=object)
     for train, held_out in folds:
         values = refit(held_out)
-        views = [whiten(values[train], values[held_out], standardise_only) for standardise_only in (True, False)]
-        for row, (_, whitened, make) in enumerate(probes):
-            inner, outer = views[whitened]
+        views = {view: prepare(values[train], values[held_out], view) for view in get_args(View)}
+        for row, (_, view, make) in enumerate(probes):
+            inner, outer = views[view]
             # Not converged, it is still a lower bound on the leak; not fitted (collapsed features), it names nobody.
             with warnings.catch_warnings(), suppress(np.linalg.LinAlgError):
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -169,24 +174,29 @@ def _predict(refit: Refit, labels: np.ndarray, folds: Sequence[Any], seed: int) 
     return named
 
 
-def whiten(train: np.ndarray, other: np.ndarray, standardise_only: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Both standardised and, unless ``standardise_only``, decorrelated with unit variance by ``train``'s statistics.
+def prepare(train: np.ndarray, other: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Both standardised and, unless ``scaled``, decorrelated with unit variance by ``train``'s statistics.
 
     Of the decorrelated values at most ``MOST_COMPONENTS``, and half as many as rows, are kept: with more, whitening
-    turns noise into the loudest directions. Standardised ones that are more than the rows are rotated onto what the
-    rows span: distances stay, and the covariance of LDA is quick.
+    turns noise into the loudest directions. Softly whitened, all are kept and those of small variance stay small.
+    Standardised ones that are more than the rows are rotated onto what the rows span: distances stay, and the
+    covariance of LDA is quick.
     """
     scaler = StandardScaler().fit(train.astype(float))
     train, other = scaler.transform(train.astype(float)), scaler.transform(other.astype(float))
-    if (standardise_only and train.shape[1] <= len(train)) or not train.any():  # or no variance to whiten
+    if (view == "scaled" and train.shape[1] <= len(train)) or not train.any():  # or no variance to whiten
         return train, other
     pca = PCA(svd_solver="full").fit(train)
-    if standardise_only:
-        return pca.transform(train), pca.transform(other)
-    variance = pca.explained_variance_[: max(1, min(len(train) // 2, MOST_COMPONENTS))]
+    train, other, variance = pca.transform(train), pca.transform(other), pca.explained_variance_
+    if view == "scaled":
+        return train, other
+    if view == "softly whitened":
+        scale = np.sqrt(variance + RIDGE * variance.mean())
+        return train / scale, other / scale
+    variance = variance[: max(1, min(len(train) // 2, MOST_COMPONENTS))]
     kept = max(1, int((variance > TINY_VARIANCE * variance[0]).sum()))
     scale = np.sqrt(np.maximum(variance[:kept], np.finfo(float).tiny))
-    return pca.transform(train)[:, :kept] / scale, pca.transform(other)[:, :kept] / scale
+    return train[:, :kept] / scale, other[:, :kept] / scale
 
 
 def _stratified(speakers: np.ndarray, emotions: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

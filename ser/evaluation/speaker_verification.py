@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_curve
 
-from ser.evaluation.speaker_probe import check_rows, subsample, whiten
+from ser.evaluation.speaker_probe import check_rows, prepare, subsample
 
 
 def verify_speakers(
@@ -82,7 +82,7 @@ def _scores(train: np.ndarray, speakers: Sequence[str], test: np.ndarray) -> dic
     ``psi``, and the log-likelihood ratio of "same" to "different" is a sum over coordinates. Where the training rows
     are all alike, as from a network that answers by the emotion alone, there is no PLDA: every pair has the score 0.
     """
-    train, test = whiten(train, test, standardise_only=False)
+    train, test = prepare(train, test, "whitened")
     unit = test / np.maximum(np.linalg.norm(test, axis=1, keepdims=True), 1e-12)
     if not train.any():
         return {"cosine": unit @ unit.T, "PLDA": np.zeros((len(test), len(test)))}
