@@ -223,6 +223,20 @@ def test_one_bad_file_never_stops_the_rest(corpus, tmp_path):
     assert (again.extracted, again.reused, again.failures) == (4, 8, {}) and not listed.exists()
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_recordings_of_little_use_are_named_and_encoded(corpus, tmp_path, caplog, processes):
+    tone = np.sin(np.arange(8000) / 20)
+    for name, samples in {"s1_0": 0 * tone, "s1_3": 0 * tone + 0.2, "s2_1": np.clip(4 * tone, -1, 1)}.items():
+        soundfile.write(tmp_path / "wav" / f"{name}.wav", samples, 16000)
+    result = run(corpus, tmp_path / "cache", processes=processes)
+    assert result.extracted == 12 and not result.failures
+    for text in ("1 recording is silent, listen: s1_0", "offset), listen: s1_3", "clipped"):
+        assert text in caplog.text
+    caplog.clear()
+    run(corpus, tmp_path / "cache")
+    assert "listen:" not in caplog.text
+
+
 def test_a_corpus_without_any_good_file_is_an_error(corpus, tmp_path):
     for utterance in corpus.utterances:
         utterance.path.write_bytes(b"nothing")

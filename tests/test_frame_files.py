@@ -13,10 +13,11 @@ from safetensors.numpy import save_file
 from ser import training
 from ser.cli import main
 from ser.config.page import source_name
+from ser.data.corpora.manifest import manifest as manifest_corpus
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract
 from ser.data.inventory import AudioHashes
-from ser.encoders import FrameFiles
+from ser.encoders import FrameFiles, LogMel
 from ser.errors import SerError
 
 DIM = 6
@@ -141,6 +142,18 @@ def test_files_are_found_by_id_by_audio_name_or_by_the_column_frames(tmp_path):
         files.locate(Utterance("1", Path("1.wav"), "sad", "s", 1, "F"))
     with pytest.raises(SerError, match="no such file"):
         files.locate(Utterance("u9", Path(), "sad", "s", 1, "F", frames=Path("z.npy")))
+
+
+def test_a_manifest_of_ids_alone_is_enough_for_frames_and_said_where_audio_is_needed(tmp_path):
+    table = tmp_path / "m.csv"
+    table.write_text("id,emotion,speaker\n" + "a1,sad,a\nb1,happy,b\n")
+    for name in ("a1", "b1"):
+        np.save(tmp_path / f"{name}.npy", frames_of(name))
+    corpus = manifest_corpus(str(table))
+    cache = imported(corpus, tmp_path, tmp_path / "cache", frame_rate=50).cache
+    assert np.array_equal(cache.read("b1"), frames_of("b1").astype(np.float16))
+    with pytest.raises(SerError, match="names no audio; add its column path"):
+        extract(corpus, LogMel(), tmp_path / "cache", show_progress=False)
 
 
 def test_the_frame_rate_is_found_by_the_audio_or_asked_for(tmp_path):

@@ -9,12 +9,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ser.data.audio import printable, read_audio
+from ser.data.audio import SAMPLE_RATE, printable, read_audio
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.data.inventory import CacheFolder
@@ -27,6 +28,7 @@ from ser.io import write_text
 
 log = logging.getLogger(__name__)
 _BATCHES_AHEAD = 2  # decoded while the encoder is busy
+_NAMED = 5  # of the recordings with a fault
 
 Maker = FrameSource | Encoder
 
@@ -94,6 +96,11 @@ def extract(
         maker.settle_rate(cache.lengths, corpus.utterances)
     result = Extraction(cache, failures, extracted, len(folder.places) - extracted, tuple(folder.trusted))
     _report(result, folder, bool(missing))
+    suspects = {name: fault for name, fault in sorted(folder.suspects.items()) if name not in failures}
+    for fault in dict.fromkeys(suspects.values()):
+        names = [name for name, found in suspects.items() if found == fault]
+        listed = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
+        log.warning("%d recording%s %s, listen: %s", len(names), "s are" if len(names) > 1 else " is", fault, listed)
     return result
 
 
@@ -224,6 +231,8 @@ class Encoding:
         """Waveform (N,) of the audio that was hashed."""
         waveform = read_audio(utterance.path, utterance.start, utterance.end)
         self._check_current(utterance.path)
+        if fault := audio_fault(waveform.numpy()):
+            self.folder.suspects[utterance.id] = fault
         return waveform
 
     def _check_current(self, path: Path) -> None:
@@ -254,3 +263,16 @@ class Encoding:
                 return [frames for single in decoded for frames in self._attempt([single], encoder)]
             self.folder.failures[decoded[0][0].id] = str(error)
             return [None]
+
+
+def audio_fault(waveform: np.ndarray) -> str:
+    """What makes a waveform (N,) useless for training: silent, constant, nearly empty or clipped; else empty."""
+    if len(waveform) < 0.1 * SAMPLE_RATE:
+        return "shorter than 0.1 s"
+    if np.abs(waveform).max() < 1e-4:
+        return "silent"
+    if waveform.std() < 1e-4:
+        return "without sound (a constant offset)"
+    if (np.abs(waveform) > 0.999).mean() > 0.01:
+        return "clipped (over 1% of the samples)"
+    return ""

@@ -72,6 +72,7 @@ class CacheFolder:
     hashes: AudioHashes  # content hashes of the audio
     recordings: dict[str, Recording] = field(default_factory=dict)  # what each utterance's frames have to be made from
     failures: dict[str, str] = field(default_factory=dict)  # reason of each utterance whose audio is missing
+    suspects: dict[str, str] = field(default_factory=dict)  # what is odd about recordings that were encoded
     places: dict[str, Place] = field(default_factory=dict)  # where the frames of utterances lie
     trusted: list[str] = field(default_factory=list)  # utterances with missing audio whose frames are taken by their id
     shards: dict[Path, Shard] = field(default_factory=dict)
@@ -141,6 +142,8 @@ class CacheFolder:
         for utterance in absent:
             cached = by_name.get((utterance.id, utterance.start, utterance.end), {})
             absence = f"{utterance.path}: no such audio file; check the path and the corpus root"
+            if utterance.path == Path():
+                absence = "the table names no audio; add its column path, or take features=files for frames"
             reason = self.failures.pop(utterance.id, absence).rstrip(".")
             if len(cached) == 1 and trust_cache:
                 ((audio, place),) = cached.items()

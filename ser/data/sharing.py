@@ -107,7 +107,7 @@ class Filling:
             SerError: what stopped it.
         """
         try:
-            extracted, failures, problem = answer.recv()
+            extracted, failures, suspects, problem = answer.recv()
         except EOFError:
             worker.join()
             log.warning(
@@ -118,6 +118,7 @@ class Filling:
             return
         self.extracted += extracted
         self.folder.failures |= failures
+        self.folder.suspects |= suspects
         if problem:
             raise SerError(problem)
 
@@ -263,7 +264,7 @@ def _work(filling: Filling, threads: int, asked_by: Connection) -> None:
     except (KeyboardInterrupt, SystemExit):
         problem = "the extraction was stopped"
     with suppress(OSError):  # nobody waits any more
-        asked_by.send((filling.extracted, filling.folder.failures, problem))
+        asked_by.send((filling.extracted, filling.folder.failures, filling.folder.suspects, problem))
 
 
 def usable_cores() -> int:

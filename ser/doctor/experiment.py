@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.filesize import decimal
@@ -14,6 +13,7 @@ from ser.config import instantiate
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache, Recording
 from ser.data.corpus import Corpus
+from ser.data.extraction import audio_fault
 from ser.data.inventory import CacheFolder
 from ser.doctor.machine import Check, Finding, Status, free_space, run_checks
 from ser.encoders import FrameFiles, encode
@@ -210,19 +210,6 @@ class Experiment:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
-
-
-def audio_fault(waveform: np.ndarray) -> str:
-    """What makes a waveform (N,) useless for training: silent, constant, nearly empty or clipped; else empty."""
-    if len(waveform) < 0.1 * SAMPLE_RATE:
-        return "shorter than 0.1 s"
-    if np.abs(waveform).max() < 1e-4:
-        return "silent"
-    if waveform.std() < 1e-4:
-        return "without sound (a constant offset)"
-    if (np.abs(waveform) > 0.999).mean() > 0.01:
-        return "clipped (over 1% of the samples)"
-    return ""
 
 
 def _on_the_hub(checkpoint: str) -> Finding:

@@ -132,8 +132,8 @@ def _named_columns(table: pd.DataFrame, source: Path, given: Mapping[str, str]) 
         column: own.get(column) or next((name for name in (column, *others) if name in table), None)
         for column, others in _COLUMNS.items()
     }
-    if used["path"] is None and used["frames"] is not None:
-        used["path"] = ""  # frames of features=files need no audio
+    if used["path"] is None and (used["frames"] is not None or used["id"] is not None):
+        used["path"] = ""  # frames of features=files need no audio; without the column frames they are named by id
         table[""] = ""
     missing = [column for column in ("path", "emotion", "speaker") if used[column] is None]
     if missing:
@@ -153,7 +153,7 @@ def _checked(
 ) -> pd.DataFrame:
     """The rows with gender F, M or "", start and seconds as numbers, end a number or NaN."""
     for column in table.columns.intersection(_TEXTS):
-        if column != "path" or "frames" not in table:
+        if column != "path" or not ("frames" in table or ("id" in table and table["path"].eq("").all())):
             _refuse(source, table[column].eq(""), table[column], f"no {column}", "a value in every row")
     control = ~table["emotion"].map(str.isprintable)
     _refuse(source, control, table["emotion"].map(ascii), "control characters in an emotion", "plain text")
