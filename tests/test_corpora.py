@@ -473,13 +473,15 @@ def test_a_missing_root_is_refused_with_the_remedy(parser, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX systems only")
-def test_names_that_are_not_utf8_give_ids_and_speakers_that_can_be_written(tmp_path):
+def test_names_that_are_not_utf8_give_ids_and_speakers_that_can_be_written(tmp_path, caplog):
+    caplog.set_level("INFO")
     for name in (b"/ren\xe9/sad/a\xe9.wav", "/zoë/happy/é.wav".encode()):
         path = Path(os.fsdecode(os.fsencode(tmp_path) + name))
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
     found = folder(tmp_path).utterances
     assert {utterance.speaker for utterance in found} == {"ren\\xe9", "zoë"}
+    assert caplog.text.encode()  # as a screen does
     assert all(utterance.id.encode() and utterance.path.is_file() for utterance in found)
 
 

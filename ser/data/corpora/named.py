@@ -201,7 +201,8 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
             f"or more; {_REMEDY}."
         )
     if len(labels) < len(files):
-        log.warning("%s: %d of %d files have no emotion in their names", base, len(files) - len(labels), len(files))
+        counts = (len(files) - len(labels), len(files))
+        log.warning("%s: %d of %d files have no emotion in their names", printable(base), *counts)
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(base))
     kept = {path: label for path, label in labels.items() if label.emotion in wanted}
     _tell_sources(base, kept)
@@ -230,13 +231,13 @@ def _tell_sources(base: Path, labels: Mapping[Path, _Label]) -> None:
     """Say on one line each where the speakers were found; warn where all files count as one."""
     for source, number in Counter(label.source for label in labels.values()).items():
         path, label = next((path, label) for path, label in labels.items() if label.source == source)
-        shown = (base, number, source, printable(path), label.speaker, label.emotion)
+        shown = (printable(base), number, source, printable(path), printable(label.speaker), label.emotion)
         log.info("%s: %d files, speaker by %s; for example %s: speaker %s, %s", *shown)
     if len({label.speaker for label in labels.values()}) == 1:
         log.warning(
             "%s: all %d files count as one speaker, so there is no interval over speakers; name folders or files "
             "after the speakers (anna/angry/1.wav, anna_angry_1.wav), or list them in a table (--manifest)",
-            base,
+            printable(base),
             len(labels),
         )
 
