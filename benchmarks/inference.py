@@ -68,7 +68,7 @@ def recognizers(checkpoint: str | None, encoder: str | None) -> Iterator[tuple[s
     for hidden_size in (256, 64):
         torch.manual_seed(0)
         network = {
-            "_target_": "ser.models.enhanced_gru.EnhancedGRU",
+            "_target_": "ser.models.recurrent.EnhancedGRU",
             "input_size": 80,
             "emotions": 4,
             "hidden_size": hidden_size,

@@ -50,7 +50,7 @@ def engines(folder: Path, name: str, save: Callable[[Path], None]) -> Iterator[t
     """The same model in PyTorch, as one ONNX file and as one of 8-bit weights."""
     torch.manual_seed(0)
     save(folder / name)
-    network = {"_target_": "ser.models.bottleneck_gru.BottleneckGRU", "emotions": 4}
+    network = {"_target_": "ser.models.recurrent.BottleneckGRU", "emotions": 4}
     network["input_size"] = 512 if name == "whisper_base" else 768
     kind, layer = ("WhisperEncoder", 3) if name == "whisper_base" else ("SpeechEncoder", None)  # as in conf/features
     config = ModelConfig.of(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ser.models.enhanced_gru import EnhancedGRU
 from ser.models.layers import BidirectionalRNN
+from ser.models.recurrent import EnhancedGRU
 
 SIZES = [(16, 50, 64, 32), (16, 150, 64, 32), (16, 200, 128, 64), (32, 200, 256, 128)]  # B, L, D, H
 BATCH, FRAMES, WIDTH, HIDDEN = 16, 200, 768, 64  # of EnhancedGRU's input: HuBERT base, 4 s

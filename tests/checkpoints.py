@@ -7,7 +7,7 @@ from ser.models.network import build_network
 EMOTIONS = ["neutral", "happy", "angry", "sad"]
 ENCODER = {"_target_": "ser.encoders.LogMel", "mels": 40, "hop_seconds": 0.02}
 GRU = {
-    "_target_": "ser.models.gru.GRU",
+    "_target_": "ser.models.recurrent.GRU",
     "_partial_": True,
     "hidden_size": 16,
     "layers": 2,
@@ -15,7 +15,7 @@ GRU = {
     "attention": {"_target_": "ser.models.attention.DotAttention", "_partial_": True},
 }
 ENHANCED = {
-    "_target_": "ser.models.enhanced_gru.EnhancedGRU",
+    "_target_": "ser.models.recurrent.EnhancedGRU",
     "_partial_": True,
     "hidden_size": 8,
     "layers": 2,

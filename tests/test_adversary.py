@@ -25,8 +25,8 @@ from ser.data.augmentation import Augmentation
 from ser.errors import SerError
 from ser.inference.checkpoint import read_checkpoint
 from ser.losses import CrossEntropy
-from ser.models.enhanced_gru import EnhancedGRU
 from ser.models.network import LinearErasure, build_network
+from ser.models.recurrent import EnhancedGRU
 from ser.module import EmotionModule
 
 P, S = 5, 3

@@ -20,7 +20,7 @@ from ser.errors import explain as told
 from ser.inference.onnx import export_onnx
 from ser.inference.recognizer import Recognizer
 from ser.models.finetuned import check_finetuning, make_network
-from ser.models.gru import GRU
+from ser.models.recurrent import GRU
 
 SAVERS = {"hubert": save_tiny_hubert, "wavlm": save_tiny_wavlm, "wav2vec2": save_tiny_wav2vec2}
 CASES = [(name, large) for name in SAVERS for large in (False, True)]

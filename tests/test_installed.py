@@ -62,7 +62,7 @@ def test_wheel_holds_every_file(installed):
 def test_train_composes_from_the_wheel(ser):
     code, shown = ser("train", "--cfg", "job", "model=gru")
     assert code == 0, shown
-    assert "_target_: ser.models.gru.GRU" in shown
+    assert "_target_: ser.models.recurrent.GRU" in shown
     assert "max_epochs" in shown
 
 

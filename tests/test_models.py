@@ -19,9 +19,6 @@ from ser.models.attention import (
     MultiHeadSelfAttention,
     TanhGeneralAttention,
 )
-from ser.models.bottleneck_gru import BottleneckGRU
-from ser.models.enhanced_gru import EnhancedGRU, EnhancedGRUReference
-from ser.models.gru import GRU
 from ser.models.layers import (
     AttentiveStatisticsPooling,
     BidirectionalRNN,
@@ -32,6 +29,7 @@ from ser.models.layers import (
     masked_max,
     masked_mean,
 )
+from ser.models.recurrent import GRU, BottleneckGRU, EnhancedGRU, EnhancedGRUReference
 from ser.models.statistics import StatisticsLogistic, StatisticsMLP
 
 D, C = 12, 4

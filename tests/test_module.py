@@ -18,8 +18,8 @@ from ser.data.datamodule import Batch
 from ser.data.extraction import extract
 from ser.evaluation.scores import scores
 from ser.losses import CrossEntropy, FocalLoss, l2_norms
-from ser.models.enhanced_gru import EnhancedGRU
 from ser.models.network import build_network
+from ser.models.recurrent import EnhancedGRU
 from ser.module import EmotionModule, emotion_metrics
 
 DIM, SPEAKERS = 6, 3

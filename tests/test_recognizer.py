@@ -388,7 +388,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, form):
         "ser.models.layers.torch",
         "ser.io.write_text",
         "ser.models..build_network",
-        "ser.models.gru.GRU.__init__",
+        "ser.models.recurrent.GRU.__init__",
         "ser.models.network.classes",
         7,
         None,
