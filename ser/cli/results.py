@@ -168,7 +168,7 @@ def curve(path: Annotated[str, argument("SWEEP", "Folder of runs of different tr
     The runs come from ser sweep variant=A,B train_speakers=4,8,12 (or train_fraction=0.25,0.5). Writes curve.csv and
     curve.png into SWEEP.
     """
-    from ser.evaluation.curve import curve as measure  # noqa: PLC0415
+    from ser.evaluation.figures.training import curve as measure  # noqa: PLC0415
 
     measure(path)
 
