@@ -9,8 +9,9 @@ from fake_corpora import write_manifest
 from hydra.core.global_hydra import GlobalHydra
 from tiny_encoders import save_tiny_whisper
 
-from ser import cli, doctor
-from ser.doctor import Finding, machine, run_checks
+from ser import cli
+from ser.doctor import experiment, machine
+from ser.doctor.machine import Finding, run_checks
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def words(tmp_path):
 @pytest.fixture
 def examine():
     def run(*words, deep=False):
-        findings = list(doctor.examine(list(words), deep))
+        findings = list(experiment.examine(list(words), deep))
         assert {finding.check for finding in findings} >= {"packages", "audio", "device", "optional"}
         return {finding.check: finding for finding in findings}
 
@@ -52,7 +53,7 @@ def test_speakers_of_one_class_copies_and_fold_sizes_are_named(examine, tmp_path
     table.write_text("\n".join(rows) + "\n")
     shutil.copy(tmp_path / "audio" / "spk1_sad_0.wav", tmp_path / "audio" / "spk3_sad_1.wav")
     words = ["data=manifest", f"data.manifest={table}", "features=logmel", f"paths.outputs={tmp_path}/out"]
-    findings = list(doctor.examine([*words, f"paths.cache={tmp_path}/cache"]))
+    findings = list(experiment.examine([*words, f"paths.cache={tmp_path}/cache"]))
     said = {f"{finding.check} {finding.status}": finding.text for finding in findings}
     assert "2 to 8 utterances each (median 8); 1 of 6 lack a class" in said["speakers ok"]
     assert "1 have one class only: spk2" in said["speakers warning"]

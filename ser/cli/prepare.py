@@ -20,7 +20,8 @@ def doctor(
 
     Exit code 1: a problem was found.
     """
-    from ser.doctor import examine, show  # noqa: PLC0415
+    from ser.doctor.experiment import examine  # noqa: PLC0415
+    from ser.doctor.machine import show  # noqa: PLC0415
 
     return show(list(examine(overrides or [], deep)))
 

@@ -1,7 +1,8 @@
-"""What ``ser doctor`` says of an experiment: corpus, protocol, encoder and cache."""
+"""What ``ser doctor`` looks at, in order, and what it says of an experiment: corpus, protocol, encoder and cache."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 from omegaconf import DictConfig
 from rich.filesize import decimal
 
-from ser.config import instantiate
+from ser.config import compose_config, instantiate
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache, Recording
 from ser.data.corpus import Corpus
 from ser.data.extraction import audio_fault
 from ser.data.inventory import CacheFolder
+from ser.doctor import machine
 from ser.doctor.machine import Check, Finding, Status, free_space, run_checks
 from ser.encoders import FrameFiles, encode
 from ser.encoders.weights import on_this_machine, remedy
@@ -25,6 +27,26 @@ _UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong 
 _FRAME_FILES = "ser.encoders.FrameFiles"
 _MOST_UNKNOWN = 1000  # files without a length that are decoded without --deep
 _NAMED = 3  # recordings that a line lists by name
+
+
+def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
+    """Findings about the installation and about the experiment that ``overrides`` describe.
+
+    With ``deep``, every file is decoded, the encoder runs, and every checksum of the cache is verified.
+    """
+    checks: list[tuple[str, Check]] = [("packages", machine.check_packages), ("audio", machine.check_audio)]
+    try:
+        cfg = compose_config(overrides)
+    except SerError as error:
+        wrong = Finding("configuration", "problem", str(error))
+        checks += [("device", partial(machine.check_device, "cpu", "cpu")), ("configuration", lambda: [wrong])]
+    else:
+        devices = str(cfg.trainer.accelerator), str(cfg.extraction.device)
+        checks.append(("device", partial(machine.check_device, *devices)))
+        for key, folder in (("paths.outputs", cfg.paths.outputs), ("paths.cache", cfg.paths.cache)):
+            checks.append((key, partial(machine.check_folder, key, Path(folder))))
+        checks.append(("experiment", Experiment(cfg, deep).findings))
+    yield from run_checks([*checks, ("optional", machine.check_optional)])
 
 
 class Experiment:
