@@ -103,7 +103,8 @@ def _carry_out(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]
         if trainer.is_global_zero:
             if folder.work != folder.path:
                 folder.replace_earlier()
-            log.info("results lie in %s", folder.path)
+            if HydraConfig.initialized():  # ser reproduce says itself where they lie, and whether they stay
+                log.info("results lie in %s", folder.path)
     return _objective(metrics)
 
 

@@ -155,11 +155,12 @@ def trained(configure, tmp_path):
     return folder
 
 
-def test_a_run_is_reproduced_without_touching_it(trained, tmp_path, capsys):
+def test_a_run_is_reproduced_without_touching_it(trained, tmp_path, capsys, caplog):
     before = files(trained)
     again = tmp_path / "again"
     assert main(["reproduce", str(trained), "--folder", str(again)]) == 0
     assert "the figures agree" in words(capsys)
+    assert "results lie in" not in caplog.text  # of a temporary folder that would not be true
     assert files(trained) == before
     assert (again / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
 
@@ -200,6 +201,13 @@ def test_help_names_every_command_and_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(f" {command} " in done.stdout for command in COMMANDS)
     assert "Recognise emotions in recordings" in done.stdout and "--install-completion" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["data=ravdess", "data.root=nowhere", "map.calm=neutral"]])
+def test_evaluate_tells_a_wrong_folder_before_torch_loads(words):
+    code = "import sys, ser.cli; code = ser.cli.main(sys.argv[1:]); assert code == 1 and 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, "evaluate", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "nowhere does not exist" in done.stderr
 
 
 def test_version_and_wrong_usage(capsys):

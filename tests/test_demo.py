@@ -1,5 +1,6 @@
 """The page's sessions, limits, history and languages, without a browser."""
 
+import dataclasses
 import json
 import re
 import string
@@ -200,6 +201,16 @@ def test_bad_files_are_one_error_message_without_the_servers_folders(page, uploa
     assert str(uploads) not in html
     assert html.count('role="alert"') == 1
     assert "ser-headline" in page.on_file(str(save(uploads / "b.wav", voice(1.0))), visitor("one"))
+
+
+def test_the_button_answers_an_upload_again_only_for_another_model(page, uploads):
+    path, who = str(save(uploads / "a.wav", voice(1.0))), visitor("one")
+    shown, session = page.on_file(path, who), page.sessions.of("one")
+    first = session.analysis
+    assert page.on_file(path, who) == shown and session.analysis is first and len(session.history) == 1
+    session.analysis = dataclasses.replace(first, model="another")
+    page.on_file(path, who)
+    assert session.analysis is not first and len(session.history) == 2
 
 
 def test_paths_outside_the_uploads_are_refused(page, uploads, tmp_path):

@@ -269,6 +269,7 @@ def test_variants_with_other_folds_are_marked_in_the_picture(tmp_path):
 def test_a_grouping_with_one_group_is_left_out():
     table = fake_table(8, 24)
     assert [axes.get_title("left") for axes in run.groups(table).axes] == ["by gender", "by session"]
+    assert words_of(run.groups(table)).lower().count("gender") == 1
     assert [axes.get_title("left") for axes in run.groups(table.assign(session=1)).axes] == ["by gender"]
     assert "one group of each kind" in words_of(run.groups(table.assign(session=1, gender="")))
 

@@ -135,6 +135,17 @@ def test_a_slow_model_drops_windows_and_answers_the_newest(recognizer):
     assert stream.history()[0].latency == pytest.approx(1.5)
 
 
+def test_a_stream_whose_answers_nobody_takes_ends_without_dropping_windows(recognizer):
+    def closed(event):
+        raise BrokenPipeError
+
+    stream = StreamingRecognizer(recognizer, window=1.0, hop=0.5, on_event=closed)
+    with pytest.raises(BrokenPipeError), stream:
+        for _ in range(60):
+            stream.write(voice(0.5).numpy(), wait=True)
+    assert stream.dropped == 0 and stream.seconds <= 2.0
+
+
 def test_a_slow_machine_lengthens_the_hop_and_says_so_once(recognizer, caplog):
     slow, clock = SlowModel(recognizer), Clock()
     with StreamingRecognizer(slow, window=1.0, hop=0.1, clock=clock) as stream:

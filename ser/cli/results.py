@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.progress import track
 
 from ser.cli.app import (
     RESULTS,
@@ -54,10 +56,8 @@ def evaluate(
 
     Writes the files of a run. Classes that only one side knows are left out, or mapped: map.calm=neutral.
     """
-    from ser.evaluation.evaluate import evaluate as score  # noqa: PLC0415
-    from ser.evaluation.evaluate import show_evaluation  # noqa: PLC0415
-    from ser.evaluation.trained import Trained  # noqa: PLC0415
-    from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
+    from ser.cli.train import refuse_missing_folder  # noqa: PLC0415
+    from ser.config import compose_config  # noqa: PLC0415
 
     words: list[str] = []
     for word in overrides or []:
@@ -65,7 +65,14 @@ def evaluate(
     words += [] if manifest is None else ["data=manifest", f"data.manifest={manifest}"]
     if not any(word.startswith("data=") for word in words):
         raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")
+    refuse_missing_folder(compose_config([word for word in words if word.startswith("data")]))
+    from ser.evaluation.trained import Trained  # noqa: PLC0415
+    from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
+
     trained = Trained.of(checkpoint or PRETRAINED, encoder, device, allow_download)
+    from ser.evaluation.evaluate import evaluate as score  # noqa: PLC0415  bad input is told before Lightning loads
+    from ser.evaluation.evaluate import show_evaluation  # noqa: PLC0415
+
     show_evaluation(score(trained, words, output, allow_seen=allow_seen, leave_out_seen=leave_out_seen))
 
 
@@ -197,7 +204,7 @@ def figures(
         else:
             write_sweep_figures(Path(path), *sweep, formats or ["png"])
             typer.echo(str(Path(path) / "figures"))
-    for entry in found:
+    for entry in track(found, "drawing", console=Console(stderr=True), transient=True):
         write_figures(entry.folder, formats=formats or ["png"])
         typer.echo(str(entry.folder / "figures"))
 

@@ -143,7 +143,7 @@ def run_job(cfg: DictConfig) -> float:
     try:
         if first not in (None, cfg.seed) and not depends_on_seed(cfg):
             return LeftOutRun("nan")
-        _refuse_missing_folder(cfg)
+        refuse_missing_folder(cfg)
         with fast_imports():
             from ser.training import run  # noqa: PLC0415  torch loads only when something runs, so --help is quick
 
@@ -163,7 +163,7 @@ def run_job(cfg: DictConfig) -> float:
         return failed
 
 
-def _refuse_missing_folder(cfg: DictConfig) -> None:
+def refuse_missing_folder(cfg: DictConfig) -> None:
     """Let a corpus without its folder say so before PyTorch and Lightning load, which takes five seconds."""
     given = [cfg.data[key] for key in ("root", "manifest") if key in cfg.data and not OmegaConf.is_dict(cfg.data[key])]
     missing = [place for place in given if place and not Path(place).expanduser().exists()]

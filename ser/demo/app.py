@@ -149,19 +149,22 @@ class Page:
         self._session(request).settings = LiveSettings(window, hop, smoothing, bool(record))
 
     def on_file(self, path: str | None, request: gr.Request) -> str:
-        """A file was dropped, chosen or recorded."""
+        """A file was dropped, chosen or recorded, or the button pressed: the same file is answered once per model."""
         session = self._session(request)
         if path is None:
             return plots.panel(plots.note(text(session.language, "file_none"), "warning"))
-        session.analysis = None
+        before, session.analysis = session.analysis, None
         try:
             found = check_upload(path, self.uploads, self.limits, session.language)
+            if before is not None and (before.path, before.model) == (found, session.model):
+                session.analysis = before
+                return self._file(session)
             model = self.shelf.open(session.model)
             session.analysis = analysis = analyse(model, found, self.gate, self.limits, session.language)
         except SerError as error:
             return plots.panel(plots.note(text(session.language, "error", reason=error), "error"))
         answer = analysis.prediction.probabilities if analysis.prediction else {}
-        session.history.add("file", analysis.name, analysis.seconds, answer, model.name, session.keep(found))
+        session.history.add("file", found.name, analysis.seconds, answer, model.name, session.keep(found))
         return self._file(session)
 
     def on_files(

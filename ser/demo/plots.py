@@ -47,7 +47,8 @@ def file_panel(analysis: Analysis | None, names: Looks, language: str) -> str:
         head = answer(names, language, prediction.label, prediction.confidence)
         if prediction.windows > 1:
             head += note(text(language, "long_note", windows=prediction.windows))
-    head += f'<p class="ser-facts">{escape(analysis.name)} · {text(language, "seconds", value=analysis.seconds)}</p>'
+    name = escape(analysis.path.name)
+    head += f'<p class="ser-facts">{name} · {text(language, "seconds", value=analysis.seconds)}</p>'
     html = columns(head, bars(names, language, prediction.probabilities if prediction else None))
     html += waveform(language, analysis.envelope, span, prediction.attention if prediction else None)
     return html + (timeline(names, language, analysis.times, analysis.rows, span) if analysis.rows else "")

@@ -133,7 +133,7 @@ class Limits:
 class Analysis:
     """The answer for one recording, and what is drawn of it."""
 
-    name: str  # of the file
+    path: Path  # of the file
     model: str  # name of the model that answered
     seconds: float
     prediction: Prediction | None  # of the whole; None where there is no speech
@@ -190,7 +190,7 @@ def analyse(model: Model, path: Path, gate: SpeechGate, limits: Limits, language
         for row in probabilities:
             found = dict(zip(model.recognizer.emotions, map(float, row), strict=True))
             rows.append(None if np.isnan(row).any() else found)
-    return Analysis(path.name, model.name, seconds, prediction, envelope(waveform.numpy()), times, rows)
+    return Analysis(path, model.name, seconds, prediction, envelope(waveform.numpy()), times, rows)
 
 
 def recognise_files(

@@ -39,6 +39,7 @@ class Agreement:
     longest: float  # seconds
     largest_difference: float  # of a probability
     same_label: float  # fraction of recordings with the same label
+    size: int  # bytes of the file
 
 
 def export_onnx(
@@ -63,7 +64,7 @@ def export_onnx(
     found: dict[str, Agreement] = {}
     with atomic_path(path) as temporary:
         _write(recognizer, temporary, with_encoder)
-        found["float32"] = agreement(recognizer, Recognizer.from_checkpoint(temporary, encoder=recognizer.encoder))
+        found["float32"] = agreement(recognizer, temporary)
         tolerance = TOLERANCE_WITH_ENCODER if with_encoder else TOLERANCE
         if found["float32"].largest_difference > tolerance:
             raise SerError(
@@ -72,19 +73,21 @@ def export_onnx(
             )
         if quantize:
             quantize_file(temporary)
-            found["int8"] = agreement(recognizer, Recognizer.from_checkpoint(temporary, encoder=recognizer.encoder))
+            found["int8"] = agreement(recognizer, temporary)
     return found
 
 
-def agreement(one: Recognizer, other: Recognizer, waveforms: Sequence[Tensor] | None = None) -> Agreement:
-    """Compare two forms of a model on waveforms at 16 kHz; None takes synthetic sounds of 25 ms to 30 s."""
+def agreement(recognizer: Recognizer, path: Path, waveforms: Sequence[Tensor] | None = None) -> Agreement:
+    """Compare a model with its ONNX file on waveforms at 16 kHz; None takes synthetic sounds of 25 ms to 30 s."""
     waveforms = test_sounds() if waveforms is None else waveforms
-    pairs = [tuple(_predict(recognizer, waveform) for recognizer in (one, other)) for waveform in waveforms]
+    exported = Recognizer.from_checkpoint(path, encoder=recognizer.encoder)
+    pairs = [tuple(_predict(form, waveform) for form in (recognizer, exported)) for waveform in waveforms]
     values = [[list(prediction.probabilities.values()) for prediction in pair] for pair in pairs]
     gaps = np.ptp(np.array(values), axis=1)  # (n, C)
     seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
     same = [first.label == second.label for first, second in pairs]
-    return Agreement(len(pairs), min(seconds), max(seconds), float(gaps.max()), float(np.mean(same)))
+    size = path.stat().st_size
+    return Agreement(len(pairs), min(seconds), max(seconds), float(gaps.max()), float(np.mean(same)), size)
 
 
 def _predict(recognizer: Recognizer, waveform: Tensor) -> Prediction:

@@ -25,6 +25,7 @@ from ser.io import safe_csv, write_text
 log = logging.getLogger(__name__)
 
 _SHOWN_ROWS = 200
+_WORTH_IT = 0.8  # of the size in single precision: above it int8 loses accuracy for nothing
 
 
 def check_table_name(path: Path | None) -> None:
@@ -196,12 +197,11 @@ def export_and_compare(
 
     if output.suffix != ".onnx":
         raise SerError(f"--output {output} ends in {output.suffix or 'nothing'!r}, expected .onnx; rename it.")
-    rows = export_onnx(recognizer, output, with_encoder=with_encoder, quantize=quantize)
-    rows = {f"{name}, made-up sounds": row for name, row in rows.items()}
+    found = export_onnx(recognizer, output, with_encoder=with_encoder, quantize=quantize)
+    rows = {f"{name}, made-up sounds": row for name, row in found.items()}
     if compare:
-        exported = Recognizer.from_checkpoint(output, encoder=recognizer.encoder)
         waveforms = [first_minute(path) for path in collect_files(compare)]
-        rows[f"{output.name}, given files"] = agreement(recognizer, exported, waveforms)
+        rows[f"{output.name}, given files"] = agreement(recognizer, output, waveforms)
     table = Table("form", "recordings", "seconds", "largest difference", "same label", box=SIMPLE_HEAD)
     table.title = "compared with PyTorch"
     table.columns[0].overflow = "fold"  # a file's name stays whole
@@ -209,13 +209,10 @@ def export_and_compare(
         seconds, difference = f"{row.shortest:.2f} - {row.longest:.1f}", f"{row.largest_difference:.1e}"
         table.add_row(name, str(row.recordings), seconds, difference, f"{100 * row.same_label:.1f}%")
     get_console().print(table)
-    parameters = list(recognizer.parameters())
-    if with_encoder and (encoder := recognizer.encoder) is not None:
-        parameters += encoder.parameters()
-    weights, size = sum(value.numel() * value.element_size() for value in parameters), output.stat().st_size
-    relation = f"{size / weights:.2f} times as large as"
-    get_console().print(
-        f"{output}: {size / 1e6:.2f} MB, {relation} the weights in PyTorch ({weights / 1e6:.2f} MB)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    sizes = [row.size for row in found.values()]
+    line = f"{output}: {sizes[-1] / 1e6:.2f} MB"
+    if quantize:
+        line += f", {sizes[-1] / sizes[0]:.2f} times the size in single precision ({sizes[0] / 1e6:.2f} MB)"
+    get_console().print(line, highlight=False, soft_wrap=True)
+    if quantize and sizes[-1] > _WORTH_IT * sizes[0]:
+        log.warning("int8 does not pay for so small a network: most of the file is not weights; leave --quantize out")

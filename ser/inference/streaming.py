@@ -180,6 +180,8 @@ class StreamingRecognizer:
         with self._changed:
             while wait and (self._waiting is not None or self._busy) and self._failure is None:
                 self._changed.wait()
+            if self._failure is not None:  # such as a closed pipe: nobody would answer
+                raise self._failure
             self._drops.append(self._waiting is not None)
             self.dropped += self._drops[-1]
             self._waiting = window

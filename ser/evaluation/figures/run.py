@@ -151,8 +151,7 @@ def groups(predictions: pd.DataFrame, note: str = "") -> Figure:
     columns = [name for name in ("gender", "session", "corpus") if name in predictions and _grouped(predictions[name])]
     sessions = predictions["session"].nunique()
     height = max(2.6, 1.5 + 0.36 * max(2, min(sessions, _MOST_GROUPS)))
-    title = f"{', '.join(columns).capitalize() or 'Groups'}: WA and UAR (%)"
-    drawn = style.new_figure(max(7, 5 * len(columns)), height, title, note)
+    drawn = style.new_figure(max(7, 5 * len(columns)), height, "WA and UAR of groups (%)", note)
     if not columns:
         style.empty_panel(drawn.subplots(), "one group of each kind: nothing to compare")
         return drawn
