@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from ser.data.audio import SAMPLE_RATE, duration, printable, read_audio, resample_mono
+from ser.data.audio import SAMPLE_RATE, duration, read_audio, resample_mono
+from ser.data.soundfiles import printable
 from ser.errors import SerError
 
 
@@ -109,6 +110,24 @@ def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "RF64", "SVX", "W64", "WAV"])
+def test_what_a_cut_file_lacks_is_told(tmp_path, kind):
+    path = tmp_path / "cut"
+    soundfile.write(path, tone(16000), 16000, "PCM_16", format=kind)
+    assert len(read_audio(path)) == 8000
+    path.write_bytes(path.read_bytes()[:8000])
+    with pytest.raises(SerError, match=r"is truncated: \d+ of \d+ (bytes|frames)"):
+        read_audio(path)
+
+
+def test_a_cut_caf_is_refused(tmp_path):
+    path = tmp_path / "cut.caf"
+    soundfile.write(path, tone(16000), 16000)
+    path.write_bytes(path.read_bytes()[:8000])
+    with pytest.raises(SerError, match="cannot be decoded"):
+        read_audio(path)
+
+
 @pytest.mark.parametrize("start, end", [(0.5, None), (7.0, 8.0), (-1.0, None), (0.3, 0.2), (0.2, 0.2)])
 def test_impossible_segments_are_refused(tmp_path, start, end):
     broken_files(tmp_path)
@@ -160,14 +179,39 @@ def test_a_header_that_says_0_bytes_is_overruled_in_every_encoding(tmp_path, sub
     assert torch.equal(read_audio(path)[: len(whole)], whole)
 
 
-def test_a_header_of_a_big_endian_wav_that_says_0_bytes_is_overruled(tmp_path):
-    path = tmp_path / "lost_power.wav"
-    soundfile.write(path, tone(16000), 16000, endian="BIG")
+@pytest.mark.parametrize("size", [bytes, lambda count: b"\xff" * count])
+@pytest.mark.parametrize(
+    "container, chunk, offset, count",
+    [
+        (".wav", b"data", 4, 4),  # big-endian
+        (".au", b".snd", 8, 4),
+        (".aiff", b"SSND", 4, 4),
+        (".caf", b"data", 4, 8),  # -1 is what its standard allows
+        (".w64", b"data", 16, 8),
+    ],
+)
+def test_other_containers_without_the_size_of_their_samples_are_read_to_the_end(
+    tmp_path, container, chunk, offset, count, size, caplog
+):
+    path = tmp_path / f"lost_power{container}"
+    soundfile.write(path, tone(16000), 16000, "PCM_16", endian="BIG" if container == ".wav" else None)
     whole, content = read_audio(path), bytearray(path.read_bytes())
-    data = content.index(b"data")
-    content[data + 4 : data + 8] = bytes(4)
+    place = content.index(chunk) + offset
+    content[place : place + count] = size(count)
     path.write_bytes(content)
-    assert torch.equal(read_audio(path), whole)
+    assert torch.equal(read_audio(path), whole) and duration(path) == 0.5
+    assert "read to its end" in caplog.text or size is not bytes
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_of_an_ogg_that_was_cut_the_rest_is_read_and_told(tmp_path, codec, caplog):
+    path = tmp_path / "cut.ogg"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 64000), 16000, codec, format="OGG")
+    whole = read_audio(path)
+    assert not caplog.text
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 0.2 < len(read_audio(path)) / len(whole) < 0.6
+    assert "ends in the middle" in caplog.text
 
 
 @pytest.mark.parametrize("size", [bytes(4), b"\xff" * 4])

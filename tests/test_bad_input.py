@@ -146,6 +146,7 @@ WORDS = [
     ("adversary/erasure", "write experiment=adversary/erasure."),
     ("--data=ravdess", "write data=ravdess, without dashes."),
     ("--seed 3", "write seed=..., without dashes."),
+    ("data.root=/r\udcffoot", r"data.root=/r\xffoot was given, expected UTF-8"),
     ("modle=gru", "did you mean model?"),
     ("typo=1", "the key 'typo'"),
     ("++typo=1", "'typo'"),

@@ -1,6 +1,7 @@
 """Overrides as typed on a command line: whether they compose, and the key that was probably meant."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -123,6 +124,8 @@ def refuse_bare(overrides: Iterable[str], key_of_options: str = "") -> None:
         for file in (CONFIG_FOLDER / group).glob(pattern)
     }
     for word in overrides:
+        if (shown := os.fsencode(word).decode("utf-8", "backslashreplace")) != word:
+            raise SerError(f"{shown} was given, expected UTF-8; rename it, or give a link to it (ln -s).")
         key, _, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and key in known_keys():  # Hydra's own options are none of them
             raise SerError(f"{word} was given, expected key=value; write {key}={value or '...'}, without dashes.")

@@ -1,26 +1,21 @@
 """Audio files and arrays to what every encoder takes: float32, 16 kHz, mono."""
 
-import contextlib
-import logging
 import math
-import mmap
-import os
-import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.data.soundfiles import UNKNOWN_FRAMES, open_audio, printable, read_block, truncated
 from ser.errors import SerError, first_line
 
 if TYPE_CHECKING:  # a wrong folder of a corpus is told before PyTorch loads
     from torch import Tensor
     from torchaudio.transforms import Resample
 
-log = logging.getLogger(__name__)
 Waveform: TypeAlias = "NDArray[Any] | Tensor"
 
 SAMPLE_RATE = 16000  # Hz
@@ -32,15 +27,6 @@ _LOUDEST = 256.0  # float samples above were scaled as integers
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz: outside lies no recording of speech but a broken header
 # torchaudio's kernel holds up * down values; past this (22,254 Hz against 16,000) it takes hundreds of megabytes.
 _LARGEST_KERNEL = 4_000_000
-# libsndfile cuts the frame count of a truncated WAV or AIFF to what is there; only its log keeps the header's promise.
-_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND) ?: (\d+) \(should be (\d+)\)", re.MULTILINE)
-# Its log of a WAV with something behind the samples that is no chunk, such as samples that the header does not count.
-_UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at position (\d+)", re.MULTILINE | re.DOTALL)
-_NO_SIZE = re.compile(rb"data(?:\0{4}|\xff{4})")  # the header of the samples, their size unknown
-_UNCOUNTED_BYTES = 10_000  # fewer are not worth a warning
-_UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
-UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
-_LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
 
 
 def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -> "Tensor":
@@ -77,73 +63,6 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
         return resample_mono(samples, rate)
     except SerError as error:
         raise SerError(f"{name}: {error}") from error
-
-
-def printable(path: str | Path) -> str:
-    """The path as text that can be shown and written as UTF-8, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def open_audio(path: str | Path) -> soundfile.SoundFile:
-    """An audio file open for reading, whatever the bytes of its name.
-
-    A WAV or RF64 whose header says 0 bytes of samples although samples follow (a recorder that lost power) is read to
-    its end, with a warning. So is one whose header counts fewer than there are: those are not read.
-
-    Raises:
-        soundfile.SoundFileError: it cannot be decoded.
-        OSError: it cannot be read.
-    """
-    name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
-    file = soundfile.SoundFile(name)
-    if file.frames or file.format not in ("WAV", "WAVEX", "RF64"):
-        behind = _UNCOUNTED.search(file.extra_info)
-        if behind and (left := int(behind[1]) - int(behind[2])) >= _UNCOUNTED_BYTES:
-            _tell_once(
-                f"{printable(path)}: its header says {file.frames / file.samplerate:.2f} s, so the {left} bytes behind "
-                "are not read; if they are sound: ffmpeg -ignore_length 1 -i IN OUT.wav"
-            )
-        return file
-    with Path(path).open("rb") as content:
-        patched = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
-    order: Literal["big", "little"] = "big" if patched[:4] == b"RIFX" else "little"
-    found = _NO_SIZE.search(patched, 12, _LONGEST_HEADER)
-    size_field = found.end() - 4 if found else 0
-    samples = size_field + 4
-    if size_field < 16 or samples == len(patched) or _is_chunk(patched, samples, order):
-        return file
-    file.close()
-    _tell_once(f"{printable(path)}: its header says 0 bytes of samples, but some follow; read to its end")
-    even = (len(patched) - samples) // 2 * 2  # an odd size would promise one more byte
-    if order == "little":
-        patched[:4] = b"RIFF"  # of RF64, whose ds64 chunk holds its sizes; a WAV ends at 4 GB
-    if patched[12:16] == b"ds64":
-        patched[12:16] = b"JUNK"
-    patched[size_field:samples] = min(even, 2**32 - 2).to_bytes(4, order)
-    patched[4:8] = min(len(patched) - 8, 2**32 - 1).to_bytes(4, order)
-    return soundfile.SoundFile(patched)
-
-
-def _is_chunk(content: mmap.mmap, begin: int, order: Literal["big", "little"]) -> bool:
-    """Whether a chunk begins there: a printable name, and a size that fits; 8-bit samples can look like a name."""
-    name, size = content[begin : begin + 4], content[begin + 4 : begin + 8]
-    printed = name.isascii() and name.decode().isprintable()
-    return printed and begin + 8 + int.from_bytes(size, order) <= len(content)
-
-
-@lru_cache(maxsize=1024)  # once per file, which several steps open
-def _tell_once(message: str) -> None:
-    log.warning(message)
-
-
-def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
-    """The next ``count`` samples (N, channels) of an open file; fewer only at its end, none beyond it."""
-    if file.frames < UNKNOWN_FRAMES:
-        return file.read(count, dtype="float32", always_2d=True)
-    samples = np.full((count, file.channels), np.nan, np.float32)
-    with contextlib.suppress(soundfile.LibsndfileError):  # at the end of such a stream, after the samples were read
-        return file.read(out=samples)
-    return samples[np.isfinite(samples[:, 0])]
 
 
 def duration(path: str | Path) -> float:
@@ -283,16 +202,6 @@ def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float
     if len(samples) < last - first and (missing := truncated(path, file, first + len(samples))):
         raise SerError(missing)
     return samples
-
-
-def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:
-    """What an open file lacks, of which so many frames could be read or are promised; None where it is whole."""
-    found, promised = None, _SHORT_CHUNK.search(file.extra_info)
-    if promised and int(promised[2]) < int(promised[1]) < _UNKNOWN_SIZE:
-        found = f"{int(promised[2])} of {int(promised[1])} bytes of samples"
-    elif frames < file.frames < UNKNOWN_FRAMES:
-        found = f"{frames} of {file.frames} frames"
-    return found and f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out."
 
 
 def envelope(samples: NDArray[np.float32]) -> NDArray[np.float32]:

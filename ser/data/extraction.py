@@ -15,11 +15,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ser.data.audio import SAMPLE_RATE, printable, read_audio
+from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.data.inventory import CacheFolder
 from ser.data.sharing import Bar, Filling, fill_together, portions, usable_cores
+from ser.data.soundfiles import printable
 from ser.encoders import Encoder, FrameFiles, UnfitWaveform, encode
 from ser.encoders.base import usable_device
 from ser.encoders.pretrained import PretrainedEncoder

@@ -12,7 +12,8 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, UNKNOWN_FRAMES, envelope, prepare, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, envelope, prepare, read_audio
+from ser.data.soundfiles import UNKNOWN_FRAMES
 from ser.demo import text
 from ser.emotions import Emotion, looks
 from ser.errors import SerError

@@ -10,9 +10,10 @@ import pandas as pd
 import soundfile
 from torch import Tensor
 
-from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, duration, prepare, printable, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, duration, prepare, read_audio
 from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics
+from ser.data.soundfiles import printable
 from ser.encoders import FrameFiles
 from ser.encoders.files import SUFFIXES as FRAME_SUFFIXES
 from ser.encoders.files import FrameSlice

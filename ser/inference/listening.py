@@ -22,7 +22,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ser.data.audio import printable
+from ser.data.soundfiles import printable
 from ser.errors import SerError
 from ser.inference.recognizer import Recognizer
 from ser.inference.screen import bar, write_table

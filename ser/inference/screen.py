@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from ser.data.audio import SAMPLE_RATE, printable
+from ser.data.audio import SAMPLE_RATE
+from ser.data.soundfiles import printable
 from ser.errors import SerError
 from ser.inference.files import StatisticsOf, collect_files, first_minute, predict_files
 from ser.inference.recognizer import Recognizer

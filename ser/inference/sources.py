@@ -17,7 +17,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.data.audio import SAMPLE_RATE, open_audio, printable, read_block, truncated
+from ser.data.audio import SAMPLE_RATE
+from ser.data.soundfiles import open_audio, printable, read_block, truncated
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, SHORTEST_SAMPLES, duration, prepare, printable, read_audio
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, SHORTEST_SAMPLES, duration, prepare, read_audio
 from ser.data.normalization import FrameStatistics
+from ser.data.soundfiles import printable
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.sources import file_source

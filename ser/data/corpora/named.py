@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ser.data.audio import printable
 from ser.data.corpora.parsing import (
     assemble,
     audio_files,
@@ -26,6 +25,7 @@ from ser.data.corpora.parsing import (
     validate_emotions,
 )
 from ser.data.corpus import Corpus, Utterance
+from ser.data.soundfiles import printable
 from ser.emotions import find_emotion
 from ser.errors import SerError
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ser.data.audio import duration, printable
+from ser.data.audio import duration
 from ser.data.corpus import Corpus, Utterance
+from ser.data.soundfiles import printable
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)

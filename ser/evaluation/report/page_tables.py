@@ -42,7 +42,9 @@ def evaluation_notes(run: Run) -> list[str]:
         if facts.get(key):
             notes.append(f"Only the {side} knows {', '.join(facts[key])}, so that is left out.")
     reasons = Counter(run.split.get("left_out", {}).values())
-    notes += [f"Left out: {count:,} utterances: {reason}." for reason, count in reasons.most_common(_MOST_REASONS)]
+    notes += [f"Left out: {count:,} ({reason.rstrip('.')})." for reason, count in reasons.most_common(_MOST_REASONS)]
+    if more := sum(count for _, count in reasons.most_common()[_MOST_REASONS:]):
+        notes.append(f"Left out for other reasons: {more:,}; split.json lists them.")
     if not facts.get("seen_checked"):
         notes.append("Whether these recordings were in training is unknown: no split.json lists those of the training.")
     return notes

@@ -1,0 +1,133 @@
+"""Audio files open for reading: what is read of those that are cut or whose headers are wrong, and what is said."""
+
+import contextlib
+import logging
+import mmap
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+# libsndfile cuts the frame count of a truncated file to what is there; only its log keeps the header's promise.
+_SHORT = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|riff) *: (?P<all>\d+) \(should be (?P<some>\d+)\)"
+    r"|Calculated frame count (?P<few>\d+) does not match value from 'ds64' chunk of (?P<whole>\d+)",
+    re.MULTILINE,
+)
+# Its log of a WAV with something behind the samples that is no chunk, such as samples that the header does not count.
+_UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at position (\d+)", re.MULTILINE | re.DOTALL)
+_NO_BYTES = re.compile(r"^\s*(?:data|SSND) : 0\b", re.MULTILINE)  # of a W64 or AIFF that it reads all the same
+_CUT_OGG = re.compile("Last page lacks an end-of-stream bit")
+_NO_SIZE = re.compile(rb"data(?:\0{4}|\xff{4})")  # the header of the samples, their size unknown
+_READ_ON = "its header says 0 bytes of samples, or an unknown number, but some follow; read to its end"
+_FEW_BYTES = 10_000  # fewer are not worth a warning
+_UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
+UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
+_LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
+
+
+def printable(path: str | Path) -> str:
+    """The path as text that can be shown and written as UTF-8, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def open_audio(path: str | Path) -> soundfile.SoundFile:
+    """An audio file open for reading, whatever the bytes of its name.
+
+    One whose header does not say how many samples follow (a recorder that lost power, a pipe) is read to its end, and
+    an Ogg that was cut as far as it goes, both with a warning. So is a WAV whose header counts fewer samples than there
+    are: those are not read.
+
+    Raises:
+        soundfile.SoundFileError: it cannot be decoded.
+        OSError: it cannot be read.
+    """
+    name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
+    try:
+        file = soundfile.SoundFile(name)
+    except soundfile.LibsndfileError:  # the sizes of a CAF
+        if Path(path).suffix.lower() != ".caf" or (mended := _with_size(path)) is None:
+            raise
+        return soundfile.SoundFile(mended)
+    seconds = file.frames / file.samplerate
+    if not file.frames and (mended := _with_size(path)) is not None:
+        file.close()
+        return soundfile.SoundFile(mended)
+    if seconds and _NO_BYTES.search(file.extra_info):
+        _tell_once(f"{printable(path)}: {_READ_ON}")
+    elif _CUT_OGG.search(file.extra_info):
+        _tell_once(f"{printable(path)} ends in the middle, after {seconds:.2f} s; copy the file again if it was longer")
+    elif (behind := _UNCOUNTED.search(file.extra_info)) and (left := int(behind[1]) - int(behind[2])) >= _FEW_BYTES:
+        _tell_once(
+            f"{printable(path)}: its header says {seconds:.2f} s, so the {left} bytes behind are not read; if they are "
+            "sound: ffmpeg -ignore_length 1 -i IN OUT.wav"
+        )
+    return file
+
+
+def _with_size(path: str | Path) -> mmap.mmap | None:
+    """The content of a file whose header does not say how many samples follow, as if it did; None of other files."""
+    with Path(path).open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
+    kind, found = content[:4], _NO_SIZE.search(content, 12, _LONGEST_HEADER)
+    order: Literal["big", "little"] = "little" if kind in (b"RIFF", b"RF64") else "big"
+    if kind in (b".snd", b"dns.") and len(content) > 24:  # AU: the size stands at 8
+        content[8:12] = b"\xff" * 4
+    elif kind == b"caff" and found and content[found.end() : found.end() + 4] == content[found.end() - 4 : found.end()]:
+        begin = found.end() + 4  # its sizes have 8 bytes
+        content[begin - 8 : begin] = (len(content) - begin).to_bytes(8, "big")
+    elif kind in (b"RIFF", b"RIFX", b"RF64") and found:
+        samples = found.start() + 8
+        if samples < 24 or samples == len(content) or _is_chunk(content, samples, order):
+            return None
+        even = (len(content) - samples) // 2 * 2  # an odd size would promise one more byte
+        if order == "little":
+            content[:4] = b"RIFF"  # of RF64, whose ds64 chunk holds its sizes; a WAV ends at 4 GB
+        if content[12:16] == b"ds64":
+            content[12:16] = b"JUNK"
+        content[samples - 4 : samples] = min(even, 2**32 - 2).to_bytes(4, order)
+        content[4:8] = min(len(content) - 8, 2**32 - 1).to_bytes(4, order)
+    else:
+        return None
+    _tell_once(f"{printable(path)}: {_READ_ON}")
+    return content
+
+
+def _is_chunk(content: mmap.mmap, begin: int, order: Literal["big", "little"]) -> bool:
+    """Whether a chunk begins there: a printable name, and a size that fits; 8-bit samples can look like a name."""
+    name, size = content[begin : begin + 4], content[begin + 4 : begin + 8]
+    printed = name.isascii() and name.decode().isprintable()
+    return printed and begin + 8 + int.from_bytes(size, order) <= len(content)
+
+
+@lru_cache(maxsize=1024)  # once per file, which several steps open
+def _tell_once(message: str) -> None:
+    log.warning(message)
+
+
+def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
+    """The next ``count`` samples (N, channels) of an open file; fewer only at its end, none beyond it."""
+    if file.frames < UNKNOWN_FRAMES:
+        return file.read(count, dtype="float32", always_2d=True)
+    samples = np.full((count, file.channels), np.nan, np.float32)
+    with contextlib.suppress(soundfile.LibsndfileError):  # at the end of such a stream, after the samples were read
+        return file.read(out=samples)
+    return samples[np.isfinite(samples[:, 0])]
+
+
+def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:
+    """What an open file lacks, of which so many frames could be read or are promised; None where it is whole."""
+    found, short = None, _SHORT.search(file.extra_info)
+    some, promised = (int(short["some"] or short["few"]), int(short["all"] or short["whole"])) if short else (0, 0)
+    if some < promised < _UNKNOWN_SIZE:
+        found = f"{some} of {promised} {'bytes of samples' if short and short['some'] else 'frames'}"
+    elif frames < file.frames < UNKNOWN_FRAMES:
+        found = f"{frames} of {file.frames} frames"
+    return found and f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out."
