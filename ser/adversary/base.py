@@ -112,11 +112,19 @@ class FeatureMemory(nn.Module):
     def whitening(self) -> tuple[Tensor, Tensor]:
         """Mean per emotion (C, P), and the matrix (P, P) that whitens what is left of a row of features."""
         features, _, emotion = self.stored()
-        members = F.one_hot(emotion, self.emotions).to(features)  # (n, C)
-        means = members.T @ features / members.sum(dim=0).clamp_min(1)[:, None]
-        rest = features - means[emotion]
-        covariance = rest.T @ rest / len(rest)
-        scale = covariance.diagonal().mean().clamp_min(1e-12)
-        identity = torch.eye(len(covariance), device=features.device)
-        factor = torch.linalg.cholesky((1 - _SHRINKAGE) * covariance + _SHRINKAGE * scale * identity)
-        return means, torch.linalg.solve_triangular(factor, identity, upper=False).T
+        means, factor = fit_groups(features, emotion, self.emotions, _SHRINKAGE)
+        return means, torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+
+
+def fit_groups(features: Tensor, group: Tensor, groups: int, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Mean per group (G, P) of features (n, P), and the Cholesky factor (P, P) of the covariance within groups.
+
+    Of the covariance the fraction ``shrinkage`` is replaced by a multiple of the identity.
+    """
+    members = F.one_hot(group, groups).to(features)  # (n, G)
+    means = members.T @ features / members.sum(dim=0).clamp_min(1)[:, None]
+    rest = features - means[group]
+    covariance = rest.T @ rest / len(rest)
+    scale = covariance.diagonal().mean().clamp_min(1e-12)
+    identity = torch.eye(len(covariance)).to(covariance)
+    return means, torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * identity)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ser.adversary.base import Adversary, AdversaryOutput, Features
+from ser.adversary.base import Adversary, AdversaryOutput, Features, fit_groups
 from ser.errors import SerError, check_number
 from ser.models.network import LinearErasure, Network
 from ser.models.statistics import fit_logistic
@@ -135,12 +135,8 @@ def fit_erasure(statistics: Tensor, speaker: Tensor, groups: Tensor, rank: int, 
     directions.
     """
     values = statistics.double()  # small directions count
-    mean, size = values.mean(dim=0), values.shape[1]
-    centred = values - _group_means(values, groups)[groups]  # (n, F)
-    covariance = centred.T @ centred / len(values)  # (F, F)
-    scale = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    identity = torch.eye(size, dtype=values.dtype, device=values.device)
-    factor = torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * identity)
+    means, factor = fit_groups(values, groups, int(groups.max()) + 1, shrinkage)
+    centred = values - means[groups]  # (n, F)
     named = F.one_hot(speaker).to(values)  # (n, S)
     counts = named.sum(dim=0).clamp_min(1)
     differences = centred.T @ named / (len(values) * counts).sqrt()  # (F, S)
@@ -150,10 +146,4 @@ def fit_erasure(statistics: Tensor, speaker: Tensor, groups: Tensor, rank: int, 
     directions = F.pad(directions * (strength > _SMALLEST), (0, max(0, rank - directions.shape[1])))[:, :rank]  # (F, K)
     read = torch.linalg.solve_triangular(factor.T, directions, upper=True)
     return {name: value.float() for name, value in
-            {"mean": mean, "read": read, "write": directions.T @ factor.T}.items()}  # fmt: skip
-
-
-def _group_means(values: Tensor, groups: Tensor) -> Tensor:
-    """Mean of ``values`` (n, F) per group: (G, F)."""
-    members = F.one_hot(groups).to(values)  # (n, G)
-    return members.T @ values / members.sum(dim=0).clamp_min(1)[:, None]
+            {"mean": values.mean(dim=0), "read": read, "write": directions.T @ factor.T}.items()}  # fmt: skip

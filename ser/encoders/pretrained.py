@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ser.data.audio import SAMPLE_RATE
-from ser.encoders.base import Encoder, joined
+from ser.encoders.base import Encoder
 from ser.encoders.weights import check_size, checkpoint_folder, read_preprocessor, read_settings, remedy, weights_hash
 from ser.errors import SerError, check_number, first_line
 
@@ -247,7 +247,3 @@ class PretrainedEncoder(Encoder):
     @abstractmethod
     def whole_model(self) -> Any:
         """The transformers model with all its layers, from which the trained ones take their first weights."""
-
-    def join_states(self, states: Sequence[Tensor]) -> Tensor:
-        """Frames (B, L, D) of the wanted layers' states, (B, L, width) each."""
-        return joined(states, self.join)

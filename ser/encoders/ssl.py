@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.data.batching import valid_frames
-from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, Layers, all_full
+from ser.encoders.base import FRAME_SAMPLES, HOP_SAMPLES, Encoder, Layers, all_full, joined
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
 
@@ -95,7 +95,7 @@ class SpeechEncoder(PretrainedEncoder):
             return frames, (lengths - FRAME_SAMPLES) // HOP_SAMPLES + 1
         self.load()
         states, counts = self.model(waveforms, lengths)  # type: ignore[misc]
-        return self.join_states([state.float() for state in states]), counts
+        return joined([state.float() for state in states], self.join), counts
 
     def whole_model(self) -> Any:
         """The transformers model with all its layers, from which the trained ones take their first weights."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ser.data.batching import valid_frames
-from ser.encoders.base import HOP_SAMPLES, Layers, all_full
+from ser.encoders.base import HOP_SAMPLES, Layers, all_full, joined
 from ser.encoders.pretrained import DTYPES, PretrainedEncoder
 from ser.errors import SerError
 
@@ -103,7 +103,7 @@ class WhisperEncoder(PretrainedEncoder):
         hidden = F.gelu(model.conv2(hidden)).transpose(1, 2)
         hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
         states = model.layers(hidden, mask)
-        return self.join_states([states[number].float() for number in self.layers])
+        return joined([states[number].float() for number in self.layers], self.join)
 
     @cached_property
     def _extractor(self) -> Any:
