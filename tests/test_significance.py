@@ -141,11 +141,10 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_effect_sizes_by_hand():
-    result = effect_size([1.0, 2.0, 3.0], [2.0, 3.0, 5.0])
-    assert result["d_z"] == pytest.approx((4 / 3) / np.std([1, 1, 2], ddof=1))
-    assert result["cliffs_delta"] == pytest.approx(5 / 9)
-    assert effect_size([1.0, 2.0], [2.0, 3.0])["d_z"] is None  # no spread of the differences
+def test_effect_size_by_hand():
+    assert effect_size([1.0, 2.0, 3.0], [2.0, 3.0, 5.0]) == pytest.approx((4 / 3) / np.std([1, 1, 2], ddof=1))
+    assert effect_size([1.0, 2.0], [2.0, 3.0]) is None  # no spread of the differences
+    assert effect_size([1.0], [2.0]) is None
 
 
 def test_results_that_cannot_be_paired_are_refused():

@@ -15,7 +15,6 @@ from ser.evaluation.significance import (
     difference_intervals,
     effect_size,
     permutation_tests,
-    speaker_values,
 )
 from ser.metrics import METRICS
 
@@ -79,8 +78,8 @@ def paired_comparison(
     Returns:
         ``utterances, speakers, folds`` and ``metrics``: for each metric ``difference, low, high`` (pooled, 95% over
         speakers), ``p_speakers`` and ``p_utterances`` (permutation), ``fold_difference, fold_low, fold_high,
-        p_folds`` (corrected t-test over folds, seeds averaged), ``d_z, d_av, cliffs_delta`` over folds and the same
-        over speakers (``speaker_d_z``...); what needs more folds or speakers than there are is None.
+        p_folds`` (corrected t-test over folds, seeds averaged) and ``d_z`` over folds; what needs more folds or
+        speakers than there are is None.
     """
     left, right = tables or (pooled(a), pooled(b))
     over_folds = [_fold_scores(runs) for runs in (a, b)]
@@ -89,7 +88,7 @@ def paired_comparison(
     sizes = [[part.get(name, {}).get("utterances", 0) for part in parts] for name in ("train", "test")]
     testable = len(folds) > 1 and all(sizes[0])
     tests = {by: permutation_tests(left, right, by=by) for by in ("speaker", "utterance")}
-    of_speakers, metrics = speaker_values(left, right), {}
+    metrics = {}
     for metric, interval in difference_intervals(left, right).items():
         means = [scored.loc[folds, metric].to_numpy() for scored in over_folds]
         tested = corrected_t_test(means[1] - means[0], *sizes) if testable else {}
@@ -104,8 +103,7 @@ def paired_comparison(
             "fold_high": tested.get("high"),
             "p_folds": tested.get("p"),
             "p_utterances": tests["utterance"][metric]["p"],
-            **effect_size(*means),
-            **{f"speaker_{name}": size for name, size in effect_size(*of_speakers[metric]).items()},
+            "d_z": effect_size(*means),
         }
     counts = {"utterances": int(left["id"].nunique()), "speakers": int(left["speaker"].nunique())}
     return {**counts, "folds": folds.tolist(), "metrics": metrics}

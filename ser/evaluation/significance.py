@@ -162,39 +162,15 @@ def corrected_t_test(
     return result | {"low": mean - reach, "high": mean + reach, "t": t, "p": float(2 * stats.t.sf(abs(t), folds - 1))}
 
 
-def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> dict[str, float | None]:
-    """Effect sizes of ``b`` - ``a`` for paired values (folds, or speakers).
+def effect_size(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float | None:
+    """d_z of ``b`` - ``a`` for paired values: their mean difference over its standard deviation (Lakens 2013).
 
-    ``d_z``: mean difference over the standard deviation of the differences; ``d_av``: over the root mean square of the
-    two standard deviations (Lakens 2013); ``cliffs_delta``: fraction of pairs across the two groups with b > a minus
-    the fraction with b < a. None where there is no spread to divide by, and for a single pair.
+    None where there is no spread to divide by, and for a single pair.
     """
-    left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    difference = right - left
-    if len(left) < 2:
-        return {"d_z": None, "d_av": None, "cliffs_delta": None}
-
-    def over(std: float) -> float | None:
-        return float(difference.mean() / std) if std > 1e-12 else None
-
-    return {
-        "d_z": over(float(difference.std(ddof=1))),
-        "d_av": over(math.sqrt((left.var(ddof=1) + right.var(ddof=1)) / 2)),
-        "cliffs_delta": float(np.sign(right[:, None] - left[None, :]).mean()),
-    }
-
-
-def speaker_values(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Metrics of each speaker (S,) in two tables of the same utterances, speakers in the same order.
-
-    Raises:
-        SerError: the tables do not hold the same utterances, labels and classes.
-    """
-    function = _of_counts(METRICS)
-    left, right, speakers = _paired_counts(a, b)
-    codes = pd.factorize(speakers, sort=True)[0]
-    first, second = (function(counts.sums(codes).toarray()) for counts in (left, right))  # (S, M)
-    return {name: (first[:, place], second[:, place]) for place, name in enumerate(METRICS)}
+    difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    if len(difference) < 2 or (std := difference.std(ddof=1)) < 1e-12:
+        return None
+    return float(difference.mean() / std)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
