@@ -114,7 +114,7 @@ def test_overlap_is_labelled_even_where_it_was_not_declared(tmp_path):
     split = json.loads((run / "split.json").read_text())
     split["parts"]["train"]["speakers"] = split["parts"]["test"]["speakers"]
     write_json(run / "split.json", split)
-    assert load_run(run).speaker_overlap
+    assert load_run(run).warns("speaker_overlap")
     assert "speaker overlap" in to_markdown(summary_tables(summarize(find_runs(tmp_path))))
 
 

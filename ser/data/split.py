@@ -156,7 +156,7 @@ def split_record(
     By the ``keys`` of each utterance a later test on other data finds what was seen here; ``transductive`` says whether
     test speakers' own unlabelled frames are used (normalisation by speaker).
     """
-    parts = {name: _part_record(part, corpus.emotions) for name, part in split.parts().items()}
+    parts = {name: part_record(part, corpus.emotions) for name, part in split.parts().items()}
     if keys is not None:
         for name, part in split.parts().items():
             seen = (*part, *split.auxiliary) if name == "train" else part
@@ -174,11 +174,12 @@ def split_record(
         "left_out": dict(left_out),
         "parts": parts,
         "hash": _hash([part["hash"] for part in parts.values()]),
-        **({"auxiliary": _part_record(split.auxiliary, split.other_emotions)} if split.auxiliary else {}),
+        **({"auxiliary": part_record(split.auxiliary, split.other_emotions)} if split.auxiliary else {}),
     }
 
 
-def _part_record(part: tuple[Utterance, ...], emotions: tuple[str, ...]) -> dict[str, Any]:
+def part_record(part: tuple[Utterance, ...], emotions: Iterable[str]) -> dict[str, Any]:
+    """What split.json holds of one part."""
     counts = Counter(utterance.emotion for utterance in part)
     return {
         "utterances": len(part),

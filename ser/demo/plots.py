@@ -93,7 +93,7 @@ def card_panel(model: Model, language: str, gate: str) -> str:
         shown = _estimate(uar.estimate, uar.low, uar.high, language)
         count = text(language, "card_test_value", n=len(run.predictions), speakers=run.predictions["speaker"].nunique())
         facts += [("card_uar", shown), ("card_wa", f"{run.test['wa']:.1%}"), ("card_test", count)]
-        warnings += ["card_overlap"] * run.speaker_overlap + ["card_transductive"] * run.transductive
+        warnings += ["card_overlap"] * run.warns("speaker_overlap") + ["card_transductive"] * run.warns("transductive")
     if model.recognizer.config.kind == "speaker":
         warnings.append("card_speaker")
     weights = model.recognizer.parameters()

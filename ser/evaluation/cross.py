@@ -125,10 +125,10 @@ def _tested(run: Run, side: Side, other: Side, folder: Path) -> Run:
 def _row(trained: str, tested: str, runs: Sequence[Run]) -> dict[str, Any]:
     table = pooled(runs)
     intervals = bootstrap_intervals(table, ("uar", "wa"))
-    uar, wa = intervals["uar"], intervals["wa"]
-    facts: dict[str, Any] = {"trained": trained, "tested": tested, "uar": uar.estimate, "low": uar.low}
-    facts |= {"high": uar.high, "wa": wa.estimate, "utterances": table["id"].nunique()}
-    return facts | {"speakers": table["speaker"].nunique(), "models": len(runs)}
+    uar, low, high = intervals["uar"]
+    scored = {"trained": trained, "tested": tested, "uar": uar, "low": low, "high": high}
+    sizes = {"utterances": table["id"].nunique(), "speakers": table["speaker"].nunique(), "models": len(runs)}
+    return {**scored, "wa": intervals["wa"].estimate, **sizes}
 
 
 @style.styled

@@ -1,9 +1,9 @@
 """``ser evaluate``: a trained model scored on labelled data, in the files of a run, with what it has seen left out."""
 
-import hashlib
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import Extraction, extract
 from ser.data.inventory import CacheFolder
 from ser.data.normalization import FrameStatistics, SpeakerNormalization
-from ser.data.split import recording_key
+from ser.data.split import part_record, recording_key
 from ser.encoders import FrameFiles
 from ser.errors import SerError
 from ser.evaluation.predictions import emotions_of, write_embeddings, write_predictions
@@ -73,7 +73,10 @@ def evaluate(
     if isinstance(trained.encoder, FrameFiles) and frames:
         trained.encoder.root = Path(frames).expanduser()
     corpus, extraction, left_out, overlap = _unseen(trained, corpus, cfg, classes, allow_seen, leave_out_seen)
-    table, pooled = predict_corpus(trained.recognizer, corpus, extraction.cache, classes)
+    shared = replace(
+        corpus, utterances=tuple(replace(u, emotion=classes.of_label[u.emotion]) for u in corpus.utterances)
+    )
+    table, pooled = predict_corpus(trained.recognizer, shared, extraction.cache, classes)
     flags = [name for name, given in (("--allow-seen", allow_seen), ("--leave-out-seen", leave_out_seen)) if given]
     facts = {
         **trained.name,
@@ -92,7 +95,7 @@ def evaluate(
         "command": shlex.join(["ser", "evaluate", *overrides, "--checkpoint", str(trained.path), *flags]),
         "seconds": round(time.time() - started, 1),
     }
-    _write(folder, table, pooled, facts, left_out)
+    _write(folder, shared, table, pooled, facts, left_out)
     return load_run(folder)
 
 
@@ -146,7 +149,7 @@ def _some(corpus: Corpus) -> Corpus:
 def predict_corpus(
     recognizer: Recognizer, corpus: Corpus, cache: FeatureCache, classes: SharedClasses
 ) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Prediction table and pooled features (n, P) of a corpus, rows in its order; ONNX files give no features.
+    """Prediction table and pooled features (n, P) of a corpus of shared classes, in its order; none of ONNX files.
 
     Raises:
         SerError: the corpus brings its own frames and they have another width than the model's.
@@ -168,8 +171,7 @@ def predict_corpus(
                 found[place] = answer.probabilities[index]
                 pooled[place] = None if answer.pooled is None else answer.pooled[index]
     probabilities = classes.shared_probabilities(np.stack(found))
-    labels = [classes.of_label[u.emotion] for u in corpus.utterances]
-    table = prediction_table(corpus.utterances, labels, classes.emotions, probabilities)
+    table = prediction_table(corpus.utterances, classes.emotions, probabilities)
     return table, np.stack([row for row in pooled if row is not None]) if pooled[0] is not None else None
 
 
@@ -219,28 +221,23 @@ def _by_statistics(
 
 
 def _write(
-    folder: Path, table: pd.DataFrame, pooled: np.ndarray | None, facts: Mapping[str, Any], left_out: Mapping[str, str]
+    folder: Path,
+    corpus: Corpus,
+    table: pd.DataFrame,
+    pooled: np.ndarray | None,
+    facts: Mapping[str, Any],
+    left_out: Mapping[str, str],
 ) -> None:
     """Write the folder: split.json, by which it is known, comes first and metrics.json last."""
     emotions = emotions_of(table)
-    labels = sorted(zip(table["id"], table["emotion"], strict=True))
-    digest = hashlib.sha256(repr(labels).encode()).hexdigest()[:16]
-    part = {
-        "utterances": len(table),
-        "seconds": round(float(table["seconds"].sum()), 3),
-        "speakers": sorted(table["speaker"].unique()),
-        "sessions": sorted({int(session) for session in table["session"]}),
-        "emotions": {name: int((table["emotion"] == name).sum()) for name in emotions},
-        "ids": list(table["id"]),
-        "hash": digest,
-    }
+    part = part_record(corpus.utterances, emotions)
     split = {
         "corpus": facts["corpus"],
         "corpus_fingerprint": facts["corpus_fingerprint"],
         "emotions": emotions,
         "left_out": dict(left_out),
         "parts": {"test": part},
-        "hash": f"{_HASH} {digest}",
+        "hash": f"{_HASH} {part['hash']}",
     }
     with told_writing(folder):
         for path in [folder / name for name in _RESULTS] + leftovers(folder):

@@ -100,27 +100,16 @@ class Run:
         """Identity of corpus, labels and parts."""
         return str(self.split["hash"])
 
-    @property
-    def speaker_overlap(self) -> bool:
-        """Whether test speakers occur in training: as declared, or as the split itself shows."""
+    def warns(self, key: str) -> bool:
+        """Whether one of ``WARNINGS`` holds: as declared, or, of speaker overlap, as the split itself shows."""
         parts = self.split["parts"]
         shared = set(parts.get("train", {}).get("speakers", ())) & set(parts["test"].get("speakers", ()))
-        return bool(shared or self.split.get("speaker_overlap") or self.metrics.get("speaker_overlap"))
-
-    @property
-    def transductive(self) -> bool:
-        """Whether the test speakers' unlabelled audio was used, as per-speaker normalisation does."""
-        return bool(self.split.get("transductive") or self.metrics.get("transductive"))
+        return bool((shared and key == "speaker_overlap") or self.split.get(key) or self.metrics.get(key))
 
     @property
     def deterministic(self) -> bool:
         """Whether the run would be the same with every other seed."""
         return bool(self.metrics.get("deterministic"))
-
-    @property
-    def trusted_frames(self) -> bool:
-        """Whether cached frames were used without their audio, so that nobody knows whether they belong to it."""
-        return bool(self.metrics.get("trusted_frames"))
 
 
 def load_run(folder: str | Path) -> Run:
@@ -143,17 +132,7 @@ def load_run(folder: str | Path) -> Run:
         )
     metrics = require_json(folder / "metrics.json", _AGAIN, kinds=_METRICS)
     split = require_json(folder / "split.json", _AGAIN, kinds=_SPLIT)
-    if metrics.get("protocol") == "everyone":
-        sweep = (metrics.get("cross_validation") or {}).get("folder", "the sweep of its variant")
-        raise UntestedRunError(
-            f"the run {folder} was trained on all speakers (protocol=everyone), so it has no test part; what is known "
-            f"of it was measured by {sweep}: give that folder."
-        )
-    if "test" not in metrics:
-        raise UntestedRunError(
-            f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "
-            "with test=true resume=true to test it."
-        )
+    _refuse_untested(folder, metrics)
     tested = split["parts"].get("test")
     ids = tested.get("ids") if isinstance(tested, dict) else None
     if not isinstance(ids, list):
@@ -166,6 +145,20 @@ def load_run(folder: str | Path) -> Run:
             "from another run, so run it again."
         )
     return Run(folder, metrics["variant"], metrics["fold"], metrics["seed"], metrics, split, table, path)
+
+
+def _refuse_untested(folder: Path, metrics: Mapping[str, Any]) -> None:
+    if metrics.get("protocol") == "everyone":
+        sweep = (metrics.get("cross_validation") or {}).get("folder", "the sweep of its variant")
+        raise UntestedRunError(
+            f"the run {folder} was trained on all speakers (protocol=everyone), so it has no test part; what is known "
+            f"of it was measured by {sweep}: give that folder."
+        )
+    if "test" not in metrics:
+        raise UntestedRunError(
+            f"the run {folder} was never tested (it belongs to a search, or had test=false); run it again "
+            "with test=true resume=true to test it."
+        )
 
 
 def find_runs(path: str | Path) -> list[Run]:
@@ -272,7 +265,7 @@ def by_variant(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def declared(runs: Sequence[Run]) -> dict[str, bool]:
     """Which of ``WARNINGS`` hold for any of these runs."""
-    return {key: any(getattr(run, key) for run in runs) for key in WARNINGS}
+    return {key: any(run.warns(key) for run in runs) for key in WARNINGS}
 
 
 def warnings_in(facts: Mapping[str, Any]) -> list[str]:
@@ -289,7 +282,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     """What results of these runs must say; names the variants where it holds for some of them only."""
     phrases = list(dict.fromkeys(run.origin for run in runs if run.origin))
     for key, text in WARNINGS.items():
-        flagged = sorted({run.variant for run in runs if getattr(run, key)})
+        flagged = sorted({run.variant for run in runs if run.warns(key)})
         if flagged:
             everywhere = len(flagged) == len({run.variant for run in runs})
             phrases.append(text if everywhere else f"{text} ({', '.join(flagged)})")

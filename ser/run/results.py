@@ -43,18 +43,18 @@ def collect(batches: list[Any], datamodule: EmotionDataModule, part: str) -> Par
         if key in outputs[0]
     }
     del outputs
-    table = prediction_table(utterances, [u.emotion for u in utterances], datamodule.emotions, probabilities)
+    table = prediction_table(utterances, datamodule.emotions, probabilities)
     return Part(table, features["pooled"], features.get("statistics"))
 
 
 def prediction_table(
-    utterances: Sequence[Utterance], labels: Sequence[str], emotions: Sequence[str], probabilities: np.ndarray
+    utterances: Sequence[Utterance], emotions: Sequence[str], probabilities: np.ndarray
 ) -> pd.DataFrame:
-    """The prediction table of utterances with these labels (n,) and probabilities (n, C)."""
+    """The prediction table of utterances with these probabilities (n, C)."""
     several = ["corpus"] if any(u.corpus for u in utterances) else []
     columns = {key: [getattr(u, key) for u in utterances] for key in ("id", "session", "speaker", "gender", *several)}
     columns["seconds"] = [round(u.seconds, 4) for u in utterances]
-    columns["emotion"] = list(labels)
+    columns["emotion"] = [u.emotion for u in utterances]
     columns["predicted"] = [emotions[place] for place in probabilities.argmax(axis=1)]
     return pd.DataFrame(columns | {f"{PREFIX}{name}": probabilities[:, place] for place, name in enumerate(emotions)})
 
