@@ -105,10 +105,9 @@ def safe_csv(table: "pd.DataFrame") -> str:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``; None where the file is absent, damaged or holds something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return require_json(path, "")
+    except SerError:
         return None
-    return content if isinstance(content, dict) else None
 
 
 def require_json(

@@ -201,16 +201,9 @@ class EmotionModule(lightning.LightningModule):
         return found if self.network.erase is None else found | {"statistics": output.statistics.float().cpu()}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer; a callback changes its learning rate.
-
-        Raises:
-            SerError: the optimizer refuses a setting.
-        """
+        """Return the optimizer; a callback changes its learning rate."""
         groups = parameter_groups(self)
-        try:
-            optimizer = self.make_optimizer([{"params": parameters} for parameters, _ in groups])
-        except (TypeError, ValueError) as error:
-            raise SerError(f"the optimizer was not made ({error}); correct the settings of optimizer.") from error
+        optimizer = self.make_optimizer([{"params": parameters} for parameters, _ in groups])
         for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] *= factor
         return optimizer

@@ -159,17 +159,8 @@ def train(
 ) -> dict[str, Any]:
     """Fit, take the epoch that its ModelCheckpoint kept, test it once (if the test part is open), write the run folder.
 
-    Args:
-        datamodule: the split's batches.
-        module: network and losses.
-        trainer: device, epochs and callbacks, a ModelCheckpoint among them.
-        folder: where the results go.
-        facts: what metrics.json says about the run beside its figures.
-        checkpoint: go on from here; None starts anew.
-        probe: look for the speaker in the pooled features.
-
-    Returns:
-        The content of metrics.json.
+    It goes on from ``checkpoint``; None starts anew. With ``probe`` the speaker is looked for in the pooled features.
+    The content of metrics.json is returned; ``facts`` are what it has beside figures.
     """
     if isinstance(module.network, StatisticsLogistic):
         facts = facts | fit_at_once(datamodule, module, module.network, trainer, folder)

@@ -80,7 +80,9 @@ class StatisticsLogistic(Network):
             truly = probabilities[np.arange(len(unseen)), unseen_truth].clip(_SMALLEST)
             candidates.append((-float(np.log(truly).mean()), value, model))
         _, chosen, model = min(candidates, key=lambda candidate: candidate[0])
-        self._take(scaler, model)
+        self.mean.copy_(torch.from_numpy(scaler.mean_))
+        self.std.copy_(torch.from_numpy(scaler.scale_))
+        copy_logistic(self.head, model)
         return {"regularization_c": chosen}
 
     @torch.inference_mode()
@@ -91,12 +93,6 @@ class StatisticsLogistic(Network):
             pooled.append(self.pooling(frames, valid_frames(lengths, frames.shape[1])))
             emotions.append(emotion)
         return torch.cat(pooled).double().numpy(), torch.cat(emotions).numpy()
-
-    @torch.no_grad()
-    def _take(self, scaler: Any, model: Any) -> None:
-        self.mean.copy_(torch.from_numpy(scaler.mean_))
-        self.std.copy_(torch.from_numpy(scaler.scale_))
-        copy_logistic(self.head, model)
 
 
 @torch.no_grad()

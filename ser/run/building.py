@@ -155,29 +155,7 @@ def build_module(
     loss = instantiate(cfg, "loss")
     if hasattr(loss, "fit_class_counts"):
         loss.fit_class_counts(datamodule.emotion_counts())
-    described: dict[str, Any] = OmegaConf.to_container(cfg.features, resolve=True)  # type: ignore[assignment]
-    if isinstance(encoder, PretrainedEncoder):
-        described["checkpoint"] = encoder.checkpoint  # absolute, if it is a folder
-    if isinstance(encoder, FrameFiles):
-        described |= {"root": None, "dim": encoder.dim, "frame_rate": encoder.frame_rate}
-    config = {
-        **{key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")},
-        "format": FORMAT,
-        "network": description,
-        "adversary": {} if fitted else OmegaConf.to_container(cfg.adversarial, resolve=True),
-        "encoder": described,
-        "encoder_identity": None if encoder is None else encoder.description(),
-        "emotions": datamodule.emotions,
-        "speakers": datamodule.speakers,
-        "sample_rate": 16_000,
-        "max_seconds": cfg.batches.max_seconds,
-        **_score(facts),
-        "normalization": {
-            "kind": datamodule.normalization.kind,
-            "mean": datamodule.statistics.mean[0].clone(),
-            "std": datamodule.statistics.std[0].clone(),
-        },
-    }
+    removal = {} if fitted else OmegaConf.to_container(cfg.adversarial, resolve=True)
     return EmotionModule(
         network,
         adversary,
@@ -188,16 +166,37 @@ def build_module(
         auxiliary=auxiliary,
         l2_reg=cfg.l2_reg,
         seed=cfg.seed,
-        config=config,
+        config={"network": description, "adversary": removal, **_kept_facts(cfg, datamodule, facts, encoder)},
     )
 
 
-def _score(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The cross-validated score of a training on everyone for its checkpoint, without the place of the sweep."""
-    if "cross_validation" not in facts:
-        return {}
-    record = facts["cross_validation"] or {}
-    return {"cross_validation": {key: value for key, value in record.items() if key != "folder"} or None}
+def _kept_facts(
+    cfg: DictConfig, datamodule: EmotionDataModule, facts: Mapping[str, Any], encoder: Encoder | None
+) -> dict[str, Any]:
+    """What every checkpoint holds beside the descriptions of network and adversary, in plain types."""
+    described: dict[str, Any] = OmegaConf.to_container(cfg.features, resolve=True)  # type: ignore[assignment]
+    if isinstance(encoder, PretrainedEncoder):
+        described["checkpoint"] = encoder.checkpoint  # absolute, if it is a folder
+    if isinstance(encoder, FrameFiles):
+        described |= {"root": None, "dim": encoder.dim, "frame_rate": encoder.frame_rate}
+    kept = {key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")}
+    if "cross_validation" in facts:  # of a training on everyone; the place of the sweep stays out
+        record = facts["cross_validation"] or {}
+        kept["cross_validation"] = {key: value for key, value in record.items() if key != "folder"} or None
+    return kept | {
+        "format": FORMAT,
+        "encoder": described,
+        "encoder_identity": None if encoder is None else encoder.description(),
+        "emotions": datamodule.emotions,
+        "speakers": datamodule.speakers,
+        "sample_rate": 16_000,
+        "max_seconds": cfg.batches.max_seconds,
+        "normalization": {
+            "kind": datamodule.normalization.kind,
+            "mean": datamodule.statistics.mean[0].clone(),
+            "std": datamodule.statistics.std[0].clone(),
+        },
+    }
 
 
 def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: int) -> Adversary | None:
