@@ -36,7 +36,7 @@ class Links(HTMLParser):
 
 
 def with_record(run, overrides):
-    record = {"overrides": overrides, "config": {"model": {"hidden_size": 256}}}
+    record = {"overrides": overrides, "config": {"model": {"hidden_size": 256}}, "versions": {"torch": "9.9"}}
     (run / "run.json").write_text(json.dumps(record))
     return run
 
@@ -100,6 +100,11 @@ def test_a_run_shows_the_figures_of_its_table(run_page):
 def test_the_command_can_be_pasted(run_page):
     command = next(word for word in Links(run_page[1]).words if word.startswith("ser train"))
     assert command.split("\n")[0] == "ser train model=gru fold=1 'data.root=/my corpora/x'"
+
+
+def test_the_versions_are_those_of_the_run_and_not_of_this_machine(run_page):
+    words = Links(run_page[1]).words
+    assert words[words.index("Versions of the run", words.index("Reproduce") + 1) :].count("9.9") == 1
 
 
 def test_choosing_on_the_test_part_is_told_from_the_history(run_page):

@@ -35,7 +35,7 @@ WARNINGS = {
 _AGAIN = "a finished run has it, so run it again"
 # Kinds of the entries that are read; those that may be missing are None then.
 _METRICS: dict[str, Any] = {"variant": str, "fold": int, "seed": int}
-_METRICS |= dict.fromkeys(("test", "validation", "versions"), dict | None)
+_METRICS |= dict.fromkeys(("test", "validation"), dict | None)
 _METRICS |= dict.fromkeys(("best_epoch", "epochs", "parameters", "trainable_parameters"), int | None)
 _METRICS |= dict.fromkeys(("seconds", "prediction_seconds"), int | float | None)
 _SPLIT = {"hash": str, "parts": dict, "folds": int | None, "emotions": list | None, "left_out": dict | None}

@@ -39,16 +39,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The summary in plain types; unknown figures are None."""
-        return {
-            "baseline": self.baseline,
-            "command": self.command,
-            "emotions": self.emotions,
-            "notes": self.notes,
-            "variants": _records(self.variants),
-            "comparisons": _records(self.comparisons),
-            "leakage": _records(self.leakage),
-            "speakers": self.speakers,
-        }
+        return {key: _records(value) if isinstance(value, pd.DataFrame) else value for key, value in vars(self).items()}
 
 
 def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequence[str] = ()) -> Summary:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, nullcontext, suppress
 from fnmatch import fnmatch
 from importlib import metadata
@@ -55,7 +55,7 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "trainer.num_sanity_val_steps": "computed before training, kept nowhere",
     "trainer.enable_*": "only shown on screen",
 }
-_VERSIONS = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "numpy", "scikit-learn")
+_PACKAGES = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
 
 
 def describe(cfg: DictConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def run_record(cfg: DictConfig, identity: Mapping[str, Any], choices: Mapping[st
         "choices": dict(choices),
         "config": OmegaConf.to_container(cfg, resolve=True),
         "folder": str(Path.cwd()),
-        "versions": installed_versions(_VERSIONS),
+        "versions": installed_versions(),
     }
 
 
@@ -222,10 +222,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The version of each of these packages that is installed."""
+def installed_versions() -> dict[str, str]:
+    """The version of each package whose version may matter, of those that are installed."""
     found = {}
-    for name in packages:
+    for name in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

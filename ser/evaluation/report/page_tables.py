@@ -21,7 +21,6 @@ from ser.evaluation.summary import Summary
 from ser.metrics import MEANINGS, TITLES
 from ser.run.identity import installed_versions
 
-_PACKAGES = ("ser-lab", "torch", "torchaudio", "lightning", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
 _MOST_ERRORS, _MOST_REASONS = 25, 5
 
 
@@ -224,9 +223,9 @@ def errors_table(table: pd.DataFrame, origin: pd.Series | None = None) -> Table:
     return Table("Most confident errors", list(columns), rows, caption)
 
 
-def packages_table(metrics: Mapping[str, Any]) -> Table:
-    """Versions of the packages: those of the run where it kept them, else those installed now."""
-    versions: Mapping[str, Any] | None = metrics.get("versions")
-    title = "Versions of the run" if versions else "Versions installed when this page was written"
-    found = versions or installed_versions(_PACKAGES)
+def packages_table(record: Mapping[str, Any], of_which: str) -> Table:
+    """Versions of the packages: those in ``record``, a run's run.json, else those installed now."""
+    kept = isinstance(record.get("versions"), dict)
+    title = f"Versions{of_which}" if kept else "Versions installed when this page was written"
+    found = record["versions"] if kept else installed_versions()
     return Table(title, ["package", "version"], [[name, str(version)] for name, version in found.items()])

@@ -205,11 +205,12 @@ def _reproduction(runs: Sequence[Run], folder: Path, typed: str = "") -> Section
     known = "\n".join(commands) or "# the folder has no run.json, so the command is unknown"
     report = shlex.join(["ser", "report", str(folder)])
     blocks = [Listing("Commands", f"{known}\n{report}", folded=len(commands) > 12)]
-    if runs[0].metrics and (record := read_json(runs[0].folder / "run.json")) is not None:
-        title = "Configuration" if len(runs) == 1 else "Configuration of the first run"
+    of_which = " of the run" if len(runs) == 1 else " of the first run"
+    record = (read_json(runs[0].folder / "run.json") if runs[0].metrics else None) or {}
+    if record:
         settings = json.dumps(record.get("config"), indent=2, ensure_ascii=False)
-        blocks.append(Listing(title, settings, folded=True))
-    return Section("Reproduce", [*blocks, parts.packages_table(runs[0].metrics)])
+        blocks.append(Listing(f"Configuration{of_which}", settings, folded=True))
+    return Section("Reproduce", [*blocks, parts.packages_table(record, of_which)])
 
 
 def train_commands(runs: Sequence[Run]) -> list[str]:
