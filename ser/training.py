@@ -23,8 +23,9 @@ from ser.console import count_parameters, show_network, show_scores, show_split
 from ser.data.datamodule import EmotionDataModule
 from ser.encoders import FrameFiles
 from ser.errors import SerError, check_number
-from ser.evaluation.figures import figure_formats, write_figures
+from ser.evaluation.figures import write_figures
 from ser.evaluation.figures.network import write_attention
+from ser.evaluation.figures.style import figure_formats
 from ser.io import read_json
 from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule

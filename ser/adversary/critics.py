@@ -42,12 +42,8 @@ class SpeakerClassifier(Adversary):
         features = reverse_gradient(pooled, self.alpha)
         if self.norm is not None:
             # One utterance has no variance over the batch; it is scaled by the running statistics.
-            alone = self.training and len(features) == 1
-            features = (
-                F.batch_norm(features, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
-                if alone
-                else self.norm(features)
-            )
+            self.norm.train(self.training and len(features) > 1)
+            features = self.norm(features)
         logits: Tensor = self.classifier(features)  # (B, S)
         return AdversaryOutput(F.cross_entropy(logits, speaker), logits)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ser.evaluation.figures import network as _network  # noqa: F401  each module adds its figures to the list
 from ser.evaluation.figures import training as _training  # noqa: F401
-from ser.evaluation.figures.style import FIGURES, FORMATS, encode_figure, figure_formats, save_figure
+from ser.evaluation.figures.style import FIGURES, FORMATS, encode_figure, save_figure
 from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.runs import Run, load_run, warnings_of
 from ser.evaluation.summary import Summary
@@ -18,16 +18,6 @@ from ser.io import told_writing
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
-
-__all__ = [
-    "FIGURES",
-    "caption_of",
-    "figure_formats",
-    "figures_of_run",
-    "figures_of_sweep",
-    "write_figures",
-    "write_sweep_figures",
-]
 
 
 def figures_of_run(run: Run) -> dict[str, Figure]:

@@ -19,34 +19,26 @@ from ser.evaluation.runs import WARNINGS, Run, by_variant, declared, find_runs, 
 from ser.evaluation.significance import bootstrap_interval
 from ser.io import write_text
 
+Line = tuple[str, str, str, str]  # column of history.csv, name, colour, dashes
+_TRAIN, _VALIDATION = ("train", style.BLUE, "-"), ("validation", style.ORANGE, "-")
 ALPHA, GRADIENT = "alpha of the gradient reversal", "gradient norm"  # with and without an adversary
-_PANELS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
-    (
-        "loss",
-        (
-            ("train/loss", "train", style.BLUE, "-"),
-            ("train/emotion_loss", "train, emotion part", style.SKY, "--"),
-            ("train/speaker_loss", "train, speaker part", style.PURPLE, ":"),
-            ("val/loss", "validation", style.ORANGE, "-"),
-        ),
+_PANELS: dict[str, tuple[Line, ...]] = {
+    "loss": (
+        ("train/loss", *_TRAIN),
+        ("train/emotion_loss", "train, emotion part", style.SKY, "--"),
+        ("train/speaker_loss", "train, speaker part", style.PURPLE, ":"),
+        ("val/loss", *_VALIDATION),
     ),
-    (
-        "UAR (%)",
-        (
-            ("train/uar", "train", style.BLUE, "-"),
-            ("val/uar", "validation", style.ORANGE, "-"),
-            ("test/uar", "test (only shown)", style.GREY, ":"),
-        ),
-    ),
-    ("WA (%)", (("train/wa", "train", style.BLUE, "-"), ("val/wa", "validation", style.ORANGE, "-"))),
-    ("macro F1 (%)", (("train/f1", "train", style.BLUE, "-"), ("val/f1", "validation", style.ORANGE, "-"))),
-    ("learning rate", (("learning_rate", "learning rate", style.GREEN, "-"),)),
-    (ALPHA, (("alpha", "alpha", style.PURPLE, "-"),)),
-    (GRADIENT, (("gradient_norm", "gradient norm", style.PURPLE, "-"),)),
-)
+    "UAR (%)": (("train/uar", *_TRAIN), ("val/uar", *_VALIDATION), ("test/uar", "test (only shown)", style.GREY, ":")),
+    "WA (%)": (("train/wa", *_TRAIN), ("val/wa", *_VALIDATION)),
+    "macro F1 (%)": (("train/f1", *_TRAIN), ("val/f1", *_VALIDATION)),
+    "learning rate": (("learning_rate", "learning rate", style.GREEN, "-"),),
+    ALPHA: (("alpha", "alpha", style.PURPLE, "-"),),
+    GRADIENT: (("gradient_norm", "gradient norm", style.PURPLE, "-"),),
+}
 
 
-def _lines(axes: Axes, history: pd.DataFrame, lines: tuple[tuple[str, str, str, str], ...], log: bool) -> bool:
+def _lines(axes: Axes, history: pd.DataFrame, lines: tuple[Line, ...], log: bool) -> bool:
     """Draw the columns that are there and hold numbers; False where there is none."""
     drawn = False
     for column, label, colour, dashes in lines:
@@ -84,7 +76,7 @@ def training_panel(history: pd.DataFrame, kept: int | None = None, note: str = "
     drawn = style.new_figure(11, 7, "Training", note)
     panels = drawn.subplots(2, 3).ravel()
     adversary = "train/speaker_loss" in history
-    chosen = [panel for panel in _PANELS if panel[0] != (GRADIENT if adversary else ALPHA)]
+    chosen = [panel for panel in _PANELS.items() if panel[0] != (GRADIENT if adversary else ALPHA)]
     if not adversary:
         history = history.drop(columns="train/emotion_loss", errors="ignore")  # it is the whole loss
     for axes, (title, lines) in zip(panels, chosen, strict=True):
