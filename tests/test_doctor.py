@@ -74,6 +74,14 @@ def test_copies_of_one_speaker_can_stay_unless_speakers_overlap(examine, words, 
     assert overlapping.status == "warning" and "remove the copies" in overlapping.remedy
 
 
+def test_copies_in_two_of_several_corpora_are_named(examine, tmp_path):
+    table = write_manifest(tmp_path, speakers=6, seconds=0.3)
+    corpora = ["data=combined", "data.corpora=[manifest,folder]", f"data.manifest.manifest={table}"]
+    found = examine(*corpora, f"data.folder.root={tmp_path}/audio", f"paths.cache={tmp_path}/cache")["duplicates"]
+    assert found.status == "warning" and "under two speakers: 48;" in found.text, found
+    assert "manifest/spk1_angry_0 = folder/" in found.text
+
+
 def test_words_that_do_not_compose_leave_the_installation_checked(examine, capsys):
     assert "no such option" in examine("model=foo")["configuration"].text
     assert cli.main(["doctor", "fold=abc"]) == 1

@@ -1,7 +1,7 @@
 """What ``ser doctor`` looks at, in order, and what it says of an experiment: corpus, protocol, encoder and cache."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,18 +179,20 @@ class Experiment:
 
     def check_cache(self) -> Iterator[Finding]:
         """Copies of recordings, which sessions are cached, what is missing and how large that will be."""
-        for _, part in self.corpus.parts or [("", self.corpus)]:
-            folder = CacheFolder.of(part, self.encoder, self.cfg.paths.cache, self.cfg.extraction.trust_cache)
-            yield from self._copies(part, folder)
-            yield from self._cached(part, folder)
-
-    def _copies(self, corpus: Corpus, folder: CacheFolder) -> Iterator[Finding]:
-        """Utterances that are the same stretch of the same recording."""
         same: dict[Recording, list[str]] = {}
-        for name, recording in folder.recordings.items():
-            same.setdefault(recording, []).append(name)
+        cached: list[Finding] = []
+        for name, part in self.corpus.parts or [("", self.corpus)]:
+            folder = CacheFolder.of(part, self.encoder, self.cfg.paths.cache, self.cfg.extraction.trust_cache)
+            for own, recording in folder.recordings.items():
+                same.setdefault(recording, []).append(f"{name}/{own}" if name else own)
+            cached += self._cached(part, folder)
+        yield from self._copies(same)
+        yield from cached
+
+    def _copies(self, same: Mapping[Recording, Sequence[str]]) -> Iterator[Finding]:
+        """Utterances, also of several corpora, that are the same stretch of the same recording."""
         if copies := [names for names in same.values() if len(names) > 1]:
-            speaker = {utterance.id: utterance.speaker for utterance in corpus.utterances}
+            speaker = {utterance.id: utterance.speaker for utterance in self.corpus.utterances}
             apart = sum(len({speaker[name] for name in names}) > 1 for names in copies)
             text = (
                 f"recordings that occur more than once: {len(copies):,}, of these under two speakers: {apart:,}; "
