@@ -261,6 +261,19 @@ def test_a_folder_of_tables_is_one_variant_of_several_seeds_and_folds(tmp_path):
     assert saved["variants"][0]["uar_pooled"] == pytest.approx(row["uar_pooled"])
 
 
+def test_several_corpora_have_a_table_of_their_own_and_one_corpus_has_none(tmp_path, summary):
+    parts = [fake_table(4, 12, first_speaker=4 * fold).assign(corpus=name) for fold, name in enumerate(("b", "a"), 1)]
+    for fold, table in enumerate(parts, 1):
+        table.to_csv(tmp_path / f"seed1_fold{fold}.csv", index=False)
+    (found,) = (
+        table for table in summary_tables(summarize(find_runs(tmp_path))) if table.title == "UAR in each corpus"
+    )
+    assert found.columns == ["variant", "a (%)", "b (%)"]
+    shown = [cell.split()[0] for cell in found.rows[0][1:]]
+    assert shown == [f"{100 * scores(table)['uar']:.1f}" for table in reversed(parts)]
+    assert "UAR in each corpus" not in {table.title for table in summary_tables(summary)}
+
+
 def test_tables_of_run_folders_are_not_runs_of_their_own(sweep):
     write_summary(summarize(find_runs(sweep)), sweep)
     assert {run.variant for run in find_runs(sweep)} == set(SKILL)

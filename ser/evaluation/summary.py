@@ -16,12 +16,14 @@ import pandas as pd
 from ser.errors import SerError
 from ser.evaluation.comparison import paired_comparison, split_differences
 from ser.evaluation.leakage import leakage_table
+from ser.evaluation.report.cells import short_names
 from ser.evaluation.runs import Run, by_fold, by_variant, declared, pooled, warnings_in
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_intervals, holm
 
 DEFAULT_BASELINES = ("statistics_logistic", "gru")
 TESTS = ("p_speakers", "p_folds", "p_utterances")
+IN_CORPUS = "uar_pooled_in_"  # begins the columns of the UAR in each of several corpora
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ def _variant_row(variant: str, runs: Sequence[Run], speakers: dict[str, Any]) ->
             f"{metric}_pooled_low": interval.low,
             f"{metric}_pooled_high": interval.high,
         }
+    for corpus, part in table.groupby("corpus") if "corpus" in table and table["corpus"].nunique() > 1 else ():
+        interval, key = bootstrap_intervals(part, ["uar"])["uar"], f"{IN_CORPUS}{corpus}"
+        row |= {key: interval.estimate, f"{key}_low": interval.low, f"{key}_high": interval.high}
     for emotion, recall in overall["recall"].items():
         values = each[f"recall.{emotion}"].astype(float)
         row[f"recall_{emotion}_mean_over_runs"], row[f"recall_{emotion}_std_over_runs"] = values.mean(), values.std()
@@ -153,8 +158,9 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
 
 
 def _notes(groups: dict[str, list[Run]]) -> list[str]:
-    notes = []
-    for variant, runs in groups.items():
+    notes, (names, _) = [], short_names(list(groups))
+    for name, runs in groups.items():
+        variant = names[name]
         notes += [f"{variant}: {text}." for text in warnings_in(declared(runs))]
         cells = {(run.fold, run.seed) for run in runs}
         expected = len({fold for fold, _ in cells}) * len({seed for _, seed in cells})

@@ -15,7 +15,7 @@ from ser.evaluation.report import cells
 from ser.evaluation.report.cells import Table, bounds_of, number, percent, records
 from ser.evaluation.report.leakage_tables import leakage_table
 from ser.evaluation.runs import marks_of, warnings_in
-from ser.evaluation.summary import Summary
+from ser.evaluation.summary import IN_CORPUS, Summary
 from ser.metrics import TITLES
 
 DIFFERENCE = ("difference (points)", "p speakers", "p folds", "p utterances", "d_z")  # headings of difference_cells
@@ -95,6 +95,7 @@ def summary_tables(summary: Summary) -> list[Table]:
     tables = [
         _means(rows, names, shared, summary.baseline),
         _pooled(rows, names),
+        *_corpora(rows, names),
         _recall(rows, names, summary.emotions),
         *_comparisons(summary, names),
         _speakers(summary, names),
@@ -129,6 +130,15 @@ def _pooled(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Tabl
     utterances = " or ".join(dict.fromkeys(number(row["utterances"]) for row in rows))
     caption = f"One score over the {utterances} test utterances of all folds. {METHOD}."
     return Table("Pooled over folds", ["variant", *_percent_of(TITLES[metric] for metric in metrics)], lines, caption)
+
+
+def _corpora(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Table]:
+    """UAR of each variant in each of several corpora; no table of a single corpus."""
+    keys = [key for key in rows[0] if key.startswith(IN_CORPUS) and f"{key}_low" in rows[0]]
+    lines = [[names[row["variant"]], *(bounds_of(row, key) for key in keys)] for row in rows]
+    columns = ["variant", *_percent_of(key.removeprefix(IN_CORPUS) for key in keys)]
+    caption = "The same predictions, the test utterances of one corpus at a time."
+    return [Table("UAR in each corpus", columns, lines, caption)] if keys else []
 
 
 def _recall(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], emotions: Sequence[str]) -> Table:
