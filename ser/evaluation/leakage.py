@@ -25,7 +25,7 @@ _SMALLEST = 1e-6  # probability, before the logarithm
 COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, explanation
     "speaker": (
         "speaker named",
-        "training speakers, by the strongest probe, of utterances that neither it nor an erasure has seen",
+        "training speakers, by the strongest probe (one knows the emotion), of utterances new to it and to an erasure",
     ),
     "speaker_control": ("control", "the same with speakers permuted within each emotion"),
     "chance": ("chance", "one of the training speakers at random"),

@@ -9,7 +9,8 @@ from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_curve
 
-from ser.evaluation.speaker_probe import check_rows, prepare, subsample
+from ser.evaluation.speaker_probe import check_rows, subsample
+from ser.evaluation.speaker_views import prepare
 
 _SHRINKAGE = 0.05  # of the covariance within speakers
 
