@@ -1,6 +1,5 @@
 """The exception that a user is meant to read, and what other libraries' exceptions say in one line."""
 
-import difflib
 import errno
 import math
 
@@ -101,15 +100,9 @@ def _explain_disk(error: OSError) -> str | None:
 def _explain_hydra(error: BaseException) -> str | None:
     """What is wrong with a configuration; None where the error is not Hydra's."""
     # Hydra is loaded wherever its errors can occur; prediction alone does not pay for it.
-    from hydra.errors import HydraException, MissingConfigException, OverrideParseException  # noqa: PLC0415
+    from hydra.errors import HydraException, OverrideParseException  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        names = [name for name in error.options if name != option]
-        near = difflib.get_close_matches(option, names, n=1, cutoff=0.75)
-        known = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
-        return f"{group}={option} was given, but the group {group} has no such option; {known}"
     if isinstance(error, OverrideParseException):
         if "=" not in str(error.override):
             return f"{error.override!r} was given, expected key=value; for example fold=1."

@@ -148,6 +148,20 @@ WORDS = [
     ("--seed 3", "write seed=..., without dashes."),
     ("data.root=/r\udcffoot", r"data.root=/r\xffoot was given, expected UTF-8"),
     ("modle=gru", "did you mean model?"),
+    ("adversarial=leace", "did you mean erasure? Erases the directions"),
+    ("adversarial=hsic", "did you mean independence?"),
+    ("adversarial=coral", "known are confusion, critics"),
+    ("augmentation=adain", "did you mean mixstyle?"),
+    ("protocol=loso", "did you mean session or speaker?"),
+    ("features=whisper", "did you mean whisper_base or whisper_base_layers?"),
+    ("model=lstm", "did you mean gru? The baseline, a GRU or (model.cell=lstm) LSTM"),
+    ("model=transformer", "known are bottleneck_gru"),
+    ("experiment=gru", "did you mean bottleneck_gru, small_gru or small_gru_speaker?"),
+    ("enrol=8", "known are adversarial, "),
+    ("corpus=emodb", "did you mean data?"),
+    ("adversarial.probe=true", "known are adversarial.answer, "),
+    ("callbacks.confusion_every_epoch=true", "did you mean callbacks.history.confusion?"),
+    ("optimizer.learning_rate=1", "did you mean optimizer.lr?"),
     ("typo=1", "the key 'typo'"),
     ("++typo=1", "'typo'"),
     ("batches.batchsize=3", "did you mean batches.batch_size?"),
@@ -202,7 +216,7 @@ WORDS = [
     ("logger=foo", "known are csv"),
     ("normalization=foo", "known are corpus, global"),
     ("lr=0.1", "did you mean optimizer.lr?"),
-    ("epochs=5", "did you mean trainer.max_epochs?"),
+    ("epochs=5", "did you mean trainer.max_epochs or trainer.min_epochs?"),
     ("modle.hidden_size=8", "did you mean model.hidden_size?"),
     ("batches.max_seconds=nan", "max_seconds=nan"),
     ("seed=99999999999", "4294967295"),
@@ -244,6 +258,16 @@ def test_words_that_make_no_run(train, refusal, outputs, corpus, words, part):
     assert len(before) == 4 + 1  # four files of the run, one portion of the cache
     assert results(outputs) == before
     assert everything(outputs) == files
+
+
+@pytest.mark.parametrize(
+    "word", ["model.cell=mingru", "adversarial.dropout=2", "optimizer.lr=-1", "loss.label_smoothing=2",
+             "alpha_schedule.max_alpha=-1", "lr_schedule.min_lr=-1"]
+)  # fmt: skip
+def test_settings_are_refused_before_extraction(refusal, corpus, tmp_path, word):
+    given = ["data=manifest", f"data.manifest={corpus}", "model=gru", "adversarial=gradient_reversal", word]
+    assert word.partition("=")[2] in refusal(tmp_path, *given, f"paths.cache={tmp_path}/cache")
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Overrides as typed on a command line: whether they compose, and the key that was probably meant."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ser.config.page import CONFIG_FOLDER, Batches, Extraction, Paths, TrainPage, compose_page
+from ser.config.suggestions import nearest_key
 from ser.errors import SerError, explain
 
 
@@ -144,7 +144,8 @@ def _check_key(override: Override, known: set[str]) -> None:
     if key == "baseline":
         raise SerError("baseline was given, which belongs to `ser sweep`; run that, or leave it out.")
     if key not in known and not (adds and top in known and not closed):
-        raise SerError(f"the key {key!r} was given, but the configuration has no such key; {nearest(key, known)}")
+        meant = nearest_key(key, known, CONFIG_FOLDER)
+        raise SerError(f"the key {key!r} was given, but the configuration has no such key; {meant}")
 
 
 def known_keys() -> set[str]:
@@ -170,27 +171,3 @@ def _keys(content: Any) -> Iterator[str]:
     for key, value in content.items() if isinstance(content, Mapping) else ():
         yield str(key)
         yield from (f"{key}.{inner}" for inner in _keys(value))
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown key: the one that was probably meant, or all top-level ones."""
-    known = sorted(known)
-    if near := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
-        return f"did you mean {near[0]}?"
-    last = {name: name.rpartition(".")[2] for name in known}
-    word = key.rpartition(".")[2]
-    close = difflib.get_close_matches(word, set(last.values()))
-    # Of names that are equally near the first in the alphabet: max_epochs, not min_epochs.
-    leaf = sorted(close, key=lambda name: (-difflib.SequenceMatcher(None, name, word).ratio(), name))
-    # The page and the optimizer come before what is nested deeper.
-    usual = [
-        (name.count("."), not name.startswith("optimizer."), name) for name in known if leaf and last[name] == leaf[0]
-    ]
-    meant = [name for _, _, name in sorted(usual)]
-    near = difflib.get_close_matches(key, known, n=1)
-    if meant and leaf[0] == word:  # the same name in several places, such as data.root and features.root
-        same = [name for (depth, first, name) in sorted(usual) if (depth, first) == min(usual)[:2]]
-        return f"did you mean {' or '.join(same)}?"
-    if meant or near:
-        return f"did you mean {(meant or near)[0]}?"
-    return f"known are {', '.join(name for name in known if '.' not in name and '/' not in name) or 'none'}."

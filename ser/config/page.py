@@ -15,10 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from ser.config.suggestions import nearest_option
 from ser.errors import SerError, explain
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -178,6 +179,12 @@ def compose_page(overrides: Sequence[str]) -> DictConfig:
         running = GlobalHydra.instance().is_initialized()
         with nullcontext() if running else initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             return compose("train", overrides=list(overrides), return_hydra_config=True)
+    except MissingConfigException as error:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        raise SerError(
+            f"{group}={option} was given, but the group {group} has no such option; "
+            f"{nearest_option(group, option, CONFIG_FOLDER)}"
+        ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: normalization=-1
         raise SerError(explain(error) or f"{error}; correct the overrides.") from error
 

@@ -65,7 +65,11 @@ def load_data(cfg: DictConfig) -> Data:
     check_finetuning(encoder, normalization.kind, instantiate(cfg, "augmentation"), own_frames)
     protocol = instantiate(cfg, "protocol")
     others = other_emotions(cfg, corpus) if cfg.auxiliary_weight else ()
-    _split(cfg, protocol, corpus, others)  # what is wrong with it is said before hours of extraction
+    # What is wrong with the split or the settings is said before hours of extraction.
+    trial = _split(cfg, protocol, corpus, others)
+    _check_settings(
+        cfg, (corpus.frame_source or encoder).dim, len({u.speaker for u in trial.train}), len(corpus.emotions)
+    )
     whole = replace(corpus, utterances=(*corpus.utterances, *others))
     extraction = extract(whole, encoder, cfg.paths.cache, **cfg.extraction)
     for identifier, reason in extraction.failures.items():
@@ -197,6 +201,17 @@ def _kept_facts(
             "std": datamodule.statistics.std[0].clone(),
         },
     }
+
+
+def _check_settings(cfg: DictConfig, dim: int, speakers: int, emotions: int) -> None:
+    """Refuse settings that network, adversary, loss, optimizer or schedules refuse; random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        network: Network = instantiate(cfg, "model")(input_size=dim, emotions=emotions)
+        if not isinstance(network, StatisticsLogistic):
+            build_adversary(cfg, network, speakers, emotions)
+        instantiate(cfg, "optimizer")(network.parameters())
+        for key in ("loss", "alpha_schedule", "lr_schedule"):
+            instantiate(cfg, key)
 
 
 def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: int) -> Adversary | None:
