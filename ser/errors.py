@@ -108,7 +108,9 @@ def _explain_hydra(error: BaseException) -> str | None:
             return f"{error.override!r} was given, expected key=value; for example fold=1."
         lines = error.message.splitlines()
         reason = next((line for line in lines if not line.startswith(("Error parsing override", "See http"))), "")
-        return f"{error.override!r} was given, expected key=value ({reason}); quote it, the shell may have changed it."
+        key, _, value = str(error.override).partition("=")
+        given = f"{error.override} was given, expected key=value ({reason})"
+        return f"""{given}; a value with such signs is quoted: '{key}="{value}"'."""
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     reasons: list[str] = []

@@ -233,6 +233,14 @@ def test_corpora_of_names_have_their_published_counts(tmp_path, name, speakers, 
     assert len(corpus.sessions) == min(5, speakers)
 
 
+def test_a_pattern_of_speakers_is_matched_with_the_names_that_results_show(tmp_path):
+    fake_corpora.write_ravdess(tmp_path, actors=3, repetitions=1, seconds=0.1)
+    emotions = ("neutral", "happy", "sad", "angry")
+    assert named("ravdess", tmp_path, emotions, speakers="Actor_0[12]").speakers == ["Actor_01", "Actor_02"]
+    with pytest.raises(SerError, match=r"speakers=0\[12\] matches no speaker, expected some such as Actor_0[123];"):
+        named("ravdess", tmp_path, emotions, speakers="0[12]")
+
+
 def test_esd_is_read_with_the_folders_of_its_parts_and_by_language(tmp_path):
     fake_corpora.write_esd(tmp_path / "plain", most=1, speakers=20)
     for path in (tmp_path / "plain").rglob("*.wav"):

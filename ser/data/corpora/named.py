@@ -155,11 +155,14 @@ def named(
                 f"{path} is named after speaker {speaker}, expected one of {', '.join(names.sessions)}; "
                 "remove the file or use data=manifest for another corpus."
             )
+        session, gender = 0 if names.sessions is None else names.sessions[speaker], names.gender(speaker)
+        speaker = f"{names.prefix}{speaker}"
         if label not in wanted or (speakers is not None and not re.fullmatch(speakers, speaker)):
             continue
         identifier = match.groupdict().get("id") or match[0].replace("/", "_")
-        session, gender = 0 if names.sessions is None else names.sessions[speaker], names.gender(speaker)
-        utterances.append(Utterance(identifier, path, label, f"{names.prefix}{speaker}", session, gender))
+        utterances.append(Utterance(identifier, path, label, speaker, session, gender))
+    if speakers is not None and not utterances:
+        raise SerError(f"data.speakers={speakers} matches no speaker, expected some such as {speaker}; correct it.")
     if names.sessions is None:
         group = speaker_groups((u.speaker, u.gender) for u in utterances)
         utterances = [replace(u, session=group[u.speaker]) for u in utterances]
