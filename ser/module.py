@@ -130,7 +130,8 @@ class EmotionModule(lightning.LightningModule):
         if self.adversary is not None or self.auxiliary is not None:
             parts["emotion_loss"] = loss  # else the loss itself
         if self.adversary is not None and part_of_task:
-            parts["speaker_loss"], speaker_logits = self.adversary(pooled, speaker, emotion)
+            with torch.autocast(self.device.type, enabled=False):  # small directions count, and half types lose them
+                parts["speaker_loss"], speaker_logits = self.adversary(pooled.float(), speaker, emotion)
             loss = loss + self.adversary.weight * parts["speaker_loss"]
             if speaker_logits is not None:
                 parts["speaker_accuracy"] = (speaker_logits.argmax(-1) == speaker).float().mean()

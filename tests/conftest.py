@@ -1,5 +1,8 @@
+import os
 from functools import cache as cached
 from pathlib import Path
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # children of the tests are forked, which CUDA does not survive
 
 import pytest
 import torch

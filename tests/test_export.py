@@ -156,6 +156,16 @@ def test_a_pretrained_encoder_can_be_inside(few_sounds, tmp_path, name):
         assert values(two) == pytest.approx(values(other.predict_batch([waveform])[0]), abs=1e-3)
 
 
+def test_what_this_torch_cannot_export_is_told_in_one_line(tmp_path, monkeypatch):
+    def fail(*_, **__):  # as torch 2.11 does with HuBERT inside
+        raise torch.onnx.OnnxExporterError("long") from ValueError("Could not guard on u0 < 10\n\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(SerError, match=r"cannot export this network \(Could not guard on u0 < 10\); torch 2"):
+        export_onnx(load(tmp_path, model=SMALL), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_an_encoder_that_cannot_be_inside_says_so(tmp_path):
     folder = save_tiny_hubert(tmp_path / "hubert")
     encoder = {"_target_": "ser.encoders.SpeechEncoder", "checkpoint": str(folder), "dtype": "bfloat16"}

@@ -233,9 +233,26 @@ def test_schedules_end_with_the_epochs_that_the_steps_ask_for(make, tmp_path):
     assert len(rates) == 3 and rates.iloc[-1] < 0.5 * rates.iloc[0]
 
 
-def test_mixed_precision_trains(make, tmp_path):
-    training.run(make("trainer=gpu", "trainer.accelerator=cpu", *SMALL, *SHORT))
-    check_run(tmp_path / "run")
+@pytest.mark.parametrize("words", [
+    *([f"adversarial={name}"] for name in options("adversarial") if name != "erasure_after"),
+    *([f"model={name}"] for name in options("model")),
+    *([f"augmentation={name}"] for name in options("augmentation")),
+    *([f"normalization={name}"] for name in options("normalization")),
+    ["experiment=adversary/erasure_after"], ["loss=focal"],
+], ids=" ".join)  # fmt: skip
+def test_mixed_precision_trains(make, tmp_path, monkeypatch, words):
+    def single(function):  # a GPU has no linear algebra in half precision, where a CPU converts
+        def checked(matrix, *others, **settings):
+            assert matrix.dtype in (torch.float32, torch.float64), matrix.dtype
+            return function(matrix, *others, **settings)
+
+        return checked
+
+    for name in ("cholesky", "solve_triangular", "svd", "pinv", "solve", "eigh", "inv"):
+        monkeypatch.setattr(torch.linalg, name, single(getattr(torch.linalg, name)))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    training.run(make("trainer=gpu", "trainer.accelerator=cpu", *words, *SMALL, *SHORT))
+    check_run(tmp_path / "run", epochs=0 if "model=statistics_logistic" in words else 1)
 
 
 @pytest.mark.parametrize("words, expected", [

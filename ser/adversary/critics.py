@@ -116,7 +116,7 @@ class Critics(Adversary):
             self._watch(whiten(pooled.detach(), emotion), speaker)
             features, speakers, emotions = self.memory.stored()
             self._train_heads(whiten(features, emotions), speakers)
-        inputs = whiten(reverse_gradient(pooled.float(), -self.alpha), emotion)  # reversed twice: times alpha
+        inputs = whiten(reverse_gradient(pooled, -self.alpha), emotion)  # reversed twice: times alpha
         logits = torch.stack([head(inputs) for head in self.heads])  # (heads, B, S)
         return AdversaryOutput(self.objective(inputs, logits, speaker), logits.mean(dim=0))
 
@@ -221,7 +221,7 @@ class KernelIndependence(Adversary):
         features, speakers, emotions = (part.clone() for part in self.memory.stored())  # before this batch is in it
         self.memory.add(pooled, speaker, emotion)
         means, matrix = self.memory.whitening()
-        own = (reverse_gradient(pooled.float(), -self.alpha) - means[emotion]) @ matrix  # (B, P)
+        own = (reverse_gradient(pooled, -self.alpha) - means[emotion]) @ matrix  # (B, P)
         other = (features - means[emotions]) @ matrix  # (N, P)
         distance = torch.cdist(own, other).square()  # (B, N)
         scale = distance.detach().mean()

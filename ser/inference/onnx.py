@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ser.data.audio import SAMPLE_RATE, SHORTEST_SAMPLES
 from ser.encoders import FrameFiles
 from ser.encoders.base import HOP_SAMPLES
-from ser.errors import SerError
+from ser.errors import SerError, first_line
 from ser.inference.checkpoint import to_plain
 from ser.inference.engines import FRAMES, METADATA_KEY, WAVEFORM
 from ser.inference.onnx_graph import FrameGraph, WaveformGraph, quantize_file, translations
@@ -125,18 +125,24 @@ def _write(recognizer: Recognizer, path: Path, with_encoder: bool) -> None:
         graph, name, time = FrameGraph(recognizer), FRAMES, "time"
         example, lengths = torch.randn(2, 37, recognizer.config.input_size), torch.tensor([37, 20])
     batch = torch.export.Dim("batch")
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph.eval(),
-            (example, lengths),
-            dynamo=True,
-            dynamic_shapes=({0: batch, 1: torch.export.Dim(time)}, {0: batch}),
-            opset_version=_OPSET,
-            input_names=[name, "lengths"],
-            output_names=["probabilities"],
-            verbose=False,
-            custom_translation_table=translations(),
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph.eval(),
+                (example, lengths),
+                dynamo=True,
+                dynamic_shapes=({0: batch, 1: torch.export.Dim(time)}, {0: batch}),
+                opset_version=_OPSET,
+                input_names=[name, "lengths"],
+                output_names=["probabilities"],
+                verbose=False,
+                custom_translation_table=translations(),
+            )
+    except torch.onnx.OnnxExporterError as error:  # what can be exported grows with torch
+        raise SerError(
+            f"torch {torch.__version__} cannot export this network ({first_line(error.__cause__ or error)}); torch "
+            "2.14.1 exports every network and encoder of this project."
+        ) from error
     if program is None:
         raise SerError("torch.onnx.export gave no program, expected one; install the versions that ser[export] names.")
     program.model.metadata_props.update(
