@@ -350,6 +350,11 @@ def test_card_shows_results_with_an_interval_and_labels_what_flatters(tmp_path):
     assert "nan" not in card
 
 
+def test_labels_are_there_before_the_browser_has_asked_for_its_language(page):
+    shown = {entry["id"]: entry["props"] for entry in page.blocks.get_config_file()["components"]}
+    assert all(shown[part._id][name] == demo.text("en", key) for part, name, key in page._labels)
+
+
 def test_every_text_says_the_same_in_both_languages():
     def fields(message):
         return {name for _, name, _, _ in string.Formatter().parse(message) if name}

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
 from ser.cli.progress import seconds_left
-from ser.cli.train import expand
+from ser.cli.train import expand, launch
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, variant_name
 from ser.config.page import folder_name
 from ser.errors import SerError
@@ -252,6 +252,17 @@ def test_an_interrupted_run_is_resumed(sweep, command):
     assert f"going on from {run}" in (run / "train.log").read_text()
     assert shown.count("finished already") == 3
     assert (run / "predictions.csv").read_bytes() == before
+
+
+def test_an_interrupted_sweep_says_that_the_same_command_goes_on(monkeypatch, caplog):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    for resume, again in (["resume=true"], "command goes on"), ([], "command with resume=true goes on"):
+        monkeypatch.setattr(sys, "argv", ["ser train", "-m", "seed=1,2", *resume])
+        with pytest.raises(SystemExit) as ended:
+            launch(interrupted)
+        assert ended.value.code == 130 and again in caplog.messages[-1]
 
 
 def test_a_point_given_twice_runs_once(sweep, command):

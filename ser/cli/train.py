@@ -88,6 +88,9 @@ def launch(main: Callable[[], Any]) -> None:
         main()
         sys.stdout.flush()
     except KeyboardInterrupt:
+        if set(_SEVERAL) & set(sys.argv):  # the screen has no messages of single runs
+            again = "" if "resume=true" in sys.argv else " with resume=true"
+            log.warning("interrupted; the same command%s goes on", again)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # train.py --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it flushes at exit

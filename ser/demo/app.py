@@ -59,14 +59,15 @@ class Page:
             self._connect()
 
     def _label(self, component: Any, key: str, name: str = "label") -> Any:
-        """The component, whose label follows the language from here on."""
+        """The component, whose label follows the language from here on; English until the browser's is known."""
+        setattr(component, name, text("en", key))
         self._labels.append((component, name, key))
         return component
 
     def _lay_out(self) -> None:
         say = self._label
         names, languages = self.shelf.names, [(name, key) for key, name in LANGUAGES.items()]
-        self.title = gr.HTML()
+        self.title = gr.HTML(f"<h1>{text('en', 'title')}</h1>")
         with gr.Row(equal_height=True):
             box = gr.Dropdown(names, value=names[0], filterable=False, scale=3, min_width=300, elem_id="ser-model")
             self.model = say(box, "model")

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from ser.data.audio import SAMPLE_RATE
+from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE
 from ser.data.soundfiles import printable
 from ser.errors import SerError
 from ser.inference.files import StatisticsOf, collect_files, first_minute, predict_files
@@ -138,10 +138,10 @@ def bar(value: float, width: int) -> str:
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
-    """The paths without the folder that all of them share."""
+    """The paths without the folder that all of them share; as given where they share none."""
     whole = [Path(path).absolute() for path in paths]
     shared = os.path.commonpath([path.parent for path in whole])
-    return [str(path.relative_to(shared)) for path in whole]
+    return list(paths) if shared == os.sep else [str(path.relative_to(shared)) for path in whole]
 
 
 def check_asked(recognizer: Recognizer, speaker_per_folder: bool, attention: bool) -> None:
@@ -175,8 +175,9 @@ def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) 
         except SerError:
             continue  # listed with the predictions
         prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
-        figure = attention_over_waveform([Attended.of(printable(Path(name)), waveform, prediction)])
-        save_figure(figure, folder / name.replace(os.sep, "-"))
+        first = ", first 60 s" if len(waveform) >= LONGEST_SECONDS * SAMPLE_RATE else ""
+        figure = attention_over_waveform([Attended.of(f"{printable(Path(name))}{first}", waveform, prediction)])
+        save_figure(figure, folder / name.lstrip(os.sep).replace(os.sep, "-"))
 
 
 def show_failures(failures: Mapping[str, str], total: int) -> None:
