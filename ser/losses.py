@@ -45,17 +45,11 @@ class EmotionLoss(nn.Module, ABC):
     def fit_class_counts(self, counts: Sequence[int] | Tensor) -> None:
         """Set the class weights from the number of training utterances of each class (C,).
 
-        A class without utterances gets weight 0. Does nothing when ``class_weighting`` is off; else refuses a training
-        part without utterances.
+        A class without utterances gets weight 0. Does nothing when ``class_weighting`` is off.
         """
         if not self.class_weighting:
             return
         numbers = torch.as_tensor(counts, dtype=torch.float32)
-        if numbers.sum() <= 0:
-            raise SerError(
-                "class weighting was given a training part with no utterances, it needs at least one; "
-                "check the split or set class_weighting=false."
-            )
         weights = numbers.sum() / (len(numbers) * numbers)
         weights[numbers == 0] = 0.0
         self.class_weights = weights

@@ -13,6 +13,7 @@ from ser.cli import main
 from ser.cli.app import ScreenHandler
 from ser.evaluation import reproduce, speaker_probe
 from ser.evaluation.figures import FIGURES
+from ser.evaluation.predictions import read_predictions, write_predictions
 from ser.evaluation.report.render import write_summary
 from ser.evaluation.report.report import in_order_of_summary
 from ser.evaluation.runs import find_runs
@@ -99,6 +100,11 @@ def test_emotions_in_another_order_are_the_same(tmp_path, capsys):
     said = words(capsys)
     assert "corpus fake against same" in said and "classes" not in said
     assert main(["compare", str(a), str(b), "--allow-different-splits"]) == 0
+    copy = write_run(tmp_path / "copy")
+    table = read_predictions(copy / "predictions.csv")
+    table = table[table.columns[::-1]].assign(corpus="a column more")
+    write_predictions(copy / "predictions.csv", table)
+    assert main(["compare", str(a), str(copy)]) == 0
     assert main(["compare", str(a), str(other)]) == 1
     assert "only results on the same classes" in words(capsys)
 

@@ -70,8 +70,6 @@ def test_class_weights_are_inverse_frequencies_and_ignore_absent_classes():
 def test_class_weighting_needs_counts():
     with pytest.raises(SerError, match="fit_class_counts"):
         CrossEntropy(class_weighting=True)(LOGITS, TARGET)
-    with pytest.raises(SerError, match="no utterances"):
-        FocalLoss(class_weighting=True).fit_class_counts([0, 0])
 
 
 @pytest.mark.parametrize("build", [lambda: CrossEntropy(1.0), lambda: FocalLoss(gamma=-1), lambda: FocalLoss(alpha=0)])

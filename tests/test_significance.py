@@ -9,6 +9,7 @@ from ser.evaluation import significance
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
     bootstrap_interval,
+    bootstrap_intervals,
     corrected_t_test,
     difference_intervals,
     effect_size,
@@ -18,8 +19,8 @@ from ser.evaluation.significance import (
 from ser.metrics import METRICS
 
 
-def difference_interval(a, b, metric="uar", **options):
-    return difference_intervals(a, b, **options)[metric]
+def difference_interval(a, b, metric="uar"):
+    return difference_intervals(a, b)[metric]
 
 
 def permutation_test(a, b, metric="uar", by="speaker", **options):
@@ -29,7 +30,7 @@ def permutation_test(a, b, metric="uar", by="speaker", **options):
 @pytest.mark.parametrize("metric", METRICS)
 def test_estimates_are_the_scores_and_lie_inside(metric):
     a, b = fake_table(8, 20, seed=1), fake_table(8, 20, seed=2)
-    one = bootstrap_interval(a, metric)
+    one = bootstrap_intervals(a)[metric]
     assert one.estimate == pytest.approx(scores(a)[metric])
     assert one.low < one.estimate < one.high
     two = difference_interval(a, b, metric)
@@ -49,7 +50,7 @@ def test_speakers_that_differ_widen_the_interval_and_seeds_do_not_narrow_it():
 def test_intervals_cover_the_truth(speakers, spread):
     skill = 0.6
     intervals = [
-        bootstrap_interval(fake_table(speakers, 24, skill, seed, speaker_std=spread), "wa", repetitions=200)
+        bootstrap_intervals(fake_table(speakers, 24, skill, seed, speaker_std=spread), repetitions=200)["wa"]
         for seed in range(80)
     ]
     covered = np.mean([low <= skill <= high for _, low, high in intervals])
@@ -149,14 +150,10 @@ def test_effect_size_by_hand():
 
 def test_results_that_cannot_be_paired_are_refused():
     a = fake_table(4, 8)
-    for other, words in (
-        (fake_table(5, 8), "share 32"),
-        (a.assign(emotion=a["emotion"].iloc[::-1].to_numpy()), "different labels"),
-        (a.rename(columns={"p_sad": "p_bored"}), "different classes"),
+    for other in (
+        fake_table(5, 8),
+        a.assign(emotion=a["emotion"].iloc[::-1].to_numpy()),
+        a.rename(columns={"p_sad": "p_bored"}),
     ):
-        with pytest.raises(SerError, match=words):
+        with pytest.raises(SerError, match="same ones with the same labels and classes"):
             permutation_test(a, other)
-    with pytest.raises(SerError, match="not a metric"):
-        bootstrap_interval(a, "accuracy")
-    with pytest.raises(SerError, match="choose speaker or utterance"):
-        permutation_test(a, a, by="session")

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ser.errors import SerError
+from ser.evaluation.predictions import PREFIX
 from ser.evaluation.runs import Run, by_fold, declared, find_runs, pooled
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import (
@@ -55,9 +56,8 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
     tables = pooled(left), pooled(right)
     if differences:
         tables = _shared(*tables)
-    columns = list(tables[0].columns)
-    if set(columns) == set(tables[1].columns):
-        tables = tables[0], tables[1][columns]  # the classes in one order
+    classes = [f"{PREFIX}{name}" for name in left[0].emotions]  # both in one order
+    tables = tables[0], tables[1][[*tables[1].columns.difference(classes, sort=False), *classes]]
     return {
         "a": _side(left, a),
         "b": _side(right, b),

@@ -124,7 +124,7 @@ def _tested(run: Run, side: Side, other: Side, folder: Path) -> Run:
 
 def _row(trained: str, tested: str, runs: Sequence[Run]) -> dict[str, Any]:
     table = pooled(runs)
-    intervals = bootstrap_intervals(table, ("uar", "wa"))
+    intervals = bootstrap_intervals(table)
     uar, low, high = intervals["uar"]
     scored = {"trained": trained, "tested": tested, "uar": uar, "low": low, "high": high}
     sizes = {"utterances": table["id"].nunique(), "speakers": table["speaker"].nunique(), "models": len(runs)}

@@ -1,8 +1,8 @@
 """Intervals of a metric, and whether two results differ: paired tests, effect sizes, Holm's correction."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,25 +26,18 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_interval(table: pd.DataFrame, metric: str = "uar", repetitions: int = 1000, seed: int = 0) -> Interval:
-    """A metric of a prediction table with its 95% interval over speakers (see ``bootstrap_bounds``).
+def bootstrap_intervals(table: pd.DataFrame, repetitions: int = 1000) -> dict[str, Interval]:
+    """Every metric of a prediction table with its 95% interval over speakers (see ``bootstrap_bounds``).
 
     Ids that occur several times (seeds) count as one utterance.
-
-    Raises:
-        SerError: the metric is none of ``ser.metrics.METRICS``.
     """
-    return bootstrap_intervals(table, [metric], repetitions, seed)[metric]
-
-
-def bootstrap_intervals(
-    table: pd.DataFrame, names: Collection[str] = METRICS, repetitions: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
-    """``bootstrap_interval`` of several metrics, from the same resamples."""
-    function = _of_counts(names)
     _, speakers, counts = utterance_counts(table)
-    bounds = bootstrap_bounds(counts, speakers, function, repetitions=repetitions, seed=seed)
-    return _intervals(names, bounds)
+    return _intervals(bootstrap_bounds(counts, speakers, _metrics, repetitions=repetitions))
+
+
+def bootstrap_interval(table: pd.DataFrame) -> Interval:
+    """The UAR of a prediction table with its 95% interval over speakers."""
+    return bootstrap_intervals(table)["uar"]
 
 
 def scores_with_interval(table: pd.DataFrame) -> dict[str, Any]:
@@ -53,31 +46,29 @@ def scores_with_interval(table: pd.DataFrame) -> dict[str, Any]:
     return {**scores(table), "uar_interval": None if math.isnan(found.low) else [found.low, found.high]}
 
 
-def difference_intervals(
-    a: pd.DataFrame, b: pd.DataFrame, repetitions: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
+def difference_intervals(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Interval]:
     """Each metric of ``b`` minus that of ``a`` on the same utterances, with 95% intervals over speakers.
 
     Raises:
         SerError: the tables do not hold the same utterances, labels and classes.
     """
-    function = _of_counts(METRICS)
     left, right, speakers = _paired_counts(a, b)
     rows, which = np.unique(np.stack([left.which, right.which], axis=1), axis=0, return_inverse=True)  # (P, 2), (U,)
     both = hstack([left.patterns[rows[:, 0]], right.patterns[rows[:, 1]]], format="csr")  # (P, 2 * 3 C)
 
     def difference(sums: np.ndarray) -> np.ndarray:
         first, second = np.split(sums, 2, axis=-1)
-        return function(second) - function(first)
+        return _metrics(second) - _metrics(first)
 
-    bounds = bootstrap_bounds(
-        Counts(both, which.ravel()), speakers, difference, repetitions=repetitions, seed=seed, limits=(-1.0, 1.0)
-    )
-    return _intervals(METRICS, bounds)
+    return _intervals(bootstrap_bounds(Counts(both, which.ravel()), speakers, difference, limits=(-1.0, 1.0)))
 
 
 def permutation_tests(
-    a: pd.DataFrame, b: pd.DataFrame, by: str = "speaker", repetitions: int = 5000, seed: int = 0
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    by: Literal["speaker", "utterance"] = "speaker",
+    repetitions: int = 5000,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Two-sided paired permutation tests of metric(b) - metric(a): the predictions of a and b are swapped at random.
 
@@ -89,11 +80,8 @@ def permutation_tests(
         ``difference, p, units, exact`` for each metric; ``exact`` where all arrangements were enumerated.
 
     Raises:
-        SerError: the tables do not hold the same utterances, labels and classes, or ``by`` is unknown.
+        SerError: the tables do not hold the same utterances, labels and classes.
     """
-    if by not in {"speaker", "utterance"}:
-        raise SerError(f"cannot swap by {by!r}; choose speaker or utterance.")
-    function = _of_counts(METRICS)
     left, right, speakers = _paired_counts(a, b)
     units = pd.factorize(speakers, sort=True)[0] if by == "speaker" else np.arange(len(speakers))
     first, second = left.sums(units), right.sums(units)
@@ -105,7 +93,7 @@ def permutation_tests(
     def difference(signs: np.ndarray, axis: int = -1) -> np.ndarray:  # (..., U), +1 as it is and -1 swapped
         shift = signs @ changes  # (..., 3 C): counts of b minus counts of a
         # Rounded, so that arrangements with the same result are ties.
-        return np.round(function((total + shift) / 2) - function((total - shift) / 2), 12)
+        return np.round(_metrics((total + shift) / 2) - _metrics((total - shift) / 2), 12)
 
     observed = difference(np.ones(differing))
     p_values = np.ones(len(METRICS))
@@ -184,43 +172,24 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _of_counts(names: Collection[str]) -> Callable[[np.ndarray], np.ndarray]:
-    """The metrics (..., M) as a function of flat counts (..., 3 C)."""
-    if unknown := [name for name in names if name not in METRICS]:
-        raise SerError(f"{unknown[0]!r} is not a metric; choose one of {', '.join(METRICS)}.")
-    functions = [METRICS[name] for name in names]
-
-    def of_counts(flat: np.ndarray) -> np.ndarray:
-        counts = flat.reshape(*flat.shape[:-1], 3, -1)
-        return np.stack([function(counts) for function in functions], axis=-1)
-
-    return of_counts
+def _metrics(flat: np.ndarray) -> np.ndarray:
+    """Every metric (..., M) of flat counts (..., 3 C)."""
+    counts = flat.reshape(*flat.shape[:-1], 3, -1)
+    return np.stack([metric(counts) for metric in METRICS.values()], axis=-1)
 
 
-def _intervals(names: Collection[str], bounds: Bounds) -> dict[str, Interval]:
-    return {name: Interval(*map(float, row)) for name, row in zip(names, np.stack(bounds, axis=1), strict=True)}
+def _intervals(bounds: Bounds) -> dict[str, Interval]:
+    return {name: Interval(*map(float, row)) for name, row in zip(METRICS, np.stack(bounds, axis=1), strict=True)}
 
 
 def _paired_counts(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Counts, Counts, np.ndarray]:
     """Counts of both tables in the same order of ids, and the speakers (U,)."""
-    if emotions_of(a) != emotions_of(b):
-        names = [", ".join(emotions_of(table)) for table in (a, b)]
+    labels = [table.drop_duplicates("id").set_index("id")["emotion"].sort_index() for table in (a, b)]
+    if emotions_of(a) != emotions_of(b) or not labels[0].equals(labels[1]):
         raise SerError(
-            f"the results have different classes ({names[0]} and {names[1]}); only results on the "
-            "same classes in the same order can be paired."
+            f"the results have {len(labels[0])} and {len(labels[1])} utterances, expected the same ones with the same "
+            "labels and classes, as paired tests need; give two results of one split."
         )
     left, right = utterance_counts(a), utterance_counts(b)
     places = pd.Index(right.ids).get_indexer(left.ids)
-    if len(left.ids) != len(right.ids) or (places < 0).any():
-        shared = int((places >= 0).sum())
-        raise SerError(
-            f"the results have {len(left.ids)} and {len(right.ids)} utterances and share {shared}; a paired test "
-            "needs the same test utterances, so compare runs of the same folds."
-        )
-    labels = [table.loc[~table["id"].duplicated(), "emotion"].to_numpy() for table in (a, b)]
-    changed = int((labels[0] != labels[1][places]).sum())
-    if changed:
-        raise SerError(
-            f"{changed} utterance(s) have different labels in the two results; evaluate both on the same labels."
-        )
     return left.counts, Counts(right.counts.patterns, right.counts.which[places]), left.speakers

@@ -19,7 +19,7 @@ from ser.evaluation.leakage import leakage_table
 from ser.evaluation.report.cells import short_names
 from ser.evaluation.runs import Run, by_fold, by_variant, declared, pooled, warnings_in
 from ser.evaluation.scores import cross_speaker, scores
-from ser.evaluation.significance import bootstrap_intervals, holm
+from ser.evaluation.significance import bootstrap_interval, bootstrap_intervals, holm
 
 DEFAULT_BASELINES = ("statistics_logistic", "gru")
 TESTS = ("p_speakers", "p_folds", "p_utterances")
@@ -51,10 +51,8 @@ def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequen
     is, else the first variant. ``left_out`` says why damaged runs are not here, one message each, for the notes.
 
     Raises:
-        SerError: no runs, an unknown baseline, or runs of different class sets.
+        SerError: an unknown baseline, or runs of different class sets.
     """
-    if not runs:
-        raise SerError("there are no finished runs to summarize; train first, or give the folder that holds the runs.")
     emotions = runs[0].emotions
     for run in runs:
         if run.emotions != emotions:
@@ -115,7 +113,7 @@ def _variant_row(variant: str, runs: Sequence[Run], speakers: dict[str, Any]) ->
             f"{metric}_pooled_high": interval.high,
         }
     for corpus, part in table.groupby("corpus") if "corpus" in table and table["corpus"].nunique() > 1 else ():
-        interval, key = bootstrap_intervals(part, ["uar"])["uar"], f"{IN_CORPUS}{corpus}"
+        interval, key = bootstrap_interval(part), f"{IN_CORPUS}{corpus}"
         row |= {key: interval.estimate, f"{key}_low": interval.low, f"{key}_high": interval.high}
     for emotion, recall in overall["recall"].items():
         values = each[f"recall.{emotion}"].astype(float)

@@ -56,17 +56,12 @@ class StatisticsLogistic(Network):
 
         Returns:
             ``regularization_c``: the value chosen.
-
-        Raises:
-            SerError: the training part has fewer than two emotions.
         """
         from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  prediction needs no scikit-learn
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
         from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
         (features, truth), (unseen, unseen_truth) = self._statistics(train), self._statistics(validation)
-        if len(np.unique(truth)) < 2:
-            raise SerError("the training part has one emotion only, expected at least two; choose another split.")
         scaler = StandardScaler().fit(features)
         features, unseen = scaler.transform(features), scaler.transform(unseen)
         size, candidates = self.head.out_features, []
