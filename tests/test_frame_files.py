@@ -125,6 +125,14 @@ def test_the_flat_layout_of_emotion2vec_is_cut_by_its_lengths(tmp_path, suffix):
     (tmp_path / "train.lengths").write_text("3\n1\n4\n")
     with pytest.raises(SerError, match=r"9 rows.*add up to 8"):
         imported(corpus_of("abc"), tmp_path, tmp_path / "cache")
+    for lengths in ("3\nmany\n5\n", "3\n-1\n7\n"):
+        (tmp_path / "train.lengths").write_text(lengths)
+        with pytest.raises(SerError, match=r"lists beside .*train\.npy cannot be read"):
+            imported(corpus_of("abc"), tmp_path, tmp_path / "cache")
+    (tmp_path / "train.lengths").write_text("3\n1\n5\n")
+    (tmp_path / f"train{suffix}").write_bytes(b'{"name": "a"}\n\xff')
+    with pytest.raises(SerError, match=r"lists beside .*train\.npy cannot be read"):
+        imported(corpus_of("abc"), tmp_path, tmp_path / "cache")
 
 
 def test_files_are_found_by_id_by_audio_name_or_by_the_column_frames(tmp_path):
@@ -234,6 +242,15 @@ def test_a_run_on_files_predicts_files_as_it_did_and_takes_no_audio(configure, f
     columns = [column for column in predictions if column.startswith("p_")]
     expected = predictions.loc[found.index, columns].to_numpy()
     np.testing.assert_allclose(found[columns].to_numpy(), expected, atol=1e-5)
+    flat = tmp_path / "flat"  # a file of many
+    flat.mkdir()
+    np.save(flat / "train.npy", np.concatenate([np.load(few / f"{name}.npy") for name in found.index]))
+    (flat / "train.lengths").write_text("20\n" * len(found))
+    (flat / "train.emo").write_text("\n".join(found.index))
+    assert main(["predict", str(flat), "--checkpoint", str(tmp_path / "run"), "--output", str(table)]) == 0
+    again = pd.read_csv(table)
+    assert [Path(name).name for name in again["file"]] == list(found.index)
+    np.testing.assert_allclose(again[columns].to_numpy(), expected, atol=1e-5)
     for flags in (["--window", "2"], ["--speaker-per-folder"], ["--attention", str(tmp_path / "drawn")]):
         assert main(["predict", str(few), "--checkpoint", str(tmp_path / "run"), *flags]) == 1
         assert f"{flags[0]} needs audio" in " ".join(capsys.readouterr().err.split())

@@ -120,10 +120,8 @@ class FrameFiles(Encoder):
         for path in sorted(self.root.rglob("*")):
             if path.suffix not in SUFFIXES or path.name.startswith("."):
                 continue
-            if path.suffix == ".npy" and path.with_suffix(".lengths").is_file():
-                found |= _flat(path)
-            else:
-                found[path.relative_to(self.root).with_suffix("").as_posix()] = FrameSlice(path)
+            name = path.relative_to(self.root).with_suffix("").as_posix()
+            found |= {identifier or name: place for identifier, place in places(path).items()}
         if not found:
             raise SerError(f"{self.root} holds no {', '.join(SUFFIXES)} files; {_REMEDY}.")
         return found
@@ -176,7 +174,8 @@ class FrameFiles(Encoder):
             raise SerError(f"{place.path} holds frames {array.shape}, expected (L, {self.dim}){hint}.")
         if not len(array):
             raise SerError(f"{place.path} holds no frames, expected at least one.")
-        frames = torch.from_numpy(np.array(array[: self._kept], np.float32))
+        with np.errstate(over="ignore"):  # infinite values are refused below
+            frames = torch.from_numpy(np.array(array[: self._kept], np.float32))
         if not bool(frames.isfinite().all()):
             raise SerError(f"{place.path} holds NaN or infinite values, expected finite ones.")
         return frames
@@ -215,10 +214,24 @@ class FrameFiles(Encoder):
                 log.warning("features.frame_rate=%g, but the audio's lengths say %g", self.frame_rate, found)
 
 
-def _flat(path: Path) -> dict[str, FrameSlice]:
-    """Rows of each utterance in a file of all frames, by the lists beside it."""
-    lengths = [int(line) for line in path.with_suffix(".lengths").read_text(encoding="utf-8").split()]
-    ids = list(_ids(path))
+def places(path: Path) -> dict[str, FrameSlice]:
+    """Where the frames of each id lie in a file: by the lists beside a file of many, else the whole file, without id.
+
+    Raises:
+        SerError: the lists are not consistent.
+    """
+    if path.suffix != ".npy" or not path.with_suffix(".lengths").is_file():
+        return {"": FrameSlice(path)}
+    try:
+        lengths = [int(line) for line in path.with_suffix(".lengths").read_text(encoding="utf-8").split()]
+        ids = list(_ids(path))
+        if min(lengths, default=0) < 0:
+            raise ValueError(f"a length of {min(lengths)}")
+    except (ValueError, KeyError, TypeError) as error:  # no number, no JSON, no UTF-8; no key
+        raise SerError(
+            f"the lists beside {path} cannot be read ({first_line(error)}), expected whole numbers in "
+            f"{path.stem}.lengths, and an id per line in {path.stem}.emo, {path.stem}.jsonl (key) or {path.stem}.tsv."
+        ) from error
     if len(ids) != len(lengths) or len(set(ids)) < len(ids):
         raise SerError(
             f"{path.with_suffix('.lengths')} has {len(lengths)} lines, but {len(set(ids))} ids stand beside it, "
@@ -227,8 +240,7 @@ def _flat(path: Path) -> dict[str, FrameSlice]:
     if (rows := len(_read_array(FrameSlice(path)))) != sum(lengths):
         raise SerError(f"{path} holds {rows} rows, but its .lengths add up to {sum(lengths)}; copy both files again.")
     ends = np.cumsum(lengths).tolist()
-    places = zip(ids, [0, *ends], ends, strict=False)
-    return {name: FrameSlice(path, first, last) for name, first, last in places}
+    return {name: FrameSlice(path, first, last) for name, first, last in zip(ids, [0, *ends], ends, strict=False)}
 
 
 def _ids(path: Path) -> Iterator[str]:

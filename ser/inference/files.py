@@ -16,7 +16,7 @@ from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics
 from ser.data.soundfiles import printable
 from ser.encoders import FrameFiles
 from ser.encoders.files import SUFFIXES as FRAME_SUFFIXES
-from ser.encoders.files import FrameSlice
+from ser.encoders.files import places
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.timeline import predict_gated, predict_long, speech_of
@@ -134,9 +134,15 @@ def predict_frames(recognizer: Recognizer, paths: Sequence[str | Path], batch_se
         encoder.load()  # says what this model takes
     for path in given:
         try:
-            frames[path] = encoder.read(FrameSlice(path)).half().float()  # as in the cache
+            inside = {path / name: place for name, place in places(path).items()}
         except SerError as error:
             failures[printable(path)] = str(error)
+            continue
+        for name, place in inside.items():
+            try:
+                frames[name] = encoder.read(place).half().float()  # as in the cache
+            except SerError as error:
+                failures[printable(name)] = str(error)
     files = list(frames)
     found: dict[Path, Prediction] = {}
     for rows in length_batches([len(frames[path]) for path in files], batch_seconds * encoder.frame_rate):
