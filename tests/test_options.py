@@ -251,7 +251,7 @@ def test_mixed_precision_trains(make, tmp_path, monkeypatch, words):
     for name in ("cholesky", "solve_triangular", "svd", "pinv", "solve", "eigh", "inv"):
         monkeypatch.setattr(torch.linalg, name, single(getattr(torch.linalg, name)))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    training.run(make("trainer=gpu", "trainer.accelerator=cpu", *words, *SMALL, *SHORT))
+    training.run(make("trainer.precision=bf16-mixed", *words, *SMALL, *SHORT))
     check_run(tmp_path / "run", epochs=0 if "model=statistics_logistic" in words else 1)
 
 
