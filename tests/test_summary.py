@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 import shutil
@@ -270,6 +271,12 @@ def test_several_corpora_have_a_table_of_their_own_and_one_corpus_has_none(tmp_p
     shown = [cell.split()[0] for cell in found.rows[0][1:]]
     assert shown == [f"{100 * scores(table)['uar']:.1f}" for table in reversed(parts)]
     assert "UAR in each corpus" not in {table.title for table in summary_tables(summary)}
+
+
+def test_a_table_with_quoted_headers_is_found(tmp_path):
+    """As R writes it."""
+    fake_table(4, 12).to_csv(tmp_path / "fold1.csv", index=False, quoting=csv.QUOTE_ALL)
+    assert len(find_runs(tmp_path)) == 1
 
 
 def test_tables_of_run_folders_are_not_runs_of_their_own(sweep):

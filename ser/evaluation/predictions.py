@@ -4,6 +4,7 @@ Tables of other tools work, too: they need the columns ``id, speaker, emotion, p
 class. Their folds and seeds are in columns of these names or in the name of the file.
 """
 
+import csv
 import hashlib
 import json
 import re
@@ -288,6 +289,6 @@ def is_foreign_table(path: Path, root: Path) -> bool:
         return False
     try:
         with path.open(encoding="utf-8-sig") as file:
-            return set(REQUIRED) <= set(file.readline().strip().split(","))
-    except (OSError, UnicodeDecodeError):
+            return set(REQUIRED) <= set(next(csv.reader([file.readline().strip()]), []))
+    except (OSError, UnicodeDecodeError, csv.Error):
         return False

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ser.errors import SerError
 from ser.evaluation.predictions import (
+    REQUIRED,
     emotions_of,
     is_foreign_table,
     read_embeddings,
@@ -193,8 +194,8 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
     tables = [file for file in path.rglob("*.csv") if is_foreign_table(file, path)]
     if not folders and not tables:
         raise SerError(
-            f"{path} holds no finished run (no metrics.json in it or below) and no prediction table; train first, or "
-            "give the folder that holds the runs."
+            f"{path} holds no finished run (no metrics.json in it or below) and no prediction table (.csv with "
+            f"{', '.join(REQUIRED)}, p_<emotion> ...); train first, or give the folder that holds the runs."
         )
     runs, left_out, untested = load_runs(folders)
     for table in tables:
