@@ -166,6 +166,7 @@ def test_usage_is_shown_without_arguments(command, tmp_path):
                               text=True, check=False, cwd=tmp_path)  # fmt: skip
         assert done.returncode == 0
         assert done.stdout.startswith("usage: ser sweep variant=")
+        assert max(map(len, done.stdout.splitlines())) <= 80
     assert not list(tmp_path.iterdir())
 
 

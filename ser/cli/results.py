@@ -124,8 +124,8 @@ def report(
 
 @command(RESULTS, "ser compare outputs/ravdess-logmel/gru outputs/ravdess-logmel/enhanced_gru")
 def compare(
-    a: Annotated[str, typer.Argument(help="What B is compared with: run folder, runs of one variant, or .csv table.")],
-    b: Annotated[str, typer.Argument(help="The other result.")],
+    a: Annotated[str, argument("A", "What B is compared with: run folder, runs of one variant, or .csv table.")],
+    b: Annotated[str, argument("B", "The other result.")],
     allow_different_splits: Annotated[
         bool, flag("--allow-different-splits", "Compare results that were tested on different splits.")
     ] = False,

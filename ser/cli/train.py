@@ -31,16 +31,17 @@ _SEVERAL = ("-m", "--multirun")
 BASELINES = ("statistics_logistic", "statistics_logistic_speaker")  # in every sweep, unless it names another baseline
 _OWN_KEYS = ("variant", "fold", "seed", "baseline")  # of ser sweep, not of ser train
 SWEEP_USAGE = """\
-usage: ser sweep variant=a,b [fold=all] [seed=1,2,3] [baseline=a] [key=value as for ser train ...]
+usage: ser sweep variant=a,b [fold=all] [seed=1,2,3] [baseline=a] [key=value ..]
 
-Train every variant on every fold with every seed, one line per run as it ends, then one summary with paired tests.
-The same command goes on where it stopped: finished runs are skipped, an interrupted one is resumed.
+Train every variant on every fold with every seed, one line per run as it ends,
+then one summary with paired tests. The same command goes on where it stopped.
 
-  variant    models (conf/model) or experiments (conf/experiment), for example gru,recommended,ladder/global
+  variant    models or experiments of conf/, as gru,recommended,ladder/global
   fold       all (default), or numbers
-  seed       1 (default), or several; what no seed changes, such as statistics_logistic, runs with the first one alone
-  baseline   the variant that the others are tested against; by default statistics_logistic, which is then added with
-             and without speaker statistics (seconds per run; not where settings of the model or other keys are swept)
+  seed       1 (default), or several; what no seed changes runs with the first
+  baseline   what the others are tested against; without it statistics_logistic,
+             with and without speaker statistics, is added if no keys are swept
+  key=value  as for ser train
 
   ser sweep variant=gru,enhanced_gru data=ravdess data.root=/path/to/RAVDESS
   ser sweep variant=recommended fold=1,2 optimizer.lr=1e-3,3e-4

@@ -200,16 +200,15 @@ def export_and_compare(
     if output.suffix != ".onnx":
         raise SerError(f"--output {output} ends in {output.suffix or 'nothing'!r}, expected .onnx; rename it.")
     found = export_onnx(recognizer, output, with_encoder=with_encoder, quantize=quantize)
-    rows = {f"{name}, made-up sounds": row for name, row in found.items()}
+    rows = [(name, "made up", row) for name, row in found.items()]
     if compare:
         waveforms = [first_minute(path) for path in collect_files(compare)]
-        rows[f"{output.name}, given files"] = agreement(recognizer, output, waveforms)
-    table = Table("form", "recordings", "seconds", "largest difference", "same label", box=SIMPLE_HEAD)
+        rows.append((list(found)[-1], "given", agreement(recognizer, output, waveforms)))
+    table = Table("form", "sounds", "recordings", "seconds", "largest difference", "same label", box=SIMPLE_HEAD)
     table.title = "compared with PyTorch"
-    table.columns[0].overflow = "fold"  # a file's name stays whole
-    for name, row in rows.items():
+    for name, sounds, row in rows:
         seconds, difference = f"{row.shortest:.2f} - {row.longest:.1f}", f"{row.largest_difference:.1e}"
-        table.add_row(name, str(row.recordings), seconds, difference, f"{100 * row.same_label:.1f}%")
+        table.add_row(name, sounds, str(row.recordings), seconds, difference, f"{100 * row.same_label:.1f}%")
     get_console().print(table)
     sizes = [row.size for row in found.values()]
     line = f"{output}: {sizes[-1] / 1e6:.2f} MB"
