@@ -13,7 +13,7 @@ from ser.data.corpus import Corpus
 from ser.emotions import find_emotion
 from ser.encoders import Encoder
 from ser.errors import SerError
-from ser.inference.checkpoint import find_model
+from ser.inference.checkpoint import find_model, run_folder
 from ser.inference.engines import OnnxWaveformModel
 from ser.inference.recognizer import Recognizer
 from ser.io import read_json
@@ -48,7 +48,7 @@ class Trained:
         own = recognizer.encoder
         if isinstance(recognizer.model, OnnxWaveformModel) or own is None:
             raise SerError(f"{path} holds its encoder and takes no cached frames; give the run folder it came from.")
-        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        folder = run_folder(path)
         metrics, split, record = (read_json(folder / f"{name}.json") or {} for name in ("metrics", "split", "run"))
         plain = recognizer.config.plain
         config = record.get("config") or {}
