@@ -206,7 +206,7 @@ def figures(
             typer.echo(str(Path(path) / "figures"))
     for entry in track(found, "drawing", console=Console(stderr=True), transient=True):
         write_figures(entry.folder, formats=formats or ["png"])
-        typer.echo(str(entry.folder / "figures"))
+    typer.echo("\n".join(str(entry.folder / "figures") for entry in found))
 
 
 @command(RESULTS, "ser reproduce outputs/ravdess-logmel/gru/fold1/seed1", "ser reproduce RUN --folder again")
