@@ -266,6 +266,15 @@ def test_variants_with_other_folds_are_marked_in_the_picture(tmp_path):
     assert "enhanced_gru\n(1 of 4 folds)" in shown and "3 of" not in shown
 
 
+def test_figures_of_a_sweep_name_variants_without_what_all_share(tmp_path):
+    for variant in ("gru,optimizer.lr=0.1", "enhanced_gru,optimizer.lr=0.1"):
+        write_run(tmp_path, variant, 1, transductive=variant.startswith("gru"))
+    runs = find_runs(tmp_path)
+    drawn = figures_of_sweep(runs, summarize(runs))
+    assert {"features-gru", "features-enhanced_gru"} <= set(drawn)
+    assert "enhanced_gru" in words_of(drawn["ladder"]) and "optimizer" not in words_of(drawn["ladder"])
+
+
 def test_a_grouping_with_one_group_is_left_out():
     table = fake_table(8, 24)
     assert [axes.get_title("left") for axes in run.groups(table).axes] == ["by gender", "by session"]

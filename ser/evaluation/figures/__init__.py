@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ser.evaluation.figures import network as _network  # noqa: F401  each modul
 from ser.evaluation.figures import training as _training  # noqa: F401
 from ser.evaluation.figures.style import FIGURES, FORMATS, encode_figure, save_figure
 from ser.evaluation.figures.sweep import Sweep
+from ser.evaluation.report.cells import short_names
 from ser.evaluation.runs import Run, load_run, warnings_of
 from ser.evaluation.summary import Summary
 from ser.io import told_writing
@@ -26,8 +28,12 @@ def figures_of_run(run: Run) -> dict[str, Figure]:
 
 
 def figures_of_sweep(runs: Sequence[Run], summary: Summary) -> dict[str, Figure]:
-    """Every figure that compares the variants of a summary, by name."""
-    return _drawn("sweep", Sweep(runs, summary), runs)
+    """Every figure that compares the variants of a summary, by name; variants are named as in its tables."""
+    names, _ = short_names([str(name) for name in summary.variants["variant"]])
+    variants = summary.variants.assign(variant=summary.variants["variant"].map(names))
+    short = replace(summary, variants=variants, baseline=names[summary.baseline])
+    runs = [replace(run, variant=names[run.variant]) for run in runs]
+    return _drawn("sweep", Sweep(runs, short), runs)
 
 
 def caption_of(name: str) -> str:
