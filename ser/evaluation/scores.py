@@ -11,8 +11,6 @@ from ser.evaluation.bootstrap import Bounds, Counts, bootstrap_bounds
 from ser.evaluation.predictions import emotions_of, probabilities, utterance_counts
 from ser.metrics import accuracy, class_counts, uar, weighted_f1
 
-REPETITIONS = 1000
-
 
 def scores(table: pd.DataFrame) -> dict[str, Any]:
     """WA, UAR, F1 and their values per class.
@@ -79,7 +77,7 @@ def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["speaker", "gender", "session", "n", "accuracy", "uar", "weighted_f1"])
 
 
-def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int = 0) -> dict[str, Any]:
+def cross_speaker(table: pd.DataFrame, repetitions: int = 1000) -> dict[str, Any]:
     """How much the scores differ between speakers and groups of them, with 95% intervals (see ``bootstrap_bounds``).
 
     ``average_f1`` is the mean of the speakers' weighted F1, ``performance_std`` its sample standard deviation over
@@ -90,7 +88,7 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     per_speaker = speaker_scores(table)
     names = ("overall_accuracy", "average_f1", "performance_std", "f1_range", "accuracy_std", "accuracy_range")
     _, speakers, counts = utterance_counts(table)
-    bounds = bootstrap_bounds(counts, speakers, _spread, of_unit=_of_speaker, repetitions=repetitions, seed=seed)
+    bounds = bootstrap_bounds(counts, speakers, _spread, of_unit=_of_speaker, repetitions=repetitions)
     result: dict[str, Any] = {"speakers": len(per_speaker), "n": len(table)}
     result |= {name: _number(value) for name, value in zip(names, bounds.estimate, strict=True)}
     result["intervals"] = {
@@ -100,10 +98,10 @@ def cross_speaker(table: pd.DataFrame, repetitions: int = REPETITIONS, seed: int
     }
     by_f1 = per_speaker.sort_values("weighted_f1")
     result["worst_speaker"], result["best_speaker"] = by_f1["speaker"].iloc[0], by_f1["speaker"].iloc[-1]
-    result["gender_gap"] = _gap(table, "gender", repetitions, seed)
-    result["session_gap"] = _gap(table, "session", repetitions, seed)
+    result["gender_gap"] = _gap(table, "gender", repetitions)
+    result["session_gap"] = _gap(table, "session", repetitions)
     if "corpus" in table:
-        result["corpus_gap"] = _gap(table, "corpus", repetitions, seed)
+        result["corpus_gap"] = _gap(table, "corpus", repetitions)
     result["per_speaker"] = per_speaker.to_dict("records")
     return result
 
@@ -130,7 +128,7 @@ def _by_class(sums: np.ndarray) -> np.ndarray:
     return sums.reshape(*sums.shape[:-1], 3, -1)
 
 
-def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[str, Any] | None:
+def _gap(table: pd.DataFrame, column: str, repetitions: int) -> dict[str, Any] | None:
     """Accuracy of the best group minus that of the worst; the interval redraws speakers inside these two groups.
 
     Utterances without a group (an unknown gender) are left out; None where fewer than two groups remain.
@@ -142,7 +140,7 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int, seed: int) -> dict[
     found = {name: _group_scores(part) for name, part in groups.items()}
     ranked = sorted(found, key=lambda name: found[name]["accuracy"])
     worst, best = ranked[0], ranked[-1]
-    bounds = _accuracy_difference(groups[worst], groups[best], repetitions, seed)
+    bounds = _accuracy_difference(groups[worst], groups[best], repetitions)
     known = [float(bounds.low[0]), float(bounds.high[0])] if math.isfinite(bounds.low[0]) else None
     return {"gap": float(bounds.estimate[0]), "best": best, "worst": worst, "interval": known, "groups": found}
 
@@ -154,7 +152,7 @@ def _group_scores(table: pd.DataFrame) -> dict[str, Any]:
     return {**found, "n": len(table), "speakers": int(table["speaker"].nunique())}
 
 
-def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: int, seed: int) -> Bounds:
+def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: int) -> Bounds:
     """Accuracy of ``best`` minus that of ``worst``, speakers redrawn inside each."""
     rows = []
     for side, table in enumerate((worst, best)):
@@ -174,7 +172,6 @@ def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: i
         counts["unit"].to_numpy(),
         difference,
         repetitions=repetitions,
-        seed=seed,
         strata=counts["side"].to_numpy(),
         limits=(-1.0, 1.0),
     )
