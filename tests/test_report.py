@@ -274,4 +274,4 @@ def test_the_parts_of_four_emotions_fit_one_table_of_80_columns():
     part["emotions"] = dict.fromkeys(("neutral", "happy", "angry", "sad"), 112)
     table = split_table({"emotions": list(part["emotions"]), "parts": {"validation": part}, "hash": "0"})
     assert len(to_screen(table, 80)) == 1
-    assert [ranges(numbers) for numbers in ([3, 4, 5, 6], [1, 2, 5], [4], [])] == ["3-6", "1, 2, 5", "4", "–"]
+    assert [ranges(numbers) for numbers in ([3, 4, 5, 6], [1, 2, 5], [4], [])] == ["3-6", "1-2, 5", "4", "–"]

@@ -91,10 +91,10 @@ def listed(names: Iterable[Any], most: int = 30) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers separated by commas, three or more neighbours as ``3-6``."""
+    """Whole numbers separated by commas, neighbours as ``3-6``: short, for four emotions beside it in 80 columns."""
     groups = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])  # the same for neighbours
     runs = [[value for _, value in group] for _, group in groups]
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs) or UNKNOWN
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs) or UNKNOWN
 
 
 def short_names(variants: Sequence[str]) -> tuple[dict[str, str], list[str]]:
