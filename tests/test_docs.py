@@ -73,7 +73,7 @@ def test_commands_show_their_examples_as_code():
     assert "```bash\nser predict " in page
     assert not re.search(r"\[(cyan|bold)\]|<span", page)
     assert "$ ser train [-m] [KEY=VALUE]..." in page
-    assert "  baseline   the variant" in page
+    assert "  baseline   what the others" in page
 
 
 def test_examples_of_the_guides_run_together(tmp_path):
