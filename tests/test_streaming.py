@@ -238,7 +238,8 @@ def test_a_defect_ends_the_stream_loudly(recognizer):
         raise ZeroDivisionError
 
     stream = StreamingRecognizer(recognizer, window=1.0, hop=1.0, gate=broken).start()
-    stream.write(voice(3.0).numpy(), wait=True)
+    with pytest.raises(ZeroDivisionError):
+        stream.write(voice(3.0).numpy(), wait=True)
     with pytest.raises(ZeroDivisionError):
         stream.stop()
 
