@@ -265,6 +265,36 @@ def test_meld_has_its_published_partitions(tmp_path):
     assert {u.path.parent.name for u in found.utterances if u.partition == "test"} == {"output_repeated_splits_test"}
 
 
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("", "cannot be read"),
+        ('a,b\n"x', "cannot be read"),
+        ("Speaker,Emotion,Dialogue_ID\nJoey,joy,1\n", "lacks the column Utterance_ID"),
+        ("Speaker,Emotion,Dialogue_ID,Utterance_ID\nJoey,rage,1,1\n", "line 2: the emotion is 'rage'"),
+        ("Speaker,Emotion,Dialogue_ID,Utterance_ID\nJoey,,1,1\n", "line 2: the emotion is ''"),
+    ],
+)
+def test_a_damaged_table_of_meld_is_named(tmp_path, content, part):
+    fake_corpora.write_meld(tmp_path)
+    table = next(tmp_path.rglob("test_sent_emo.csv"))
+    table.write_text(content)
+    with pytest.raises(SerError, match=part) as told:
+        meld(tmp_path)
+    assert str(table) in str(told.value)
+
+
+def test_the_unknown_speaker_of_msp_podcast_is_of_both_genders(tmp_path):
+    rows = ["a,N,Unknown,Male,Train", "b,A,Unknown,Female,Train", "c,A,Unknown,Unknown,Test1", "d,N,1,Female,Test1"]
+    (tmp_path / "Labels").mkdir()
+    (tmp_path / "Labels/labels_consensus.csv").write_text(
+        "\n".join(["FileName,EmoClass,SpkrID,Gender,Split_Set", *rows])
+    )
+    settings = compose_config(["data=msp_podcast", f"data.root={tmp_path}", "data.emotions=[neutral,angry]"])
+    corpus = instantiate(settings, "data")
+    assert {u.gender for u in corpus.utterances if u.speaker == "Unknown"} == {""}
+
+
 def test_a_corpus_of_one_emotion_is_named_so(tmp_path):
     (tmp_path / "a.csv").write_text("path,emotion,speaker\na.wav,sad,x\nb.wav,sad,y\n")
     with pytest.raises(SerError, match=r"has one emotion only \(sad\)"):

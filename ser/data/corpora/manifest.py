@@ -171,6 +171,7 @@ def _checked(
         seconds=seconds.fillna(0.0),
     )
     _refuse(source, (table["start"] < 0) | (table["end"] <= table["start"]), end, "an end", "0 <= start < end")
+    table.loc[table["speaker"].str.lower() == "unknown", "gender"] = ""  # of MSP-Podcast: several people
     genders = table.groupby("speaker")["gender"].nunique()
     if (genders > 1).any():
         raise SerError(f"speaker {genders.idxmax()} has more than one gender in {source}; correct the column gender.")

@@ -8,12 +8,13 @@ import pandas as pd
 
 from ser.data.corpora.parsing import assemble, audio_files, existing_root, mapped_labels, named_files
 from ser.data.corpus import Corpus, Utterance
-from ser.errors import SerError
+from ser.errors import SerError, first_line
 
 _REMEDY = "set data.root=/path/to/MELD (or the variable MELD_ROOT), the folder of train_sent_emo.csv"
 _LABELS = {"neutral": "neutral", "joy": "happy", "sadness": "sad", "anger": "angry", "surprise": "surprised",
            "fear": "fearful", "disgust": "disgust"}  # fmt: skip
 _PARTITIONS = {"train": "train", "dev": "validation", "test": "test"}  # the first word of a table's name
+_COLUMNS = ("Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
 _NAME = re.compile(r"dia\d+_utt\d+")
 
 
@@ -40,12 +41,27 @@ def meld(
             raise SerError(f"{folder} holds no {part}_sent_emo.csv, expected the three tables of MELD; {_REMEDY}.")
         within = (path for path in audio_files(folder) if part in path.parent.relative_to(folder).as_posix())
         files = {path.stem: path for path, _ in named_files(within, _NAME)}
-        for row in pd.read_csv(table, dtype=str, encoding="utf-8-sig").to_dict("records"):
+        for number, row in enumerate(_rows(table), 2):
             name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
-            emotion = labels[row["Emotion"].strip().lower()]
+            if (emotion := labels.get(row["Emotion"].strip().lower())) is None:
+                raise SerError(
+                    f"{table}, line {number}: the emotion is {row['Emotion']!r}, expected one of {', '.join(_LABELS)}; "
+                    "copy the table again."
+                )
             path = files.get(name, folder / f"{part}_splits" / f"{name}.wav")
             utterances.append(
                 Utterance(f"{part}_{name}", path, emotion, row["Speaker"].strip(), session, "", partition=partition)
             )
     chosen = (u for u in utterances if u.emotion in wanted)
     return assemble("meld", wanted, chosen, folder, all_occur=emotions is not None)
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a table of MELD."""
+    try:
+        found = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:  # of pandas' parser, too
+        raise SerError(f"{table} cannot be read as UTF-8 CSV ({first_line(error)}); copy it again.") from error
+    if missing := [column for column in _COLUMNS if column not in found]:
+        raise SerError(f"{table} lacks the column {missing[0]}, expected {', '.join(_COLUMNS)}; copy it again.")
+    return found[list(_COLUMNS)].to_dict("records")  # type: ignore[return-value]
