@@ -207,7 +207,7 @@ def test_ravdess_is_read_beside_songs_flat_nested_and_copied(tmp_path):
 
 
 def test_map_and_speakers_choose_what_is_read(ravdess_root):
-    corpus = ravdess(ravdess_root, map={"calm": "neutral"}, speakers="0[1-4]")
+    corpus = ravdess(ravdess_root, map={"calm": "neutral"}, speakers="Actor_0[1-4]")
     assert emotion_counts(corpus)["neutral"] == 4 * (4 + 8) and len(corpus.speakers) == 4
     with pytest.raises(SerError, match=r"emotions \[sad\] were given"):
         ravdess(ravdess_root, emotions=("calm", "sad"), map={"calm": "neutral"})
