@@ -120,7 +120,7 @@ def test_a_training_file_gets_the_prediction_of_the_run(tmp_path, max_seconds, a
         tmp_path / "session1-0001.safetensors", frames, {u.id: Recording(u.id, 0.0, None) for u in utterances}, "x"
     )
     cache = FeatureCache.of_shards([tmp_path / "session1-0001.safetensors"])
-    dataset = FrameDataset(cache, utterances, None if max_seconds is None else round(max_seconds * 50), average)
+    dataset = FrameDataset([cache], utterances, None if max_seconds is None else round(max_seconds * 50), average)
     config = torch.load(path, weights_only=True)["config"]["normalization"]
     batch: Batch = normalize(dataset[[0, 1, 2]], config["mean"][None], config["std"][None])
     recognizer = Recognizer.from_checkpoint(path)

@@ -37,9 +37,13 @@ def extract(overrides: Overrides = None) -> int:
     cfg = compose_config(overrides or [])
     corpus = instantiate(cfg, "data")
     from ser.data.extraction import extract as extract_frames  # noqa: PLC0415  a wrong folder is told without PyTorch
+    from ser.data.voices import other_voices  # noqa: PLC0415
     from ser.inference.screen import show_failures  # noqa: PLC0415
 
-    result = extract_frames(corpus, instantiate(cfg, "features"), cfg.paths.cache, **cfg.extraction)
+    encoder = instantiate(cfg, "features")
+    result = extract_frames(corpus, encoder, cfg.paths.cache, **cfg.extraction)
+    for voice in other_voices(encoder, instantiate(cfg, "augmentation").voices, corpus.frame_source is not None):
+        extract_frames(corpus, voice, cfg.paths.cache, **cfg.extraction)
     if result.failures:
         show_failures(result.failures, len(corpus.utterances))
     return PARTLY_FAILED if result.failures else 0

@@ -32,12 +32,18 @@ class Transform(ABC):
 
 
 class Augmentation:
-    """Applies transforms one after the other, MixStyle and mixup where asked for; nothing by default."""
+    """Applies transforms one after the other, MixStyle and mixup where asked for; nothing by default.
 
-    def __init__(self, transforms: Sequence[Transform] = (), mixup_alpha: float = 0.0, mixstyle: float = 0.0) -> None:
+    ``voices`` is for those who make the frames: the number of copies in other voices (``ser.data.voices``).
+    """
+
+    def __init__(
+        self, transforms: Sequence[Transform] = (), mixup_alpha: float = 0.0, mixstyle: float = 0.0, voices: int = 0
+    ) -> None:
         self.transforms = list(transforms)
         self.mixup = Mixup(mixup_alpha) if mixup_alpha else None
         self.mixstyle = MixStyle(mixstyle) if mixstyle else None
+        self.voices = voices
 
     def __call__(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Transformed frames (B, L', D) and lengths (B,); the input stays as it was."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Sampler
@@ -83,11 +84,14 @@ class LengthBatches(Sampler[list[int]]):
     ``batch_size`` and ``max_frames`` (after padding) bound a batch; an utterance that is longer by itself is one.
     Without ``shuffle`` the order is always the same, longest first. ``rows`` names what each length is the length
     of, by default its place. Fewer utterances than processes are refused.
+
+    Where utterances have copies, ``lengths`` is (V, n), a row per version; each epoch draws one version of each
+    utterance, and ``rows`` is (V, n), too.
     """
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: ArrayLike,
         batch_size: int,
         max_frames: int | None = None,
         *,
@@ -96,17 +100,18 @@ class LengthBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         jitter: float = 0.05,
-        rows: Sequence[int] | None = None,
+        rows: ArrayLike | None = None,
     ) -> None:
         if not 0 <= jitter < 1:
             raise SerError(f"batches.jitter={jitter} was given, expected 0 <= jitter < 1; 0.05 is usual.")
-        self.lengths = np.asarray(lengths, dtype=np.int64)
-        self.rows = np.arange(len(lengths)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.lengths = np.atleast_2d(np.asarray(lengths, dtype=np.int64))  # (V, n)
+        self.rows = np.arange(self.lengths.size) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.rows = self.rows.reshape(self.lengths.shape)
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
         self.jitter = jitter if shuffle else 0.0
         # The k-th longest jittered length lies at most this factor above the true one, so the limit holds each epoch.
         stretch = (1 + self.jitter) / (1 - self.jitter)
-        batches = length_batches((self.lengths * stretch).tolist(), max_frames, batch_size)
+        batches = length_batches((self.lengths.max(axis=0) * stretch).tolist(), max_frames, batch_size)
         self.sizes = _divide(_even_out_last([len(batch) for batch in batches]), world_size)
         self.epoch = 0
 
@@ -119,12 +124,15 @@ class LengthBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
-        keys = self.lengths * (1 + self.jitter * random.uniform(-1, 1, len(self.lengths)))
+        versions, count = self.lengths.shape
+        version = random.integers(versions, size=count) if versions > 1 else np.zeros(count, int)
+        lengths, rows = (table[version, np.arange(count)] for table in (self.lengths, self.rows))  # (n,) each
+        keys = lengths * (1 + self.jitter * random.uniform(-1, 1, count))
         order = np.argsort(-keys, kind="stable")
         batches = np.split(order, np.cumsum(self.sizes)[:-1])
         turns = random.permutation(len(batches)) if self.shuffle else np.arange(len(batches))
         for turn in turns[self.rank :: self.world_size]:
-            yield self.rows[batches[turn]].tolist()
+            yield rows[batches[turn]].tolist()
 
 
 def _even_out_last(sizes: list[int]) -> list[int]:

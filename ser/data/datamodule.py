@@ -39,21 +39,27 @@ class FrameDataset(Dataset[Batch]):
 
     Utterances are cut to ``max_frames`` cached frames, then averaged. Averaged frames of up to ``keep_bytes`` stay
     in memory once they were read: a network on them is quick, and reading four frames for each of them is not.
+
+    With several ``caches`` the rows of the second, copies of the same utterances, come after those of the first.
     """
 
     def __init__(
         self,
-        cache: FeatureCache,
+        caches: Sequence[FeatureCache],
         utterances: Sequence[Utterance],
         max_frames: int | None,
         average: int = 1,
         keep_bytes: int = 0,
     ) -> None:
-        self.cache, self.average, self.keep_bytes = cache, average, keep_bytes
+        self.average, self.keep_bytes, self.versions = average, keep_bytes, len(caches)
         self._kept: dict[int, Tensor] = {}
-        self.ids = [utterance.id for utterance in utterances]
+        self.ids = [utterance.id for utterance in utterances] * self.versions
+        first = caches[0]  # has what a copy lacks, one that became too short
+        self.caches = [cache if u.id in cache.lengths else first for cache in caches for u in utterances]
         longest = max_frames or np.iinfo(np.int64).max
-        self.cached_lengths = [min(cache.lengths[identifier], longest) for identifier in self.ids]
+        self.cached_lengths = [
+            min(cache.lengths[name], longest) for cache, name in zip(self.caches, self.ids, strict=True)
+        ]
         self.lengths = [-(-length // average) for length in self.cached_lengths]
         self.emotion = torch.zeros(len(self.ids), dtype=torch.int64)
         self.speaker = torch.full((len(self.ids),), -1, dtype=torch.int64)
@@ -66,7 +72,7 @@ class FrameDataset(Dataset[Batch]):
         lengths = [self.lengths[row] for row in rows]
         longest = max(lengths)
         kind = torch.float16 if self.average == 1 else torch.float32
-        padding = torch.zeros(longest - min(lengths), self.cache.dim, dtype=kind)
+        padding = torch.zeros(longest - min(lengths), self.caches[0].dim, dtype=kind)
         parts = ((self._frames(row), padding[: longest - length]) for row, length in zip(rows, lengths, strict=True))
         # One call writes each value once; filling a tensor of zeros writes twice.
         frames = torch.cat([part for pair in parts for part in pair]).unflatten(0, (len(rows), longest))  # (B, L, D)
@@ -78,7 +84,7 @@ class FrameDataset(Dataset[Batch]):
         """Frames (L, D) of an utterance, cut and averaged."""
         if row in self._kept:
             return self._kept[row]
-        frames = torch.from_numpy(self.cache.read(self.ids[row])[: self.cached_lengths[row]])
+        frames = torch.from_numpy(self.caches[row].read(self.ids[row])[: self.cached_lengths[row]])
         if self.average > 1:
             frames = average_utterance(frames.float(), self.average)
             if frames.nbytes <= self.keep_bytes:
@@ -93,6 +99,7 @@ class EmotionDataModule(lightning.LightningDataModule):
     ``normalization`` is fitted once on the training part (and, where it declares so, on unlabelled test frames).
     With ``test_each_epoch`` validation has the test part as a second loader, so that its scores can be recorded;
     with ``test=False`` nothing can read it. The frames have ``frame_rate`` per second before they are averaged.
+    Each epoch trains on each utterance once, from ``cache`` or one of ``copies``, caches of it in other voices.
     conf/train.yaml explains the settings of ``batches``.
     """
 
@@ -103,6 +110,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         cache: FeatureCache,
         normalization: Normalization,
         *,
+        copies: Sequence[FeatureCache] = (),
         batch_size: int = 32,
         max_frames: int | None = None,
         max_seconds: float | None = None,
@@ -143,11 +151,14 @@ class EmotionDataModule(lightning.LightningDataModule):
             dataset = self.datasets[name] = self._dataset(part, left)
             left = max(0, left - sum(dataset.lengths) * cache.dim * 4)
         self.learned = self.datasets["train"]
-        if split.auxiliary:
-            self.learned = self._dataset((*split.train, *split.auxiliary), left)
+        if split.auxiliary or copies:
+            self.learned = self._dataset((*split.train, *split.auxiliary), left, copies)
 
-    def _dataset(self, utterances: Sequence[Utterance], keep_bytes: int) -> FrameDataset:
-        dataset = FrameDataset(self.cache, utterances, self.crop, self.average, keep_bytes)
+    def _dataset(
+        self, utterances: Sequence[Utterance], keep_bytes: int, copies: Sequence[FeatureCache] = ()
+    ) -> FrameDataset:
+        dataset = FrameDataset((self.cache, *copies), utterances, self.crop, self.average, keep_bytes)
+        utterances = [*utterances] * dataset.versions
         speaker = {name: index for index, name in enumerate(self.speakers)}
         emotions = [*self.emotions, *self.split.other_emotions]
         dataset.emotion = torch.tensor([emotions.index(u.emotion) for u in utterances])
@@ -165,10 +176,12 @@ class EmotionDataModule(lightning.LightningDataModule):
         The training part, if shuffled, has the auxiliary utterances, too.
         """
         dataset = self.learned if shuffle and part == "train" else self.datasets[part]
-        rows = self._balanced() if shuffle and self.balance else list(range(len(dataset)))
+        count = len(dataset) // dataset.versions
+        chosen = np.array(self._balanced() if shuffle and self.balance else range(count))
+        rows = chosen + count * np.arange(dataset.versions)[:, None]  # (V, n)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = LengthBatches(
-            [dataset.lengths[row] for row in rows],
+            np.array(dataset.lengths)[rows],
             self.batch_size,
             self.max_frames,
             shuffle=shuffle,

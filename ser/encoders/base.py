@@ -1,7 +1,7 @@
 """What every encoder offers, how a list of waveforms goes through one, and the loop over transformer layers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Encoder(nn.Module, ABC):
 
     frame_rate: float = SAMPLE_RATE / HOP_SAMPLES  # frames per second, before averaging
     shortest: int = FRAME_SAMPLES  # samples that a waveform must have at least
+    voice: Callable[[Tensor], Tensor] | None = None  # changes each waveform (N,) before ``encode`` hears it
     _place: Tensor
 
     def __init__(self, average: int = 1, max_seconds: float | None = None) -> None:
@@ -57,7 +58,8 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Plain settings and weight hash that determine the frames: the key of the feature cache."""
-        return {} if self.max_seconds is None else {"max_seconds": float(self.max_seconds)}
+        voice = {} if self.voice is None else {"voice": type(self.voice).__name__, **vars(self.voice)}
+        return voice | ({} if self.max_seconds is None else {"max_seconds": float(self.max_seconds)})
 
     @property
     def longest(self) -> int | None:
@@ -87,6 +89,8 @@ def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float |
         UnfitWaveform: a waveform is shorter than one frame.
         SerError: the encoder's checkpoint cannot be read.
     """
+    if encoder.voice is not None:
+        waveforms = [encoder.voice(waveform) for waveform in waveforms]
     waveforms = [waveform[: encoder.longest] for waveform in waveforms]
     for waveform in waveforms:
         if len(waveform) < encoder.shortest:

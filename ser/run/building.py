@@ -16,6 +16,7 @@ from ser.adversary import Adversary
 from ser.callbacks import WholeFileCheckpointIO
 from ser.config import instantiate
 from ser.console import announce, is_quiet
+from ser.data.augmentation import Augmentation
 from ser.data.cache import FRAME_CODE
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
@@ -29,6 +30,7 @@ from ser.data.split import (
     with_auxiliary,
     with_less_training,
 )
+from ser.data.voices import other_voices
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
@@ -62,7 +64,9 @@ def load_data(cfg: DictConfig) -> Data:
     encoder: Encoder = instantiate(cfg, "features")
     normalization = instantiate(cfg, "normalization")
     own_frames = corpus.frame_source is not None
-    check_finetuning(encoder, normalization.kind, instantiate(cfg, "augmentation"), own_frames)
+    augmentation: Augmentation = instantiate(cfg, "augmentation")
+    check_finetuning(encoder, normalization.kind, augmentation, own_frames)
+    voices = other_voices(encoder, augmentation.voices, own_frames)
     protocol = instantiate(cfg, "protocol")
     others = other_emotions(cfg, corpus) if cfg.auxiliary_weight else ()
     # What is wrong with the split or the settings is said before hours of extraction.
@@ -74,6 +78,7 @@ def load_data(cfg: DictConfig) -> Data:
     extraction = extract(whole, encoder, cfg.paths.cache, **cfg.extraction)
     for identifier, reason in extraction.failures.items():
         log.warning("left out %s: %s", identifier, reason)
+    copies = [extract(whole, voice, cfg.paths.cache, **cfg.extraction).cache for voice in voices]
     corpus = corpus.without(extraction.failures)
     split = _split(cfg, protocol, corpus, [u for u in others if u.id not in extraction.failures])
     recordings, signatures = extraction.cache.recordings, extraction.cache.signatures()
@@ -83,6 +88,7 @@ def load_data(cfg: DictConfig) -> Data:
         split,
         extraction.cache,
         normalization,
+        copies=copies,
         frame_rate=(corpus.frame_source or encoder).frame_rate,
         average=encoder.average,
         seed=cfg.seed,
