@@ -14,6 +14,7 @@ from ser.data.augmentation import (
     TimeMask,
     TimeStretch,
 )
+from ser.data.voices import Voice
 from ser.errors import SerError
 
 D = 20  # a tenth is two channels
@@ -221,3 +222,19 @@ def test_mixstyle_of_probability_zero_changes_nothing_and_constant_features_stay
     same = torch.zeros(4, dtype=torch.long)
     assert torch.equal(apply(MixStyle(0.0), batch(), LENGTHS, same, torch.arange(4)), batch())
     assert apply(MixStyle(1.0), torch.ones(4, 100, D), LENGTHS, same, torch.arange(4)).isfinite().all()
+
+
+def test_a_voice_moves_pitch_and_pace_together():
+    time = torch.arange(32_000) / 16_000
+    tone = torch.sin(2 * torch.pi * 400 * time)
+    factors = set()
+    for number in range(1, 9):
+        voice = Voice(number)
+        factor = voice.factor(tone) / 100
+        heard = voice(tone)
+        assert len(heard) == pytest.approx(len(tone) / factor, abs=2)
+        pitch = torch.fft.rfft(heard * torch.hann_window(len(heard))).abs().argmax() * 16_000 / len(heard)
+        assert float(pitch) == pytest.approx(400 * factor, abs=1)
+        assert torch.equal(heard, Voice(number)(tone))
+        factors.add(factor)
+    assert len(factors) > 3 and min(factors) >= 0.88 and max(factors) <= 1.12

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,29 @@ def test_speaker_statistics_are_each_speakers_own(corpus, split, frames, cache, 
         row = statistics.row(speaker)
         assert torch.equal(again.mean[row], statistics.mean[row]) == (speaker not in tested)
     assert torch.equal(again.mean[0], statistics.mean[0])
+
+
+def test_only_training_hears_copies_in_other_voices(corpus, split, build, frames, tmp_path):
+    louder = [write_cache(tmp_path / str(factor), make_frames(corpus, {u.id: factor for u in corpus.utterances}))
+              for factor in (3, 5)]  # fmt: skip
+    data, plain, heard = build(copies=louder), build(), Counter()
+    for epoch in range(3):
+        loader = data.loader("train", shuffle=True)
+        loader.sampler.set_epoch(epoch)
+        seen = []
+        for batch in loader:
+            seen += batch.ids
+            for row, (identifier, length) in enumerate(zip(batch.ids, batch.lengths, strict=True)):
+                found = batch.frames[row, :length].float().numpy()
+                heard[round(float(np.median(found / frames[identifier])))] += 1
+                utterance = next(u for u in split.train if u.id == identifier)
+                assert data.emotions[batch.emotion[row]] == utterance.emotion
+                assert data.speakers[batch.speaker[row]] == utterance.speaker
+        assert sorted(seen) == sorted(u.id for u in split.train)
+    assert set(heard) == {1, 3, 5}
+    for part in ("train", "validation", "test"):
+        for one, two in zip(batches_of(data, part), batches_of(plain, part), strict=True):
+            assert one.ids == two.ids and torch.equal(one.frames, two.frames)
 
 
 def test_opening_the_test_part_changes_no_training_statistics_where_speakers_overlap(corpus, cache):

@@ -20,6 +20,7 @@ from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.extraction import extract
 from ser.data.inventory import AudioHashes
+from ser.data.voices import other_voices
 from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder, encode
 from ser.errors import SerError
 
@@ -339,6 +340,22 @@ def test_another_cut_of_the_waveforms_extracts_anew(corpus, tmp_path):
     name = corpus.utterances[0].id
     assert (cut.cache.read(name) == whole.cache.read(name)[: cut.cache.lengths[name]]).all()
     assert max(cut.cache.lengths.values()) == (9600 - 400) // 320 + 1
+
+
+def test_copies_in_other_voices_have_caches_of_their_own_and_are_the_same_every_time(corpus, tmp_path):
+    encoder = LogMel()
+    plain = run(corpus, tmp_path / "cache", encoder).cache
+    copies = [run(corpus, tmp_path / "cache", voice).cache for voice in other_voices(encoder, 2)]
+    again = [run(corpus, tmp_path / "again", voice).cache for voice in other_voices(encoder, 2)]
+    assert len([path for path in (tmp_path / "cache" / corpus.name).iterdir() if path.is_dir()]) == 3
+    name = corpus.utterances[0].id
+    for one, two in zip(copies, again, strict=True):
+        np.testing.assert_array_equal(one.read(name), two.read(name))
+        assert one.recordings == plain.recordings  # the copies of a recording belong to its content
+    assert not np.array_equal(copies[0].read(name), copies[1].read(name))
+    assert encoder.voice is None
+    with pytest.raises(SerError, match=r"augmentation\.voices=1 .* expected audio"):
+        other_voices(encoder, 1, own_frames=True)
 
 
 def test_frames_made_by_another_library_version_are_reused_with_a_warning(corpus, tmp_path, monkeypatch, caplog):

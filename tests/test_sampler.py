@@ -26,6 +26,23 @@ def test_every_utterance_exactly_once_over_all_ranks(lengths, batch_size, world,
 
 
 @settings(max_examples=60, deadline=None)
+@given(lengths=lengths_lists, limit=st.integers(50, 5000), world=st.integers(1, 3), epoch=st.integers(0, 3))
+def test_each_epoch_has_one_version_of_each_utterance(lengths, limit, world, epoch):
+    count = len(lengths)
+    versions = np.array([lengths, [2 * length for length in lengths], [1] * count])  # (V, n)
+    seen = []
+    for rank in range(world):
+        batches = LengthBatches(versions, 8, limit, seed=3, rank=rank, world_size=world)
+        batches.set_epoch(epoch)
+        listed = list(batches)
+        assert len(listed) == len(batches)
+        assert all(len(rows) == 1 or len(rows) * versions.flat[rows].max() <= limit for rows in listed)
+        seen += [row for rows in listed for row in rows]
+    assert sorted(row % count for row in seen) == list(range(count))
+    assert count < 30 or {row // count for row in seen} == {0, 1, 2}
+
+
+@settings(max_examples=60, deadline=None)
 @given(lengths=lengths_lists, limit=st.integers(50, 5000), epoch=st.integers(0, 3))
 def test_frame_limit_holds_in_every_epoch(lengths, limit, epoch):
     batches = LengthBatches(lengths, 32, limit, seed=1)

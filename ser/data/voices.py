@@ -11,26 +11,25 @@ from ser.encoders.base import Encoder
 from ser.encoders.files import FrameFiles
 from ser.errors import SerError, check_number
 
-_WIDEST = 12  # percent by which a copy is faster or slower; wider ones were not tried
 MOST_VOICES = 50  # copies; each takes as much time and room as the corpus itself
 
 
 class Voice:
     """Plays a recording faster or slower, which moves pitch, formants and pace together.
 
-    The factor lies between 0.88 and 1.12 and depends on the ``number`` of the copy and the samples alone, so that every
-    process and every repetition hears the same.
+    The factor lies between 0.88 and 1.12, and depends on the ``number`` of the copy and the samples alone, so that
+    every process and every repetition hears the same.
 
     Source: Ko et al. 2015, "Audio augmentation for speech recognition", there with the factors 0.9 and 1.1.
     """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, widest: int = 12) -> None:
+        self.number, self.widest = number, widest  # percent faster or slower at most; 12 is the only one that was tried
 
     def factor(self, waveform: Tensor) -> int:
         """Percent of the original speed at which a waveform (N,) is played."""
         generator = np.random.default_rng([self.number, zlib.crc32(waveform.cpu().numpy().tobytes())])
-        return int(generator.integers(100 - _WIDEST, 100 + _WIDEST + 1))
+        return int(generator.integers(100 - self.widest, 100 + self.widest + 1))
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """The waveform (N,) at another speed, (100 N / factor,)."""
