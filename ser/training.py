@@ -49,15 +49,18 @@ def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Se
     Raises:
         SerError: bad input; nothing already computed is lost, and no folder is left behind.
     """
+    from_hydra = overrides is None
     choices = dict(HydraConfig.get().runtime.choices) if choices is None else choices
-    overrides = list(HydraConfig.get().overrides.task) if overrides is None else list(overrides)
+    overrides = list(HydraConfig.get().overrides.task if overrides is None else overrides)
     cfg = cfg.copy()  # its run folder may move
     folder = RunFolder(cfg.paths.run)
     with folder.logged():
-        return _carry_out(cfg, choices, overrides, folder)
+        return _carry_out(cfg, choices, overrides, folder, from_hydra)
 
 
-def _carry_out(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str], folder: RunFolder) -> float:
+def _carry_out(
+    cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str], folder: RunFolder, from_hydra: bool
+) -> float:
     _forget_other_corpora(cfg)
     _check_numbers(cfg)
     _refuse_choice_by_test(cfg)
@@ -104,7 +107,7 @@ def _carry_out(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]
         if trainer.is_global_zero:
             if folder.work != folder.path:
                 folder.replace_earlier()
-            if HydraConfig.initialized():  # ser reproduce says itself where they lie, and whether they stay
+            if from_hydra:  # ser reproduce says itself where they lie, and whether they stay
                 log.info("results lie in %s", folder.path)
     return _objective(metrics)
 
