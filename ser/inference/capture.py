@@ -44,7 +44,7 @@ def main() -> None:
             callback=lambda samples, frames, times, status: arriving.put(bytes(samples)), **settings
         ) as stream:
             _tell({"name": found["name"], "device": f"{found['name']}, {system}", "rate": rate})
-            while stream.active:
+            while stream.active or not arriving.empty():  # what came before the end is heard, too
                 with suppress(queue.Empty):
                     _write(arriving.get(timeout=0.2))
     except failures as error:
