@@ -2,7 +2,9 @@
 
 import errno
 import math
+import signal
 
+TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell has it
 _DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EIO,
          errno.ENAMETOOLONG)  # fmt: skip
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.

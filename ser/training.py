@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from ser.console import count_parameters, show_network, show_scores, show_split
 from ser.data.datamodule import EmotionDataModule
 from ser.encoders import FrameFiles
-from ser.errors import SerError, check_number
+from ser.errors import TERMINATED, SerError, check_number
 from ser.evaluation.figures import write_figures
 from ser.evaluation.figures.network import write_attention
 from ser.evaluation.figures.style import figure_formats
@@ -37,7 +36,6 @@ from ser.run.identity import depends_on_seed, describe, run_record
 from ser.run.results import collect, score_parts
 
 log = logging.getLogger(__name__)
-TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell has it
 
 
 def run(cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Sequence[str] | None = None) -> float:

@@ -110,7 +110,7 @@ def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["AIFF", "AU", "RF64", "SVX", "W64", "WAV"])
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "NIST", "RF64", "SVX", "VOC", "W64", "WAV"])
 def test_what_a_cut_file_lacks_is_told(tmp_path, kind):
     path = tmp_path / "cut"
     soundfile.write(path, tone(16000), 16000, "PCM_16", format=kind)

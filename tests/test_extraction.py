@@ -201,6 +201,39 @@ def test_processes_of_a_killed_one_stop_and_keep_what_they_finished(corpus, tmp_
     assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("told, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_extraction_that_is_told_to_end_keeps_what_it_finished(corpus, tmp_path, processes, told, code):
+    import children
+
+    def work():
+        logging.basicConfig(force=True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+        encoder = Counting()
+        encoder.pause = 0.3
+        try:
+            run(corpus, tmp_path / "cache", encoder, processes=processes)
+        except SystemExit as ended:
+            return ended.code
+        except KeyboardInterrupt:
+            return 130  # as the command does
+        return 0
+
+    process = children.begin(tmp_path / "cache", work)
+    while process.running and not list((tmp_path / "cache").rglob("frames-*")):
+        time.sleep(0.01)
+    os.kill(process.pid, told)
+    ended = process.wait()
+    assert ended.code == code and "Traceback" not in ended.shown
+    assert ended.shown.count("the same command goes on") == 1
+    for lock in (tmp_path / "cache").rglob("*.lock"):
+        FileLock(lock).acquire(timeout=0).lock.release()  # its processes have ended, too
+    assert 0 < run(corpus, tmp_path / "cache").extracted < 12
+    run(corpus, tmp_path / "whole")
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+
+
 def test_one_bad_file_never_stops_the_rest(corpus, tmp_path):
     bad = {"s1_0": b"no audio at all", "s2_3": b""}
     for name, content in bad.items():

@@ -19,7 +19,8 @@ from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, FrameSource, Utterance
 from ser.data.inventory import CacheFolder
-from ser.data.sharing import Bar, Filling, fill_together, portions, usable_cores
+from ser.data.processes import fill_together, interruptible, usable_cores
+from ser.data.sharing import Bar, Filling, portions
 from ser.data.soundfiles import printable
 from ser.encoders import Encoder, FrameFiles, UnfitWaveform, encode
 from ser.encoders.base import usable_device
@@ -45,6 +46,7 @@ class Extraction:
     trusted: tuple[str, ...] = ()  # audio is missing and the cached frames were taken unchecked (trust_cache)
 
 
+@interruptible()
 def extract(
     corpus: Corpus,
     encoder: Encoder | None,

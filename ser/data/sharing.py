@@ -6,18 +6,14 @@ The system releases the lock of a process that ends in whatever way, so a portio
 import hashlib
 import logging
 import math
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import SpawnProcess
 from typing import Self
 
-import torch
 from filelock import FileLock, Timeout
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,7 +31,7 @@ SHARD_BYTES = 64_000_000  # frames held in memory before they are written
 SHARD_SECONDS = 60.0  # work that a killed process may lose
 PORTION_BATCHES = 2  # small, so that the last portions keep no process waiting for long
 MOST_PORTIONS = 256  # each is a lock and a shard at least
-_LOOK = 1.0  # seconds between two looks at what other processes have done
+LOOK = 1.0  # seconds between two looks at what other processes have done
 _LOGGED = 60.0  # seconds between two lines where there is no terminal
 
 
@@ -96,9 +92,9 @@ class Filling:
             if not wait:
                 return
             if left:
-                time.sleep(_LOOK / 4)
+                time.sleep(LOOK / 4)
                 self.folder.refresh()
-                self._show()
+                self.show()
 
     def add(self, answer: Connection, worker: SpawnProcess) -> None:
         """Add what another process did, as it says, or that it died.
@@ -160,7 +156,7 @@ class Filling:
                     if size > SHARD_BYTES or time.monotonic() - written > SHARD_SECONDS:
                         self._write(portion, held)
                         size, written = 0, time.monotonic()
-                    self._show(held)
+                    self.show(held)
             finally:  # Ctrl-C loses nothing that was finished
                 if held:
                     self._write(portion, held)
@@ -174,7 +170,7 @@ class Filling:
         self.extracted += len(held)
         held.clear()
 
-    def _show(self, held: Collection[str] = ()) -> None:
+    def show(self, held: Collection[str] = ()) -> None:
         """Move the bar on; stop where nobody waits for the frames any more."""
         if self.bar is not None:
             self.bar.show(self.folder, held)
@@ -211,7 +207,7 @@ class Bar:
     def show(self, folder: CacheFolder, held: Collection[str] = ()) -> None:
         """Count what is in the refreshed ``folder`` or ``held``, encoded and not yet written; at most once a second."""
         now = time.monotonic()
-        if not self.show_at_all or now - self.looked < _LOOK:
+        if not self.show_at_all or now - self.looked < LOOK:
             return
         self.looked = now
         done = [u for u in self.missing if u.id in folder.places or u.id in folder.failures or u.id in held]
@@ -220,53 +216,3 @@ class Bar:
         if self.progress.disable and now - self.logged > _LOGGED:
             self.logged = now
             log.info("extracting: %d of %d utterances, %.1f s of audio/s", len(done), len(self.missing), speed)
-
-
-def fill_together(filling: Filling, processes: int) -> None:
-    """Fill with that many processes of this machine, which this one watches, and add up what they did.
-
-    What a process leaves that dies is for the caller.
-
-    Raises:
-        SerError: what stopped one of them.
-    """
-    context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads may hang
-    part = Filling(filling.folder, filling.frames, filling.portions)
-    workers: dict[Connection, SpawnProcess] = {}
-    try:
-        for _ in range(processes):
-            mine, theirs = context.Pipe()
-            workers[mine] = context.Process(target=_work, args=(part, max(1, usable_cores() // processes), theirs))
-            workers[mine].start()
-            theirs.close()
-        waiting = set(workers)
-        while waiting:
-            ready = wait_for(list(waiting), timeout=_LOOK)
-            for answer in [one for one in waiting if one in ready]:
-                waiting.remove(answer)
-                filling.add(answer, workers[answer])
-            filling.folder.refresh()
-            filling._show()
-    finally:
-        for answer, worker in workers.items():
-            answer.close()  # stops those that still work
-            worker.join()
-
-
-def _work(filling: Filling, threads: int, asked_by: Connection) -> None:
-    """What a process does that fills some of the portions."""
-    torch.set_num_threads(threads)
-    filling.asked_by, problem = asked_by, ""
-    try:
-        filling.run(wait=False)
-    except SerError as error:
-        problem = str(error)
-    except (KeyboardInterrupt, SystemExit):
-        problem = "the extraction was stopped"
-    with suppress(OSError):  # nobody waits any more
-        asked_by.send((filling.extracted, filling.folder.failures, filling.folder.suspects, problem))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; a cluster often gives it fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,6 +21,10 @@ _SHORT = re.compile(
     r"|Calculated frame count (?P<few>\d+) does not match value from 'ds64' chunk of (?P<whole>\d+)",
     re.MULTILINE,
 )
+_CUT_VOC = re.compile(r"^Length : (\d+).*^ Extended II : (\d+).*Seems to be a truncated", re.MULTILINE | re.DOTALL)
+_VOC_HEADERS = 42  # bytes: the file's, and two of the block with the samples, of which the block counts 12
+_NIST_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)  # samples per channel; libsndfile does not compare
+_NIST_HEADER = 1024  # bytes
 # Its log of a WAV with something behind the samples that is no chunk, such as samples that the header does not count.
 _UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at position (\d+)", re.MULTILINE | re.DOTALL)
 _NO_BYTES = re.compile(r"^\s*(?:data|SSND) : 0\b", re.MULTILINE)  # of a W64 or AIFF that it reads all the same
@@ -124,10 +128,22 @@ def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
 
 def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:
     """What an open file lacks, of which so many frames could be read or are promised; None where it is whole."""
-    found, short = None, _SHORT.search(file.extra_info)
-    some, promised = (int(short["some"] or short["few"]), int(short["all"] or short["whole"])) if short else (0, 0)
-    if some < promised < _UNKNOWN_SIZE:
-        found = f"{some} of {promised} {'bytes of samples' if short and short['some'] else 'frames'}"
+    found, unit, short = None, "frames", _SHORT.search(file.extra_info)
+    some, promised = frames, file.frames
+    if short:
+        some, promised = int(short["some"] or short["few"]), int(short["all"] or short["whole"])
+        unit = "bytes of samples" if short["some"] else unit
+    elif cut := _CUT_VOC.search(file.extra_info):
+        some, promised, unit = int(cut[1]) - _VOC_HEADERS, int(cut[2]) - 12, "bytes of samples"
+    elif file.format == "NIST" and (count := _NIST_COUNT.search(_first_bytes(file.name, _NIST_HEADER))):
+        promised = int(count[1])
+    if some < promised < (_UNKNOWN_SIZE if short else UNKNOWN_FRAMES):
+        found = f"{some} of {promised} {unit}"
     elif frames < file.frames < UNKNOWN_FRAMES:
         found = f"{frames} of {file.frames} frames"
     return found and f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out."
+
+
+def _first_bytes(path: str | bytes, count: int) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123  a name that is not UTF-8
+        return file.read(count)

@@ -18,7 +18,7 @@ from ser.errors import SerError
 log = logging.getLogger(__name__)
 
 # In any case; the first is taken where a recording has several.
-AUDIO_SUFFIXES = (".wav", ".flac", ".aiff", ".aif", ".au", ".caf", ".w64", ".opus", ".ogg", ".oga", ".mp3")
+AUDIO_SUFFIXES = (".wav", ".flac", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph", ".opus", ".ogg", ".oga", ".mp3")
 _COPY = re.compile(r" \(\d+\)$")  # what a second download of the same file is called
 _MOST_GROUPS = 5  # speaker groups in place of sessions, as many as IEMOCAP's sessions
 _READERS = 8  # threads: on a network disk, opening a file is mostly waiting
