@@ -12,7 +12,7 @@ SHIPPED := data=ravdess features=whisper_base_layers $(if $(SER_ENCODER),feature
 # The stamp remembers which pyproject and constraints the environment was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo 'Installing into $(VENV): some minutes, about 7 GB.'
+	@echo 'Installing into $(VENV): some minutes, about 7 GB (README: 2.5 without a GPU).'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
