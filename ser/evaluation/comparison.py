@@ -17,6 +17,7 @@ from ser.evaluation.significance import (
     effect_size,
     permutation_tests,
 )
+from ser.evaluation.training_noise import lacks_seeds, noise_tests, training_noise, widened
 from ser.metrics import METRICS
 
 SETTINGS = {
@@ -76,10 +77,12 @@ def paired_comparison(
     of the runs' utterances.
 
     Returns:
-        ``utterances, speakers, folds`` and ``metrics``: for each metric ``difference, low, high`` (pooled, 95% over
-        speakers), ``p_speakers`` and ``p_utterances`` (permutation), ``fold_difference, fold_low, fold_high,
-        p_folds`` (corrected t-test over folds, seeds averaged) and ``d_z`` over folds; what needs more folds or
-        speakers than there are is None.
+        ``utterances, speakers, folds``, ``lack_seeds`` (which of a and b have one seed, so that the interval lacks
+        their training noise) and ``metrics``: for each metric ``difference, low, high`` (pooled, 95% over speakers and
+        trainings), ``p_speakers`` and ``p_utterances`` (permutation), ``p_training`` with the standard error
+        ``se_training`` (see ``training_noise``), ``fold_difference, fold_low, fold_high, p_folds`` (corrected t-test
+        over folds, seeds averaged) and ``d_z`` over folds; what needs more folds, speakers or seeds than there are is
+        None.
     """
     left, right = tables or (pooled(a), pooled(b))
     over_folds = [_fold_scores(runs) for runs in (a, b)]
@@ -88,8 +91,11 @@ def paired_comparison(
     sizes = [[part.get(name, {}).get("utterances", 0) for part in parts] for name in ("train", "test")]
     testable = len(folds) > 1 and all(sizes[0])
     tests = {by: permutation_tests(left, right, by=by) for by in ("speaker", "utterance")}
+    noise = training_noise(a, b, left["id"].unique())
+    intervals = widened(difference_intervals(left, right), noise)
+    trained = noise_tests([interval.estimate for interval in intervals.values()], noise)
     metrics = {}
-    for metric, interval in difference_intervals(left, right).items():
+    for (metric, interval), by_training in zip(intervals.items(), trained, strict=True):
         means = [scored.loc[folds, metric].to_numpy() for scored in over_folds]
         tested = corrected_t_test(means[1] - means[0], *sizes) if testable else {}
         known = not math.isnan(interval.low)
@@ -98,6 +104,7 @@ def paired_comparison(
             "low": interval.low if known else None,
             "high": interval.high if known else None,
             "p_speakers": tests["speaker"][metric]["p"],
+            **by_training,
             "fold_difference": tested.get("mean"),
             "fold_low": tested.get("low"),
             "fold_high": tested.get("high"),
@@ -106,7 +113,8 @@ def paired_comparison(
             "d_z": effect_size(*means),
         }
     counts = {"utterances": int(left["id"].nunique()), "speakers": int(left["speaker"].nunique())}
-    return {**counts, "folds": folds.tolist(), "metrics": metrics}
+    single = [name for name, runs in (("a", a), ("b", b)) if lacks_seeds(runs)]
+    return {**counts, "folds": folds.tolist(), "lack_seeds": single, "metrics": metrics}
 
 
 def _fold_scores(runs: Sequence[Run]) -> pd.DataFrame:

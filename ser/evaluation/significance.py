@@ -32,7 +32,7 @@ def bootstrap_intervals(table: pd.DataFrame, repetitions: int = 1000) -> dict[st
     Ids that occur several times (seeds) count as one utterance.
     """
     _, speakers, counts = utterance_counts(table)
-    return _intervals(bootstrap_bounds(counts, speakers, _metrics, repetitions=repetitions))
+    return _intervals(bootstrap_bounds(counts, speakers, metrics_of, repetitions=repetitions))
 
 
 def bootstrap_interval(table: pd.DataFrame) -> Interval:
@@ -58,7 +58,7 @@ def difference_intervals(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Interval
 
     def difference(sums: np.ndarray) -> np.ndarray:
         first, second = np.split(sums, 2, axis=-1)
-        return _metrics(second) - _metrics(first)
+        return metrics_of(second) - metrics_of(first)
 
     return _intervals(bootstrap_bounds(Counts(both, which.ravel()), speakers, difference, limits=(-1.0, 1.0)))
 
@@ -93,7 +93,7 @@ def permutation_tests(
     def difference(signs: np.ndarray, axis: int = -1) -> np.ndarray:  # (..., U), +1 as it is and -1 swapped
         shift = signs @ changes  # (..., 3 C): counts of b minus counts of a
         # Rounded, so that arrangements with the same result are ties.
-        return np.round(_metrics((total + shift) / 2) - _metrics((total - shift) / 2), 12)
+        return np.round(metrics_of((total + shift) / 2) - metrics_of((total - shift) / 2), 12)
 
     observed = difference(np.ones(differing))
     p_values = np.ones(len(METRICS))
@@ -172,7 +172,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _metrics(flat: np.ndarray) -> np.ndarray:
+def metrics_of(flat: np.ndarray) -> np.ndarray:
     """Every metric (..., M) of flat counts (..., 3 C)."""
     counts = flat.reshape(*flat.shape[:-1], 3, -1)
     return np.stack([metric(counts) for metric in METRICS.values()], axis=-1)

@@ -20,9 +20,10 @@ from ser.evaluation.report.cells import short_names
 from ser.evaluation.runs import Run, by_fold, by_variant, declared, pooled, warnings_in
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_interval, bootstrap_intervals, holm
+from ser.evaluation.training_noise import ONE_SEED, lacks_seeds
 
 DEFAULT_BASELINES = ("statistics_logistic", "gru")
-TESTS = ("p_speakers", "p_folds", "p_utterances")
+TESTS = ("p_speakers", "p_training", "p_folds", "p_utterances")
 IN_CORPUS = "uar_pooled_in_"  # begins the columns of the UAR in each of several corpora
 
 
@@ -128,7 +129,9 @@ def _variant_row(variant: str, runs: Sequence[Run], speakers: dict[str, Any]) ->
 def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFrame, list[str]]:
     """Each variant against the baseline on the folds that both have; Holm's correction per metric and test."""
     rows: list[dict[str, Any]] = []
-    notes = []
+    notes, (names, _) = [], short_names(list(groups))
+    if len(groups) > 1 and (single := [names[variant] for variant, runs in groups.items() if lacks_seeds(runs)]):
+        notes.append(f"{', '.join(single)}: {ONE_SEED}.")
     for variant, runs in groups.items():
         if variant == baseline:
             continue

@@ -22,6 +22,7 @@ from ser.evaluation.report.leakage_tables import leakage_comparison_table, probe
 from ser.evaluation.report.tables import comparison_tables, summary_tables
 from ser.evaluation.runs import Run, find_runs, warnings_in
 from ser.evaluation.summary import Summary
+from ser.evaluation.training_noise import ONE_SEED
 from ser.io import safe_csv, write_json, write_text
 
 if TYPE_CHECKING:
@@ -219,14 +220,19 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
         folds, seeds = (", ".join(map(str, side[key])) for key in ("folds", "seeds"))
         lines.append(f"{name.upper()}: {side['variant']}, fold {folds}, seed {seeds} ({side['path']})")
         lines += [f"   {text}" for text in warnings_in(side)]
-    if result["same_split"]:
-        return [*lines, "Both were tested on the same split."]
-    lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]
     paired = result["paired"]
+    if result["same_split"]:
+        return [*lines, "Both were tested on the same split.", *_one_seed(paired)]
+    lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]
     shared = "they have no utterance in common, so nothing is tested"
     if paired:
         shared = f"the tests use the {paired['utterances']} utterances that both have"
-    return [*lines, f"The scores are of different test parts; {shared}."]
+    return [*lines, f"The scores are of different test parts; {shared}.", *_one_seed(paired)]
+
+
+def _one_seed(paired: Mapping[str, Any] | None) -> list[str]:
+    names = " and ".join(name.upper() for name in (paired or {}).get("lack_seeds", ()))
+    return [f"{names}: {ONE_SEED}."] if names else []
 
 
 def _width(table: Table, column: int) -> int:

@@ -164,7 +164,9 @@ def _against_baseline(summary: Summary, best: str, names: Mapping[str, str]) -> 
         return name, cells.UNKNOWN, "the baseline itself is highest" if highest else "not compared, see the notes"
     row = found[0]
     limits = cells.interval(row["low"], row["high"], signed=True)
-    meaning = f"95% interval {limits}; p over speakers {cells.p_text(row['p_speakers_holm'])} after Holm's correction"
+    tests = [f"p {test} {cells.p_text(row[f'p_{test}_holm'])}" for test in ("speakers", "training")]
+    meaning = f"95% interval {limits}; {', '.join(tests)} after Holm's correction"
+    meaning += "; one seed, so without the noise of training" * bool(pd.isna(row["p_training"]))
     return name, cells.percent(row["difference"], signed=True), meaning
 
 

@@ -9,21 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from ser.evaluation.bootstrap import METHOD
+from ser.evaluation.bootstrap import METHOD, OF_DIFFERENCES
 from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.report import cells
 from ser.evaluation.report.cells import Table, bounds_of, number, percent, records
 from ser.evaluation.report.leakage_tables import leakage_table
 from ser.evaluation.runs import marks_of, warnings_in
-from ser.evaluation.summary import IN_CORPUS, Summary
+from ser.evaluation.summary import IN_CORPUS, TESTS, Summary
 from ser.metrics import TITLES
 
-DIFFERENCE = ("difference (points)", "p speakers", "p folds", "p utterances", "d_z")  # headings of difference_cells
-TESTS = (
-    "p speakers is a permutation test that swaps whole speakers: read this one. p folds is a t-test over folds, "
-    "corrected for overlapping training sets. p utterances swaps single utterances and is anti-conservative: "
-    "utterances of one speaker are alike, so it finds differences that are none. d_z: effect size over folds, "
-    "in Cohen's words."
+DIFFERENCE = ("difference (points)", "p speakers", "p training", "p folds", "p utterances", "d_z")
+READING = (
+    "A difference counts where its interval excludes 0 and both p speakers and p training are below .05. p speakers is "
+    "a permutation test that swaps whole speakers; p training is a t-test against the noise between seeds. p folds is "
+    "a t-test over folds, corrected for overlapping training sets. p utterances swaps single utterances and is "
+    "anti-conservative: utterances of one speaker are alike, so it finds differences that are none. d_z: effect size "
+    "over folds, in Cohen's words."
 )
 CHOICE = (
     "The first UAR is that of the epoch kept, chosen on validation or the last. The second is what the same training "
@@ -167,7 +168,7 @@ def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:
     )
     columns = ["variant", "WA (points)", "p speakers", "macro F1 (points)", "p speakers"]
     return [
-        Table(f"UAR against {baseline}", ["variant", *DIFFERENCE], uar, f"{caption} {TESTS}"),
+        Table(f"UAR against {baseline}", ["variant", *DIFFERENCE], uar, f"{caption} {OF_DIFFERENCES}. {READING}"),
         Table(f"WA and macro F1 against {baseline}", columns, others, caption),
     ]
 
@@ -175,7 +176,7 @@ def _comparisons(summary: Summary, names: Mapping[str, str]) -> list[Table]:
 def difference_cells(row: Mapping[str, Any], corrected: str = "") -> list[str]:
     """A difference with its interval, the paired tests (the one over speakers first) and the effect size."""
     difference = cells.bounds(row["difference"], row["low"], row["high"], signed=True)
-    tests = [cells.p_text(row[f"{test}{corrected}"]) for test in ("p_speakers", "p_folds", "p_utterances")]
+    tests = [cells.p_text(row[f"{test}{corrected}"]) for test in TESTS]
     return [difference, *tests, cells.effect(row["d_z"])]
 
 
@@ -206,7 +207,7 @@ def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
     caption = "Pooled over all test utterances."
     if paired:
         single = "p: of this pair alone, uncorrected; a summary of several variants corrects for their number (Holm)."
-        caption = f"{caption} Difference: B minus A. {METHOD}. {single} {TESTS}"
+        caption = f"{caption} Difference: B minus A. {METHOD}. {OF_DIFFERENCES}. {single} {READING}"
     return [Table("B against A", ["score", "A (%)", "B (%)", *(DIFFERENCE if paired else [])], lines, caption)]
 
 
