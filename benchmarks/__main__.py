@@ -19,7 +19,7 @@ from ser.io import atomic_path
 
 FOLDER = Path(__file__).parent
 SHORT = {  # options of a quick run; a benchmark not named here runs with its defaults
-    "coverage": ["--trials", "40"],
+    "coverage": ["--trials", "30"],
     "padding": ["--epochs", "1"],
     "loading": ["--scale", "0.2", "--steps", "6"],
     "overhead": ["--scale", "0.1", "--rounds", "2"],

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200, help="pairs of recipes per line (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3], help="seeds per recipe (default: 1 3)")
     options = parser.parse_args()
-    for speakers, folds in ((24, 6), (10, 10), (4, 2)):
+    for speakers, folds in ((24, 6), (24, 1), (10, 10), (4, 2)):
         for seeds in options.seeds:
             for name in NOISE:
                 trials = [trial(speakers, folds, seeds, name, number) for number in range(options.trials)]
