@@ -3,7 +3,6 @@
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ def fill_together(filling: Filling, processes: int) -> None:
         SerError: what stopped one of them.
     """
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads may hang
-    work = pickle.dumps(Filling(filling.folder, filling.frames, filling.portions))
+    part = Filling(filling.folder, filling.frames, filling.portions)
     workers: dict[Connection, SpawnProcess] = {}
     waiting: set[Connection] = set()
     try:
@@ -43,7 +42,7 @@ def fill_together(filling: Filling, processes: int) -> None:
         waiting |= set(workers)
         for mine in workers:
             with suppress(OSError):  # it died
-                mine.send_bytes(work)
+                mine.send(part)
         while waiting:
             ready = wait_for(list(waiting), timeout=LOOK)
             for answer in [one for one in waiting if one in ready]:
@@ -75,7 +74,7 @@ def _work(threads: int, asked_by: Connection) -> None:
     signal.signal(signal.SIGTERM, _end)
     torch.set_num_threads(threads)
     try:
-        filling: Filling = pickle.loads(asked_by.recv_bytes())
+        filling: Filling = asked_by.recv()
     except EOFError:  # which has ended
         return
     filling.asked_by, problem = asked_by, ""
