@@ -13,7 +13,8 @@ from ser.cli.progress import _summarize
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
 from ser.evaluation.predictions import write_predictions
-from ser.evaluation.report.render import to_markdown, write_summary
+from ser.evaluation.report.cells import Table
+from ser.evaluation.report.render import show, to_markdown, write_summary
 from ser.evaluation.report.tables import summary_tables
 from ser.evaluation.runs import find_runs, load_run, scan_runs
 from ser.evaluation.scores import scores
@@ -347,3 +348,9 @@ def test_a_sweep_beside_runs_of_other_classes_is_summarized_alone(tmp_path, caps
     assert [row["variant"] for row in alone["variants"]] == ["bottleneck_gru"]
     assert any("Only the runs of this sweep" in note for note in alone["notes"])
     assert "bottleneck_gru" in capsys.readouterr().out
+
+
+def test_an_empty_line_separates_a_table_from_the_next_one(capsys):
+    show([Table(title, ["variant", "UAR (%)"], [["gru", "61.0"]], "What it is.") for title in ("First", "Second")])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[lines.index("What it is.") + 1 :][:2] == ["", "Second"]

@@ -88,7 +88,7 @@ def show(tables: Sequence[Table], console: Console | None = None) -> None:
     for table in tables:
         console.print(*to_screen(table, console.width), sep="\n")
         if table.caption:
-            console.print(ScreenText(table.explained, style="italic"), "")
+            console.print(ScreenText(table.explained, style="italic"), "", sep="\n")
 
 
 def to_screen(table: Table, width: int) -> list[ScreenTable]:
