@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from ser.data.corpus import Corpus
-from ser.evaluation.report.cells import Table
+from ser.evaluation.report.cells import Table, name_and_settings
 from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import cross_validation_table, run_tables
@@ -74,13 +74,13 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
         _tell(run_tables(metrics), _labels(metrics))
         return
     record = metrics["cross_validation"]  # of a training on everyone
-    epochs = f"{metrics['variant']}: {metrics['epochs']} epochs on every speaker"
+    epochs = f"{name_and_settings(metrics['variant'])[0]}: {metrics['epochs']} epochs on every speaker"
     if record is not None:
         found = sorted(record["epochs"])
         kept = f"{found[0]} to {found[-1]}" if found[0] < found[-1] else f"{found[0]}"
         chosen = metrics["epochs"] == math.floor(median(found) + 0.5)
         why = "this is their median" if chosen else "the same steps are fewer epochs of all speakers"
-        epochs += f" (the folds of {record['variant']} took {kept}; {why})"
+        epochs += f" (the folds of {name_and_settings(record['variant'])[0]} took {kept}; {why})"
     _tell([cross_validation_table(record)] if record else [], [epochs, score_line(record)])
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import re
 import signal
 
 TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell has it
@@ -10,6 +11,7 @@ _DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, er
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.
 _USAGE_ERRORS = ("lightning.fabric.utilities.exceptions", "wandb.errors")
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks, escape sequences of a terminal and the like
 _ENDS_OF_SEARCHES = ("No trials are completed", "`Study.stop` is supposed")  # Optuna, after failed trials
 _NO_RESULT = (
     "the search has no result, because every trial failed, or the last one of a grid; correct the settings that the "
@@ -28,6 +30,9 @@ class SerError(Exception):
     program and keeps its traceback. Constructors raise it for a setting out of range, and whatever "refuses" raises it;
     their docstrings do not say so again.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))  # it quotes what was given, which may have line breaks
 
 
 class EncoderNotHereError(SerError):
@@ -62,8 +67,18 @@ def check_number(
     raise SerError(f"{name}={value} was given, expected {expected}.")
 
 
+def one_line(text: str) -> str:
+    """``text`` with control characters as Python writes them: a line break as backslash and n."""
+    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
 def explain(error: BaseException) -> str | None:
     """One line for the user, or None where the error is a defect of the program and needs its traceback."""
+    reason = _explain(error)
+    return None if reason is None else one_line(reason)
+
+
+def _explain(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:  # Hydra and others wrap what a constructor raises
         if isinstance(cause, SerError):

@@ -260,6 +260,19 @@ def test_words_that_make_no_run(train, refusal, outputs, corpus, words, part):
     assert everything(outputs) == files
 
 
+@pytest.mark.parametrize("word", ["fold=1\n2", "mod\nel=gru", "data.manifest='a\nb'", "data.manifest='a\x1b[2J\nb'"])
+def test_control_characters_of_a_value_are_written_out(refusal, tmp_path, word):
+    said = refusal(tmp_path, "data=manifest", word)
+    assert r"\n" in said and said.isprintable()
+
+
+@pytest.mark.parametrize("command", ["predict", "report"])
+def test_control_characters_of_a_path_are_written_out(capsys, tmp_path, command):
+    assert cli.main([command, f"{tmp_path}/a\nb"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert r"a\nb does not exist" in line
+
+
 @pytest.mark.parametrize(
     "word", ["model.cell=mingru", "adversarial.dropout=2", "optimizer.lr=-1", "loss.label_smoothing=2",
              "alpha_schedule.max_alpha=-1", "lr_schedule.min_lr=-1"]

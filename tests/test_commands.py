@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,10 @@ import sys
 import pytest
 from fake_runs import EMOTIONS, write_run
 from rich.console import Console
+from rich.text import Text
 
 from ser.cli import main
-from ser.cli.app import ScreenHandler
+from ser.cli.app import ScreenHandler, app
 from ser.evaluation import reproduce, speaker_probe
 from ser.evaluation.figures import FIGURES
 from ser.evaluation.predictions import read_predictions, write_predictions
@@ -187,8 +189,8 @@ def test_reproduce_never_writes_into_the_run(tmp_path, capsys):
     assert "no readable run.json" in words(capsys)
 
 
-COMMANDS = ["predict", "listen", "demo", "export", "doctor", "extract", "report", "compare", "probe", "figures",
-            "reproduce"]  # fmt: skip
+HYDRAS = ("train", "sweep")  # their help is another
+COMMANDS = [found.callback.__name__ for found in app.registered_commands if found.callback.__name__ not in HYDRAS]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -197,6 +199,20 @@ def test_the_help_of_every_command_has_examples_and_fits_80_columns(command, cap
     shown = capsys.readouterr().out
     assert f"ser {command}" in shown.partition("Examples")[2]
     assert max(map(len, shown.splitlines())) <= 80
+    (epilog,) = [found.epilog for found in app.registered_commands if found.callback.__name__ == command]
+    examples = [Text.from_markup(one).plain for one in epilog.split("\n\n")[1:]]
+    assert all(f" {one} " in shown for one in examples)  # none is folded
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["train", "model=gru", "-h"], ["sweep", "-h"]])
+def test_the_help_of_settings_fits_80_columns_and_loses_nothing(words, tmp_path):
+    program = [sys.executable, "-m", "ser.cli", *words]
+    narrow, wide = (
+        subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": columns})
+        for columns in ("80", "400")
+    )
+    assert max(map(len, narrow.stdout.splitlines())) <= 80
+    assert "".join(narrow.stdout.split()) == "".join(wide.stdout.split())
 
 
 def test_help_names_every_command_and_loads_no_torch():

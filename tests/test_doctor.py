@@ -1,6 +1,8 @@
 """The doctor names what is unfit, with the remedy, and goes on to the end whatever it meets."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import soundfile
@@ -80,6 +82,15 @@ def test_copies_in_two_of_several_corpora_are_named(examine, tmp_path):
     found = examine(*corpora, f"data.folder.root={tmp_path}/audio", f"paths.cache={tmp_path}/cache")["duplicates"]
     assert found.status == "warning" and "under two speakers: 48;" in found.text, found
     assert "manifest/spk1_angry_0 = folder/" in found.text
+
+
+def test_a_wrong_folder_is_told_before_pytorch_loads(tmp_path):
+    code = (
+        "import sys; from ser.doctor.experiment import examine\n"
+        "first = next(iter(examine(sys.argv[1:])))\n"
+        "assert (first.check, first.status, 'torch' in sys.modules) == ('corpus', 'problem', False), first"
+    )
+    subprocess.run([sys.executable, "-c", code, "data=ravdess", f"data.root={tmp_path}/nowhere"], check=True)
 
 
 def test_words_that_do_not_compose_leave_the_installation_checked(examine, capsys):

@@ -237,6 +237,13 @@ def test_shortened_variant_names_stay_apart():
     assert max(len(line) for label in labels for line in label.split("\n")) <= 38
 
 
+def test_a_long_label_begins_with_its_name_and_is_cut_at_its_end():
+    settings = [f"data.corpus{number}.map={{bored:neutral,happy:sad}}" for number in range(4)]
+    (label,) = variant_labels([", ".join(["recommended", *settings])])
+    assert label.startswith("recommended,\ndata.corpus0.map={bored:") and label.endswith("…")
+    assert len(label.split("\n")) == 3 and max(map(len, label.split("\n"))) <= 34
+
+
 def test_files_are_whole_images_and_settings_are_left_alone(tmp_path):
     import matplotlib as mpl
 

@@ -184,6 +184,15 @@ def test_names_on_screen_lose_what_all_share():
     assert shared == ["b=[1,2]", "c=3"]
 
 
+def test_long_values_are_cut_in_names_unless_two_would_be_the_same():
+    long = "data.emodb.map={bored:neutral,disgust:angry,fearful:sad}"
+    short, _ = short_names(["gru", f"gru,{long}"])
+    assert short[f"gru,{long}"] == "gru, data.emodb.map={bored:neutral,disgust:…"
+    other = long.replace("sad", "happy")
+    short, _ = short_names([f"gru,{long}", f"gru,{other}"])
+    assert list(short.values()) == [f"gru, {long}", f"gru, {other}"]
+
+
 def test_a_sweep_leaves_runs_and_one_summary(sweep):
     _, folder, shown = sweep
     assert len(list(folder.glob("*/fold*/seed1/metrics.json"))) == 4

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from ser.cli.completion import complete_override
 from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning
 
 if TYPE_CHECKING:
@@ -100,15 +101,18 @@ def option(metavar: str, text: str, **settings: Any) -> Any:
 
 def flag(name: str, text: str) -> Any:
     """A typer option without a value, and without its negation."""
-    return typer.Option(name, help=text)
+    return typer.Option(name, help=text, metavar="")  # or typer writes <bool> beside it
 
 
-def argument(metavar: str, text: str) -> Any:
+def argument(metavar: str, text: str, **settings: Any) -> Any:
     """A typer argument."""
-    return typer.Argument(metavar=metavar, help=text)
+    return typer.Argument(metavar=metavar, help=text, **settings)
 
 
-Overrides = Annotated[list[str] | None, argument("KEY=VALUE", "Settings as for ser train, such as data=iemocap.")]
+Overrides = Annotated[
+    list[str] | None,
+    argument("KEY=VALUE", "Settings as for ser train, such as data=iemocap.", autocompletion=complete_override),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -134,7 +138,7 @@ Shrinkage = Annotated[
 @app.callback()
 def ser(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of the program itself; the help text stands in ``app``."""

@@ -6,8 +6,6 @@ Each imports what it needs when it runs, so that ``--help`` is quick.
 import sys
 from typing import Annotated, Any
 
-import typer
-
 from ser.cli.app import PARTLY_FAILED, PREPARE, Overrides, app, command, flag
 
 
@@ -23,7 +21,7 @@ def doctor(
     from ser.doctor.experiment import examine  # noqa: PLC0415
     from ser.doctor.machine import show  # noqa: PLC0415
 
-    return show(list(examine(overrides or [], deep)))
+    return show(examine(overrides or [], deep))
 
 
 @command(PREPARE, "ser extract data=iemocap data.root=IEMOCAP features=hubert_base", "ser extract experiment=iemocap")
@@ -49,22 +47,22 @@ def extract(overrides: Overrides = None) -> int:
     return PARTLY_FAILED if result.failures else 0
 
 
-_PASSED_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
 
 
 @app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
-def train(context: typer.Context) -> None:
+def train(overrides: Overrides = None) -> None:
     """Train and test one fold; with -m several. Settings are KEY=VALUE; --help lists them."""
     from ser.cli.train import train as start  # noqa: PLC0415
 
-    sys.argv = ["ser train", *context.args]  # Hydra reads the arguments of the program
+    sys.argv = ["ser train", *(overrides or [])]  # Hydra reads the arguments of the program
     start()
 
 
 @app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
-def sweep(context: typer.Context) -> None:
+def sweep(overrides: Overrides = None) -> None:
     """Train variants on all folds with several seeds, then compare them; --help shows how."""
     from ser.cli.train import sweep as start  # noqa: PLC0415
 
-    sys.argv = ["ser sweep", *context.args]
+    sys.argv = ["ser sweep", *(overrides or [])]
     start()

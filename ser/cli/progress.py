@@ -23,7 +23,7 @@ from rich import get_console
 from rich.text import Text
 
 from ser.cli.train import FailedRun, LeftOutRun, first_seed, typed_command
-from ser.config import compose_page, name_parts, variant_name
+from ser.config import compose_page, name_parts, short_setting, variant_name
 from ser.errors import SerError, explain
 from ser.io import append_line
 from ser.run.identity import depends_on_seed
@@ -111,7 +111,8 @@ class SweepCallback(Callback):
         """Start the clock of this run, and keep its messages off the screen."""
         self.job_started = time.time()
         place = f"fold {config.fold}" if config.search_folds is None else f"folds {config.search_folds}"
-        name = ",".join(part for part in name_parts(config.variant) if part not in self.shared)
+        shared = name_parts(variant_name("", None, ",".join(self.shared)))  # as they stand in names
+        name = ", ".join(short_setting(part) for part in name_parts(config.variant) if part not in shared)
         self.run = f"{name} {place} seed {config.seed}"
         if self.record is not None and self.quiet:
             for handler in logging.getLogger().handlers:  # those of conf/hydra/job_logging, made anew for each run

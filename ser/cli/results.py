@@ -24,6 +24,7 @@ from ser.cli.app import (
     flag,
     option,
 )
+from ser.cli.completion import complete_override
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,12 @@ log = logging.getLogger(__name__)
 def evaluate(
     checkpoint: Model = None,
     overrides: Annotated[
-        list[str] | None, argument("KEY=VALUE|FOLDER", "data=..., or a folder whose names hold the emotions.")
+        list[str] | None,
+        argument(
+            "KEY=VALUE|FOLDER",
+            "data=..., or a folder whose names hold the emotions.",
+            autocompletion=complete_override,
+        ),
     ] = None,
     manifest: Annotated[
         Path | None, option("FILE", "Table of recordings: path, emotion, speaker; as data=manifest.")
@@ -78,7 +84,7 @@ def evaluate(
 
 @command(
     RESULTS,
-    "ser cross --corpus 'data=ravdess data.root=RAVDESS' --corpus 'data=emodb data.root=EMODB' experiment=recommended",
+    "ser cross --corpus 'data=ravdess data.root=A' --corpus 'data=emodb data.root=B'",
 )
 def cross(
     corpus: Annotated[list[str], option("'data=...'", "A corpus; two or more.")],

@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich import get_console
 from rich.markup import escape
 
 from ser import fast_imports
+from ser.cli.folding import folded_lines
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
 from ser.errors import SerError, explain
 from ser.run.identity import depends_on_seed
@@ -86,7 +88,8 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on, and does not print them itself
     try:
         sys.argv[1:] = check_arguments(sys.argv[1:])
-        main()
+        with folded_lines() if {"-h", "--help"} & set(sys.argv[1:]) else nullcontext():
+            main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         if set(_SEVERAL) & set(sys.argv):  # the screen has no messages of single runs

@@ -1,7 +1,15 @@
 """The configuration: its page, overrides of it, and the objects that it describes."""
 
 from ser.config.overrides import check_overrides, compose_config, refuse_bare
-from ser.config.page import CONFIG_FOLDER, compose_options, compose_page, instantiate, name_parts, variant_name
+from ser.config.page import (
+    CONFIG_FOLDER,
+    compose_options,
+    compose_page,
+    instantiate,
+    name_parts,
+    short_setting,
+    variant_name,
+)
 
 __all__ = [
     "CONFIG_FOLDER",
@@ -12,5 +20,6 @@ __all__ = [
     "instantiate",
     "name_parts",
     "refuse_bare",
+    "short_setting",
     "variant_name",
 ]

@@ -143,6 +143,12 @@ def name_parts(name: str) -> list[str]:
     return re.split(r",(?=[\w.+~/@-]+=)", name)
 
 
+def short_setting(setting: str, most: int = 24) -> str:
+    """``data.emodb.map={bored:neutral,fearf…``: one of ``name_parts`` with at most ``most`` characters of its value."""
+    key, sign, value = setting.partition("=")
+    return f"{key}{sign}{value if len(value) <= most else f'{value[: most - 1]}…'}"
+
+
 def folder_name(name: str) -> str:
     """``name`` as one folder: without separators and control characters, cut to a short hash where it is too long.
 

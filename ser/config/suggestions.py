@@ -46,12 +46,21 @@ def _usual(keys: list[str]) -> list[str]:
     return [key for key in keys if key.startswith("optimizer.")] or few
 
 
+def options_of_groups(folder: Path) -> dict[str, list[str]]:
+    """The options of every group of conf/ by its key: files, for experiments also those of folders in it."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*/**/*.yaml")):
+        group, _, option = file.relative_to(folder).with_suffix("").as_posix().rpartition("/")
+        if group.startswith("experiment/"):
+            group, option = "experiment", f"{group.removeprefix('experiment/')}/{option}"
+        if not group.startswith("hydra"):
+            found.setdefault(group, []).append(option)
+    return found
+
+
 def nearest_option(group: str, option: str, folder: Path) -> str:
     """The end of an error message about an unknown option of a group: those that were probably meant, or all."""
-    files = {
-        file.relative_to(folder / group).with_suffix("").as_posix(): file
-        for file in sorted((folder / group).glob("**/*.yaml" if group == "experiment" else "*.yaml"))
-    }
+    files = {name: folder / group / f"{name}.yaml" for name in options_of_groups(folder).get(group, ())}
     remarks = {
         name: " ".join(re.findall(r"^# (?!@)(.*)", file.read_text("utf-8"), re.M)) for name, file in files.items()
     }

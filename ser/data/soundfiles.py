@@ -13,6 +13,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.errors import one_line
+
 log = logging.getLogger(__name__)
 
 # libsndfile cuts the frame count of a truncated file to what is there; only its log keeps the header's promise.
@@ -38,8 +40,8 @@ _LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
 
 
 def printable(path: str | Path) -> str:
-    """The path as text that can be shown and written as UTF-8, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """The path as one line that can be shown and written as UTF-8, whatever bytes its name has."""
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def open_audio(path: str | Path) -> soundfile.SoundFile:

@@ -1,12 +1,14 @@
-"""What ``ser doctor`` looks at, in order, and what it says of an experiment: corpus, protocol, encoder and cache."""
+"""What ``ser doctor`` looks at, in order, and what it says of an experiment: corpus, protocol, encoder and cache.
+
+PyTorch loads only after the corpus was looked at: what is most often wrong is told at once.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig
 from rich.filesize import decimal
 
@@ -14,13 +16,12 @@ from ser.config import compose_config, instantiate
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache, Recording
 from ser.data.corpus import Corpus
-from ser.data.extraction import audio_fault
-from ser.data.inventory import CacheFolder
 from ser.doctor import machine
 from ser.doctor.machine import Check, Finding, Status, free_space, run_checks
-from ser.encoders import FrameFiles, encode
-from ser.encoders.weights import on_this_machine, remedy
 from ser.errors import SerError
+
+if TYPE_CHECKING:
+    from ser.data.inventory import CacheFolder
 
 _DECODED = 24  # files that are decoded without --deep
 _UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong folder or an incomplete copy
@@ -34,19 +35,26 @@ def examine(overrides: Sequence[str], deep: bool = False) -> Iterator[Finding]:
 
     With ``deep``, every file is decoded, the encoder runs, and every checksum of the cache is verified.
     """
-    checks: list[tuple[str, Check]] = [("packages", machine.check_packages), ("audio", machine.check_audio)]
+    experiment, devices = None, ("cpu", "cpu")
     try:
         cfg = compose_config(overrides)
     except SerError as error:
-        wrong = Finding("configuration", "problem", str(error))
-        checks += [("device", partial(machine.check_device, "cpu", "cpu")), ("configuration", lambda: [wrong])]
+        yield Finding("configuration", "problem", str(error))
     else:
-        devices = str(cfg.trainer.accelerator), str(cfg.extraction.device)
-        checks.append(("device", partial(machine.check_device, *devices)))
+        experiment, devices = Experiment(cfg, deep), (str(cfg.trainer.accelerator), str(cfg.extraction.device))
+        yield from run_checks([("corpus", experiment.check_corpus)])
+    yield from run_checks(
+        [
+            ("packages", machine.check_packages),
+            ("audio", machine.check_audio),
+            ("device", partial(machine.check_device, *devices)),
+        ]
+    )
+    if experiment is not None:
         for key, folder in (("paths.outputs", cfg.paths.outputs), ("paths.cache", cfg.paths.cache)):
-            checks.append((key, partial(machine.check_folder, key, Path(folder))))
-        checks.append(("experiment", Experiment(cfg, deep).findings))
-    yield from run_checks([*checks, ("optional", machine.check_optional)])
+            yield from run_checks([(key, partial(machine.check_folder, key, Path(folder)))])
+        yield from experiment.findings()
+    yield from run_checks([("optional", machine.check_optional)])
 
 
 class Experiment:
@@ -60,8 +68,7 @@ class Experiment:
         self.encoder: Any = None  # or the corpus's own frame source
 
     def findings(self) -> Iterator[Finding]:
-        """Findings of all checks; what needs a broken corpus or encoder is not checked."""
-        yield from run_checks([("corpus", self.check_corpus)])
+        """Findings of all checks after that of the corpus; what needs a broken corpus or encoder is not checked."""
         if self.not_yet:
             yield from run_checks([("encoder", self.check_encoder)])
             return
@@ -104,6 +111,8 @@ class Experiment:
 
     def check_files(self) -> Iterator[Finding]:
         """Whether a sample of the files, or all of them, can be decoded; with ``deep`` also what is in them."""
+        from ser.data.extraction import audio_fault  # noqa: PLC0415
+
         corpus = self.corpus
         if corpus.frame_source is not None or self.cfg.features.get("_target_") == _FRAME_FILES:
             yield Finding("audio files", "ok", "not needed: the frames do not come from audio")
@@ -159,6 +168,11 @@ class Experiment:
 
     def check_encoder(self) -> Iterator[Finding]:
         """Whether its checkpoint is there and readable; with ``deep`` also whether it runs."""
+        import torch  # noqa: PLC0415
+
+        from ser.encoders import FrameFiles, encode  # noqa: PLC0415
+        from ser.encoders.weights import on_this_machine  # noqa: PLC0415
+
         own = self.corpus.frame_source if self.corpus else None
         checkpoint = str(self.cfg.features.get("checkpoint") or "")
         if own is None and not on_this_machine(checkpoint):
@@ -179,6 +193,8 @@ class Experiment:
 
     def check_cache(self) -> Iterator[Finding]:
         """Copies of recordings, which sessions are cached, what is missing and how large that will be."""
+        from ser.data.inventory import CacheFolder  # noqa: PLC0415
+
         same: dict[Recording, list[str]] = {}
         cached: list[Finding] = []
         for name, part in self.corpus.parts or [("", self.corpus)]:
@@ -204,7 +220,7 @@ class Experiment:
             else:
                 yield Finding("duplicates", "ok", f"{text}; they can stay: those of one speaker lie in one part")
 
-    def _cached(self, corpus: Corpus, folder: CacheFolder) -> Iterator[Finding]:
+    def _cached(self, corpus: Corpus, folder: "CacheFolder") -> Iterator[Finding]:
         utterances = corpus.utterances
         missing = folder.missing(utterances)
         sessions = {utterance.session for utterance in utterances}
@@ -239,6 +255,8 @@ def _listed(names: Sequence[str]) -> str:
 def _on_the_hub(checkpoint: str) -> Finding:
     """Whether a checkpoint that is not on this machine could be fetched."""
     from huggingface_hub import HfApi  # noqa: PLC0415
+
+    from ser.encoders.weights import remedy  # noqa: PLC0415
 
     try:
         HfApi().model_info(checkpoint, timeout=5)

@@ -6,7 +6,7 @@ import platform
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 import soundfile
-import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from rich import get_console
@@ -23,11 +22,13 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ser import fast_imports
 from ser.data.audio import SAMPLE_RATE, read_audio, resample_mono
 from ser.errors import explain, first_line
 
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+_NAME_WIDTH = len("configuration")  # characters of the longest check
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,20 @@ def run_checks(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
             yield Finding(name, "problem", explain(error) or f"{type(error).__name__}: {error}")
 
 
-def show(findings: Sequence[Finding]) -> int:
-    """Print findings as a table that fits 80 columns; 1 where there is a problem, else 0."""
-    table = Table(
-        Column("check", no_wrap=True), Column("", no_wrap=True), Column("found", overflow="fold"), box=SIMPLE_HEAD
-    )
+def show(findings: Iterable[Finding]) -> int:
+    """Print findings, each as it comes, as a table that fits 80 columns; 1 where there is a problem, else 0."""
+    console, counts = get_console(), Counter[str]()
     for finding in findings:
+        table = Table(
+            Column("check", no_wrap=True, width=_NAME_WIDTH), Column("", no_wrap=True, width=max(map(len, _STYLES))),
+            Column("found", overflow="fold"), box=SIMPLE_HEAD, show_edge=False, show_header=not counts,
+        )  # fmt: skip
         text = escape(finding.text) + (f"\n[bold]->[/] {escape(finding.remedy)}" if finding.remedy else "")
         table.add_row(finding.check, f"[{_STYLES[finding.status]}]{finding.status}[/]", text)
-    counts = Counter(finding.status for finding in findings)
-    console = get_console()
-    console.print(table)
-    console.print(f"ok: {counts['ok']}, warnings: {counts['warning']}, problems: {counts['problem']}", highlight=False)
+        console.print(table)
+        counts[finding.status] += 1
+    found = f"\nok: {counts['ok']}, warnings: {counts['warning']}, problems: {counts['problem']}"
+    console.print(found, highlight=False)
     return int(counts["problem"] > 0)
 
 
@@ -87,11 +90,12 @@ def check_packages() -> Iterator[Finding]:
             if not requirement.specifier.contains(found, prereleases=True):
                 wrong.append(f"{requirement.name} {found} is installed, {requirement.specifier} needed")
     loaded = [f"Python {python} on {platform.system()} {platform.machine()}"]
-    for name in _IMPORTED:
-        try:
-            loaded.append(f"{name} {getattr(importlib.import_module(name), '__version__', '')}".strip())
-        except Exception as error:  # a binary built for another torch may raise anything
-            wrong.append(f"{name} cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})")
+    with fast_imports():
+        for name in _IMPORTED:
+            try:
+                loaded.append(f"{name} {getattr(importlib.import_module(name), '__version__', '')}".strip())
+            except Exception as error:  # a binary built for another torch may raise anything
+                wrong.append(f"{name} cannot be loaded ({type(error).__name__}: {first_line(error)})")
     if wrong:
         yield Finding("packages", "problem", "; ".join(wrong), _INSTALL)
     else:
@@ -123,6 +127,8 @@ def check_audio() -> Iterator[Finding]:
 
 def check_device(accelerator: str, extraction: str) -> Iterator[Finding]:
     """The devices that the configuration names (``trainer.accelerator``, ``extraction.device``) and a better one."""
+    import torch  # noqa: PLC0415  a wrong configuration or folder is told before it loads
+
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
     cuda = torch.cuda.is_available()
     if not cuda and (accelerator in ("gpu", "cuda") or extraction.startswith("cuda")):

@@ -20,6 +20,7 @@ from ser.data.normalization import FrameStatistics, mean_and_std, prior_sums
 from ser.errors import SerError, check_number
 from ser.evaluation.comparison import runs_of_one_variant
 from ser.evaluation.figures import style
+from ser.evaluation.report.cells import name_and_settings
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import enrolment_table
 from ser.evaluation.runs import Run, pooled
@@ -139,7 +140,9 @@ def _loaded(run: Run) -> tuple[EmotionDataModule, nn.Module, FrameStatistics]:
 @style.styled
 def draw_enrolment(table: pd.DataFrame, variant: str, shrinkage: float) -> Figure:
     """UAR with its interval against k, as the table has them; its last row, the run's own result, as a dashed line."""
-    figure = style.new_figure(6.4, 3.8, f"UAR with the statistics of k utterances of a new speaker: {variant}")
+    figure = style.new_figure(
+        6.4, 3.8, f"UAR with the statistics of k utterances of a new speaker: {name_and_settings(variant)[0]}"
+    )
     axes = figure.subplots()
     curve, own = table.iloc[:-1], table.iloc[-1]
     places: Sequence[int] = range(len(curve))

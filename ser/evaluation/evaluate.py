@@ -25,6 +25,7 @@ from ser.data.split import part_record, recording_key
 from ser.encoders import FrameFiles
 from ser.errors import SerError
 from ser.evaluation.predictions import emotions_of, write_embeddings, write_predictions
+from ser.evaluation.report.cells import name_and_settings
 from ser.evaluation.report.page_tables import evaluation_notes, score_tables, speaker_tables
 from ser.evaluation.report.render import show
 from ser.evaluation.runs import Run, declared, load_run, warnings_in
@@ -178,7 +179,8 @@ def predict_corpus(
 def show_evaluation(run: Run) -> None:
     """Print what was tested and left out, the scores, and where they lie."""
     console, facts = get_console(), run.metrics
-    lines = [f"{facts['variant']}, fold {facts['fold']}, seed {facts['seed']}: {run.origin}", *evaluation_notes(run)]
+    name, _ = name_and_settings(facts["variant"])
+    lines = [f"{name}, fold {facts['fold']}, seed {facts['seed']}: {run.origin}", *evaluation_notes(run)]
     lines += warnings_in(declared([run]))
     console.print("\n".join(lines), highlight=False, markup=False)
     _, speakers = speaker_tables(facts["speakers"])

@@ -286,7 +286,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
         flagged = sorted({run.variant for run in runs if run.warns(key)})
         if flagged:
             everywhere = len(flagged) == len({run.variant for run in runs})
-            phrases.append(text if everywhere else f"{text} ({', '.join(flagged)})")
+            phrases.append(text if everywhere else f"{text} ({'; '.join(flagged)})")
     return phrases
 
 

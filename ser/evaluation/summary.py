@@ -139,12 +139,12 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
         ours, theirs = ([run for run in group if run.fold in shared] for group in (runs, groups[baseline]))
         differences = split_differences(theirs, ours) if shared else ["no fold in common"]
         if differences:
-            notes.append(f"{variant} is not compared with {baseline}: {'; '.join(differences)}.")
+            notes.append(f"{names[variant]} is not compared with {names[baseline]}: {'; '.join(differences)}.")
             continue
         left_out = sorted({run.fold for run in [*runs, *groups[baseline]]} - shared)
         if left_out:
             notes.append(
-                f"{variant} is compared with {baseline} on the folds that both have; without fold(s) "
+                f"{names[variant]} is compared with {names[baseline]} on the folds that both have; without fold(s) "
                 f"{', '.join(map(str, left_out))}."
             )
         paired = paired_comparison(theirs, ours)

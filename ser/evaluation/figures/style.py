@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter
 
+from ser.config import short_setting
 from ser.errors import SerError
 from ser.io import atomic_path
 
@@ -87,14 +88,17 @@ def drawable(text: object, width: int = 0) -> str:
 
 
 def variant_labels(names: Iterable[object], width: int = 34, most: int = 3) -> list[str]:
-    """Names in at most ``most`` lines of ``width`` characters; those shortened to the same text get a number."""
+    """Names in at most ``most`` lines of ``width`` characters; those shortened to the same text get a number.
+
+    What does not fit loses the ends of its values, then its own.
+    """
     labels: list[str] = []
     for name in names:
         lines = _broken(drawable(name), width)
         if len(lines) > most:
-            lines = _broken(drawable(name, (most - 1) * width), width)  # breaking behind separators costs a line
+            lines = _broken(drawable(", ".join(short_setting(one, 10) for one in str(name).split(", "))), width)
         if len(lines) > most:
-            lines = textwrap.wrap(drawable(name, (most - 1) * width), width)
+            lines = [*lines[: most - 1], f"{lines[most - 1][: width - 1].rstrip(', …')}…"]
         label = "\n".join(lines)
         repeats = sum(earlier == label or earlier.startswith(f"{label} #") for earlier in labels)
         labels.append(f"{label} #{repeats + 1}" if repeats else label)

@@ -224,12 +224,14 @@ def confusions(tables: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
     side = max(2.9, matrix_side(len(emotions), 0.5) + 1.2)
-    width, height = max(4.5, columns * side), rows * (side + 0.2) + 0.4
+    labels = style.variant_labels(tables, width=28)  # of panels of 2.9 inches
+    titles = 0.2 + 0.15 * max(label.count("\n") for label in labels)
+    width, height = max(4.5, columns * side), rows * (side + titles) + 0.4
     drawn = style.new_figure(width, height, "Confusion (% of the true emotion)", note)
     panels = drawn.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(tables) :]:
         axes.set_axis_off()
-    for axes, label, table in zip(panels, style.variant_labels(tables), tables.values(), strict=False):
+    for axes, label, table in zip(panels, labels, tables.values(), strict=False):
         rates = row_rates(np.array(scores(table)["confusion"]))
         draw_matrix(axes, rates, emotions_of(table))
         axes.set_title(label, fontsize=9)

@@ -13,6 +13,7 @@ from ser.config import name_parts
 from ser.errors import SerError
 from ser.evaluation.figures import style
 from ser.evaluation.figures.style import Inputs, Look
+from ser.evaluation.report.cells import short_names
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import curve_table
 from ser.evaluation.runs import WARNINGS, Run, by_variant, declared, find_runs, pooled
@@ -156,8 +157,12 @@ def learning_curve(runs: Sequence[Run]) -> pd.DataFrame:
 @style.styled
 def draw_curve(table: pd.DataFrame) -> Figure:
     """UAR of each variant against training speakers and against training utterances, as ``learning_curve`` gives it."""
+    names, _ = short_names(list(table["variant"]))
+    labels = dict(zip(names, style.variant_labels(names.values()), strict=True))
     flagged = {text: table.loc[table[key], "variant"].unique() for key, text in WARNINGS.items()}
-    note = "; ".join(f"{text} ({', '.join(names)})" for text, names in flagged.items() if len(names))
+    note = "; ".join(
+        f"{text} ({'; '.join(names[str(one)] for one in found)})" for text, found in flagged.items() if len(found)
+    )
     figure = style.new_figure(9.0, 3.9, "UAR against the size of the training part", note)
     panels = figure.subplots(1, len(AXES), sharey=True)
     for panel, (key, label) in zip(panels, AXES.items(), strict=True):
@@ -167,7 +172,7 @@ def draw_curve(table: pd.DataFrame) -> Figure:
             panel.fill_between(ordered[key], ordered["low"], ordered["high"], color=colour, alpha=0.12, linewidth=0)
             if len(ordered) == 1:  # no area
                 panel.vlines(ordered[key], ordered["low"], ordered["high"], color=colour, alpha=0.5)
-            panel.plot(ordered[key], ordered["uar"], marker=marker, color=colour, label=style.drawable(name, 34))
+            panel.plot(ordered[key], ordered["uar"], marker=marker, color=colour, label=labels[str(name)])
         panel.set_xlabel(label)
         panel.yaxis.set_major_formatter(style.PERCENT)
     panels[0].set_ylabel("UAR (%)")

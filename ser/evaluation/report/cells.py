@@ -1,5 +1,6 @@
 """A table of results and the text of its cells: scores in percent with one decimal, differences in points."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -7,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ser.config import name_parts
+from ser.config import name_parts, short_setting
 from ser.evaluation.bootstrap import TOO_FEW
 
 UNKNOWN = "–"
@@ -98,12 +99,23 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def short_names(variants: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Each variant without the settings that all of them share, and those settings."""
+    """Each variant without the settings that all of them share, and those settings.
+
+    Long values are cut, unless two names would be the same then.
+    """
     parts = {name: name_parts(name) for name in variants}
     settings = [found[1:] for found in parts.values()]
     shared = [setting for setting in settings[0] if all(setting in found for found in settings)] if settings else []
     kept = {name: [found[0], *(one for one in found[1:] if one not in shared)] for name, found in parts.items()}
-    return {name: ", ".join(found) for name, found in kept.items()}, shared
+    cut = {name: ", ".join(map(short_setting, found)) for name, found in kept.items()}
+    times = Counter(cut.values())
+    return {name: cut[name] if times[cut[name]] == 1 else ", ".join(found) for name, found in kept.items()}, shared
+
+
+def name_and_settings(variant: str) -> tuple[str, str]:
+    """A variant's name for a heading, and its settings for a line below, empty where it has none."""
+    name, *settings = name_parts(variant)
+    return name, ", ".join(settings)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.leakage import COLUMNS, figures
-from ser.evaluation.report.cells import UNKNOWN, Table, bounds, p_text, percent, records
+from ser.evaluation.report.cells import UNKNOWN, Table, bounds, p_text, percent, records, short_names
 from ser.evaluation.runs import Run
 
 _PROBES = {  # title of the table, and its entries of COLUMNS
@@ -52,18 +52,18 @@ def leakage_comparison_table(leakage: Mapping[str, Any]) -> Table:
 
 def probe_tables(variants: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) -> list[Table]:
     """Leakage of each run, and its mean per variant: of training speakers, then of unseen ones (``ser probe``)."""
-    tables = []
+    tables, (names, _) = [], short_names(list(variants))
     for title, keys in _PROBES.items():
         closed = "speaker" in keys
         rows = []
         for variant, runs in variants.items():
             for run, leakage in runs:
                 cells = [probe_cell(key, leakage) for key in keys] + [leakage["speakers"]["probe"]] * closed
-                rows.append([f"{variant}, fold {run.fold}, seed {run.seed}", *cells])
+                rows.append([f"{names[variant]}, fold {run.fold}, seed {run.seed}", *cells])
             if len(runs) > 1:
                 means = pd.DataFrame([figures(leakage) for _, leakage in runs], dtype=float).mean()
                 cells = [percent(means[key]) for key in keys] + [""] * closed
-                rows.append([f"{variant}, mean of {len(runs)} runs", *cells])
+                rows.append([f"{names[variant]}, mean of {len(runs)} runs", *cells])
         meanings = " ".join(f"{COLUMNS[key][0][0].upper()}{COLUMNS[key][0][1:]}: {COLUMNS[key][1]}." for key in keys)
         caption = f"95% intervals resample speakers. {meanings}"
         if any("BELOW" in cell for row in rows for cell in row):

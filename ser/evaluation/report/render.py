@@ -17,7 +17,7 @@ from rich.text import Text as ScreenText
 from ser.errors import SerError
 from ser.evaluation.comparison import compare
 from ser.evaluation.leakage import Of, compare_over_runs, matched, write_leakage
-from ser.evaluation.report.cells import Table, is_number
+from ser.evaluation.report.cells import Table, is_number, short_names
 from ser.evaluation.report.leakage_tables import leakage_comparison_table, probe_tables
 from ser.evaluation.report.tables import comparison_tables, summary_tables
 from ser.evaluation.runs import Run, find_runs, warnings_in
@@ -214,11 +214,11 @@ def probe_and_show(path: str, of: Of) -> None:
 
 def _heading(result: Mapping[str, Any]) -> list[str]:
     """Which results, their warnings, and what differs between their splits."""
-    lines = []
+    lines, (names, _) = [], short_names([result[name]["variant"] for name in ("a", "b")])
     for name in ("a", "b"):
         side = result[name]
         folds, seeds = (", ".join(map(str, side[key])) for key in ("folds", "seeds"))
-        lines.append(f"{name.upper()}: {side['variant']}, fold {folds}, seed {seeds} ({side['path']})")
+        lines.append(f"{name.upper()}: {names[side['variant']]}, fold {folds}, seed {seeds} ({side['path']})")
         lines += [f"   {text}" for text in warnings_in(side)]
     paired = result["paired"]
     if result["same_split"]:

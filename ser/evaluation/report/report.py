@@ -89,9 +89,11 @@ def run_page(run: Run) -> Page:
     ]
     known = (key for key in ("corpus", "features", "protocol") if run.metrics.get(key))
     facts = [f"fold {run.fold}, seed {run.seed}", *(f"{key} {run.metrics[key]}" for key in known)]
+    name, settings = cells.name_and_settings(run.variant)
+    facts += [f"with {settings}"] if settings else []
     if run.metrics.get("parameters"):
         facts.append(f"{run.metrics['parameters']:,} parameters")
-    return Page(run.variant, "; ".join([*facts, f"split {run.hash}"]), headline, warnings_of([run]), sections)
+    return Page(name, "; ".join([*facts, f"split {run.hash}"]), headline, warnings_of([run]), sections)
 
 
 def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
@@ -135,7 +137,8 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
         f"{len(runs)} runs of {len(rows)} variants; the highest of several scores is too high because it was chosen, "
         "so read it with the paired tests"
     )
-    return Page(f"Sweep {folder.resolve().name}", subtitle, headline, warnings_of(runs), sections)
+    warnings = warnings_of([replace(run, variant=names[run.variant]) for run in runs])
+    return Page(f"Sweep {folder.resolve().name}", subtitle, headline, warnings, sections)
 
 
 def _kept_summary(folder: Path, runs: Sequence[Run]) -> tuple[str | None, dict[str, int], str]:

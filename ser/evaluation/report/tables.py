@@ -73,11 +73,14 @@ def run_tables(metrics: Mapping[str, Any]) -> list[Table]:
         uar = cells.bounds(found["uar"], *limits) if name == "test" else percent(found["uar"])
         rows.append([name, number(found["n"]), uar, *(percent(found[key]) for key in list(TITLES)[1:])])
     recalls = [[name, *map(percent, found["recall"].values())] for name, found in parts.items()]
-    caption = f"{choice(metrics)} In brackets: 95% interval over speakers."
+    name, settings = cells.name_and_settings(metrics["variant"])
+    caption = f"{choice(metrics)} In brackets: 95% interval over speakers.{f' With {settings}.' if settings else ''}"
     columns = ["part", "utterances", *_percent_of(TITLES.values())]
     emotions = ["part", *_percent_of(next(iter(parts.values()))["recall"])]
-    title = f"{metrics['variant']}, fold {metrics['fold']}"
-    return [Table(title, columns, rows, caption), Table("Recall of each emotion", emotions, recalls)]
+    return [
+        Table(f"{name}, fold {metrics['fold']}", columns, rows, caption),
+        Table("Recall of each emotion", emotions, recalls),
+    ]
 
 
 def choice(metrics: Mapping[str, Any]) -> str:
@@ -237,9 +240,12 @@ def cross_table(matrix: pd.DataFrame) -> Table:
 
 def curve_table(table: pd.DataFrame) -> Table:
     """UAR of each variant against the size of its training part, from ``ser curve``."""
+    names, shared = cells.short_names(list(table["variant"]))
+    caption = "Pooled over folds, with 95% intervals over test speakers."
+    caption += f" All with {', '.join(shared)}." if shared else ""
     lines = [
         [
-            row["variant"] + (f" ({', '.join(marks_of(row))})" if marks_of(row) else ""),
+            names[row["variant"]] + (f" ({', '.join(marks_of(row))})" if marks_of(row) else ""),
             number(row["speakers"]),
             number(row["utterances"]),
             cells.bounds(row["uar"], row["low"], row["high"]),
@@ -248,7 +254,7 @@ def curve_table(table: pd.DataFrame) -> Table:
         for row in records(table)
     ]
     columns = ["variant", "training speakers", "training utterances", "UAR (%)", "runs"]
-    return Table("Learning curve", columns, lines, "Pooled over folds, with 95% intervals over test speakers.")
+    return Table("Learning curve", columns, lines, caption)
 
 
 def enrolment_table(table: pd.DataFrame, variant: str, shrinkage: float) -> Table:
