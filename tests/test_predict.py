@@ -194,6 +194,7 @@ def test_bad_files_are_listed_and_the_exit_code_says_so(checkpoint, folder, bad,
     assert main([*words, "--window", "1", "--hop", "0.5", "--output", str(tmp_path / "b.csv")]) == 3
     table = pd.read_csv(tmp_path / "b.csv")
     assert table.groupby("file").size().max() == 5
+    assert capsys.readouterr().out.count("four.flac") == 1  # its windows have its name once
 
 
 def test_wrong_words_get_one_sentence(checkpoint, folder, tmp_path, capsys):

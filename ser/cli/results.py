@@ -84,7 +84,7 @@ def evaluate(
 
 @command(
     RESULTS,
-    "ser cross --corpus 'data=ravdess data.root=A' --corpus 'data=emodb data.root=B'",
+    "ser cross --corpus data=synthetic --corpus 'data=ravdess data.root=RAVDESS'",
 )
 def cross(
     corpus: Annotated[list[str], option("'data=...'", "A corpus; two or more.")],

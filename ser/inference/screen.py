@@ -97,11 +97,16 @@ def show_predictions(
         pad_edge=False,
     )
     shown = table.head(_SHOWN_ROWS)
+    before = None
     for name, row in zip(_short_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
         when = f"{row['start']:.1f}-{row['end']:.1f}" if "start" in row else f"{row['seconds']:.2f}"
         screen.add_row(
-            Text(name), when, Text(row["predicted"], style="bold"), *_probabilities(row, emotions, bars, separate)
+            Text(name if name != before else ""),
+            when,
+            Text(row["predicted"], style="bold"),
+            *_probabilities(row, emotions, bars, separate),
         )
+        before = name  # windows of one file have its name once
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
     console.print(screen)
