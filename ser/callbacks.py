@@ -77,7 +77,8 @@ class StopAfter(lightning.Callback):
 class GradientCheck(lightning.Callback):
     """Reports, once, every trainable parameter whose gradient is missing or all zero in the first step.
 
-    A part of a network that is computed and thrown away, or frozen by mistake, shows here instead of nowhere.
+    A part of a network that is computed and thrown away, or frozen by mistake, shows here instead of nowhere. An
+    adversary of weight 0 gets no gradient on purpose.
     """
 
     def on_before_optimizer_step(
@@ -86,10 +87,14 @@ class GradientCheck(lightning.Callback):
         """Look at the gradients of the first step."""
         if trainer.global_step > 0:
             return
+        adversary = getattr(pl_module, "adversary", None)
+        meant = ("adversary.",) if adversary is not None and adversary.weight == 0 else ()
         without_gradient = [
             name
             for name, parameter in pl_module.named_parameters()
-            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+            if parameter.requires_grad
+            and not name.startswith(meant)
+            and (parameter.grad is None or not parameter.grad.any())
         ]
         if without_gradient:
             log.warning("no gradient in the first step reaches: %s", ", ".join(without_gradient))

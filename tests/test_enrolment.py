@@ -76,7 +76,7 @@ def test_a_curve_joins_the_sizes_of_a_variant(tmp_path, capsys):
     assert table["variant"].tolist() == ["enhanced_gru,l2_reg=1"] * 2 + ["gru"] * 2
     assert (table["runs"] == 2).all() and (table["speakers"] == 4).all() and (table["utterances"] == 96).all()
     assert (tmp_path / "curve.png").stat().st_size > 10_000
-    assert "enhanced_gru,l2_reg=1" in capsys.readouterr().out
+    assert "enhanced_gru, l2_reg=1" in capsys.readouterr().out
     write_run(tmp_path, "speaker", transductive=True)
     assert main(["curve", str(tmp_path)]) == 0
     assert pd.read_csv(tmp_path / "curve.csv").set_index("variant")["transductive"]["speaker"]
