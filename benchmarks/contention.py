@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.composing import Experiment, compose_experiment
 from benchmarks.overhead import bare_epoch
-from ser.run.building import count_threads
+from ser.run.trainer import count_threads
 
 TARGET = 1.5
 

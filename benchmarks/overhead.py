@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.composing import Experiment, compose_experiment
-from ser.run.building import build_trainer
+from ser.run.trainer import build_trainer
 
 TARGET = 1.05
 

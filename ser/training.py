@@ -28,12 +28,13 @@ from ser.evaluation.figures.style import figure_formats
 from ser.io import read_json
 from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule
-from ser.run.building import Data, build_module, build_trainer, count_threads, load_data, measured
+from ser.run.building import Data, build_module, load_data, measured
 from ser.run.dashboards import finished, log_result, shown_result, shown_settings
 from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
 from ser.run.identity import depends_on_seed, describe, run_record
 from ser.run.results import collect, score_parts
+from ser.run.trainer import build_trainer, check_trainer, count_threads
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,10 @@ def _carry_out(
 ) -> float:
     _forget_other_corpora(cfg)
     _check_numbers(cfg)
-    _refuse_choice_by_test(cfg)
     recipe = recipe_for(cfg, overrides)
     lightning.seed_everything(cfg.seed, verbose=False)
     _quieten()
+    check_trainer(cfg)
     data = load_data(cfg)
     identity = describe(cfg, measured(data) | (recipe.facts if recipe else {}))
     if recipe is not None:
@@ -138,16 +139,6 @@ def _forget_other_corpora(cfg: DictConfig) -> None:
         for name in [key for key, node in cfg.data.items() if OmegaConf.is_dict(node) and "_partial_" in node]:
             if name not in cfg.data.corpora:
                 del cfg.data[name]
-
-
-def _refuse_choice_by_test(cfg: DictConfig) -> None:
-    """Test scores of each epoch are recorded; an epoch or a learning rate chosen by them would be a false result."""
-    for name, node in {**cfg.callbacks, "lr_schedule": cfg.lr_schedule}.items():
-        if str((node or {}).get("monitor")).startswith("test/"):
-            raise SerError(
-                f"{name} has monitor={node.monitor}, but nothing may be chosen by the test part; monitor val/uar or "
-                "val/loss."
-            )
 
 
 def train(

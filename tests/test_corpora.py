@@ -425,7 +425,7 @@ def test_a_manifest_selects_emotions_and_names_ids_by_path_where_names_repeat(tm
     [
         ("path,emotion", "a.wav,sad", "not speaker; add .* speaker as spk"),
         ("path,emotion,speaker", "a.wav,,x", "line 3, has no emotion"),
-        ("path,emotion,speaker", "a.wav,sa\x1b[31md,x", "line 3, has control characters in an emotion"),
+        ("path,emotion,speaker", "a.wav,sa\x1b[31md,x", "line 3, has control characters in emotion"),
         ("path,emotion,speaker,gender", "a.wav,sad,x,tall", "line 3, has a gender.*tall"),
         ("path,emotion,speaker,start", "a.wav,sad,x,soon", "line 3, has a start"),
         ("path,emotion,speaker,start,end", "a.wav,sad,x,2,1", "line 3, has an end"),
@@ -461,6 +461,46 @@ def test_a_manifest_that_is_no_table_is_refused(tmp_path, content):
     (tmp_path / "table.csv").write_bytes(content)
     with pytest.raises(SerError, match=r"table\.csv"):
         manifest(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("path,emotion,speaker\na.wav,sad,x,y\nb.wav,happy,v,w\n", "line 2, has 4 values, but the header names 3"),
+        ("path,emotion,speaker\n\na.wav,sad,x\nb.wav,happy,v,w\n", "line 4, has 4 values"),
+        ("path,emotion,speaker\n\n\na.wav,sad,x\nb.wav,,v\n", "line 5, has no emotion"),
+        ('path,emotion,speaker\na.wav,sad,x\nb.wav,"happy,v\nc.wav,sad,v\n', "line 3, has a quote that is not closed"),
+        ('path,emotion,speaker\na.wav,"sad,x\nb.wav,"happy,v\n', "line 2, has a quote that is not closed"),
+        ('path,emotion,speaker\na.wav,sad,"x\nb.wav,happy,v"\nc.wav,happy,v\n', "line 2, has control .* speaker"),
+        ('path,text,emotion,speaker\na.wav,"one\ntwo",sad,x\nb.wav,,,v\n', "line 4, has no emotion"),
+        ("path,emotion,speaker,Emotion\na.wav,sad,x,happy\n", "several columns emotion"),
+    ],
+)
+def test_damaged_tables_are_refused_by_line(tmp_path, text, reason):
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(SerError, match=rf"table\.csv.*{reason}") as caught:
+        manifest(tmp_path / "table.csv")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,emotion,speaker\na.wav,sad,x\nb.wav,happy,v\n",
+        "\n path ,emotion,speaker,,\na.wav,sad,x,,\n,,,,\n\nb.wav,happy,v\n,,,,",
+        "sep=;\npath;emotion;speaker\na.wav;sad;x\nb.wav;happy;v\n",
+        "path|emotion|speaker|text\na.wav|sad|x|one, two\nb.wav|happy|v\n",
+        'id,path,emotion,speaker,text\r\na,"a.wav",sad,x,"one\n""two"""\r\nb,b.wav,happy,v,\r\n',
+    ],
+)
+def test_tables_as_programs_write_them_are_read(tmp_path, recwarn, text):
+    (tmp_path / "table.csv").write_text(text, newline="")
+    corpus = manifest(tmp_path / "table.csv")
+    assert [(u.id, u.path.name, u.emotion, u.speaker) for u in sorted(corpus.utterances, key=lambda u: u.id)] == [
+        ("a", "a.wav", "sad", "x"),
+        ("b", "b.wav", "happy", "v"),
+    ]
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("separator", ["\t", ";", ","])

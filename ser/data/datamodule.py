@@ -16,7 +16,7 @@ from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.normalization import Normalization
 from ser.data.split import Split
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 
 KEPT_BYTES = 600_000_000  # averaged frames that stay in memory, of training first; IEMOCAP's 576 MB fit
 
@@ -93,6 +93,27 @@ class FrameDataset(Dataset[Batch]):
         return frames
 
 
+def check_batches(
+    batch_size: int,
+    max_frames: int | None,
+    jitter: float,
+    balance: str | None,
+    max_seconds: float | None,
+    workers: int,
+) -> None:
+    """Refuse settings of ``batches`` that are out of range."""
+    check_number("batches.batch_size", batch_size, 1, whole=True)
+    check_number("batches.workers", workers, 0, whole=True)
+    if max_frames is not None:
+        check_number("batches.max_frames", max_frames, 1, whole=True)
+    if max_seconds is not None and not 0 < max_seconds < math.inf:
+        raise SerError(f"batches.max_seconds={max_seconds} was given, expected a number above 0, or null.")
+    if not 0 <= jitter < 1:
+        raise SerError(f"batches.jitter={jitter} was given, expected 0 <= jitter < 1; 0.05 is usual.")
+    if balance not in (None, "corpus"):
+        raise SerError(f"batches.balance={balance} was given, expected null or corpus.")
+
+
 class EmotionDataModule(lightning.LightningDataModule):
     """Loaders of the three parts of a split, in batches of similar length.
 
@@ -124,18 +145,12 @@ class EmotionDataModule(lightning.LightningDataModule):
         test: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or workers < 0 or not (max_seconds is None or 0 < max_seconds < math.inf):
-            raise SerError(
-                f"batch_size={batch_size}, max_seconds={max_seconds}, workers={workers} were given, but a batch needs "
-                "at least one utterance of more than zero seconds; correct batches."
-            )
+        check_batches(batch_size, max_frames, jitter, balance, max_seconds, workers)
         self.cache, self.split = cache, split
         self.emotions = list(corpus.emotions)
         self.speakers = sorted({utterance.speaker for utterance in split.train})
         self.batch_size, self.max_frames, self.workers, self.seed = batch_size, max_frames, workers, seed
         self.frame_rate, self.average, self.jitter = frame_rate, average, jitter
-        if balance not in (None, "corpus"):
-            raise SerError(f"batches.balance={balance} was given, expected null or corpus.")
         self.balance = balance
         self.test_each_epoch = test_each_epoch and test
         self.crop = None if max_seconds is None else max(1, round(max_seconds * frame_rate))

@@ -73,6 +73,10 @@ def extract(
     if corpus.parts:
         settings = (cache_root, device, workers, processes, batch_seconds, trust_cache, show_progress)
         return _joined({name: extract(part, encoder, *settings) for name, part in corpus.parts if part.utterances})
+    if processes != "auto":
+        check_number("extraction.processes", processes, 1, whole=True)
+    check_number("extraction.workers", workers, 0, whole=True)
+    check_number("extraction.batch_seconds", batch_seconds, 0, above=True)
     maker = _maker_of(corpus, encoder, device)
     folder = CacheFolder.of(corpus, maker, cache_root, trust_cache)
     missing = folder.missing(corpus.utterances)
@@ -152,7 +156,6 @@ def _count_processes(
 ) -> Iterator[int]:
     """How many processes to start; with ``auto`` one if another one of this machine has started its own."""
     if asked != "auto":
-        check_number("extraction.processes", asked, 1, whole=True)
         yield int(asked)
         return
     repays = 300.0 if isinstance(maker, PretrainedEncoder) else 20_000.0  # seconds of audio per process

@@ -180,11 +180,16 @@ def _read_csv(path: Path, kind: str, dtype: Mapping[str, type] | None = None) ->
     if not path.is_file():
         raise SerError(f"there is no {kind} table {path}; give the CSV file of a finished run.")
     try:
-        return pd.read_csv(path, dtype=dtype, keep_default_na=False, float_precision="round_trip", encoding="utf-8-sig")
+        table = pd.read_csv(
+            path, dtype=dtype, keep_default_na=False, float_precision="round_trip", encoding="utf-8-sig"
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError, OSError) as error:
         raise SerError(
             f"{path} cannot be read as a {kind} table; give a comma-separated UTF-8 file with a header line."
         ) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first values as names of the rows
+        raise SerError(f"{path} has rows with more values than its header names; name every column.")
+    return table
 
 
 def _check_names(table: pd.DataFrame, emotions: list[str], source: str) -> None:

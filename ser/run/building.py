@@ -1,25 +1,20 @@
-"""What a configuration builds: the data of a fold, the module with its network and adversary, and the trainer."""
+"""What a configuration builds: the data of a fold, and the module with its network and adversary."""
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich import get_console
 
 from ser.adversary import Adversary
-from ser.callbacks import WholeFileCheckpointIO
 from ser.config import instantiate
-from ser.console import announce, is_quiet
+from ser.console import announce
 from ser.data.augmentation import Augmentation
 from ser.data.cache import FRAME_CODE
 from ser.data.corpus import Corpus, Utterance
-from ser.data.datamodule import EmotionDataModule
+from ser.data.datamodule import EmotionDataModule, check_batches
 from ser.data.extraction import Extraction, extract
 from ser.data.protocols import EvaluationProtocol
 from ser.data.split import (
@@ -33,7 +28,7 @@ from ser.data.split import (
 from ser.data.voices import other_voices
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
-from ser.errors import SerError, check_number
+from ser.errors import SerError
 from ser.inference.checkpoint import FORMAT
 from ser.losses import AuxiliaryEmotions
 from ser.models.finetuned import check_finetuning, make_network
@@ -42,7 +37,6 @@ from ser.models.statistics import StatisticsLogistic, StatisticsMLP
 from ser.module import EmotionModule
 
 log = logging.getLogger(__name__)
-SMALL_NETWORK = 2_000_000  # parameters; the parallel parts of smaller ones are short, so threads wait for each other
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,8 @@ def _kept_facts(
 
 
 def _check_settings(cfg: DictConfig, dim: int, speakers: int, emotions: int) -> None:
-    """Refuse settings that network, adversary, loss, optimizer or schedules refuse; random numbers stay as they are."""
+    """Refuse settings that batches or module would refuse; random numbers stay as they are."""
+    check_batches(**cfg.batches)
     with torch.random.fork_rng(devices=[]):
         network: Network = instantiate(cfg, "model")(input_size=dim, emotions=emotions)
         if not isinstance(network, StatisticsLogistic):
@@ -228,63 +223,3 @@ def build_adversary(cfg: DictConfig, network: Network, speakers: int, emotions: 
     adversary: Adversary = make(network.pooled_size, speakers, emotions)
     adversary.attach(network)
     return adversary
-
-
-def build_trainer(cfg: DictConfig, batches: int, schedules: bool = True) -> lightning.Trainer:
-    """The trainer with its callbacks and loggers; without ``schedules`` for a network that is fitted at once.
-
-    Without ``trainer.max_epochs`` there are as many epochs of so many ``batches`` (on all devices) as
-    ``trainer.min_epochs`` and ``trainer.min_steps`` ask for.
-    """
-    callbacks = [
-        *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),
-        *(instantiate(cfg, f"callbacks.{name}") for name, callback in cfg.callbacks.items() if callback is not None),
-    ]
-    wanted = cfg.trainer.enable_progress_bar and get_console().is_terminal and not is_quiet()
-    shown = wanted and any(isinstance(callback, ProgressBar) for callback in callbacks)
-    loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger] if cfg.logger else False
-    with open_dict(cfg := cfg.copy()):
-        cfg.trainer.pop("threads", None)  # not one of Lightning's own
-    trainer: lightning.Trainer = instantiate(
-        cfg,
-        "trainer",
-        max_epochs=cfg.trainer.max_epochs or 1,
-        precision=_precision(cfg.trainer),
-        callbacks=[callback for callback in callbacks if shown or not isinstance(callback, ProgressBar)],
-        enable_progress_bar=shown,  # else Lightning would add a bar of its own
-        logger=loggers,
-        plugins=[WholeFileCheckpointIO()],
-    )
-    if cfg.trainer.max_epochs is None:
-        steps = max(1, batches // (trainer.world_size * trainer.accumulate_grad_batches))  # per epoch
-        trainer.fit_loop.max_epochs = max(cfg.trainer.min_epochs or 1, math.ceil((cfg.trainer.min_steps or 0) / steps))
-    return trainer
-
-
-def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
-    """``trainer.threads``; of ``auto`` one for a small network on the CPU, else None: as many as the library likes.
-
-    Raises:
-        SerError: neither ``auto`` nor a whole number from 1.
-    """
-    if trainer.threads == "auto":
-        small = sum(value.numel() for value in network.parameters()) < SMALL_NETWORK
-        return 1 if small and trainer.accelerator == "cpu" else None
-    threads: int = trainer.threads
-    check_number("trainer.threads", threads, 1, whole=True)
-    return threads
-
-
-def has_bf16_instructions() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _precision(trainer: DictConfig) -> str | int | None:
-    """The precision asked for, or float32 where bfloat16 would only cost time."""
-    asked: str | int | None = trainer.precision
-    if trainer.accelerator != "cpu" or not str(asked).startswith("bf16") or has_bf16_instructions():
-        return asked
-    log.warning("trainer.precision=%s would be slower: this CPU has no bf16 instructions; training in 32-true", asked)
-    return "32-true"

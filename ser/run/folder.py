@@ -78,8 +78,13 @@ class RunFolder:
         """The content of the best checkpoint.
 
         Raises:
-            SerError: it is not the file that was written.
+            SerError: there is none, or it is not the file that was written.
         """
+        if not self.best_checkpoint.exists():
+            raise SerError(
+                f"no epoch was kept as {self.best_checkpoint}, expected one; correct the settings of "
+                "callbacks.checkpoint, trainer.check_val_every_n_epoch or trainer.limit_train_batches."
+            )
         return _read_checkpoint(self.best_checkpoint, "the epoch that this run kept", "and train again")
 
     def choose(self, identity: Mapping[str, Any], *, resume: bool, test: bool) -> dict[str, Any] | None:

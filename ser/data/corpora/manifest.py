@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ser.data.corpora.parsing import assemble, existing_root, speaker_groups, validate_emotions
+from ser.data.corpora.tables import FIRST_ROW, read_table
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError, first_line
 
@@ -33,6 +34,7 @@ _PARTITIONS = {
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+_CONTROL = r"[\x00-\x1f\x7f]"  # of a quote that is closed lines below, for one
 _REMEDY = (
     "set data.manifest=/path/to/table.csv with the columns path, emotion, speaker[, session, gender, start, end, id]"
 )
@@ -50,10 +52,10 @@ def manifest(
 ) -> Corpus:
     """Read a table with the columns ``path, emotion, speaker`` and, if there, those of ``_COLUMNS``.
 
-    Separated by comma, tab or semicolon, which the header tells. Emotion names are lower-cased. Whole numbers in the
-    session column are kept, other names become 1, 2, ... in natural order. Without that column the speakers form at
-    most five groups, balanced by gender and number of utterances. Without an id column the id is the file name without
-    suffix (the whole path where names repeat), followed by the start where there is one.
+    Emotion names are lower-cased. Whole numbers in the session column are kept, other names become 1, 2, ... in natural
+    order. Without that column the speakers form at most five groups, balanced by gender and number of utterances.
+    Without an id column the id is the file name without suffix (the whole path where names repeat), followed by the
+    start where there is one.
 
     Raises:
         SerError: the table or a column is not there, a value is missing or invalid, an id occurs twice, a
@@ -103,20 +105,18 @@ def corpus_of_table(
 
 
 def _read(source: Path) -> pd.DataFrame:
-    """The table as text."""
+    """The table as text.
+
+    Raises:
+        SerError: it is not there, or damaged.
+    """
     try:
-        with source.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max(",\t;", key=header.count)
-        table = pd.read_csv(
-            source, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
-        )
+        return read_table(source)
     except FileNotFoundError as error:
         raise SerError(f"the manifest {source} does not exist; {_REMEDY}.") from error
-    except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+    except (OSError, UnicodeDecodeError) as error:
         reason = first_line(error)
         raise SerError(f"the manifest {source} cannot be read as a UTF-8 CSV table ({reason}); {_REMEDY}.") from error
-    return table
 
 
 def _named_columns(table: pd.DataFrame, source: Path, given: Mapping[str, str]) -> pd.DataFrame:
@@ -142,6 +142,8 @@ def _named_columns(table: pd.DataFrame, source: Path, given: Mapping[str, str]) 
             f"the manifest {source} has the columns {seen} but not {', '.join(missing)}; add them, or say which they "
             f'are, such as data.columns="{{{missing[0]}: mine}}" (also understood: {others}).'
         )
+    if twice := sorted({str(name) for name in table.columns[table.columns.duplicated()]} & set(used.values())):
+        raise SerError(f"the manifest {source} has several columns {twice[0]}, expected one; rename the others.")
     if table.empty:
         raise SerError(f"the manifest {source} has no rows below its header, expected one per utterance; {_REMEDY}.")
     found = {column: table[name].fillna("").str.strip() for column, name in used.items() if name is not None}
@@ -155,8 +157,8 @@ def _checked(
     for column in table.columns.intersection(_TEXTS):
         if column != "path" or not ("frames" in table or ("id" in table and table["path"].eq("").all())):
             _refuse(source, table[column].eq(""), table[column], f"no {column}", "a value in every row")
-    control = ~table["emotion"].map(str.isprintable)
-    _refuse(source, control, table["emotion"].map(ascii), "control characters in an emotion", "plain text")
+        control = ~table[column].map(str.isprintable) if column == "emotion" else table[column].str.contains(_CONTROL)
+        _refuse(source, control, table[column].map(ascii), f"control characters in {column}", "plain text")
     gender = table.get("gender", pd.Series("", index=table.index))
     _refuse(source, ~gender.str.lower().isin(_GENDERS), gender, "a gender that is none", "F, M or nothing")
     start, end, seconds = (_seconds(source, table, column) for column in ("start", "end", "seconds"))
@@ -208,7 +210,7 @@ def _refuse(source: Path, bad: "pd.Series[bool]", values: pd.Series, given: str,
     """Name the first bad row as an editor counts it: the header is line 1."""
     if bad.any():
         position = int(bad.to_numpy().argmax())
-        line = int(bad.index.to_numpy()[position]) + 2  # rows of other emotions are gone, so the index counts
+        line = int(bad.index.to_numpy()[position]) + FIRST_ROW  # rows of other emotions are gone, so the index counts
         raise SerError(
             f"{source}, line {line}, has {given} ('{values.iloc[position]}'), expected {expected}; correct the table."
         )

@@ -1,0 +1,112 @@
+"""Lightning's trainer, with the callbacks and loggers of the configuration."""
+
+import logging
+import math
+from functools import lru_cache
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich import get_console
+
+from ser.callbacks import COLUMNS, WholeFileCheckpointIO
+from ser.config import instantiate
+from ser.console import is_quiet
+from ser.errors import SerError, check_number
+
+log = logging.getLogger(__name__)
+SMALL_NETWORK = 2_000_000  # parameters; the parallel parts of smaller ones are short, so threads wait for each other
+_SCORES = [name for name in COLUMNS if not name.startswith("test/")]
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuse settings of trainer, callbacks and loggers, before anything is computed.
+
+    Test scores of each epoch are recorded; an epoch or a learning rate chosen by them would be a false result.
+    """
+    for group in ("callbacks", "logger"):
+        for name, node in (cfg[group] or {}).items():
+            if node is not None and not (OmegaConf.is_dict(node) and "_target_" in node):
+                raise SerError(f"{group}.{name}={node} was given, expected settings with a _target_, or null.")
+    choosing = {f"callbacks.{name}": node for name, node in cfg.callbacks.items()} | {"lr_schedule": cfg.lr_schedule}
+    for name, node in choosing.items():
+        monitor = (node or {}).get("monitor")
+        if str(monitor).startswith("test/"):
+            raise SerError(
+                f"{name} has monitor={monitor}, but nothing may be chosen by the test part; take val/uar or val/loss."
+            )
+        if monitor is not None and monitor not in _SCORES:
+            raise SerError(f"{name} has monitor={monitor}, expected a score of an epoch: {', '.join(_SCORES)}.")
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        check_number(f"trainer.{key}", cfg.trainer.get(key, 1), 1, whole=True)
+    for key in ("gradient_clip_val", "log_every_n_steps"):
+        check_number(f"trainer.{key}", cfg.trainer.get(key) or 0, 0)
+    for key in ("fast_dev_run", "overfit_batches"):
+        if cfg.trainer.get(key):
+            raise SerError(
+                f"trainer.{key}={cfg.trainer[key]} was given, which trains nothing to keep; trainer.max_epochs=1 is a "
+                "short run."
+            )
+    build_trainer(cfg, batches=1)
+    count_threads(cfg.trainer, torch.nn.Identity())
+
+
+def build_trainer(cfg: DictConfig, batches: int, schedules: bool = True) -> lightning.Trainer:
+    """The trainer with its callbacks and loggers; without ``schedules`` for a network that is fitted at once.
+
+    Without ``trainer.max_epochs`` there are as many epochs of so many ``batches`` (on all devices) as
+    ``trainer.min_epochs`` and ``trainer.min_steps`` ask for.
+    """
+    callbacks = [
+        *([instantiate(cfg, "alpha_schedule"), instantiate(cfg, "lr_schedule")] if schedules else []),
+        *(instantiate(cfg, f"callbacks.{name}") for name, callback in cfg.callbacks.items() if callback is not None),
+    ]
+    wanted = cfg.trainer.enable_progress_bar and get_console().is_terminal and not is_quiet()
+    shown = wanted and any(isinstance(callback, ProgressBar) for callback in callbacks)
+    loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger] if cfg.logger else False
+    with open_dict(cfg := cfg.copy()):
+        cfg.trainer.pop("threads", None)  # not one of Lightning's own
+    trainer: lightning.Trainer = instantiate(
+        cfg,
+        "trainer",
+        max_epochs=cfg.trainer.max_epochs or 1,
+        precision=_precision(cfg.trainer.precision, cfg.trainer.accelerator),
+        callbacks=[callback for callback in callbacks if shown or not isinstance(callback, ProgressBar)],
+        enable_progress_bar=shown,  # else Lightning would add a bar of its own
+        logger=loggers,
+        plugins=[WholeFileCheckpointIO()],
+    )
+    if cfg.trainer.max_epochs is None:
+        steps = max(1, batches // (trainer.world_size * trainer.accumulate_grad_batches))  # per epoch
+        trainer.fit_loop.max_epochs = max(cfg.trainer.min_epochs or 1, math.ceil((cfg.trainer.min_steps or 0) / steps))
+    return trainer
+
+
+def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
+    """``trainer.threads``; of ``auto`` one for a small network on the CPU, else None: as many as the library likes.
+
+    Raises:
+        SerError: neither ``auto`` nor a whole number from 1.
+    """
+    if trainer.threads == "auto":
+        small = sum(value.numel() for value in network.parameters()) < SMALL_NETWORK
+        return 1 if small and trainer.accelerator == "cpu" else None
+    threads: int = trainer.threads
+    check_number("trainer.threads", threads, 1, whole=True)
+    return threads
+
+
+def has_bf16_instructions() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@lru_cache(maxsize=8)  # said once
+def _precision(asked: str | int | None, accelerator: str) -> str | int | None:
+    """The precision asked for, or float32 where bfloat16 would only cost time."""
+    if accelerator != "cpu" or not str(asked).startswith("bf16") or has_bf16_instructions():
+        return asked
+    log.warning("trainer.precision=%s would be slower: this CPU has no bf16 instructions; training in 32-true", asked)
+    return "32-true"
