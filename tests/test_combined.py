@@ -5,8 +5,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from fake_corpora import write_emodb, write_manifest, write_ravdess
 
@@ -17,9 +19,11 @@ from ser.data.corpora.manifest import manifest
 from ser.data.corpora.named import named
 from ser.data.corpora.synthetic_frames import synthetic_features
 from ser.data.corpus import Corpus, Utterance
+from ser.data.datamodule import EmotionDataModule
 from ser.data.extraction import extract
-from ser.data.normalization import CorpusNormalization
+from ser.data.normalization import CorpusNormalization, GlobalNormalization
 from ser.data.protocols import CorpusProtocol, GivenProtocol, SessionProtocol, SpeakerProtocol
+from ser.data.split import Split
 from ser.encoders import LogMel
 from ser.errors import SerError
 from ser.run import building
@@ -165,6 +169,62 @@ def test_rows_are_repeated_in_batches():
     rows = [0, 1, 2, 2, 2]
     batches = list(LengthBatches([5, 4, 3, 3, 3], 2, rows=rows, seed=1))
     assert sorted(row for batch in batches for row in batch) == rows
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """Corpora of 10 and 30 utterances, and the cache of their frames; the speakers of each are two."""
+    folder = tmp_path_factory.mktemp("unequal")
+    parts = {}
+    for name, count, level in (("few", 5, 0.02), ("many", 15, 0.3)):
+        place = folder / name
+        place.mkdir()
+        rows = ["path,emotion,speaker,partition"]
+        for number in range(2 * count):
+            speaker, emotion = f"s{number % 2}", ("happy", "sad")[number // 2 % 2]
+            samples = level * np.random.default_rng([count, number]).standard_normal(1600 + 160 * (number % 3))
+            soundfile.write(place / f"{number}.wav", samples, 16000)
+            rows.append(f"{number}.wav,{emotion},{speaker},train")
+        (place / "manifest.csv").write_text("\n".join(rows))
+        parts[name] = partial(manifest, place / "manifest.csv")
+    corpus = combined(["few", "many"], **parts)
+    return corpus, extract(corpus, LogMel(), folder / "cache", show_progress=False).cache
+
+
+def split_of(corpus, train, test=()):
+    """A split with these corpora in training and in the test part."""
+    chosen = {
+        part: tuple(u for u in corpus.utterances if u.corpus in names)
+        for part, names in (("train", train), ("test", test))
+    }
+    return Split(protocol="given", fold=1, folds=1, seed=0, speaker_overlap=True, validation=(), **chosen)
+
+
+def test_balancing_shows_the_smaller_corpus_as_often_as_the_larger(unequal):
+    corpus, cache = unequal
+    for balance, times in ((None, 1), ("corpus", 3)):
+        module = EmotionDataModule(
+            corpus, split_of(corpus, ("few", "many")), cache, GlobalNormalization(), batch_size=8, balance=balance
+        )
+        seen = Counter(name for batch in module.train_dataloader() for name in batch.ids)
+        assert len(seen) == 40 and {count for name, count in seen.items() if name.startswith("many/")} == {1}
+        assert {count for name, count in seen.items() if name.startswith("few/")} == {times}
+        plain = Counter(name for batch in module.loader("train") for name in batch.ids)
+        assert set(plain.values()) == {1}  # what is scored is never repeated
+
+
+@pytest.mark.parametrize("train, test", [(("few", "many"), ()), (("many",), ("few",))])
+def test_each_corpus_is_normalised_by_its_own_frames(unequal, train, test):
+    corpus, cache = unequal
+    module = EmotionDataModule(corpus, split_of(corpus, train, test), cache, CorpusNormalization(), batch_size=8)
+    assert module.normalization.transductive == bool(test)
+    raw = {u.id: torch.from_numpy(cache.read(u.id)).double() for u in corpus.utterances}
+    for part in module.datasets:
+        for batch in (module.on_after_batch_transfer(batch, 0) for batch in module.loader(part)):
+            for name, frames, length in zip(batch.ids, batch.frames, batch.lengths, strict=True):
+                own = torch.cat([raw[other] for other in raw if other.startswith(name.partition("/")[0] + "/")])
+                expected = (raw[name] - own.mean(0)) / own.std(0, correction=0)
+                torch.testing.assert_close(frames[:length].double(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_a_run_on_two_corpora_says_where_each_utterance_is_from(configure, roots, tmp_path, capsys):

@@ -71,6 +71,20 @@ def test_seen_recordings_are_refused_under_any_name_and_labelled_where_allowed(r
     assert "speaker overlap" not in said(capsys)
 
 
+def test_a_model_of_frames_without_audio_is_scored_on_such_and_takes_no_audio(tmp_path, corpus, capsys):
+    data = ["data=synthetic_features", "data.scale=0.02", "data.dim=32", f"paths.cache={tmp_path / 'cache'}"]
+    words = ["model=statistics_logistic", "figures=false", "leakage=false", "logger=none", "features.average=2"]
+    training.run(compose_config([*data, *words, f"paths.run={tmp_path / 'run'}"]), {"features": "logmel", "model": ""})
+    options = ["--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "own")]
+    assert main(["evaluate", *options, *data, "--leave-out-seen"]) == 0
+    pd.testing.assert_frame_equal(*(read_predictions(tmp_path / one / "predictions.csv") for one in ("run", "own")))
+    other = ["data=synthetic_features", "data.scale=0.02", "data.dim=64", f"paths.cache={tmp_path / 'cache'}"]
+    assert main(["evaluate", *options, *other, "--leave-out-seen"]) == 1
+    assert "have 64 values, the model expects 32" in said(capsys)
+    assert main(["predict", "--checkpoint", str(tmp_path / "run"), str(corpus.parent / "audio")]) == 1
+    assert "expected some of .npy" in said(capsys)
+
+
 def test_seen_recordings_are_refused_in_another_format(run, corpus, place, tmp_path, capsys):
     seen = json.loads((run / "split.json").read_text())["parts"]["validation"]["ids"][0]
     samples, rate = soundfile.read(corpus.parent / "audio" / f"{seen}.wav", dtype="int16")

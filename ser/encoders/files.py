@@ -26,8 +26,8 @@ SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 _USUAL_RATES = (100.0, 50.0, 25.0, 12.5)  # frames per second
 _LOOKED_AT = 25  # files whose width is compared
 _NO_AUDIO = (
-    "this model was trained on frames from files (features=files), so it takes no audio; make frames of the recordings "
-    "in the same way and give these: `ser predict frames/ --checkpoint RUN`."
+    "this model was trained on frames that did not come from audio here (features=files, or a corpus of frames), so it "
+    "takes no audio; make frames of the recordings in the same way: `ser predict frames/ --checkpoint RUN`."
 )
 _REMEDY = "set features.root=/path/to/frames, a folder with one .npy, .npz, .safetensors or .pt file per utterance"
 

@@ -92,6 +92,8 @@ def load_data(cfg: DictConfig) -> Data:
     )
     keys = {name: (recording_key(recording), signatures[name]) for name, recording in recordings.items()}
     record = split_record(split, corpus, extraction.failures, module.normalization.transductive, keys)
+    if (source := corpus.frame_source) is not None:  # whoever uses the model has to bring frames, too
+        encoder = FrameFiles(dim=source.dim, frame_rate=source.frame_rate, average=encoder.average)
     return Data(corpus, encoder, extraction, split, module, record)
 
 
@@ -182,7 +184,8 @@ def _kept_facts(
     if isinstance(encoder, PretrainedEncoder):
         described["checkpoint"] = encoder.checkpoint  # absolute, if it is a folder
     if isinstance(encoder, FrameFiles):
-        described |= {"root": None, "dim": encoder.dim, "frame_rate": encoder.frame_rate}
+        described = {"_target_": "ser.encoders.FrameFiles", "dim": encoder.dim, "frame_rate": encoder.frame_rate}
+        described |= {key: getattr(encoder, key) for key in ("transposed", "average", "max_seconds")} | {"root": None}
     kept = {key: facts[key] for key in ("corpus", "protocol", "fold", "seed", "hash")}
     if "cross_validation" in facts:  # of a training on everyone; the place of the sweep stays out
         record = facts["cross_validation"] or {}
