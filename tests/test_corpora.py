@@ -254,6 +254,32 @@ def test_esd_is_read_with_the_folders_of_its_parts_and_by_language(tmp_path):
     assert english.speakers == [f"{number:04d}" for number in range(11, 21)]
 
 
+@pytest.mark.parametrize("name", ["ravdess", "emodb", "crema_d", "esd", "tess", "savee", "casia", "meld"])
+def test_corpora_are_read_nested_doubled_in_capitals_and_beside_other_files(tmp_path, name):
+    settings = {"ravdess": {"actors": 2}, "emodb": {"texts": 1}}.get(name, {})
+    getattr(fake_corpora, f"write_{name}")(tmp_path / "plain", seconds=0.02, **settings)
+    odd = tmp_path / "odd"
+    for place in ("archive/Data set v1.0", "archive/copies/again"):
+        shutil.copytree(tmp_path / "plain", odd / place)
+    for number, path in enumerate(sorted(odd.rglob("*.wav"))):
+        path.with_suffix(".txt").write_text("text")
+        (path.parent / f"._{path.name}").write_bytes(b"macOS")
+        if number % 2:
+            path.rename(path.with_suffix(".WAV"))
+        else:
+            shutil.copy(path, path.with_name(f"{path.stem} (1).wav"))
+    shutil.copy(next((tmp_path / "plain").rglob("*.wav")), odd / "noise.wav")
+    plain, found = (instantiate(compose_config([f"data={name}", f"data.root={tmp_path / place}"]), "data")
+                    for place in ("plain", "odd"))  # fmt: skip
+    assert found.fingerprint() == plain.fingerprint() and all(u.seconds for u in found.utterances)
+
+
+@pytest.mark.parametrize("name", ["msp_podcast", "nemo", "crema_d", "esd", "tess", "savee", "casia"])
+def test_a_wrong_folder_of_any_corpus_names_data_root(tmp_path, name):
+    with pytest.raises(SerError, match=r"set data\.root"):
+        instantiate(compose_config([f"data={name}", f"data.root={tmp_path}"]), "data")
+
+
 def test_meld_has_its_published_partitions(tmp_path):
     emotions = ("neutral", "happy", "sad", "angry", "surprised", "fearful", "disgust")
     corpus = meld(fake_corpora.write_meld(tmp_path, most=None), emotions)

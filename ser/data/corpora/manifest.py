@@ -67,7 +67,7 @@ def manifest(
     base = source.parent
     if root or audio:
         base = existing_root(root, name, "set data.root to the folder that the paths start from") / audio
-    return corpus_of_table(_read(source), source, base, name, emotions, map, partitions, columns)
+    return corpus_of_table(_read(source, bool(audio)), source, base, name, emotions, map, partitions, columns)
 
 
 def corpus_of_table(
@@ -104,7 +104,7 @@ def corpus_of_table(
     return assemble(name, wanted, (Utterance(**dict(zip(fields, row, strict=True))) for row in rows), source)
 
 
-def _read(source: Path) -> pd.DataFrame:
+def _read(source: Path, in_corpus: bool) -> pd.DataFrame:
     """The table as text.
 
     Raises:
@@ -113,7 +113,8 @@ def _read(source: Path) -> pd.DataFrame:
     try:
         return read_table(source)
     except FileNotFoundError as error:
-        raise SerError(f"the manifest {source} does not exist; {_REMEDY}.") from error
+        remedy = "set data.root to the folder of the corpus that holds it" if in_corpus else _REMEDY
+        raise SerError(f"the manifest {source} does not exist; {remedy}.") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = first_line(error)
         raise SerError(f"the manifest {source} cannot be read as a UTF-8 CSV table ({reason}); {_REMEDY}.") from error
