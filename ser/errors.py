@@ -135,4 +135,6 @@ def _explain_hydra(error: BaseException) -> str | None:
     while cause is not None:
         reasons.append(first_line(cause))
         cause = cause.__cause__
+    if reasons[0].startswith("Ambiguous value"):
+        return f"{reasons[0]}; a list is [a,b], and several runs are started by -m."
     return f"the configuration is not valid: {': '.join(dict.fromkeys(reasons))}; correct the overrides."

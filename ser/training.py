@@ -137,7 +137,7 @@ def _forget_other_corpora(cfg: DictConfig) -> None:
     """Of ``data=combined``, keep the settings of the corpora that are used: others do not belong to the run."""
     with open_dict(cfg):
         for name in [key for key, node in cfg.data.items() if OmegaConf.is_dict(node) and "_partial_" in node]:
-            if name not in cfg.data.corpora:
+            if name not in cfg.data.corpora and set(cfg.data.corpora) <= cfg.data.keys():
                 del cfg.data[name]
 
 

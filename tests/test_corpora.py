@@ -213,6 +213,20 @@ def test_map_and_speakers_choose_what_is_read(ravdess_root):
         ravdess(ravdess_root, emotions=("calm", "sad"), map={"calm": "neutral"})
 
 
+def test_a_named_pipe_in_a_table_has_no_length_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    corpus = manifest(write_table(tmp_path, "path,emotion,speaker", "a.wav,angry,x", "b.wav,sad,y"))
+    assert [u.seconds for u in corpus.utterances] == [0.0, 0.0]
+
+
+def test_a_map_of_a_class_that_there_is_not_is_told(ravdess_root, tmp_path, caplog):
+    with pytest.raises(SerError, match=r"data\.map names anger, which RAVDESS does not have, expected some of neutral"):
+        ravdess(ravdess_root, map={"anger": "angry"})
+    table = write_table(tmp_path, "path,emotion,speaker", "a.wav,Anger,x", "b.wav,sad,y")
+    assert manifest(table, map={"anger": "angry", "hapiness": "happy"}).emotions == ("angry", "sad")
+    assert "no emotion is called hapiness" in caplog.text and "anger" not in caplog.text
+
+
 @pytest.mark.parametrize("name, speakers, women, counts", [
     ("crema_d", 91, 43, dict.fromkeys(("angry", "disgust", "fearful", "happy", "sad"), 1271) | {"neutral": 1087}),
     ("tess", 2, 2, dict.fromkeys(("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised"), 400)),

@@ -112,6 +112,13 @@ def test_a_missing_corpus_and_encoder_are_two_problems_with_remedies(examine, tm
     assert all("needs the corpus" in found[name].text for name in ("audio files", "protocol", "cache"))
 
 
+@pytest.mark.parametrize("word", ["trainer.precision=foo", "callbacks.early_stopping.patience=x", "model.layers=0"])
+def test_settings_that_a_run_would_refuse_are_problems(examine, words, word):
+    assert examine(*words)["settings"].status == "ok"
+    found = examine(*words, word)["settings"]
+    assert found.status == "problem" and word in found.text
+
+
 def test_unreadable_files_folds_without_an_emotion_and_a_damaged_cache(examine, words, tmp_path):
     assert cli.main(["extract", *words]) == 0
     file = next((tmp_path / "out").rglob("frames-*.safetensors"))

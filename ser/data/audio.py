@@ -67,6 +67,8 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
 
 def duration(path: str | Path) -> float:
     """Length in seconds by the file's header; 0.0 where it is missing, unreadable or does not say."""
+    if not Path(path).is_file():  # a named pipe would wait for a writer
+        return 0.0
     try:
         with open_audio(path) as file:
             return file.frames / file.samplerate if file.frames < UNKNOWN_FRAMES else 0.0

@@ -77,7 +77,9 @@ class Experiment:
         yield from self._run("audio files", self.check_files, no_corpus)
         yield from self._run("protocol", self.check_protocol, no_corpus)
         yield from run_checks([("encoder", self.check_encoder)])
-        yield from self._run("cache", self.check_cache, no_corpus or (None if self.encoder else "encoder"))
+        lacking = no_corpus or (None if self.encoder else "encoder")
+        yield from self._run("settings", self.check_settings, lacking)
+        yield from self._run("cache", self.check_cache, lacking)
 
     @staticmethod
     def _run(name: str, check: Check, lacking: str | None) -> Iterator[Finding]:
@@ -190,6 +192,15 @@ class Experiment:
             text += f"; a second of silence gives {len(frames)} frames"
         self.encoder = encoder
         yield Finding("encoder", "ok", text)
+
+    def check_settings(self) -> Iterator[Finding]:
+        """Whether trainer, callbacks, loggers, batches, network and adversary accept theirs."""
+        from ser.run.building import check_settings  # noqa: PLC0415  Lightning loads once the rest was said
+        from ser.run.trainer import check_trainer  # noqa: PLC0415
+
+        check_trainer(self.cfg)
+        check_settings(self.cfg, self.encoder.dim, len(self.corpus.speakers), len(self.corpus.emotions))
+        yield Finding("settings", "ok", "trainer, callbacks, loggers, batches and network accept theirs")
 
     def check_cache(self) -> Iterator[Finding]:
         """Copies of recordings, which sessions are cached, what is missing and how large that will be."""

@@ -103,9 +103,9 @@ def evaluate(
 def _refuse_others(folder: Path) -> None:
     """Refuse a folder that is neither new nor an evaluation's, finished or killed: that begins with its split.json."""
     split = read_json(folder / "split.json") or {}
-    if str(split.get("hash")).startswith(_HASH) or not folder.is_dir():
+    if str(split.get("hash")).startswith(_HASH) or not folder.exists():
         return
-    if set(folder.iterdir()) - set(leftovers(folder)):
+    if not folder.is_dir() or set(folder.iterdir()) - set(leftovers(folder)):
         raise SerError(f"{folder} holds something else, expected a new folder or an earlier evaluation; give --output.")
 
 

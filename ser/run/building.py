@@ -65,7 +65,7 @@ def load_data(cfg: DictConfig) -> Data:
     others = other_emotions(cfg, corpus) if cfg.auxiliary_weight else ()
     # What is wrong with the split or the settings is said before hours of extraction.
     trial = _split(cfg, protocol, corpus, others)
-    _check_settings(
+    check_settings(
         cfg, (corpus.frame_source or encoder).dim, len({u.speaker for u in trial.train}), len(corpus.emotions)
     )
     whole = replace(corpus, utterances=(*corpus.utterances, *others))
@@ -206,7 +206,7 @@ def _kept_facts(
     }
 
 
-def _check_settings(cfg: DictConfig, dim: int, speakers: int, emotions: int) -> None:
+def check_settings(cfg: DictConfig, dim: int, speakers: int, emotions: int) -> None:
     """Refuse settings that batches or module would refuse; random numbers stay as they are."""
     check_batches(**cfg.batches)
     with torch.random.fork_rng(devices=[]):

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from functools import lru_cache
 
 import lightning
 import torch
@@ -48,6 +47,9 @@ def check_trainer(cfg: DictConfig) -> None:
                 f"trainer.{key}={cfg.trainer[key]} was given, which trains nothing to keep; trainer.max_epochs=1 is a "
                 "short run."
             )
+    with open_dict(cfg := cfg.copy()):
+        if str(cfg.trainer.precision) == "bf16-mixed":  # known; that it would be slower is said once, when it trains
+            cfg.trainer.precision = "32-true"
     build_trainer(cfg, batches=1)
     count_threads(cfg.trainer, torch.nn.Identity())
 
@@ -103,7 +105,6 @@ def has_bf16_instructions() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-@lru_cache(maxsize=8)  # said once
 def _precision(asked: str | int | None, accelerator: str) -> str | int | None:
     """The precision asked for, or float32 where bfloat16 would only cost time."""
     if accelerator != "cpu" or not str(asked).startswith("bf16") or has_bf16_instructions():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ser.data.corpora.parsing import assemble, existing_root, speaker_groups, validate_emotions
+from ser.data.corpora.parsing import assemble, existing_root, log, speaker_groups, validate_emotions
 from ser.data.corpora.tables import FIRST_ROW, read_table
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import SerError, first_line
@@ -84,7 +84,11 @@ def corpus_of_table(
 
     ``source`` is the file or folder it is from, for error messages; the rest is as for ``manifest``.
     """
-    table = _checked(_named_columns(table, source, columns or {}), source, map, partitions)
+    table = _named_columns(table, source, columns or {})
+    labels = set(table["emotion"].str.lower())
+    if name == "manifest" and (unused := [label for label in map or {} if str(label).lower() not in labels]):
+        log.warning("%s: no emotion is called %s, which data.map names", source, ", ".join(unused))
+    table = _checked(table, source, map, partitions)
     possible = sorted(set(table["emotion"]))
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(source))
     table = table[table["emotion"].isin(wanted)]

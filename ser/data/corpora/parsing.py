@@ -97,8 +97,13 @@ def mapped_labels(
     """The class of each label in ``names`` (label to class) after ``data.map``, and the classes that are read.
 
     Raises:
-        SerError: as validate_emotions.
+        SerError: the map names a class that there is not; or as validate_emotions.
     """
+    if unknown := [str(name) for name in map or {} if name not in names.values()]:
+        raise SerError(
+            f"data.map names {unknown[0]}, which {corpus} does not have, expected some of "
+            f"{', '.join(dict.fromkeys(names.values()))}."
+        )
     labels = {label: str((map or {}).get(name, name)) for label, name in names.items()}
     return labels, validate_emotions(emotions, tuple(dict.fromkeys(labels.values())), corpus, map)
 
