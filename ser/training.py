@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,7 @@ import lightning
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich import get_console
 from threadpoolctl import threadpool_limits
 
 from ser.console import count_parameters, show_network, show_scores, show_split
@@ -64,7 +61,6 @@ def _carry_out(
     _check_numbers(cfg)
     recipe = recipe_for(cfg, overrides)
     lightning.seed_everything(cfg.seed, verbose=False)
-    _quieten()
     check_trainer(cfg)
     data = load_data(cfg)
     identity = describe(cfg, measured(data) | (recipe.facts if recipe else {}))
@@ -241,24 +237,3 @@ def _draw(cfg: DictConfig, folder: Path, data: Data, loggers: Sequence[Logger] =
             step()
         except SerError as error:
             log.warning("the run is finished, but without all of its figures (`ser figures` draws them): %s", error)
-
-
-def _quieten() -> None:
-    """Silence advice that does not apply, and every process but the first."""
-    # Loaders read whole batches, and the run folder is cleared on purpose.
-    for advice in (
-        "does not have many workers",
-        "exists and is not empty",
-        "LeafSpec",
-        "smaller than the logging",
-        "across ranks is zero",
-        "but have no logger configured",  # logger=none, and `ser reproduce`
-    ):
-        warnings.filterwarnings("ignore", message=f".*{advice}")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()  # the root logger has the screen already
-        logger.setLevel(logging.WARNING)
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        get_console().quiet = True
-        logging.getLogger().setLevel(logging.ERROR)

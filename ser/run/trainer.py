@@ -2,10 +2,12 @@
 
 import logging
 import math
+import warnings
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import get_console
 
@@ -24,6 +26,7 @@ def check_trainer(cfg: DictConfig) -> None:
 
     Test scores of each epoch are recorded; an epoch or a learning rate chosen by them would be a false result.
     """
+    _quieten()
     for group in ("callbacks", "logger"):
         for name, node in (cfg[group] or {}).items():
             if node is not None and not (OmegaConf.is_dict(node) and "_target_" in node):
@@ -111,3 +114,24 @@ def _precision(asked: str | int | None, accelerator: str) -> str | int | None:
         return asked
     log.warning("trainer.precision=%s would be slower: this CPU has no bf16 instructions; training in 32-true", asked)
     return "32-true"
+
+
+def _quieten() -> None:
+    """Silence advice that does not apply, and every process but the first."""
+    # Loaders read whole batches, and the run folder is cleared on purpose.
+    for advice in (
+        "does not have many workers",
+        "exists and is not empty",
+        "LeafSpec",
+        "smaller than the logging",
+        "across ranks is zero",
+        "but have no logger configured",  # logger=none, and `ser reproduce`
+    ):
+        warnings.filterwarnings("ignore", message=f".*{advice}")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()  # the root logger has the screen already
+        logger.setLevel(logging.WARNING)
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        get_console().quiet = True
+        logging.getLogger().setLevel(logging.ERROR)
