@@ -57,6 +57,8 @@ def cross(corpora: Sequence[str], overrides: Sequence[str], output: Path | None 
     sides = _sides(corpora, others)
     outputs = Path(compose_config([*sides[0].overrides, *others]).paths.outputs)
     folder = output or outputs / "cross" / "-".join(side.name for side in sides)
+    if folder.is_file():
+        raise SerError(f"--output {folder} is a file, expected a folder, new or of an earlier matrix; name another.")
     rows = []
     for side in sides:
         trained = list(_train(side, others, folds))
