@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -195,6 +196,13 @@ def test_bad_files_are_listed_and_the_exit_code_says_so(checkpoint, folder, bad,
     table = pd.read_csv(tmp_path / "b.csv")
     assert table.groupby("file").size().max() == 5
     assert capsys.readouterr().out.count("four.flac") == 1  # its windows have its name once
+
+
+def test_no_two_windows_of_a_recording_look_the_same(checkpoint, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", voice(2.02).numpy(), 16000)
+    assert main(["predict", str(tmp_path / "a.wav"), "--checkpoint", str(checkpoint), "--window", "1"]) == 0
+    times = re.findall(r"\d+\.\d+-\d+\.\d+", capsys.readouterr().out)
+    assert len(set(times)) == len(times) and times[-1].endswith("-2.02")
 
 
 def test_wrong_words_get_one_sentence(checkpoint, folder, tmp_path, capsys):

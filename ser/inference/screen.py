@@ -97,9 +97,11 @@ def show_predictions(
         pad_edge=False,
     )
     shown = table.head(_SHOWN_ROWS)
+    ends = shown["end"] if "end" in shown else shown["seconds"]
+    digits = 1 if np.allclose(ends, ends.round(1), atol=0.005) else 2  # the last window ends with the recording
     before = None
     for name, row in zip(_short_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
-        when = f"{row['start']:.1f}-{row['end']:.1f}" if "start" in row else f"{row['seconds']:.2f}"
+        when = f"{row['start']:.{digits}f}-{row['end']:.{digits}f}" if "start" in row else f"{row['seconds']:.2f}"
         screen.add_row(
             Text(name if name != before else ""),
             when,
