@@ -13,7 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
 from ser.cli.progress import seconds_left
-from ser.cli.train import expand, launch
+from ser.cli.sweep import expand
+from ser.cli.train import launch
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, variant_name
 from ser.config.page import folder_name
 from ser.errors import SerError

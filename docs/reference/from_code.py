@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from ser.cli.train import SWEEP_USAGE
+from ser.cli.sweep import SWEEP_USAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 _CLASSES = {"SerError", "UnfitWaveform", "UntestedRunError"}  # of errors for users
@@ -36,6 +36,7 @@ TOPICS = {
     "ser/run/": "Run folders, resuming and reproducing",
     "ser/io.py": "Run folders, resuming and reproducing",
     "ser/cli/train.py": "Sweeps and searches",
+    "ser/cli/sweep.py": "Sweeps and searches",
     "ser/cli/progress.py": "Sweeps and searches",
     "ser/models": "Networks and checkpoints",
     "ser/cli": "The ser command",

@@ -62,7 +62,7 @@ def train(overrides: Overrides = None) -> None:
 @app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
 def sweep(overrides: Overrides = None) -> None:
     """Train variants on all folds with several seeds, then compare them; --help shows how."""
-    from ser.cli.train import sweep as start  # noqa: PLC0415
+    from ser.cli.sweep import sweep as start  # noqa: PLC0415
 
     sys.argv = ["ser sweep", *(overrides or [])]
     start()
