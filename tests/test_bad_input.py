@@ -281,7 +281,10 @@ def test_control_characters_of_a_path_are_written_out(capsys, tmp_path, command)
              "trainer.gradient_clip_val=-1", "+trainer.check_val_every_n_epoch=0", "+trainer.nothing=3",
              "+trainer.fast_dev_run=true", "callbacks.early_stopping.patience=x", "callbacks.early_stopping.mode=foo",
              "callbacks.early_stopping.monitor=val/foo", "callbacks.checkpoint.monitor=test/uar",
-             "+callbacks.checkpoint.save_top_k=-5", "+callbacks.mine=3", "+logger.mine._target_=no.such",
+             "+callbacks.checkpoint.save_top_k=-5",
+             "+callbacks.checkpoint.save_top_k=0", "callbacks.checkpoint.filename=other", "callbacks.checkpoint=null",
+             "+logger.tensorboard.foo=1",
+             "logger=csv +logger.csv.flush_logs_every_n_steps=0", "+callbacks.mine=3", "+logger.mine._target_=no.such",
              "logger=csv logger.csv.save_dir=null", "batches.batch_size=0", "batches.max_frames=0", "batches.jitter=-1",
              "batches.balance=speaker", "batches.max_seconds=-1", "batches.workers=-1", "extraction.workers=-1",
              "extraction.processes=x", "extraction.batch_seconds=0"]

@@ -216,3 +216,14 @@ def test_the_matrix_is_filled_once_on_the_classes_that_all_corpora_have(corpus, 
     pd.testing.assert_frame_equal(matrix, cross.cross(corpora, words, tmp_path / "matrix"))
     with pytest.raises(SerError, match="two corpora are called manifest"):
         cross.cross([corpora[0], corpora[0]], words)
+    with pytest.raises(SerError, match="--corpus is empty"):
+        cross.cross([corpora[0], ""], words)
+
+
+def test_a_matrix_of_corpora_with_the_same_speakers_is_refused_with_what_helps(corpus, place, tmp_path):
+    same = shutil.copy(corpus, corpus.with_name("same.csv"))
+    words = [*TINY, "adversarial=none", "fold=1", f"paths.cache={place / 'cache'}", f"paths.outputs={tmp_path}"]
+    with pytest.raises(SerError, match="trained or validated on .* leave one of them out") as refused:
+        cross.cross([f"data=manifest data.manifest={one}" for one in (corpus, same)], words, tmp_path / "matrix")
+    assert "--leave-out-seen" not in str(refused.value)  # an option of ser evaluate
+    same.unlink()

@@ -22,7 +22,7 @@ from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import cross_table
 from ser.evaluation.runs import Run, load_run, pooled, warnings_of
 from ser.evaluation.significance import bootstrap_intervals
-from ser.evaluation.trained import Trained, digest_of, tested_name
+from ser.evaluation.trained import SeenSpeakersError, Trained, digest_of, tested_name
 from ser.io import read_json, write_text
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ def _sides(corpora: Sequence[str], others: Sequence[str]) -> list[Side]:
     """Every corpus, reduced to the classes that all have."""
     if len(corpora) < 2:
         raise SerError(f"{len(corpora)} corpora were given, expected two or more; repeat --corpus 'data=NAME ...'.")
+    if not all(text.strip() for text in corpora):
+        raise SerError("--corpus is empty, expected its settings; for example --corpus 'data=ravdess data.root=DIR'.")
     sides = [_side(shlex.split(text), others) for text in corpora]
     names = [side.name for side in sides]
     if len(set(names)) < len(names):
@@ -121,7 +123,13 @@ def _tested(run: Run, side: Side, other: Side, folder: Path) -> Run:
     trained = Trained.of(checkpoint)
     trained.name["variant"] = f"{side.name}-on-{other.name}"
     paths = [f"paths.{key}={trained.paths[key]}" for key in ("cache", "data") if key in trained.paths]
-    return evaluate(trained, [*paths, *other.overrides], place)
+    try:
+        return evaluate(trained, [*paths, *other.overrides], place)
+    except SeenSpeakersError as error:
+        raise SerError(
+            f"{str(error).partition(';')[0]}; corpora of one matrix share no speakers: leave one of them out, or name "
+            "others by data.speakers."
+        ) from None
 
 
 def _row(trained: str, tested: str, runs: Sequence[Run]) -> dict[str, Any]:

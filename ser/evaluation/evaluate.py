@@ -31,7 +31,15 @@ from ser.evaluation.report.render import show
 from ser.evaluation.runs import Run, declared, load_run, warnings_in
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import scores_with_interval
-from ser.evaluation.trained import SharedClasses, Trained, digest_of, refusal, seen_speakers, tested_name
+from ser.evaluation.trained import (
+    SeenSpeakersError,
+    SharedClasses,
+    Trained,
+    digest_of,
+    refusal,
+    seen_speakers,
+    tested_name,
+)
 from ser.inference.recognizer import Recognizer
 from ser.io import leftovers, read_json, told_writing, write_json
 from ser.run.results import prediction_table
@@ -134,7 +142,10 @@ def _seen(
     """Utterances to leave out because their speakers were seen, with the reason, and whether seen ones are tested."""
     seen = seen_speakers(trained, corpus, keys)
     if seen and not (allow_seen or leave_out_seen):
-        raise SerError(refusal(trained, corpus, seen))
+        raise SeenSpeakersError(
+            f"{refusal(trained, corpus, seen)}; --leave-out-seen tests the others, --allow-seen tests all and labels "
+            "the result."
+        )
     if not leave_out_seen:
         return {}, bool(seen)
     return {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}, False

@@ -86,14 +86,17 @@ def seen_speakers(trained: Trained, corpus: Corpus, keys: Mapping[str, str]) -> 
     return seen
 
 
+class SeenSpeakersError(SerError):
+    """The data hold speakers whom the model has heard in training."""
+
+
 def refusal(trained: Trained, corpus: Corpus, seen: set[str]) -> str:
-    """Why data with seen speakers are not tested, and what to do."""
+    """Why data with seen speakers are not tested."""
     count = sum(u.speaker in seen for u in corpus.utterances)
     names = ", ".join(sorted(seen)[:4]) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
     return (
         f"{count} of {len(corpus.utterances)} utterances are by {len(seen)} speaker(s) whom {trained.path} was trained "
-        f"or validated on ({names}), expected unseen ones; --leave-out-seen tests the others, --allow-seen tests all "
-        "and labels the result."
+        f"or validated on ({names}), expected unseen ones"
     )
 
 

@@ -3,10 +3,14 @@
 import logging
 import math
 import warnings
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import get_console
@@ -31,6 +35,7 @@ def check_trainer(cfg: DictConfig) -> None:
         for name, node in (cfg[group] or {}).items():
             if node is not None and not (OmegaConf.is_dict(node) and "_target_" in node):
                 raise SerError(f"{group}.{name}={node} was given, expected settings with a _target_, or null.")
+    _check_loggers(cfg.logger or {})
     choosing = {f"callbacks.{name}": node for name, node in cfg.callbacks.items()} | {"lr_schedule": cfg.lr_schedule}
     for name, node in choosing.items():
         monitor = (node or {}).get("monitor")
@@ -53,8 +58,33 @@ def check_trainer(cfg: DictConfig) -> None:
     with open_dict(cfg := cfg.copy()):
         if str(cfg.trainer.precision) == "bf16-mixed":  # known; that it would be slower is said once, when it trains
             cfg.trainer.precision = "32-true"
-    build_trainer(cfg, batches=1)
+    trainer = build_trainer(cfg, batches=1)
+    if not any(one.filename == "best" and one.save_top_k for one in _checkpoints(trainer)):
+        found = "; ".join(f"filename={one.filename}, save_top_k={one.save_top_k}" for one in _checkpoints(trainer))
+        raise SerError(
+            f"callbacks.checkpoint would keep no epoch as best.ckpt ({found or 'null'}), expected filename=best and "
+            "save_top_k=1; drop these settings."
+        )
     count_threads(cfg.trainer, torch.nn.Identity())
+
+
+def _checkpoints(trainer: lightning.Trainer) -> list[ModelCheckpoint]:
+    return [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+
+
+def _check_loggers(loggers: Mapping[str, Any]) -> None:
+    """Refuse what loggers would refuse only when they write first, by errors of Python."""
+    for name, node in loggers.items():
+        check_number(f"logger.{name}.flush_logs_every_n_steps", node.get("flush_logs_every_n_steps", 1), 1, whole=True)
+        if node["_target_"].endswith("TensorBoardLogger"):  # hands what it does not know to TensorBoard's writer
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  loads TensorBoard
+
+            known = {**signature(TensorBoardLogger).parameters, **signature(SummaryWriter).parameters}
+            if unknown := [str(key) for key in node if key not in known and key != "_target_"]:
+                raise SerError(
+                    f"logger.{name}.{unknown[0]} was given, expected a setting of TensorBoardLogger or SummaryWriter: "
+                    f"{', '.join(known)}."
+                )
 
 
 def build_trainer(cfg: DictConfig, batches: int, schedules: bool = True) -> lightning.Trainer:
