@@ -223,7 +223,7 @@ def test_the_matrix_is_filled_once_on_the_classes_that_all_corpora_have(corpus, 
 def test_a_matrix_of_corpora_with_the_same_speakers_is_refused_with_what_helps(corpus, place, tmp_path):
     same = shutil.copy(corpus, corpus.with_name("same.csv"))
     words = [*TINY, "adversarial=none", "fold=1", f"paths.cache={place / 'cache'}", f"paths.outputs={tmp_path}"]
-    with pytest.raises(SerError, match="trained or validated on .* leave one of them out") as refused:
+    with pytest.raises(SerError, match=r"trained or validated on .* leave one of them out") as refused:
         cross.cross([f"data=manifest data.manifest={one}" for one in (corpus, same)], words, tmp_path / "matrix")
     assert "--leave-out-seen" not in str(refused.value)  # an option of ser evaluate
     same.unlink()

@@ -10,6 +10,7 @@ from ser.cli import main
 from ser.evaluation.comparison import paired_comparison
 from ser.evaluation.report.report import write_report
 from ser.evaluation.runs import Run, find_runs, pooled
+from ser.evaluation.scores import scores
 from ser.evaluation.significance import difference_intervals
 from ser.evaluation.summary import summarize
 from ser.evaluation.training_noise import ONE_SEED, training_noise, widened
@@ -124,6 +125,41 @@ def test_one_seed_leaves_the_noise_unknown():
         assert all(figures["p_training"] is None for figures in found["metrics"].values())
     wider, plain = paired_comparison(one, several)["metrics"]["uar"], over_speakers(one, several)
     assert wider["low"] < plain.low  # what is known of the other side is in it
+
+
+def test_too_few_speakers_have_no_interval():
+    a, b = (trained((1, 2), 0.1, recipe=recipe, folds=2, speakers=2) for recipe in (0, 1))
+    assert all((one["low"], one["high"]) == (None, None) for one in paired_comparison(a, b)["metrics"].values())
+
+
+def test_a_large_fold_with_one_seed_is_as_noisy_as_the_others_are():
+    """Fold 1 has eight of twelve speakers and one seed, the others one each and five seeds."""
+    claimed, true = [], []
+    for trial in range(60):
+        runs = trained((1, 2, 3, 4, 5), 0.1, recipe=trial, folds=12, speakers=12)
+        generator, large = np.random.default_rng([trial, 1]), [run for run in runs if run.fold <= 8 and run.seed == 1]
+        whole = pooled(large)
+        right = generator.random(len(whole)) < 0.6 + 0.1 * generator.standard_normal()
+        wrong = whole["emotion"].map(dict(zip(EMOTIONS, EMOTIONS[1:] + EMOTIONS[:1], strict=True)))
+        table = whole.assign(predicted=whole["emotion"].where(right, wrong))
+        mine = [replace(large[0], predictions=table), *(run for run in runs if run.fold > 8)]
+        fixed = [replace(run, metrics={"deterministic": True}) for run in mine if run.seed == 1]
+        claimed.append(training_noise(fixed, mine).variance[WA])
+        true.append(pooled_accuracy(mine))
+    assert 0.7 < np.sqrt(np.mean(claimed)) / np.std(true) < 1.5
+
+
+def pooled_accuracy(runs):
+    return scores(pooled(runs))["wa"]
+
+
+def test_an_utterance_counts_once_however_many_runs_answered_it():
+    runs = [run for fold in (1, 2) for run in trained((1, 2, 3), skill=0.4 + 0.2 * fold, folds=2) if run.fold == fold]
+    some = [run for run in runs if (run.fold, run.seed) not in {(2, 2), (2, 3)}]
+    means = [np.mean([run.test["wa"] for run in some if run.fold == fold]) for fold in (1, 2)]
+    assert pooled_accuracy(some) == pytest.approx(np.mean(means))
+    found = paired_comparison(runs, some)["metrics"]["wa"]["difference"]
+    assert pooled_accuracy(some) - pooled_accuracy(runs) == pytest.approx(found)
 
 
 def test_one_seed_is_told_wherever_the_result_is_read(few_figures, tmp_path, capsys):

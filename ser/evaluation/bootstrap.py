@@ -16,7 +16,7 @@ METHOD = (
     "95% intervals are the wider of two bootstraps: one redraws whole speakers and is widened as a t-interval, because "
     "speakers are few; the other redraws the utterances of fixed speakers. They take the trained networks as they are"
 )
-OF_DIFFERENCES = "Intervals of differences hold the noise of training as well, estimated from the seeds"
+OF_DIFFERENCES = "Intervals of differences hold the noise between seeds as well, not that of other training sets"
 TOO_FEW = f"too few speakers for an interval (fewer than {FEWEST_UNITS}, or a group of one)"
 
 

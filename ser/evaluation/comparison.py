@@ -79,7 +79,7 @@ def paired_comparison(
     Returns:
         ``utterances, speakers, folds``, ``lack_seeds`` (which of a and b have one seed, so that the interval lacks
         their training noise) and ``metrics``: for each metric ``difference, low, high`` (pooled, 95% over speakers and
-        trainings), ``p_speakers`` and ``p_utterances`` (permutation), ``p_training`` with the standard error
+        seeds), ``p_speakers`` and ``p_utterances`` (permutation), ``p_training`` with the standard error
         ``se_training`` (see ``training_noise``), ``fold_difference, fold_low, fold_high, p_folds`` (corrected t-test
         over folds, seeds averaged) and ``d_z`` over folds; what needs more folds, speakers or seeds than there are is
         None.

@@ -15,12 +15,16 @@ from ser.metrics import accuracy, class_counts, uar, weighted_f1
 def scores(table: pd.DataFrame) -> dict[str, Any]:
     """WA, UAR, F1 and their values per class.
 
+    An utterance that several runs answered counts once, however many they are; ``confusion`` and ``n`` count answers.
     UAR and macro F1 are means over the classes that occur in the truth; the recall, precision and F1 of a class that
     does not occur are None. A class that occurs and is never predicted has precision 0, as in scikit-learn.
     """
     emotions = emotions_of(table)
     confusion = metrics.confusion_counts(table["emotion"].tolist(), table["predicted"].tolist(), emotions)
     counts = class_counts(confusion)
+    if not table["id"].is_unique:
+        units = utterance_counts(table)
+        counts = units.counts.sums(np.zeros(len(units.ids), int)).toarray().reshape(3, -1)
     per_class = {"recall": metrics.recall, "precision": metrics.precision, "f1": metrics.f1}
     return {
         **{name: float(metric(counts)) for name, metric in metrics.METRICS.items()},

@@ -220,6 +220,8 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
         folds, seeds = (", ".join(map(str, side[key])) for key in ("folds", "seeds"))
         lines.append(f"{name.upper()}: {names[side['variant']]}, fold {folds}, seed {seeds} ({side['path']})")
         lines += [f"   {text}" for text in warnings_in(side)]
+        if missing := len(side["folds"]) * len(side["seeds"]) - side["runs"]:
+            lines.append(f"   {missing} combinations of fold and seed are missing; every utterance counts once")
     paired = result["paired"]
     if result["same_split"]:
         return [*lines, "Both were tested on the same split.", *_one_seed(paired)]

@@ -21,10 +21,10 @@ from ser.metrics import TITLES
 DIFFERENCE = ("difference (points)", "p speakers", "p training", "p folds", "p utterances", "d_z")
 READING = (
     "A difference counts where its interval excludes 0 and both p speakers and p training are below .05. p speakers is "
-    "a permutation test that swaps whole speakers; p training is a t-test against the noise between seeds. p folds is "
-    "a t-test over folds, corrected for overlapping training sets. p utterances swaps single utterances and is "
-    "anti-conservative: utterances of one speaker are alike, so it finds differences that are none. d_z: effect size "
-    "over folds, in Cohen's words."
+    "a permutation test that swaps whole speakers, and needs six of them; p training is a t-test against the noise "
+    "between seeds. p folds is a t-test over folds, corrected for overlapping training sets. p utterances swaps single "
+    "utterances and is anti-conservative: utterances of one speaker are alike, so it finds differences that are none. "
+    "d_z: effect size over folds, in Cohen's words."
 )
 CHOICE = (
     "The first UAR is that of the epoch kept, chosen on validation or the last. The second is what the same training "
