@@ -64,7 +64,7 @@ def compare(name: str, encoder: Encoder, corpus: Corpus, folder: Path, batch_sec
     bare = timed(lambda: [encode(encoder, batch) for batch in batches])
     bare_single = timed(lambda: [encode(encoder, single) for single in singles])
     whole = timed(lambda: extract(corpus, encoder, folder / "batched" / name, batch_seconds=batch_seconds, **settings))
-    single = timed(lambda: extract(corpus, encoder, folder / "single" / name, batch_seconds=0.0, **settings))
+    single = timed(lambda: extract(corpus, encoder, folder / "single" / name, batch_seconds=1e-3, **settings))
     print(
         f"{name:14s} extraction {frames / whole:8.0f} frames/s, one file at a time {frames / single:8.0f}: ratio "
         f"{single / whole:.2f}; bare forward {frames / bare:8.0f}, one at a time {frames / bare_single:8.0f}; "
