@@ -123,7 +123,8 @@ def test_metrics_equal_those_of_the_tables():
     metrics.update(F.one_hot(predicted[3:], 4).float(), truth[3:])
     names = np.array(list("abcd"))
     table = pd.DataFrame(
-        {"emotion": names[truth], "predicted": names[predicted]} | {f"p_{name}": 0.25 for name in names}
+        {"id": list("uvwxyz"), "emotion": names[truth], "predicted": names[predicted]}
+        | {f"p_{name}": 0.25 for name in names}
     )
     expected = scores(table)
     found = {name: float(value) for name, value in metrics.compute().items()}
