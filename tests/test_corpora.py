@@ -362,6 +362,21 @@ def test_emodb_reads_seven_emotions_in_five_mixed_pairs(emodb_root):
     assert emodb(emodb_root / "wav") == corpus == emodb(emodb_root.parent / emodb_root.name)
 
 
+def test_emodb_has_its_published_counts(tmp_path):
+    """535 recordings; ten speakers, ten sentences, versions a, b, c and so on."""
+    counts = {"W": 127, "L": 81, "E": 46, "A": 69, "F": 71, "T": 62, "N": 79}
+    speakers = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
+    for letter, count in counts.items():
+        for number in range(count):
+            sentence, version = f"{'ab'[number // 10 % 2]}{number // 20 % 5 + 1:02d}", "abcdefg"[number // 100]
+            (tmp_path / f"{speakers[number % 10]}{sentence}{letter}{version}.wav").touch()
+    corpus = emodb(tmp_path)
+    assert len(corpus.utterances) == sum(counts.values()) == 535 and len(corpus.speakers) == 10
+    names = ("angry", "bored", "disgust", "fearful", "happy", "sad", "neutral")
+    assert emotion_counts(corpus) == dict(zip(names, counts.values(), strict=True))
+    assert len(corpus.sessions) == 5
+
+
 def test_a_class_that_is_renamed_need_not_be_taken_off_the_list(emodb_root):
     """``data=emodb data.map="{bored: neutral}"``: the default classes still name bored."""
     corpus = emodb(emodb_root, map={"bored": "neutral"})
