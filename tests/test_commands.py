@@ -252,3 +252,13 @@ def test_a_message_in_a_file_is_one_line_and_on_a_terminal_fits_it():
         shown[terminal] = file.getvalue()
     assert shown[False] == f"INFO     results lie in [/a/folder] {'x' * 60}\n"
     assert shown[True].count("\n") > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "shown"), [("ser.data", 20, True), ("httpx2", 20, False), ("httpx2", 30, True)]
+)
+def test_the_screen_shows_of_libraries_only_warnings(name, level, shown):
+    file = io.StringIO()
+    handler = ScreenHandler(console=Console(file=file, width=40), show_path=False)
+    handler.handle(logging.makeLogRecord({"name": name, "levelno": level, "levelname": "X", "msg": "request"}))
+    assert ("request" in file.getvalue()) == shown

@@ -61,6 +61,15 @@ def test_error_messages_are_split_into_what_is_wrong_and_what_to_do(tmp_path):
     assert from_code._row(message) == "| n=⟨n⟩ was given, expected 1 | Give another. |"
 
 
+def test_error_messages_with_sums_and_with_a_remedy_that_depends_are_readable(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "_RATE = 16000\n\ndef f(n, remedy):\n    raise SerError(f'only {1000 * n / _RATE} ms were given; {remedy}.')\n"
+    )
+    (message,) = from_code.messages(tmp_path / "a.py")
+    assert message == "only ⟨…⟩ ms were given; ⟨remedy⟩."
+    assert from_code._row(message).startswith("| only ⟨…⟩ ms were given | As the message says")
+
+
 def test_each_error_message_is_on_its_page():
     page = from_code.errors()
     rows = re.findall(r"^\| (?!message|-).*\|$", page, re.M)

@@ -222,12 +222,25 @@ def test_listening_to_a_file_writes_an_event_a_window(checkpoint, recognizer, tm
     assert table["index"].tolist() == list(range(5))
     expected = recognizer(voice(3.2)[8000:24000], 16000)
     assert table[P].to_numpy()[1] == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
-    assert "5 windows answered, 0 dropped" in capsys.readouterr().out
+    assert "windows answered: 5, dropped: 0" in capsys.readouterr().out
     assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--no-gate"]) == 0
-    assert "1 windows answered" in capsys.readouterr().out  # of the whole file, which is shorter than 5 s
+    assert "windows answered: 1," in capsys.readouterr().out  # of the whole file, which is shorter than 5 s
     write(path, np.zeros(32000, np.float32))
     assert main([*words, "--output", str(output)]) == 0
     assert set(pd.read_csv(output)["emotion"]) == {"no speech"}
+
+
+def test_a_terminal_shows_the_last_window_too(recognizer, monkeypatch):
+    from rich.console import Console
+
+    from ser.inference.listening import listen
+    from ser.inference.sources import Source
+
+    console = Console(width=80, force_terminal=True, file=io.StringIO())
+    monkeypatch.setattr("ser.inference.listening.get_console", lambda: console)
+    listen(recognizer, Source("fake", 16000, False, iter([voice(1.0).numpy()[:, None]])), window=1.0)
+    label = recognizer(voice(1.0), 16000).label.upper()
+    assert label in console.file.getvalue() and "windows answered: 1" in console.file.getvalue()
 
 
 def test_what_is_heard_is_kept_on_request(checkpoint, tmp_path, capsys):
@@ -423,7 +436,7 @@ def test_listen_prints_a_line_of_json_per_window(checkpoint, tmp_path, capsys):
     lines = [json.loads(line) for line in shown.out.splitlines()]
     assert [line["index"] for line in lines] == list(range(7))
     assert all(line["emotion"] in EMOTIONS and line["end"] == line["start"] + 1 for line in lines)
-    assert "4.0 s heard, 7 windows answered" in shown.err
+    assert "4.0 s heard; windows answered: 7" in shown.err
     assert main(words) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (last["emotion"], last["confidence"], last["p_sad"]) == ("no speech", None, None)

@@ -105,7 +105,7 @@ def _text(node: ast.AST, constants: dict[str, Any]) -> str:
     if isinstance(node, ast.JoinedStr | ast.BinOp):
         parts = node.values if isinstance(node, ast.JoinedStr) else [node.left, node.right]
         return "".join(_text(part, constants) for part in parts)
-    if isinstance(node, ast.FormattedValue):
+    if isinstance(node, ast.FormattedValue) and not isinstance(node.value, ast.BinOp):  # a sum is a number
         return _text(node.value, constants)
     if isinstance(node, ast.Constant):
         return str(node.value)
@@ -126,6 +126,8 @@ def _row(message: str) -> str:
     if not separator:
         given, separator, remedy = message.partition(", expected ")
         remedy = remedy and f"expected {remedy}"
+    if remedy and not re.search(r"[a-z]{4}", re.sub("⟨.*?⟩", "", remedy)):
+        remedy = "as the message says: it depends on what was given."
     return f"| {cell(given if separator else message)} | {cell(remedy[:1].upper() + remedy[1:])} |"
 
 

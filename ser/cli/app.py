@@ -36,7 +36,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ScreenHandler(RichHandler):
-    """Shows log messages on a terminal as Rich does; in a file each is one line, however long."""
+    """Shows log messages on a terminal as Rich does; in a file each is one line, however long. Of libraries: warnings."""
+
+    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        """Leave out what libraries only inform of, such as each request to the Hub."""
+        ours = record.name.partition(".")[0] in ("ser", "__main__")
+        return (ours or record.levelno >= logging.WARNING) and super().filter(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a message."""
@@ -55,8 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         handlers=[ScreenHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
     warnings.filterwarnings("ignore", category=SyntheticVoiceWarning)  # what answers says so on the screen
-    for noisy in ("httpx", "matplotlib", "fontTools", "huggingface_hub"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     words = list(sys.argv[1:] if argv is None else argv)
     commands = [found.callback.__name__ for found in app.registered_commands if found.callback]
     given = "".join(f"{word} " for word in words[:1] if word in commands)

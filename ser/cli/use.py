@@ -108,7 +108,7 @@ def predict(
     screen.show_predictions(table, recognizer, speaker_per_folder, gate)
     if output is not None:
         screen.write_table(output, table)
-        typer.echo(f"{len(table)} rows in {output}")
+        typer.echo(f"the table is in {output}, rows: {len(table)}")
     if attention is not None:
         screen.draw_attention(recognizer, files, attention)
         typer.echo(f"attention over the waveforms in {attention}")

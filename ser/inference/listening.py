@@ -148,12 +148,13 @@ def listen(
         recording = Recording(record, source.sample_rate, recognizer.emotions)
         blocks = recording.hearing(source.blocks)
     try:
-        with stream, Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
-            for clipping in _feed(stream, blocks, wait=not source.realtime):
-                if live is not None:
-                    live.update(view(stream, clipping))
-    except KeyboardInterrupt:
-        pass  # the ordinary way to end
+        with Live(console=console, refresh_per_second=10) if on_screen else nullcontext() as live:
+            with suppress(KeyboardInterrupt), stream:  # the ordinary way to end
+                for clipping in _feed(stream, blocks, wait=not source.realtime):
+                    if live is not None:
+                        live.update(view(stream, clipping))
+            if live is not None:
+                live.update(view(stream))  # the last windows are answered while the stream closes
     finally:
         if output is not None:
             write_table(output, event_table(stream.history(), recognizer.emotions))
@@ -182,13 +183,13 @@ def _feed(stream: StreamingRecognizer, blocks: Iterator[NDArray[np.float32]], wa
 def _ending(stream: StreamingRecognizer, output: Path | None, record: Path | None) -> Iterator[str]:
     """What was heard and answered, and why nothing was where the input was too short."""
     if output is not None:
-        yield f"{len(stream.history())} windows in {printable(output)}"
-    yield f"{stream.seconds:.1f} s heard, {stream.processed} windows answered, {stream.dropped} dropped"
+        yield f"table of the windows in {printable(output)}, rows: {len(stream.history())}"
+    yield f"{stream.seconds:.1f} s heard; windows answered: {stream.processed}, dropped: {stream.dropped}"
     whole = stream.window / stream.sample_rate
     if 0 < stream.seconds < whole:
         shorter = max(0.5, stream.seconds // 0.5 * 0.5)
         yield (
-            f"nothing could be answered: a window is {whole:g} s long and only {stream.seconds:.1f} s were heard; "
+            f"nothing could be answered: a window is {whole:.3g} s long and only {stream.seconds:.1f} s were heard; "
             f"give a shorter one, --window {shorter:g}, or use `ser predict`"
         )
     if record is not None:
@@ -220,7 +221,7 @@ def view(stream: StreamingRecognizer, clipping: bool = False) -> Panel:
     """The state of a stream: emotion, bars, level, latency, the last windows."""
     event = stream.latest
     if event is None:
-        heard = f"{stream.seconds:.1f} of {stream.window / stream.sample_rate:g} s"
+        heard = f"{stream.seconds:.1f} of {stream.window / stream.sample_rate:.3g} s"
         return Panel(Text(f"listening: {heard} of the first window"), title="speech emotion")
     bars = Table.grid(padding=(0, 1))
     for name in stream.recognizer.emotions:
