@@ -36,12 +36,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ScreenHandler(RichHandler):
-    """Shows log messages on a terminal as Rich does; in a file each is one line, however long. Of libraries: warnings."""
+    """Shows log messages on a terminal as Rich does, in a file as one line each; of libraries only warnings."""
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> bool:
         """Leave out what libraries only inform of, such as each request to the Hub."""
         ours = record.name.partition(".")[0] in ("ser", "__main__")
-        return (ours or record.levelno >= logging.WARNING) and super().filter(record)
+        return (ours or record.levelno >= logging.WARNING) and bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a message."""
