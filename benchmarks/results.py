@@ -64,8 +64,8 @@ PARTS = {
         (
             AFTER,
             f"variant={','.join(f'adversary/{name}' for name in REMOVALS)} {SEEDS}",
-            "variant=adversary/independence adversarial_weight=5,25 seed=1",
-            "variant=adversary/confusion adversarial_weight=0.1,0.3,1 seed=1",
+            f"variant=adversary/independence adversarial_weight=5,25 {SEEDS}",
+            f"variant=adversary/confusion adversarial_weight=0.1,0.3,1 {SEEDS}",
             CONFUSION,
             f"{CONFUSION} model.hidden_size=8",
             f"variant=recommended model.hidden_size=16,8 {SEEDS}",
@@ -80,12 +80,12 @@ PARTS = {
     "ravdess_layer3": Part(
         "RAVDESS, Whisper base, layer 3",
         LAYER,
-        (f"variant=statistics_logistic,recommended {SEEDS}", f"{RECURRENT} seed=1"),
+        (f"variant=statistics_logistic,recommended {SEEDS}", f"{RECURRENT} {SEEDS}"),
     ),
     "ravdess_curve": Part(
         "Learning curve, layers 2 to 4",
         f"{LAYERS} leakage=false",
-        ("variant=statistics_logistic,recommended,small_gru train_speakers=2,4,8,12,16 seed=1",),
+        (f"variant=statistics_logistic,recommended,small_gru train_speakers=2,4,8,12,16 {SEEDS}",),
         "curve outputs/results/ravdess_curve",
     ),
 }
@@ -131,7 +131,8 @@ def run(*arguments: str) -> bool:
 
 
 def write_page() -> None:
-    """Make the page of what has been measured so far."""
+    """Make the page of what has been measured here; a part that has not keeps the section that it had."""
+    earlier = dict(piece.split("\n", 1) for piece in f"\n{PAGE.read_text(encoding='utf-8')}".split("\n## ")[1:])
     page = [
         "# Every table, as `make results` wrote it",
         "",
@@ -146,6 +147,8 @@ def write_page() -> None:
     for name, part in PARTS.items():
         if (ROOT / OUTPUTS / name / "commit.txt").is_file():
             page += ["", f"## {part.title}", "", *section(part, ROOT / OUTPUTS / name)]
+        elif part.title in earlier:
+            page += ["", f"## {part.title}", *earlier[part.title].rstrip("\n").split("\n")]
     with atomic_path(PAGE) as temporary:
         temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
 

@@ -31,7 +31,7 @@ from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
 from ser.run.identity import depends_on_seed, describe, run_record
 from ser.run.results import collect, score_parts
-from ser.run.trainer import build_trainer, check_trainer, count_threads
+from ser.run.trainer import build_trainer, check_trainer, count_threads, reuse_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def _carry_out(
     batches = len(data.module.train_dataloader())  # per epoch
     trainer = build_trainer(cfg, batches=batches, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # refused here, settings leave no folder behind
+    reuse_freed_memory()
     with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
         with finished(trainer.loggers):  # they write into the folder, which may move

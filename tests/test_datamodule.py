@@ -8,7 +8,7 @@ import torch
 from ser.data.batching import LengthBatches, valid_frames
 from ser.data.cache import FeatureCache, Recording, write_shard
 from ser.data.corpus import Corpus, Utterance
-from ser.data.datamodule import EmotionDataModule
+from ser.data.datamodule import EmotionDataModule, FrameDataset
 from ser.data.normalization import GlobalNormalization, NoNormalization, SpeakerNormalization
 from ser.data.protocols import RandomProtocol, SessionProtocol
 from ser.errors import SerError
@@ -186,9 +186,10 @@ def test_a_batch_is_bit_for_bit_its_utterances_padded_and_normalised(corpus, spl
         own = [dataset._frames(row) for row in rows]
         assert batch.frames.dtype == own[0].dtype
         assert torch.equal(batch.frames, torch.nn.utils.rnn.pad_sequence(own, batch_first=True))
+        raw = FrameDataset([cache], split.train, None, average)[rows]
         before, after = batch.frames.clone(), data.on_after_batch_transfer(batch, 0)
         mean, std = (values[batch.statistics][:, None] for values in (data.statistics.mean, data.statistics.std))
-        expected = (before.float() - mean) / std * valid_frames(batch.lengths, before.shape[1])[..., None]
+        expected = (raw.frames.float() - mean) / std * valid_frames(batch.lengths, before.shape[1])[..., None]
         assert torch.equal(after.frames, expected) and after.frames.dtype == torch.float32
         assert torch.equal(batch.frames, before)  # which the next epoch reads again
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ser.data.batching import LengthBatches, average_utterance, valid_frames
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
-from ser.data.normalization import Normalization
+from ser.data.normalization import Normalization, Statistics
 from ser.data.split import Split
 from ser.errors import SerError, check_number
 
@@ -37,8 +37,9 @@ class FrameDataset(Dataset[Batch]):
 
     Indexed by a list of row numbers, so that a loader without automatic batching yields whole batches.
 
-    Utterances are cut to ``max_frames`` cached frames, then averaged. Averaged frames of up to ``keep_bytes`` stay
-    in memory once they were read: a network on them is quick, and reading four frames for each of them is not.
+    Utterances are cut to ``max_frames`` cached frames, then averaged, then normalised where ``normalized_by`` is
+    given: both once. Averaged frames of up to ``keep_bytes`` stay in memory once they were read: a network on them
+    is quick, and reading four frames for each of them is not.
 
     With several ``caches`` the rows of the second, copies of the same utterances, come after those of the first.
     """
@@ -52,6 +53,7 @@ class FrameDataset(Dataset[Batch]):
         keep_bytes: int = 0,
     ) -> None:
         self.average, self.keep_bytes, self.versions = average, keep_bytes, len(caches)
+        self.normalized_by: Statistics | None = None  # of whole frames nothing is kept: those are normalised as batches
         self._kept: dict[int, Tensor] = {}
         self.ids = [utterance.id for utterance in utterances] * self.versions
         first = caches[0]  # has what a copy lacks, one that became too short
@@ -87,6 +89,9 @@ class FrameDataset(Dataset[Batch]):
         frames = torch.from_numpy(self.caches[row].read(self.ids[row])[: self.cached_lengths[row]])
         if self.average > 1:
             frames = average_utterance(frames.float(), self.average)
+            if self.normalized_by is not None:
+                which = self.statistics[row]
+                frames.sub_(self.normalized_by.mean[which]).div_(self.normalized_by.std[which])
             if frames.nbytes <= self.keep_bytes:
                 self.keep_bytes -= frames.nbytes
                 self._kept[row] = frames
@@ -179,6 +184,7 @@ class EmotionDataModule(lightning.LightningDataModule):
         dataset.emotion = torch.tensor([emotions.index(u.emotion) for u in utterances])
         dataset.speaker = torch.tensor([speaker.get(u.speaker, -1) for u in utterances])
         dataset.statistics = torch.tensor([self.statistics.row(u.speaker) for u in utterances])
+        dataset.normalized_by = self.statistics if self.average > 1 else None
         return dataset
 
     def emotion_counts(self) -> Tensor:
@@ -210,6 +216,7 @@ class EmotionDataModule(lightning.LightningDataModule):
             dataset,
             sampler=batches,
             batch_size=None,  # the dataset returns whole batches
+            collate_fn=_unchanged,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
@@ -242,8 +249,13 @@ class EmotionDataModule(lightning.LightningDataModule):
         return [self.loader(part) for part in self.datasets]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise on the device; padded frames stay zero."""
-        return normalize(batch, self.statistics.mean, self.statistics.std)
+        """Normalise on the device what the dataset has not; padded frames stay zero."""
+        return batch if self.average > 1 else normalize(batch, self.statistics.mean, self.statistics.std)
+
+
+def _unchanged(batch: Any) -> Any:
+    """What the dataset returned, which the loader would otherwise search for arrays to convert."""
+    return batch
 
 
 def normalize(batch: Batch, mean: Tensor, std: Tensor) -> Batch:

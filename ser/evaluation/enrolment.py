@@ -133,7 +133,7 @@ def _loaded(run: Run) -> tuple[EmotionDataModule, nn.Module, FrameStatistics]:
         )
     network = build_network(config, weights, checkpoint).eval()
     dataset = data.module.datasets["test"]
-    dataset.statistics = torch.arange(len(dataset))  # every utterance has statistics of its own
+    dataset.statistics, dataset.normalized_by = torch.arange(len(dataset)), None  # each utterance has its own
     return data.module, network, config.statistics
 
 

@@ -81,7 +81,7 @@ def speaker_scores(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["speaker", "gender", "session", "n", "accuracy", "uar", "weighted_f1"])
 
 
-def cross_speaker(table: pd.DataFrame, repetitions: int = 1000) -> dict[str, Any]:
+def cross_speaker(table: pd.DataFrame, repetitions: int | None = None) -> dict[str, Any]:
     """How much the scores differ between speakers and groups of them, with 95% intervals (see ``bootstrap_bounds``).
 
     ``average_f1`` is the mean of the speakers' weighted F1, ``performance_std`` its sample standard deviation over
@@ -132,7 +132,7 @@ def _by_class(sums: np.ndarray) -> np.ndarray:
     return sums.reshape(*sums.shape[:-1], 3, -1)
 
 
-def _gap(table: pd.DataFrame, column: str, repetitions: int) -> dict[str, Any] | None:
+def _gap(table: pd.DataFrame, column: str, repetitions: int | None) -> dict[str, Any] | None:
     """Accuracy of the best group minus that of the worst; the interval redraws speakers inside these two groups.
 
     Utterances without a group (an unknown gender) are left out; None where fewer than two groups remain.
@@ -156,7 +156,7 @@ def _group_scores(table: pd.DataFrame) -> dict[str, Any]:
     return {**found, "n": len(table), "speakers": int(table["speaker"].nunique())}
 
 
-def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: int) -> Bounds:
+def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: int | None) -> Bounds:
     """Accuracy of ``best`` minus that of ``worst``, speakers redrawn inside each."""
     rows = []
     for side, table in enumerate((worst, best)):

@@ -26,7 +26,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_intervals(table: pd.DataFrame, repetitions: int = 1000) -> dict[str, Interval]:
+def bootstrap_intervals(table: pd.DataFrame, repetitions: int | None = None) -> dict[str, Interval]:
     """Every metric of a prediction table with its 95% interval over speakers (see ``bootstrap_bounds``).
 
     Ids that occur several times (seeds) count as one utterance.

@@ -1,7 +1,9 @@
 """Lightning's trainer, with the callbacks and loggers of the configuration."""
 
+import ctypes
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from inspect import signature
@@ -21,6 +23,7 @@ from ser.console import is_quiet
 from ser.errors import SerError, check_number
 
 log = logging.getLogger(__name__)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 SMALL_NETWORK = 2_000_000  # parameters; the parallel parts of smaller ones are short, so threads wait for each other
 _SCORES = [name for name in COLUMNS if not name.startswith("test/")]
 
@@ -130,6 +133,18 @@ def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
     threads: int = trainer.threads
     check_number("trainer.threads", threads, 1, whole=True)
     return threads
+
+
+def reuse_freed_memory() -> None:
+    """Let glibc keep the memory that a step frees for the next step, in place of asking the system for fresh pages.
+
+    By its own rule it returns blocks of some megabytes, as batches and activations are: 600,000 page faults in a run
+    of ``recommended``, 6% of its processor time. Other systems allocate as they did.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "mallopt"):  # musl has none
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that every glibc takes
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
 def has_bf16_instructions() -> bool:
