@@ -26,7 +26,7 @@ from ser.io import read_json
 from ser.models.statistics import StatisticsLogistic
 from ser.module import EmotionModule
 from ser.run.building import Data, build_module, load_data, measured
-from ser.run.dashboards import finished, log_result, shown_result, shown_settings
+from ser.run.dashboards import check_login, finished, log_result, shown_result, shown_settings
 from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
 from ser.run.identity import depends_on_seed, describe, run_record
@@ -62,6 +62,7 @@ def _carry_out(
     recipe = recipe_for(cfg, overrides)
     lightning.seed_everything(cfg.seed, verbose=False)
     check_trainer(cfg)
+    check_login(cfg.logger or {})
     data = load_data(cfg)
     identity = describe(cfg, measured(data) | (recipe.facts if recipe else {}))
     if recipe is not None:

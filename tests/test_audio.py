@@ -110,20 +110,27 @@ def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["AIFF", "AU", "NIST", "RF64", "SVX", "VOC", "W64", "WAV"])
-def test_what_a_cut_file_lacks_is_told(tmp_path, kind):
-    path = tmp_path / "cut"
-    soundfile.write(path, tone(16000), 16000, "PCM_16", format=kind)
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    "kind",
+    ["AIFF", "AU", "AVR", "MAT4", "MAT5", "MPC2K", "NIST", "RF64", "SVX", "VOC", "W64", "WAV", "WAVEX", "WVE"],
+)
+def test_what_a_cut_file_lacks_is_told(tmp_path, kind, channels):
+    """In every format whose header says how long it is; IRCAM, PAF and PVF do not say."""
+    path, rate = tmp_path / "cut", 8000 if kind == "WVE" else 16000
+    samples = np.stack([tone(rate)] * (1 if kind in ("SVX", "WVE") else channels), axis=1)
+    soundfile.write(path, samples, rate, "ALAW" if kind == "WVE" else "PCM_16", format=kind)
     assert len(read_audio(path)) == 8000
-    path.write_bytes(path.read_bytes()[:8000])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SerError, match=r"is truncated: \d+ of \d+ (bytes|frames)"):
         read_audio(path)
 
 
-def test_a_cut_caf_is_refused(tmp_path):
-    path = tmp_path / "cut.caf"
-    soundfile.write(path, tone(16000), 16000)
-    path.write_bytes(path.read_bytes()[:8000])
+@pytest.mark.parametrize("kind", ["CAF", "FLAC", "HTK", "SDS"])
+def test_what_cannot_be_decoded_once_it_is_cut_is_refused(tmp_path, kind):
+    path = tmp_path / "cut"
+    soundfile.write(path, tone(16000), 16000, "PCM_16", format=kind)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SerError, match="cannot be decoded"):
         read_audio(path)
 
@@ -203,14 +210,31 @@ def test_other_containers_without_the_size_of_their_samples_are_read_to_the_end(
     assert "read to its end" in caplog.text or size is not bytes
 
 
+@pytest.mark.parametrize("size", [0, 8, 0x7F000000 + 8, 0xFFFFFFFF])  # 8: without samples; 0x7f000000: of a pipe
+def test_an_aiff_that_was_not_closed_is_read_to_its_end(tmp_path, size):
+    path = tmp_path / "open.aiff"
+    soundfile.write(path, tone(16000), 16000)
+    whole, content = read_audio(path), bytearray(path.read_bytes())
+    samples = content.index(b"SSND")
+    content[samples + 4 : samples + 8] = size.to_bytes(4, "big")
+    frames = content.index(b"COMM") + 10
+    content[frames : frames + 4] = bytes(4) if size < 9 else b"\x7f\0\0\0"
+    path.write_bytes(content)
+    assert torch.equal(read_audio(path), whole) and duration(path) == 0.5
+    path.write_bytes(content[: samples + 16])
+    with pytest.raises(SerError):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.7, 0.9])
 @pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
-def test_of_an_ogg_that_was_cut_the_rest_is_read_and_told(tmp_path, codec, caplog):
+def test_of_an_ogg_that_was_cut_the_rest_is_read_and_told(tmp_path, codec, fraction, caplog):
     path = tmp_path / "cut.ogg"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 64000), 16000, codec, format="OGG")
     whole = read_audio(path)
     assert not caplog.text
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert 0.2 < len(read_audio(path)) / len(whole) < 0.6
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+    assert fraction - 0.3 < len(read_audio(path)) / len(whole) < fraction + 0.1
     assert "ends in the middle" in caplog.text
 
 

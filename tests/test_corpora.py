@@ -511,11 +511,13 @@ def test_wrong_manifests_are_refused_by_line(tmp_path, header, row, reason):
         manifest(table)
 
 
-@pytest.mark.parametrize("content", [b"", b"path,emotion,speaker\n", b"path,emotion,speaker\nb\xfc.wav,sad,x\n"])
+@pytest.mark.parametrize("content", [b"", b"path,emotion,speaker\n", b"path,emotion,speaker\nb\xfc.wav,sad,x\n",
+                                     b"PK\3\4" + bytes(9999)])  # fmt: skip
 def test_a_manifest_that_is_no_table_is_refused(tmp_path, content):
     (tmp_path / "table.csv").write_bytes(content)
-    with pytest.raises(SerError, match=r"table\.csv"):
+    with pytest.raises(SerError, match=r"table\.csv") as caught:
         manifest(tmp_path / "table.csv")
+    assert len(str(caught.value)) < 800
 
 
 @pytest.mark.parametrize(
@@ -546,16 +548,23 @@ def test_damaged_tables_are_refused_by_line(tmp_path, text, reason):
         "sep=;\npath;emotion;speaker\na.wav;sad;x\nb.wav;happy;v\n",
         "path|emotion|speaker|text\na.wav|sad|x|one, two\nb.wav|happy|v\n",
         'id,path,emotion,speaker,text\r\na,"a.wav",sad,x,"one\n""two"""\r\nb,b.wav,happy,v,\r\n',
+        ',PATH,"emotion" ,"speaker"  \r0, "a.wav" ,"sad" , "x" \r1,"b.wav", "happy","v"\r',
     ],
 )
-def test_tables_as_programs_write_them_are_read(tmp_path, recwarn, text):
-    (tmp_path / "table.csv").write_text(text, newline="")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_programs_write_them_are_read(tmp_path, recwarn, text, encoding):
+    (tmp_path / "table.csv").write_text(text, encoding, newline="")
     corpus = manifest(tmp_path / "table.csv")
     assert [(u.id, u.path.name, u.emotion, u.speaker) for u in sorted(corpus.utterances, key=lambda u: u.id)] == [
         ("a", "a.wav", "sad", "x"),
         ("b", "b.wav", "happy", "v"),
     ]
     assert not recwarn.list
+
+
+def test_speakers_that_differ_in_capitals_only_are_told(tmp_path, caplog):
+    manifest(write_table(tmp_path, "path,emotion,speaker", "a.wav,sad,Ann", "b.wav,happy,ann", "c.wav,happy,Bob"))
+    assert "count as several: Ann, ann" in caplog.text and "Bob" not in caplog.text
 
 
 @pytest.mark.parametrize("separator", ["\t", ";", ","])

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ser import training
 from ser.errors import SerError
-from ser.run.dashboards import log_image, shown_result, shown_settings
+from ser.run.dashboards import check_login, log_image, shown_result, shown_settings
 
 EACH_EPOCH = {"seconds", "learning_rate", "gradient_norm", "peak_memory_mb"}
 
@@ -79,6 +79,26 @@ def test_wandb_summarises_the_chosen_epoch_not_the_last(configure, tmp_path, mon
     assert [name for name, *_ in kept] == [f"mine fold 1 seed {seed}" for seed in (1, 2, 3)]
     assert kept[1][2] == {"exit_code": 1} and wandb.run is None
     assert all(len(list(tmp_path.glob(f"{run}/wandb/offline-run-*"))) == 1 for run in ("run", "failed", "next"))
+
+
+@pytest.mark.parametrize("key", ["", "short", "0123456789" * 4])
+def test_wandb_is_refused_before_extraction_where_it_cannot_log_in(configure, tmp_path, monkeypatch, key):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_MODE", raising=False)  # which Lightning sets for offline runs
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    wandb.teardown()  # its settings are read once
+    cfg = configure("logger=wandb", "data.manifest=nowhere.csv")  # refused later
+    try:
+        with pytest.raises(SerError, match=r"logger=wandb cannot log in.*offline=true"):
+            training.run(cfg)
+        assert not list(tmp_path.rglob("run/*"))
+        for mode in ({"offline": True}, {"mode": "disabled"}):
+            check_login({"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", **mode}})
+    finally:
+        wandb.teardown()
 
 
 def failing(*arguments):

@@ -262,6 +262,7 @@ def test_mixed_precision_trains(make, tmp_path, monkeypatch, words):
     (["adversarial_weight=0.01", "augmentation=strong"], "enhanced_gru,adversarial_weight=0.01,augmentation=strong"),
     (["augmentation=strong", "adversarial_weight=0.01"], "enhanced_gru,adversarial_weight=0.01,augmentation=strong"),
     (["variant=mine", "optimizer.lr=0.1"], "mine"),
+    (["model=gru", "logger=wandb", "+logger.wandb.offline=true", "trainer.threads=2"], "gru"),
 ])  # fmt: skip
 def test_variant_names_what_changes_a_result(make, words, expected):
     assert make(*words, bare=True).variant == expected

@@ -25,7 +25,6 @@ from ser.errors import SerError, explain
 _PACKAGE = Path(__file__).resolve().parents[1]
 # conf/ is inside the package once installed, beside it in a checkout.
 CONFIG_FOLDER = (_PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent) / "conf"
-_PLACE = re.compile(r"data\.\w+\.(root|manifest)=")  # of a part of data=combined
 LONGEST_NAME = 120  # bytes of a folder name; file systems allow 255
 
 
@@ -132,7 +131,11 @@ def variant_name(model: str, experiment: str | None, overrides: str | None) -> s
 
     An experiment takes the place of the model as the name; ``overrides`` is Hydra's ``override_dirname``.
     """
-    settings = [part for part in name_parts(overrides or "") if part and not _PLACE.match(part)]
+    from ser.run.identity import irrelevant  # noqa: PLC0415  it loads this module
+
+    settings = [
+        part for part in name_parts(overrides or "") if part and not irrelevant(part.split("=")[0].lstrip("+~"))
+    ]
     if not experiment:
         settings = [setting for setting in settings if setting != f"model={model}"]
     return ",".join([experiment or model, *settings]).replace(" ", "").replace("/", "-")

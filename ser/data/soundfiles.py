@@ -18,11 +18,8 @@ from ser.errors import one_line
 log = logging.getLogger(__name__)
 
 # libsndfile cuts the frame count of a truncated file to what is there; only its log keeps the header's promise.
-_SHORT = re.compile(
-    r"^\s*(?:data|SSND|BODY|Data Size|riff) *: (?P<all>\d+) \(should be (?P<some>\d+)\)"
-    r"|Calculated frame count (?P<few>\d+) does not match value from 'ds64' chunk of (?P<whole>\d+)",
-    re.MULTILINE,
-)
+_SHORT = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_FRAMES = re.compile(r"^\s*(?:Frames|(?:Rows : \d+ +)?Cols|Data length) *:? (\d+)", re.MULTILINE)  # that it promises
 _CUT_VOC = re.compile(r"^Length : (\d+).*^ Extended II : (\d+).*Seems to be a truncated", re.MULTILINE | re.DOTALL)
 _VOC_HEADERS = 42  # bytes: the file's, and two of the block with the samples, of which the block counts 12
 _NIST_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)  # samples per channel; libsndfile does not compare
@@ -30,11 +27,11 @@ _NIST_HEADER = 1024  # bytes
 # Its log of a WAV with something behind the samples that is no chunk, such as samples that the header does not count.
 _UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at position (\d+)", re.MULTILINE | re.DOTALL)
 _NO_BYTES = re.compile(r"^\s*(?:data|SSND) : 0\b", re.MULTILINE)  # of a W64 or AIFF that it reads all the same
-_CUT_OGG = re.compile("Last page lacks an end-of-stream bit")
+_CUT_OGG = re.compile("Last page lacks an end-of-stream bit|Ogg ?: Junk after the last page")
 _NO_SIZE = re.compile(rb"data(?:\0{4}|\xff{4})")  # the header of the samples, their size unknown
 _READ_ON = "its header says 0 bytes of samples, or an unknown number, but some follow; read to its end"
 _FEW_BYTES = 10_000  # fewer are not worth a warning
-_UNKNOWN_SIZE = 0x7FFF0000  # bytes: programs that write WAV to a pipe put the largest number there
+_UNKNOWN_SIZE = 0x7F000000  # bytes: programs that write WAV or AIFF to a pipe put the largest number there
 UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
 _LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
 
@@ -89,6 +86,10 @@ def _with_size(path: str | Path) -> mmap.mmap | None:
     elif kind == b"caff" and found and content[found.end() : found.end() + 4] == content[found.end() - 4 : found.end()]:
         begin = found.end() + 4  # its sizes have 8 bytes
         content[begin - 8 : begin] = (len(content) - begin).to_bytes(8, "big")
+    elif kind == b"FORM" and (size := content.find(b"SSND\0\0\0\x08", 12, _LONGEST_HEADER) + 4) >= 16:
+        if len(content) == size + 12 or _is_chunk(content, size + 12, order):
+            return None
+        content[size : size + 4] = bytes(4)  # AIFF counts 8 bytes before the samples; of 0 it is read to its end
     elif kind in (b"RIFF", b"RIFX", b"RF64") and found:
         samples = found.start() + 8
         if samples < 24 or samples == len(content) or _is_chunk(content, samples, order):
@@ -131,10 +132,9 @@ def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
 def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:
     """What an open file lacks, of which so many frames could be read or are promised; None where it is whole."""
     found, unit, short = None, "frames", _SHORT.search(file.extra_info)
-    some, promised = frames, file.frames
+    some, promised = frames, max([file.frames, *map(int, _FRAMES.findall(file.extra_info))])
     if short:
-        some, promised = int(short["some"] or short["few"]), int(short["all"] or short["whole"])
-        unit = "bytes of samples" if short["some"] else unit
+        some, promised, unit = int(short[2]), int(short[1]), "bytes of samples"
     elif cut := _CUT_VOC.search(file.extra_info):
         some, promised, unit = int(cut[1]) - _VOC_HEADERS, int(cut[2]) - 12, "bytes of samples"
     elif file.format == "NIST" and (count := _NIST_COUNT.search(_first_bytes(file.name, _NIST_HEADER))):

@@ -196,9 +196,11 @@ class Experiment:
     def check_settings(self) -> Iterator[Finding]:
         """Whether trainer, callbacks, loggers, batches, network and adversary accept theirs."""
         from ser.run.building import check_settings  # noqa: PLC0415  Lightning loads once the rest was said
+        from ser.run.dashboards import check_login  # noqa: PLC0415
         from ser.run.trainer import check_trainer  # noqa: PLC0415
 
         check_trainer(self.cfg)
+        check_login(self.cfg.logger or {})
         check_settings(self.cfg, self.encoder.dim, len(self.corpus.speakers), len(self.corpus.emotions))
         yield Finding("settings", "ok", "trainer, callbacks, loggers, batches and network accept theirs")
 

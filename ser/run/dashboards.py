@@ -1,4 +1,4 @@
-"""What TensorBoard and Weights & Biases show of a finished run: its settings and the result of the chosen epoch."""
+"""What TensorBoard and Weights & Biases show of a finished run, its settings and the chosen epoch, and the login."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
 
 from ser.config import compose_options
+from ser.errors import SerError, first_line
 from ser.evaluation.leakage import COLUMNS, figures
 from ser.metrics import TITLES
 from ser.run.identity import describe
@@ -17,7 +18,32 @@ from ser.run.identity import describe
 _SHOWN = ("uar", "wa", "macro_f1")
 _PROBE = ("speaker", "chance", "eer")  # of the speaker probe: figures beside the scores
 _NOT_SETTINGS = ("format", "processes", "fold", "seed")  # entries of ``describe``
+_WITHOUT_LOGIN = ("offline", "dryrun", "disabled")  # modes of Weights & Biases, of the setting or WANDB_MODE
 _LARGEST_SIDE = 2000  # pixels of a figure; the files in figures/ are as they were drawn
+
+
+def check_login(loggers: Mapping[str, Any]) -> None:
+    """Refuse Weights & Biases without a key that its server accepts: it would ask for one only after the extraction.
+
+    Raises:
+        SerError: there is no key, or it is refused, or the server cannot be reached; offline none is needed.
+    """
+    for name, node in loggers.items():
+        if not node["_target_"].endswith("WandbLogger") or node.get("offline"):
+            continue
+        import wandb  # noqa: PLC0415  an extra
+
+        if (node.get("mode") or wandb.setup().settings.mode) in _WITHOUT_LOGIN:
+            continue
+        try:
+            reason = "" if wandb.login(prompt=False, verify=True) else "no API key is configured"
+        except (wandb.Error, ValueError) as error:
+            reason = first_line(error)
+        if reason:
+            raise SerError(
+                f"logger={name} cannot log in to Weights & Biases ({reason}), expected a key that its server accepts; "
+                f"run wandb login, or keep the results here with +logger.{name}.offline=true."
+            )
 
 
 def shown_settings(cfg: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 from ser.data.corpora.parsing import assemble, existing_root, log, speaker_groups, validate_emotions
 from ser.data.corpora.tables import FIRST_ROW, read_table
 from ser.data.corpus import Corpus, Utterance
-from ser.errors import SerError, first_line
+from ser.errors import SerError, first_line, one_line
 
 # Columns and the other names that tables have for them, in lower case.
 _COLUMNS = {
@@ -35,6 +35,7 @@ _PARTITIONS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _CONTROL = r"[\x00-\x1f\x7f]"  # of a quote that is closed lines below, for one
+_MOST_SHOWN = 300  # characters of the columns in an error
 _REMEDY = (
     "set data.manifest=/path/to/table.csv with the columns path, emotion, speaker[, session, gender, start, end, id]"
 )
@@ -92,6 +93,11 @@ def corpus_of_table(
     possible = sorted(set(table["emotion"]))
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(source))
     table = table[table["emotion"].isin(wanted)]
+    names = table["speaker"].drop_duplicates()
+    if (alike := names[names.str.lower().duplicated(keep=False)]).any():
+        log.warning(
+            "%s: speakers whose names differ in capitals only count as several: %s", source, ", ".join(alike[:4])
+        )
     if "session" in table:
         sessions = _numbered(table["session"], source)
     else:
@@ -121,14 +127,17 @@ def _read(source: Path, in_corpus: bool) -> pd.DataFrame:
         raise SerError(f"the manifest {source} does not exist; {remedy}.") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = first_line(error)
-        raise SerError(f"the manifest {source} cannot be read as a UTF-8 CSV table ({reason}); {_REMEDY}.") from error
+        raise SerError(
+            f"the manifest {source} cannot be read as a table of text ({reason}), expected CSV in UTF-8; save it so."
+        ) from error
 
 
 def _named_columns(table: pd.DataFrame, source: Path, given: Mapping[str, str]) -> pd.DataFrame:
     """The columns that are given or known, called as here."""
     table.columns = table.columns.str.strip().str.lower()
     own = {column: str(name).strip().lower() for column, name in given.items()}
-    seen = ", ".join(filter(None, table.columns))
+    seen = one_line(", ".join(filter(None, table.columns)))
+    seen = seen if len(seen) <= _MOST_SHOWN else f"{seen[:_MOST_SHOWN]} ..."
     if unknown := [column for column in own if column not in _COLUMNS]:
         raise SerError(f"data.columns names {unknown[0]}, expected one of {', '.join(_COLUMNS)}.")
     if absent := [name for name in own.values() if name not in table]:
@@ -207,7 +216,7 @@ def _seconds(source: Path, table: pd.DataFrame, column: str) -> "pd.Series[float
     text = table.get(column, pd.Series("", index=table.index))
     times = pd.to_numeric(text, errors="coerce").astype(float)
     no_number = (times.isna() | times.abs().eq(float("inf"))) & text.ne("")
-    _refuse(source, no_number, text, f"a {column}", "seconds or nothing")
+    _refuse(source, no_number, text, f"a {column}", "seconds such as 1.5, or nothing")
     return times
 
 

@@ -1,6 +1,8 @@
 """Tables of texts as other programs write them, with errors that name the line."""
 
+import codecs
 import csv
+import re
 from pathlib import Path
 from sys import intern
 
@@ -16,19 +18,23 @@ def read_table(source: Path) -> pd.DataFrame:
     """The rows of a table with a header, all values texts; the index is the line of a row less ``FIRST_ROW``.
 
     Separated by comma, tab, semicolon or bar, which the header tells, or a line such as ``sep=;`` above it. Rows
-    without any value are left out; what a short row lacks is empty.
+    without any value and spaces around quotes are left out; what a short row lacks is empty.
 
     Raises:
         SerError: there is no header, or a row has more values than it, or a quote is not closed.
         OSError: it cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeDecodeError: it is neither UTF-8 nor UTF-16 that says so, as spreadsheets write it.
     """
-    with source.open(encoding="utf-8-sig", newline="") as file:
+    with source.open("rb") as beginning:
+        wide = beginning.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    with source.open(encoding="utf-16" if wide else "utf-8-sig", newline="") as file:
         first = next((line.strip() for line in file if line.strip()), "")
         told = first.lower().startswith("sep=") and len(first) == len("sep=;")
         separator = first[-1] if told else max(_SEPARATORS, key=first.count)
         file.seek(0)
-        reader = csv.reader(file, delimiter=separator, strict=True)
+        close = re.compile(rf'" +(?=[{separator}\r\n]|$)')
+        lines_of_file = (close.sub('"', line) for line in file)
+        reader = csv.reader(lines_of_file, delimiter=separator, strict=True, skipinitialspace=True)
         header: list[str] | None = None if told else []  # None: the line with the separator comes first
         rows, lines, before = [], [], 0
         try:
@@ -51,5 +57,5 @@ def read_table(source: Path) -> pd.DataFrame:
             ) from error
     if not header:
         raise SerError(f"{source} is empty, expected a line with the names of the columns.")
-    names = [name.strip() or f"unnamed: {number}" for number, name in enumerate(header)]
+    names = [name.strip("\ufeff\u200b ") or f"unnamed: {number}" for number, name in enumerate(header)]
     return pd.DataFrame(rows, columns=names, index=lines, dtype=str)
