@@ -405,3 +405,11 @@ def test_a_page_that_is_open_says_so(shelf, tmp_path, uploads):
         assert ("open to the network" in shown) == is_open
         assert ("Nothing leaves this computer" in shown) != is_open
         page.sessions.close_all()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "marks"),
+    [((0.0, 30.0), ["0.0", "7.5", "15.0", "22.5", "30.0"]), ((0.0, 20.0), ["0", "5", "10", "15", "20"])],
+)
+def test_marks_of_the_time_axis_say_where_they_are(seconds, marks):
+    assert re.findall(r">([\d.]+) s<", plots._axis("en", seconds)) == marks

@@ -82,6 +82,7 @@ def test_a_curve_joins_the_sizes_of_a_variant(tmp_path, capsys):
     assert pd.read_csv(tmp_path / "curve.csv").set_index("variant")["transductive"]["speaker"]
     assert "speaker (transductive)" in capsys.readouterr().out
     figure = draw_curve(learning_curve(find_runs(tmp_path)))
+    assert all(float(mark).is_integer() for axes in figure.axes for mark in axes.get_xticks())  # of whole speakers
     assert WARNINGS["transductive"] + " (speaker)" in " ".join(" ".join(t.get_text() for t in figure.texts).split())
     write_run(tmp_path / "alone", "gru")
     assert main(["curve", str(tmp_path / "alone")]) == 1

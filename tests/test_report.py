@@ -4,13 +4,16 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from fake_runs import fake_table, write_run
 from rich.console import Console
 
 from ser.errors import SerError
+from ser.evaluation.leakage import COLUMNS
 from ser.evaluation.predictions import read_predictions, write_predictions
 from ser.evaluation.report.cells import Table, ranges
+from ser.evaluation.report.leakage_tables import leakage_table
 from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import to_markdown, to_screen, write_summary
 from ser.evaluation.report.report import train_commands, write_report
@@ -158,6 +161,22 @@ def test_screen_markdown_and_page_have_the_same_cells(sweep_page):
     assert f"{100 * summary.comparisons['difference'].iloc[0]:+.1f} [" in shown
     assert "gru (baseline)" in words
     assert "enhanced_gru (transductive)" in words
+
+
+def test_commands_in_captions_are_shown_as_code(sweep_page):
+    assert "<code>ser compare</code>" in sweep_page[1] and "`" not in sweep_page[1]
+
+
+def test_names_that_are_figures_stand_on_the_left():
+    table = Table("Errors", ["id", "speaker"], [["03-01", "1"]])
+    assert not table.is_numeric(0) and table.is_numeric(1)
+
+
+def test_what_no_run_has_is_no_column_of_leakage():
+    measured = {"variant": "a", "faults": 0} | {key: None if key == "adversary" else 0.5 for key in COLUMNS}
+    table = leakage_table(pd.DataFrame([measured]), {"a": "a"}, "a")
+    assert "adversary (%)" not in table.columns and "EER (%)" in table.columns and "dversary" not in table.caption
+    assert len(table.rows[0]) == len(table.columns)
 
 
 def test_the_page_keeps_the_baseline_of_the_sweep(few_figures, tmp_path):

@@ -259,6 +259,7 @@ def _strip(names: Looks, language: str, times: Times, rows: Sequence[Row | None]
 
 
 def _axis(language: str, seconds: Span) -> str:
-    key = "whole_seconds" if seconds[1] - seconds[0] >= 10 else "seconds"
-    marks = "".join(f"<span>{text(language, key, value=mark)}</span>" for mark in np.linspace(*seconds, 5))
+    values = np.linspace(*seconds, 5)
+    key = "whole_seconds" if values[-1] - values[0] >= 100 or np.allclose(values, values.round()) else "seconds"
+    marks = "".join(f"<span>{text(language, key, value=mark)}</span>" for mark in values)
     return f'<div class="ser-axis" aria-hidden="true">{marks}</div>'

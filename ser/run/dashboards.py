@@ -65,8 +65,8 @@ def shown_settings(cfg: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any
 
 def shown_result(metrics: Mapping[str, Any], leakage: Mapping[str, Any] | None) -> dict[str, float]:
     """Scores of metrics.json and leakage.json as fractions, by names such as ``result/test UAR``."""
-    result = {f"{part} {TITLES[key]}": metrics[part][key] for part in ("validation", "test") if part in metrics
-              for key in _SHOWN}  # fmt: skip
+    parts = [part for part in ("test", "validation") if part in metrics]  # HParams shows the first five columns
+    result = {f"{part} {TITLES[key]}": metrics[part][key] for key in _SHOWN for part in parts}
     probed = figures(leakage) if leakage else {}
     result |= {f"probe: {COLUMNS[key][0]}": value for key in _PROBE if (value := probed.get(key)) is not None}
     return {f"result/{name}": float(value) for name, value in result.items() if value is not None}

@@ -121,7 +121,8 @@ def _scatter(axes: Axes, points: np.ndarray, names: pd.Series, styles: dict[str,
         chosen = (names == name).to_numpy()
         if chosen.any():
             look: Look = {"color": color, "marker": marker, "edgecolors": "#555555", "label": style.drawable(name, 14)}
-            axes.scatter(points[chosen, 0], points[chosen, 1], s=24, alpha=0.85, linewidths=0.3, **look)
+            size = 48 if marker == "*" else 24  # a star fills half of its square
+            axes.scatter(points[chosen, 0], points[chosen, 1], s=size, alpha=0.85, linewidths=0.3, **look)
     columns = 1 + (len(axes.collections) > 14)
     spaces: Look = {"borderaxespad": 0.2, "handletextpad": 0.2, "columnspacing": 0.8}
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=columns, fontsize=8, **spaces)

@@ -30,8 +30,8 @@ class Table:
         return f"{self.caption} [{UNKNOWN}]: {TOO_FEW}." if missing else self.caption
 
     def is_numeric(self, column: int) -> bool:
-        """Whether every cell of the column holds figures, so that they are aligned on the right."""
-        return all(is_number(row[column]) for row in self.rows)
+        """Whether every cell of the column holds figures, so that they are aligned on the right; names never do."""
+        return column > 0 and all(is_number(row[column]) for row in self.rows)
 
 
 def percent(value: Any, signed: bool = False) -> str:

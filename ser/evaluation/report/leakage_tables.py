@@ -18,10 +18,10 @@ _PROBE_PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  #
 
 def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str) -> Table:
     """What can be told of the speakers from the pooled features, one row per variant."""
-    cells = []
+    cells, measured = [], {key: text for key, text in COLUMNS.items() if leakage[key].notna().any()}
     for row in records(leakage):
         figures = []
-        for key in COLUMNS:
+        for key in measured:
             low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
             figures.append(bounds(row[key], low, high) if pd.notna(low) else percent(row[key]))
         if row["faults"]:
@@ -29,12 +29,12 @@ def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str
         change, p = row.get("speaker_difference"), row.get("speaker_p_holm")
         figures.append(UNKNOWN if pd.isna(p) else f"{percent(change, signed=True)} (p {p_text(p)})")
         cells.append([names[row["variant"]], *figures])
-    meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in COLUMNS.values())
+    meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in measured.values())
     caption = (
         f"Mean over runs with 95% intervals over folds. {meanings} Change: of the speakers named, from "
         f"{names[baseline]}, with a permutation test paired by speaker, after Holm's correction."
     )
-    columns = ["variant", *(f"{title} (%)" for title, _ in COLUMNS.values()), "change (points)"]
+    columns = ["variant", *(f"{title} (%)" for title, _ in measured.values()), "change (points)"]
     return Table("Speaker leakage", columns, cells, caption)
 
 

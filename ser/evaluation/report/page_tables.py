@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ser.evaluation.bootstrap import METHOD
-from ser.evaluation.leakage import COLUMNS
+from ser.evaluation.leakage import COLUMNS, figures
 from ser.evaluation.predictions import probabilities
 from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, ranges
 from ser.evaluation.report.leakage_tables import probe_cell
@@ -85,7 +85,8 @@ def _calibration(run: Run) -> Table:
 
 def leakage_words(leakage: Mapping[str, Any]) -> Table:
     """What the features of one run tell of the speaker, a figure per row with its meaning."""
-    rows = [[title, probe_cell(key, leakage), text] for key, (title, text) in COLUMNS.items()]
+    measured = {key: COLUMNS[key] for key, value in figures(leakage).items() if value is not None}
+    rows = [[measured[key][0], probe_cell(key, leakage), measured[key][1]] for key in COLUMNS if key in measured]
     return Table("Speaker leakage", ["figure", "value (%)", "meaning"], rows, "95% intervals resample speakers.")
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ser.evaluation.training_noise import ONE_SEED
 from ser.io import safe_csv, write_json, write_text
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ def _screen_part(table: Table, columns: Sequence[int], widths: Sequence[int], ti
     screen = ScreenTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold", title_justify="left")
     screen.title = ScreenText(table.title) if title else None
     for column in columns:
-        aligned = column > 0 and table.is_numeric(column)
+        aligned = table.is_numeric(column)
         heading = ScreenText("\n".join(textwrap.wrap(table.columns[column], widths[column])))
         screen.add_column(heading, justify="right" if aligned else "left", overflow="fold", no_wrap=aligned)
     for row in table.rows:
@@ -138,7 +140,15 @@ def to_html(page: Page) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters["code"] = _code
     return environment.get_template("report.html.j2").render(page=page)
+
+
+def _code(text: str) -> "Markup":
+    """Text in which what stands between backticks is shown as code."""
+    from markupsafe import Markup, escape  # noqa: PLC0415  as jinja2
+
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
 
 
 def write_summary(summary: Summary, folder: str | Path) -> list[Path]:
