@@ -49,12 +49,12 @@ class EncoderNotHereError(SerError):
 def check_number(
     name: str, value: object, low: float, high: float = math.inf, *, above: bool = False, whole: bool = False
 ) -> None:
-    """Refuse a setting that is no number from ``low`` to ``high``; with ``above``, ``low`` itself is refused, too.
+    """Refuse a setting that is no finite number from ``low`` to ``high``; with ``above``, ``low`` is refused, too.
 
     ``name`` is the setting as the user writes it, such as ``model.dropout``.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        within = low <= value <= high and not (above and value == low)
+        within = low <= value <= high and abs(value) < math.inf and not (above and value == low)
         if within and (not whole or float(value).is_integer()):
             return
     kind = "a whole number" if whole else "a number"

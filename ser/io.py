@@ -72,9 +72,14 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(content: Any) -> str:
+    """``content`` as indented JSON."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON to ``path``, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    write_text(path, json_text(content))
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, NDArray[Any]]", metadata: Mapping[str, str]) -> None:
@@ -91,6 +96,12 @@ def write_tensors(path: Path, tensors: "Mapping[str, NDArray[Any]]", metadata: M
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(None, str(error)) from error
     path.chmod(0o666 & ~_UMASK)  # safetensors lets only the owner read its files
+
+
+def plain_rows(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The rows of a table in plain Python types; missing values are None."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return rows
 
 
 def safe_csv(table: "pd.DataFrame") -> str:

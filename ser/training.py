@@ -122,9 +122,8 @@ def _check_numbers(cfg: DictConfig) -> None:
         if value is not None or limits == dict.fromkeys(limits):
             check_number(f"trainer.{key}", value, 1, whole=True)
     check_number("seed", cfg.seed, 0, 2**32 - 1)
-    if cfg.adversarial_weight is not None:
-        check_number("adversarial_weight", cfg.adversarial_weight, 0)
-    check_number("auxiliary_weight", cfg.auxiliary_weight, 0)
+    for key in ("adversarial_weight", "auxiliary_weight", "l2_reg"):
+        check_number(key, cfg[key] or 0, 0)
     figure_formats(cfg.figures)
     for key in ("outputs", "run"):
         if not cfg.paths[key]:

@@ -216,6 +216,7 @@ WORDS = [
     ("logger=foo", "known are csv"),
     ("normalization=foo", "known are corpus, global"),
     ("lr=0.1", "did you mean optimizer.lr?"),
+    ("learning_rate=0.1", "did you mean optimizer.lr?"),
     ("epochs=5", "did you mean trainer.max_epochs or trainer.min_epochs?"),
     ("modle.hidden_size=8", "did you mean model.hidden_size?"),
     ("batches.max_seconds=nan", "max_seconds=nan"),
@@ -286,7 +287,8 @@ def test_control_characters_of_a_path_are_written_out(capsys, tmp_path, command)
              "+logger.tensorboard.foo=1",
              "logger=csv +logger.csv.flush_logs_every_n_steps=0", "+callbacks.mine=3", "+logger.mine._target_=no.such",
              "logger=csv logger.csv.save_dir=null", "batches.batch_size=0", "batches.max_frames=0", "batches.jitter=-1",
-             "batches.balance=speaker", "batches.max_seconds=-1", "batches.workers=-1", "extraction.workers=-1",
+             "batches.balance=speaker", "batches.max_seconds=-1", "batches.max_seconds=inf", "l2_reg=inf",
+             "batches.workers=-1", "extraction.workers=-1",
              "extraction.processes=x", "extraction.batch_seconds=0"]
 )  # fmt: skip
 def test_settings_are_refused_before_extraction(refusal, corpus, tmp_path, word):

@@ -19,7 +19,7 @@ from ser.emotions import looks
 from ser.errors import SerError
 from ser.inference.files import predict_file
 from ser.inference.vad import EnergyGate
-from ser.io import safe_csv
+from ser.io import json_text, plain_rows, safe_csv
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser-lab[demo]'")
 
@@ -28,7 +28,7 @@ from ser.demo import plots, recognition
 from ser.demo.app import Page
 from ser.demo.live import LiveSettings
 from ser.demo.recognition import Limits, ModelShelf
-from ser.demo.state import History, Sessions, to_json
+from ser.demo.state import History, Sessions
 
 GATE = EnergyGate()
 
@@ -287,7 +287,7 @@ def test_history_is_bounded_and_exported(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.wav", "3.wav", "4.wav"]
     table = history.table()
     assert table["name"].tolist() == ["Take 4", "Take 3", "Take 2"]
-    records = json.loads(to_json(table))
+    records = json.loads(json_text(plain_rows(table)))
     assert [row["predicted"] for row in records] == [None, "happy", None]
     assert records[1]["p_happy"] == 0.7
     assert safe_csv(table).splitlines()[0].endswith("model,p_happy,p_sad")

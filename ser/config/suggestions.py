@@ -15,11 +15,9 @@ def nearest_key(key: str, known: Iterable[str], folder: Path) -> str:
 
     ``known`` are all keys, ``folder`` is conf/.
     """
-    corpora = {f"data.{file.stem}" for file in (folder / "data").glob("*.yaml")} - {
-        "data.manifest"
-    }  # parts of combined
-    names = [name for name in sorted(known) if not re.search(r"\b_|\bdefaults$|^data\.\w+\.", name)]
-    names = [name for name in names if name not in corpora]
+    parts = {f"data.{file.stem}" for file in (folder / "data").glob("*.yaml")} - {"data.manifest"}  # of data=combined
+    hidden = re.compile(r"\b_|\bdefaults$|^data\.\w+\.")
+    names = [name for name in sorted(known) if name not in parts and not hidden.search(name)]
     if near := difflib.get_close_matches(key, names, n=1, cutoff=0.9):
         return f"did you mean {near[0]}?"
     top, word = re.split(r"[./]", key)[0], re.split(r"[./]", key)[-1]
@@ -29,10 +27,12 @@ def nearest_key(key: str, known: Iterable[str], folder: Path) -> str:
         last.setdefault(name.rpartition(".")[2], []).append(name)
     beside = inside or [name for name in names if "." not in name and "/" not in name]
     scopes = [dict.fromkeys(last, "")] if inside else [dict.fromkeys(beside, ""), dict.fromkeys(last, "")]
-    for file in [folder / "train.yaml", *sorted((folder / top).glob("*.yaml"))]:
+    for file in [folder / "train.yaml", *sorted(folder.glob(f"{top}/*.yaml" if inside else "*/*.yaml"))]:
         for indent, name, remark in _REMARK.findall(file.read_text(encoding="utf-8")):
-            if name in scopes[0] and (inside or indent in ("", "  - ")):
-                scopes[0][name] += f"{remark}. "
+            own = inside or (file.parent == folder and indent in ("", "  - "))
+            scope = scopes[0] if own else scopes[-1]
+            if name in scope:
+                scope[name] += f"{remark}. "
     found = [name for leaf in meant(word, *scopes) for name in ([leaf] if leaf in beside else _usual(last[leaf]))]
     if 0 < len(found) <= _MOST:
         return f"did you mean {_either(found)}?"
@@ -98,7 +98,8 @@ def meant(word: str, *scopes: Mapping[str, str]) -> list[str]:
             for name, remark in scope.items()
             if re.search(rf"(?<![\w-]){letters}(s|es)?(?![\w-])", remark, re.IGNORECASE)
         ]
-        said = [name for name in said if re.match(letters, scope[name], re.IGNORECASE)] or said
+        for begins in (rf"(^|\. ){letters}\. ", rf"(^|\. ){letters}"):  # a remark that is the word, or begins with it
+            said = [name for name in said if re.search(begins, scope[name], re.IGNORECASE)] or said
         if len(letters) > 1 and 0 < len(said) <= _MOST:
             return said
     return []

@@ -102,8 +102,7 @@ class LengthBatches(Sampler[list[int]]):
         jitter: float = 0.05,
         rows: ArrayLike | None = None,
     ) -> None:
-        if not 0 <= jitter < 1:
-            raise SerError(f"batches.jitter={jitter} was given, expected 0 <= jitter < 1; 0.05 is usual.")
+        check_number("batches.jitter", jitter, 0, 0.999)
         self.lengths = np.atleast_2d(np.asarray(lengths, dtype=np.int64))  # (V, n)
         self.rows = np.arange(self.lengths.size) if rows is None else np.asarray(rows, dtype=np.int64)
         self.rows = self.rows.reshape(self.lengths.shape)

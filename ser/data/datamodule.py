@@ -1,6 +1,5 @@
 """Cached frames as padded batches for Lightning."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -111,10 +110,9 @@ def check_batches(
     check_number("batches.workers", workers, 0, whole=True)
     if max_frames is not None:
         check_number("batches.max_frames", max_frames, 1, whole=True)
-    if max_seconds is not None and not 0 < max_seconds < math.inf:
-        raise SerError(f"batches.max_seconds={max_seconds} was given, expected a number above 0, or null.")
-    if not 0 <= jitter < 1:
-        raise SerError(f"batches.jitter={jitter} was given, expected 0 <= jitter < 1; 0.05 is usual.")
+    if max_seconds is not None:
+        check_number("batches.max_seconds", max_seconds, 0, above=True)
+    check_number("batches.jitter", jitter, 0, 0.999)
     if balance not in (None, "corpus"):
         raise SerError(f"batches.balance={balance} was given, expected null or corpus.")
 

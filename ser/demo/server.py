@@ -29,10 +29,10 @@ from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, read_audio
 from ser.demo import text
 from ser.demo.live import live_panel
 from ser.demo.recognition import Limits, ModelShelf
-from ser.demo.state import Session, Sessions, to_json
+from ser.demo.state import Session, Sessions
 from ser.errors import SerError
 from ser.inference.vad import SpeechGate, best_gate
-from ser.io import safe_csv
+from ser.io import json_text, plain_rows, safe_csv
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
@@ -282,7 +282,8 @@ def _file_routes(sessions: Sessions) -> APIRouter:
         table = session.history.table() if what == "history" else session.table if what == "folder" else None
         if table is None or kind not in ("csv", "json"):
             raise HTTPException(404, "there is nothing to download")
-        content, media = (safe_csv(table), "text/csv") if kind == "csv" else (to_json(table), "application/json")
+        content = safe_csv(table) if kind == "csv" else json_text(plain_rows(table))
+        media = "text/csv" if kind == "csv" else "application/json"
         headers = {"Content-Disposition": f'attachment; filename="{what}.{kind}"'}
         return Response(content, media_type=f"{media}; charset=utf-8", headers=headers)
 

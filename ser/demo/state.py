@@ -1,6 +1,5 @@
 """What belongs to one browser window, apart from every other one."""
 
-import json
 import logging
 import secrets
 import shutil
@@ -85,12 +84,6 @@ class History:
         _, clip, _ = self._rows.popleft()
         if clip is not None:
             clip.unlink(missing_ok=True)
-
-
-def to_json(table: pd.DataFrame) -> str:
-    """A table as JSON records; missing values are null."""
-    records = json.loads(table.to_json(orient="records", double_precision=15))
-    return json.dumps(records, indent=2, ensure_ascii=False) + "\n"
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ser.data.corpus import Utterance
 from ser.encoders.base import Encoder
-from ser.errors import SerError, first_line
+from ser.errors import SerError, check_number, first_line
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class FrameFiles(Encoder):
         max_seconds: float | None = None,
     ) -> None:
         super().__init__(average, max_seconds)
-        if frame_rate is not None and not 0 < frame_rate < math.inf:
-            raise SerError(f"features.frame_rate={frame_rate} was given, expected frames per second; 50 is usual.")
+        if frame_rate is not None:
+            check_number("features.frame_rate", frame_rate, 0, above=True)
         if max_seconds is not None and frame_rate is None:
             raise SerError(
                 f"features.max_seconds={max_seconds:g} was given without the rate of the frames to cut; add "

@@ -21,6 +21,7 @@ from ser.evaluation.runs import Run, by_fold, by_variant, declared, pooled, warn
 from ser.evaluation.scores import cross_speaker, scores
 from ser.evaluation.significance import bootstrap_interval, bootstrap_intervals, holm
 from ser.evaluation.training_noise import ONE_SEED, lacks_seeds
+from ser.io import plain_rows
 
 DEFAULT_BASELINES = ("statistics_logistic", "gru")
 TESTS = ("p_speakers", "p_training", "p_folds", "p_utterances")
@@ -42,7 +43,9 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The summary in plain types; unknown figures are None."""
-        return {key: _records(value) if isinstance(value, pd.DataFrame) else value for key, value in vars(self).items()}
+        return {
+            key: plain_rows(value) if isinstance(value, pd.DataFrame) else value for key, value in vars(self).items()
+        }
 
 
 def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequence[str] = ()) -> Summary:
@@ -196,9 +199,3 @@ def _joined(runs: Sequence[Run], key: str) -> str:
 def _mean(values: Sequence[float | None]) -> float:
     """NaN where one is unknown."""
     return float(np.array(values, dtype=float).mean())
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows in plain Python types, NaN as None."""
-    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
-    return rows

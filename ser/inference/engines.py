@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.batching import average_frames
+from ser.data.batching import average_frames, valid_frames
 from ser.data.normalization import FrameStatistics
 from ser.encoders import Encoder, encode
 from ser.encoders.pretrained import PretrainedEncoder
@@ -50,8 +50,7 @@ class TorchNetwork:
         mean, std = statistics.mean.to(self.device), statistics.std.to(self.device)
         padded = pad_sequence([utterance.to(self.device) for utterance in frames], batch_first=True)  # (B, L, D)
         padded, lengths = average_frames(padded, lengths, self.average)
-        valid = torch.arange(padded.shape[1], device=self.device) < lengths[:, None]  # (B, L)
-        normalised = ((padded - mean) / std) * valid[..., None]
+        normalised = ((padded - mean) / std) * valid_frames(lengths, padded.shape[1])[..., None]
         output = self.network(normalised, lengths, return_attention=attention)
         probabilities = output.emotion_logits.float().softmax(-1).double().cpu().numpy()  # (B, C)
         weights = None

@@ -1,6 +1,5 @@
 """A trained model as a Hugging Face folder: weights, description, and a model card with the run's figures."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from ser.evaluation.report.tables import cross_validation_table, run_tables
 from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain, told_settings
 from ser.inference.engines import frames_of_test_sound
 from ser.inference.recognizer import Recognizer
-from ser.io import require_json, write_tensors
+from ser.io import json_text, require_json, told_writing, write_tensors
 from ser.metrics import TITLES
 
 _METRICS = {"uar": "recall", "wa": "accuracy", "macro_f1": "f1"}  # names of the Hub
@@ -44,22 +43,17 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
     replaced = temporary.with_suffix(".old")
     weights = {name: value.cpu().contiguous().numpy() for name, value in network.state_dict().items()}
     try:
-        temporary.mkdir(parents=True)
-        write_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
-        config = json.dumps(_portable(recognizer, run), indent=2, ensure_ascii=False)
-        (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(model_card(recognizer, run), encoding="utf-8")
-        for kept in folder.iterdir() if folder.exists() else ():  # a licence, notes
-            if kept.is_file() and not (temporary / kept.name).exists():
-                shutil.copy2(kept, temporary / kept.name)
-        if folder.exists():
-            folder.rename(replaced)  # a folder cannot be renamed over another one
-        temporary.rename(folder)
-    except OSError as error:
-        raise SerError(
-            f"could not write {folder}: {error.strerror or error}; free space or choose a writable "
-            "folder (what was there before is unchanged)."
-        ) from error
+        with told_writing(folder):
+            temporary.mkdir(parents=True)
+            write_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
+            (temporary / "config.json").write_text(json_text(_portable(recognizer, run)), encoding="utf-8")
+            (temporary / "README.md").write_text(model_card(recognizer, run), encoding="utf-8")
+            for kept in folder.iterdir() if folder.exists() else ():  # a licence, notes
+                if kept.is_file() and not (temporary / kept.name).exists():
+                    shutil.copy2(kept, temporary / kept.name)
+            if folder.exists():
+                folder.rename(replaced)  # a folder cannot be renamed over another one
+            temporary.rename(folder)
     finally:
         if replaced.exists() and not folder.exists():
             replaced.rename(folder)

@@ -21,7 +21,7 @@ from ser.inference.files import StatisticsOf, collect_files, first_minute, predi
 from ser.inference.recognizer import Recognizer
 from ser.inference.timeline import timeline, timeline_columns
 from ser.inference.vad import NO_SPEECH, SpeechGate
-from ser.io import safe_csv, write_text
+from ser.io import plain_rows, safe_csv, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def check_table_name(path: Path | None) -> None:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table whole or not at all: as JSON records, or as CSV in which no text starts a spreadsheet formula."""
     if path.suffix.lower() == ".json":
-        write_text(path, table.to_json(orient="records", indent=2, force_ascii=False, double_precision=15) + "\n")
+        write_json(path, plain_rows(table))
     else:
         write_text(path, safe_csv(table))
 

@@ -171,7 +171,7 @@ class Bottleneck(nn.Module):
     """Dropout, a linear layer to few values, each normalised; in training they carry noise.
 
     An information bottleneck (Tishby et al. 1999) by width, and by noise as in Alemi et al. 2017. It does not remove
-    the speaker: probes still read the voice from the few values (README, "Measured").
+    the speaker: probes still read the voice from the few values (docs/results/speaker.md).
     """
 
     def __init__(self, input_size: int, size: int, dropout: float, noise: float) -> None:

@@ -96,7 +96,7 @@ class RunFolder:
         Raises:
             SerError: with ``resume``, the folder holds a run of another identity.
         """
-        if _is_first() and (self._replaced.exists() or (self._attempt / "metrics.json").exists()):
+        if is_first() and (self._replaced.exists() or (self._attempt / "metrics.json").exists()):
             with self.hold():
                 self.replace_earlier()  # a process was killed when all but this was done
         metrics = self.read_metrics()
@@ -129,7 +129,7 @@ class RunFolder:
             SerError: another process has finished the run meanwhile.
         """
         checkpoint = self.last_checkpoint if resume and self.last_checkpoint.is_file() else None
-        if not _is_first():  # the first process has done the rest, and may have begun to write
+        if not is_first():  # the first process has done the rest, and may have begun to write
             return checkpoint
         if self.work == self.path and checkpoint is None and self.read_metrics() is not None:
             raise SerError(f"{self.path} was finished by another process meanwhile; run the same command again.")
@@ -158,7 +158,7 @@ class RunFolder:
         Raises:
             SerError: another process holds it, or its parent cannot be written.
         """
-        if not _is_first():
+        if not is_first():
             yield
             return
         lock = FileLock(self._lock)
@@ -185,7 +185,7 @@ class RunFolder:
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Copy all log messages inside the block into ``train.log``: the first ones once ``start`` has made it."""
-        if not _is_first():
+        if not is_first():
             yield
             return
         self._log = handler = logging.handlers.MemoryHandler(100_000, logging.CRITICAL + 1, flushOnClose=False)
@@ -255,7 +255,7 @@ def _read_checkpoint(path: Path, expected: str, remedy: str) -> dict[str, Any]:
         raise SerError(f"{path} is damaged ({error}), expected {expected}; delete {path.parent} {remedy}.") from error
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the first of the processes that train together."""
     return getattr(rank_zero_only, "rank", 0) == 0
 

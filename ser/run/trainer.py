@@ -13,7 +13,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import get_console
 
@@ -21,6 +20,7 @@ from ser.callbacks import COLUMNS, WholeFileCheckpointIO
 from ser.config import instantiate
 from ser.console import is_quiet
 from ser.errors import SerError, check_number
+from ser.run.folder import is_first
 
 log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -177,6 +177,6 @@ def _quieten() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()  # the root logger has the screen already
         logger.setLevel(logging.WARNING)
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if not is_first():
         get_console().quiet = True
         logging.getLogger().setLevel(logging.ERROR)

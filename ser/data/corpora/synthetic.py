@@ -16,9 +16,10 @@ from rich.progress import track
 from scipy.signal import lfilter, oaconvolve
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.corpora.synthetic_frames import EMOTIONS, GENDERS, SESSIONS, dialog_of, draw_utterances
+from ser.data.corpora.synthetic_frames import EMOTIONS, GENDERS, SESSIONS, SMALLEST, dialog_of, draw_utterances
 from ser.data.corpora.voice import Delivery, Signal, speak
 from ser.data.corpus import Corpus, Utterance
+from ser.errors import check_number
 from ser.io import atomic_path, write_text
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ def synthetic(root: str | Path, utterances: int = 300, seed: int = 0) -> Corpus:
     Raises:
         SerError: too few utterances, or ``root`` cannot be written.
     """
+    check_number("data.utterances", utterances, SMALLEST, whole=True)
+    check_number("data.seed", seed, 0, whole=True)
     folder = Path(root) / f"{utterances}-utterances-seed-{seed}-v{_VERSION}"
     corpus = Corpus("synthetic", EMOTIONS, tuple(
         replace(drawn, path=_wav_path(folder, drawn)) for drawn in draw_utterances(utterances, seed)))  # fmt: skip

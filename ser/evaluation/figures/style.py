@@ -159,9 +159,9 @@ def figure(
     return register
 
 
-def percent_axis(axis: Axis, low: float = 0.0, high: float = 1.0) -> None:
-    """Show fractions on this axis as percent, from ``low`` to ``high``, with ticks at each fifth."""
-    axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # type: ignore[attr-defined]
+def percent_axis(axis: Axis, high: float = 1.0) -> None:
+    """Show fractions on this axis as percent, from 0 to ``high``, with ticks at each fifth."""
+    axis.axes.set(**{f"{axis.axis_name}lim": (0.0, high)})  # type: ignore[attr-defined]
     axis.set_ticks(np.linspace(0, 1, 6))
     axis.set_major_formatter(PERCENT)
 
