@@ -1,4 +1,4 @@
-"""What Lightning calls in a run: early stopping, check of gradients, bar, table of epochs, checkpoint files."""
+"""Callbacks of Lightning: early stopping, gradient check, progress bar, table of epochs; and checkpoint files."""
 
 import io
 import logging
@@ -77,8 +77,8 @@ class StopAfter(lightning.Callback):
 class GradientCheck(lightning.Callback):
     """Reports, once, every trainable parameter whose gradient is missing or all zero in the first step.
 
-    A part of a network that is computed and thrown away, or frozen by mistake, shows here instead of nowhere. An
-    adversary of weight 0 gets no gradient on purpose.
+    It finds parts of a network whose output is not used, or that were frozen by mistake. An adversary of weight 0 gets
+    no gradient on purpose.
     """
 
     def on_before_optimizer_step(
@@ -164,7 +164,7 @@ class History(lightning.Callback):
         row |= {name: float(metrics[name]) for name in COLUMNS if name in metrics}
         self.rows.append(row)
         every = max(1, math.ceil((trainer.max_epochs or 1) / _MOST_LINES))
-        self._say(logging.DEBUG if trainer.current_epoch % every else logging.INFO)
+        self._log_row(logging.DEBUG if trainer.current_epoch % every else logging.INFO)
         self._write(trainer)
         pl_module.log_dict(measured, rank_zero_only=True)
         if self.confusion and trainer.is_global_zero:
@@ -173,9 +173,9 @@ class History(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Show the last epoch, if it was not."""
         if self.hidden:
-            self._say(logging.INFO)
+            self._log_row(logging.INFO)
 
-    def _say(self, level: int) -> None:
+    def _log_row(self, level: int) -> None:
         """Log the last row in one line: on the screen too, or (debug) in train.log alone."""
         row, self.hidden = self.rows[-1], level < logging.INFO
         shown = [

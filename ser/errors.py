@@ -1,4 +1,4 @@
-"""The exception that a user is meant to read, and what other libraries' exceptions say in one line."""
+"""The exception whose message is for users, and one-line messages for exceptions of other libraries."""
 
 import errno
 import math
@@ -20,7 +20,7 @@ _NO_RESULT = (
 
 
 class SyntheticVoiceWarning(UserWarning):
-    """The model has only heard a synthetic voice; commands say so themselves."""
+    """The model was trained on a synthetic voice only; commands print this themselves."""
 
 
 class SerError(Exception):
@@ -36,7 +36,7 @@ class SerError(Exception):
 
 
 class EncoderNotHereError(SerError):
-    """A model needs an encoder of the Hugging Face Hub that is not on this machine, and nobody allowed a download."""
+    """A model needs an encoder of the Hugging Face Hub that is not on this machine, and a download was not allowed."""
 
     def __init__(self, encoder: str) -> None:
         self.encoder = encoder

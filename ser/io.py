@@ -38,7 +38,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     # The process id keeps two writers apart; the suffix stays last because some writers choose a format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        with told_writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb") as written:
@@ -50,8 +50,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told_writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write ``path`` into a SerError."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Raise a SerError where the system refuses to write ``path``."""
     try:
         yield
     except OSError as error:
@@ -62,7 +62,7 @@ def told_writing(path: Path) -> Iterator[None]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """The temporary files in ``folder`` and below: of killed processes, if nobody is writing there."""
+    """Temporary files in ``folder`` and below, which killed processes left (or others are writing now)."""
     return [path for path in folder.rglob(".*.tmp*") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
 
 
@@ -151,7 +151,7 @@ def require_json(
 
 def append_line(path: Path, line: str) -> None:
     """Append ``line`` to ``path`` in one write, so that several processes may do it at once."""
-    with told_writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
@@ -163,7 +163,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 class DamagedCheckpointError(Exception):
-    """What is wrong with a checkpoint, as the end of a sentence; who reads it adds the remedy."""
+    """The fault of a checkpoint as a phrase, to which the caller adds file and remedy."""
 
 
 def read_checkpoint_file(path: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def read_checkpoint_file(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"its record {damaged} fails its checksum")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles it doubts, which are refused below
+            warnings.simplefilter("ignore")  # about pickles, which are refused below
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the reader raises whatever a hostile file leads it to
         raise DamagedCheckpointError(f"it holds more than tensors and plain values ({type(error).__name__})") from error

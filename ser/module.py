@@ -158,7 +158,7 @@ class EmotionModule(lightning.LightningModule):
 
     @torch.no_grad()
     def on_validation_start(self) -> None:
-        """Show the training part to an adversary that fits itself to it, with the network in evaluation mode."""
+        """Fit an adversary that needs the whole training part, with the network in evaluation mode."""
         if self.adversary is None or not self.adversary.refits or self.trainer.train_dataloader is None:
             return
         if self.adversary.after_training and self.current_epoch + 1 < int(self.trainer.max_epochs or 1):
@@ -169,7 +169,7 @@ class EmotionModule(lightning.LightningModule):
                 tensor.copy_(self.trainer.strategy.broadcast(tensor))  # each process saw its own part
 
     def on_train_epoch_end(self) -> None:
-        """Without a validation part, do what comes before it."""
+        """Without a validation part, fit such an adversary at the end of the epoch."""
         if not self.trainer.val_dataloaders:
             self.eval()
             self.on_validation_start()
@@ -223,7 +223,7 @@ class EmotionModule(lightning.LightningModule):
         batch_idx: int,
         shown: bool = True,
     ) -> None:
-        """Log for history.csv and, unless not to be ``shown``, the loggers: test scores tempt to choose by them.
+        """Log for history.csv and, if ``shown``, for the loggers; never test scores, by which nobody may choose.
 
         Lightning computes metrics at the end of the epoch; they are handed to it with the first batch only, since each
         ``log`` walks through everything logged so far (a quarter of the time of a small network's epoch).

@@ -77,16 +77,12 @@ def _carry_out(
     record = run_record(cfg, identity, choices, overrides)
     cfg.paths.run = str(folder.work)
     show_split(data.record)
-    facts = {"corpus": data.corpus.name, "features": choices["features"], "variant": cfg.variant, "seed": cfg.seed}
-    facts["deterministic"] = not depends_on_seed(cfg)
-    facts["trusted_frames"] = len(data.extraction.trusted)
-    facts |= {key: data.record[key] for key in ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")}
-    facts |= {} if recipe is None else {"cross_validation": recipe.record}
+    facts = _facts(cfg, choices, data) | ({} if recipe is None else {"cross_validation": recipe.record})
     module = build_module(cfg, data.module, facts, data.encoder)
     show_network(module, choices["model"])
     batches = len(data.module.train_dataloader())  # per epoch
     trainer = build_trainer(cfg, batches=batches, schedules=not isinstance(module.network, StatisticsLogistic))
-    module.configure_optimizers()  # refused here, settings leave no folder behind
+    module.configure_optimizers()  # here, so that refused settings leave no folder behind
     reuse_freed_memory()
     with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
@@ -107,6 +103,20 @@ def _carry_out(
             if from_hydra:  # ser reproduce says itself where they lie, and whether they stay
                 log.info("results lie in %s", folder.path)
     return _objective(metrics)
+
+
+def _facts(cfg: DictConfig, choices: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    """What metrics.json and the checkpoints hold about settings and data."""
+    split = ("protocol", "fold", "folds", "speaker_overlap", "transductive", "hash")
+    return {
+        "corpus": data.corpus.name,
+        "features": choices["features"],
+        "variant": cfg.variant,
+        "seed": cfg.seed,
+        "deterministic": not depends_on_seed(cfg),
+        "trusted_frames": len(data.extraction.trusted),
+        **{key: data.record[key] for key in split},
+    }
 
 
 def _objective(metrics: Mapping[str, Any]) -> float:
@@ -149,7 +159,7 @@ def train(
 ) -> dict[str, Any]:
     """Fit, take the epoch that its ModelCheckpoint kept, test it once (if the test part is open), write the run folder.
 
-    It goes on from ``checkpoint``; None starts anew. With ``probe`` the speaker is looked for in the pooled features.
+    It goes on from ``checkpoint``; None starts anew. With ``probe`` the speaker leakage is measured.
     The content of metrics.json is returned; ``facts`` are what it has beside figures.
     """
     if isinstance(module.network, StatisticsLogistic):
@@ -161,9 +171,9 @@ def train(
     module.load_state_dict(best["state_dict"])
     started = time.monotonic()
     predictions = trainer.predict(module, datamodule=datamodule) or []
-    _end_if_told(trainer)
+    _exit_if_terminated(trainer)
     facts = facts | {"prediction_seconds": round(time.monotonic() - started, 3)}
-    if len(datamodule.datasets) == 1:  # Lightning's answer to one loader is not nested
+    if len(datamodule.datasets) == 1:  # with one loader Lightning returns a flat list
         predictions = [predictions]
     parts = {
         part: collect(batches, datamodule, part) for part, batches in zip(datamodule.datasets, predictions, strict=True)
@@ -184,17 +194,17 @@ def fit_by_epochs(
         log.info("going on from %s", checkpoint)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
+    except SystemExit:  # how Lightning ends on Ctrl-C
         if not trainer.interrupted:
             raise
-        _end_if_told(trainer)
+        _exit_if_terminated(trainer)
         log.warning("interrupted in epoch %d; the same command with resume=true goes on", trainer.current_epoch)
         raise KeyboardInterrupt from None
-    _end_if_told(trainer)
+    _exit_if_terminated(trainer)
 
 
-def _end_if_told(trainer: lightning.Trainer) -> None:
-    """End the program for a SIGTERM; Lightning only notes one behind the last training step."""
+def _exit_if_terminated(trainer: lightning.Trainer) -> None:
+    """Exit if a SIGTERM came; after the last training step Lightning does not exit by itself."""
     if trainer.received_sigterm:
         log.warning("ended by SIGTERM; the same command with resume=true goes on")
         raise SystemExit(TERMINATED) from None
@@ -213,7 +223,7 @@ def fit_at_once(
     trainer: lightning.Trainer,
     folder: RunFolder,
 ) -> dict[str, float]:
-    """Estimate a network that needs no epochs, write it as the best checkpoint, and return what it says of itself."""
+    """Estimate a network that needs no epochs, write it as the best checkpoint, and return facts for metrics.json."""
     parts = (
         (
             (batch.frames, batch.lengths, batch.emotion)
@@ -228,7 +238,7 @@ def fit_at_once(
 
 
 def _draw(cfg: DictConfig, folder: Path, data: Data, loggers: Sequence[Logger] = ()) -> None:
-    """Draw; the run is finished already, so what cannot be done is said and no failure."""
+    """Draw the figures; one that fails is only a warning, since the run is already finished."""
     steps = [partial(write_figures, folder, loggers, figure_formats(cfg.figures))]
     made_up = data.corpus.frame_source is not None or isinstance(data.encoder, FrameFiles)
     if not made_up and not data.extraction.trusted:  # there is audio

@@ -74,7 +74,7 @@ _SHRINKAGE = 0.1  # of the covariance towards a multiple of the identity
 class FeatureMemory(nn.Module):
     """The last features with their labels, and the whitening within emotions that they determine.
 
-    Whitening makes all directions equally loud: speakers often differ in directions of small variance, where a head
+    Whitening gives all directions one variance: speakers often differ in directions of small variance, where a head
     that sees the features as they are learns too slowly. The emotion's mean is taken off first, so that forgetting the
     emotion helps against no adversary.
 

@@ -50,11 +50,11 @@ class SpeakerClassifier(Adversary):
 
 _BATCH = 64  # remembered utterances per step of the heads
 _SMOOTHING = 0.05  # of the running loss that tells whether a head is alive
-_PATIENCE = 50  # network steps at chance after which a head starts anew
+_PATIENCE = 50  # network steps at chance after which a head is initialised again
 
 
 class Square(nn.Module):
-    """Squares each value; behind a linear layer, a head that sees variances."""
+    """Squares each value; after a linear layer, a head can tell speakers by their variances."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the squares."""
@@ -140,7 +140,7 @@ class Critics(Adversary):
         self.heads.requires_grad_(False)
 
     def _watch(self, inputs: Tensor, speaker: Tensor) -> None:
-        """Start heads anew whose loss on utterances as new as these has been at chance for long."""
+        """Initialise heads again whose loss on new utterances has long been at chance."""
         losses = torch.stack([F.cross_entropy(head(inputs), speaker) for head in self.heads])
         self.recent += _SMOOTHING * (losses - self.recent)
         self.dead = torch.where(self.recent < self.chance, 0, self.dead + 1)

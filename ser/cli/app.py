@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(message)s",
         handlers=[ScreenHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
-    warnings.filterwarnings("ignore", category=SyntheticVoiceWarning)  # what answers says so on the screen
+    warnings.filterwarnings("ignore", category=SyntheticVoiceWarning)  # the commands print it
     words = list(sys.argv[1:] if argv is None else argv)
     commands = [found.callback.__name__ for found in app.registered_commands if found.callback]
     given = "".join(f"{word} " for word in words[:1] if word in commands)
@@ -150,7 +150,7 @@ def ser(
 def open_model(
     checkpoint: str | None, encoder: str | None = None, device: str = "cpu", allow_download: bool = False
 ) -> "Recognizer":
-    """The model of a command, by default that of the package, which it says; on a terminal, asks before a download."""
+    """The model of a command, by default (with a message) that of the package; a terminal user may allow a download."""
     from ser.data.corpus import about  # noqa: PLC0415  --help needs no torch
     from ser.inference.recognizer import PRETRAINED, Recognizer  # noqa: PLC0415
 

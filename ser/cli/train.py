@@ -137,7 +137,7 @@ def run_job(cfg: DictConfig) -> float:
 
 
 def refuse_missing_folder(cfg: DictConfig) -> None:
-    """Let a corpus without its folder say so before PyTorch and Lightning load, which takes five seconds."""
+    """Refuse a missing corpus folder before PyTorch and Lightning load, which takes five seconds."""
     given = [cfg.data[key] for key in ("root", "manifest") if key in cfg.data and not OmegaConf.is_dict(cfg.data[key])]
     missing = [place for place in given if place and not Path(place).expanduser().exists()]
     if given and (missing or not any(given)) and "synthetic" not in cfg.data["_target_"]:
@@ -174,12 +174,12 @@ def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> floa
 
 
 def points(override: Override) -> list[Any]:
-    """The values that an override sweeps over, or its one."""
+    """The values that an override sweeps over, or its only one."""
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else listed(override.value())
 
 
 def listed(value: Any) -> list[Any]:
-    """A value as a list: itself, none, or alone in one."""
+    """A value as a list: a list as it is, None as an empty one."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -99,7 +99,7 @@ def predict(
         found = predict_frames(recognizer, paths, batch_seconds)
         table, failures = found.table, found.failures
     else:
-        screen.check_asked(recognizer, speaker_per_folder, attention is not None)
+        screen.check_supported(recognizer, speaker_per_folder, attention is not None)
         files = collect_files(paths)
         statistics_of = (
             statistics_by_folder(recognizer, files, enrol, shrinkage) if speaker_per_folder else lambda path: None

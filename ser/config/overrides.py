@@ -63,7 +63,7 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    """The page; where an option has not a key of others of its group, the error message names those."""
+    """The composed page; if only other options of its group have a key, the error message names them."""
     try:
         return compose_page(overrides)
     except SerError as error:

@@ -52,10 +52,10 @@ class FrameDataset(Dataset[Batch]):
         keep_bytes: int = 0,
     ) -> None:
         self.average, self.keep_bytes, self.versions = average, keep_bytes, len(caches)
-        self.normalized_by: Statistics | None = None  # of whole frames nothing is kept: those are normalised as batches
+        self.normalized_by: Statistics | None = None  # None: normalised per batch
         self._kept: dict[int, Tensor] = {}
         self.ids = [utterance.id for utterance in utterances] * self.versions
-        first = caches[0]  # has what a copy lacks, one that became too short
+        first = caches[0]  # used where a copy became too short
         self.caches = [cache if u.id in cache.lengths else first for cache in caches for u in utterances]
         longest = max_frames or np.iinfo(np.int64).max
         self.cached_lengths = [

@@ -29,7 +29,7 @@ def mean_and_std(count: Tensor | float, total: Tensor, square: Tensor) -> tuple[
 class FrameStatistics:
     """Mean and std that normalise the frames of one recording.
 
-    What a Prediction calls them is their ``source``: ``none``; ``global`` (the training part's, as in training);
+    ``source`` is the name that a Prediction shows: ``none``; ``global`` (the training part's, as in training);
     ``training`` (the training part's, where the network was trained with each speaker's own); ``speaker`` (from this
     speaker's recordings); ``stream`` (running statistics of a stream, starting from the training part's).
     """

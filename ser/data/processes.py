@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def fill_together(filling: Filling, processes: int) -> None:
     """Fill with that many processes of this machine, which this one watches, and add up what they did.
 
-    What a process leaves that dies is for the caller.
+    What a process that died has left undone is the task of the caller.
 
     Raises:
         SerError: what stopped one of them.
@@ -61,7 +61,7 @@ def fill_together(filling: Filling, processes: int) -> None:
 
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Processes that start meanwhile do not hear Ctrl-C, which a terminal sends to all: this one ends them."""
+    """Processes that start inside the block ignore Ctrl-C, which a terminal sends to all; their parent ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -70,7 +70,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 def _work(threads: int, asked_by: Connection) -> None:
-    """What a process does that fills some of the portions."""
+    """Body of a worker process: it receives a Filling, runs it, and sends back the counts."""
     signal.signal(signal.SIGTERM, _end)
     torch.set_num_threads(threads)
     try:
@@ -84,19 +84,19 @@ def _work(threads: int, asked_by: Connection) -> None:
         problem = str(error)
     except SystemExit:
         os._exit(TERMINATED)
-    with suppress(OSError):  # nobody waits any more
+    with suppress(OSError):  # the parent has closed the pipe
         asked_by.send((filling.extracted, filling.folder.failures, filling.folder.suspects, problem))
     os._exit(0)  # everything is written; the usual end of a process takes seconds after torch has computed
 
 
 def _end(*_: object) -> None:
-    """Answer a SIGTERM: what is held is written on the way out."""
+    """Handle SIGTERM by an exception, so that finished utterances are written first."""
     raise SystemExit(TERMINATED)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Say on SIGTERM and Ctrl-C that nothing is lost; a SIGTERM is one of a program that does not answer it itself."""
+    """Log on SIGTERM and Ctrl-C that finished work is kept; nothing is done where SIGTERM has a handler already."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

@@ -74,7 +74,7 @@ class Filling:
     """Encodes the portions that no other process encodes, and counts what it did."""
 
     folder: CacheFolder  # what the cache holds
-    frames: Callable[[Sequence[list[Utterance]]], Generator[tuple[Utterance, Tensor]]]  # makes those of batches
+    frames: Callable[[Sequence[list[Utterance]]], Generator[tuple[Utterance, Tensor]]]  # makes the frames of batches
     portions: Sequence[Portion]  # of the whole corpus
     bar: "Bar | None" = None  # shows all processes' progress; None in those that another one watches
     asked_by: Connection | None = None  # to the process that watches this one
@@ -97,7 +97,7 @@ class Filling:
                 self.show()
 
     def add(self, answer: Connection, worker: SpawnProcess) -> None:
-        """Add what another process did, as it says, or that it died.
+        """Add the counts that another process sends, or log that it died.
 
         Raises:
             SerError: what stopped it.
@@ -171,7 +171,7 @@ class Filling:
         held.clear()
 
     def show(self, held: Collection[str] = ()) -> None:
-        """Move the bar on; stop where nobody waits for the frames any more."""
+        """Update the bar; stop if the process that watches this one has closed the pipe."""
         if self.bar is not None:
             self.bar.show(self.folder, held)
         if self.asked_by is not None and self.asked_by.poll():  # the other end sends nothing: it is closed

@@ -39,7 +39,7 @@ def page_theme() -> gr.themes.Base:
 
 
 class Page:
-    """The page over models and sessions; ``blocks`` is what Gradio serves. An open one says that it is."""
+    """The page over models and sessions; ``blocks`` is what Gradio serves. With ``is_open`` it shows a warning."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ MOST_RECORDED = 3600.0  # seconds of a recording: it lies on the disk of the pag
 SHOWN_SECONDS = 30.0  # of waveform and timeline, and kept for playback
 _PEAK_SECONDS = 0.05  # for each pair of peaks
 _LOWEST_RATE = 8000  # Hz
-# What capture.js says by itself.
+# Texts that capture.js shows itself.
 _SCRIPT_TEXTS = (
     *("start", "stop", "asking", "denied", "no_microphone", "insecure", "unplugged", "unreachable"),
     *("clipping", "default_microphone"),
@@ -120,7 +120,7 @@ class LiveSound:
 
     @property
     def passed(self) -> bool:
-        """Whether the newest answer says nothing of the present: its window has passed, or the microphone is closed."""
+        """Whether the newest answer is out of date: its window has passed, or the microphone is closed."""
         event = self.stream.latest
         return event is not None and (self.ended or self.stream.seconds - event.end >= self.settings.window)
 
@@ -182,17 +182,7 @@ def live_panel(live: LiveSound, language: str, token: str = "") -> dict[str, str
     else:
         said = emotion_name(language, event.label)
         head = answer(names, language, event.label, event.probabilities[event.label], live.passed)
-    facts = [("heard", text(language, "seconds", value=live.stream.seconds))]
-    if event is not None:
-        age = text(language, "seconds", value=live.stream.seconds - event.end)
-        facts += [("answer_age", age)] if live.passed else []
-        facts.append(("level", text(language, "decibels", value=event.level)))
-        facts.append(("latency", text(language, "milliseconds", value=1000 * event.latency)))
-    facts.append(("dropped", str(live.stream.dropped)))
-    if live.lost:
-        facts.append(("lost", text(language, "seconds", value=live.lost / live.sample_rate)))
-    items = "".join(f"<div><dt>{text(language, key)}</dt><dd>{value}</dd></div>" for key, value in facts)
-    head += f'<dl class="ser-live-facts">{items}</dl>'
+    head += _live_facts(live, event, language)
     if live.stream.every > 1:
         head += note(text(language, "too_slow", hop=live.stream.hop_seconds), "warning")
     if live.recording is not None:
@@ -210,6 +200,21 @@ def live_panel(live: LiveSound, language: str, token: str = "") -> dict[str, str
     html += waveform(language, live.envelope(), span)
     html += timeline(names, language, times, [past.probabilities for past in events], span)
     return {"html": html, "said": said}
+
+
+def _live_facts(live: LiveSound, event: StreamEvent | None, language: str) -> str:
+    """Times, level and losses of a stream, as a list."""
+    facts = [("heard", text(language, "seconds", value=live.stream.seconds))]
+    if event is not None:
+        age = text(language, "seconds", value=live.stream.seconds - event.end)
+        facts += [("answer_age", age)] if live.passed else []
+        facts.append(("level", text(language, "decibels", value=event.level)))
+        facts.append(("latency", text(language, "milliseconds", value=1000 * event.latency)))
+    facts.append(("dropped", str(live.stream.dropped)))
+    if live.lost:
+        facts.append(("lost", text(language, "seconds", value=live.lost / live.sample_rate)))
+    items = "".join(f"<div><dt>{text(language, key)}</dt><dd>{value}</dd></div>" for key, value in facts)
+    return f'<dl class="ser-live-facts">{items}</dl>'
 
 
 def live_tab(listened: LiveSound | None, token: str, language: str, is_open: bool) -> str:

@@ -160,7 +160,7 @@ def check_upload(path: str | Path, uploads: Path, limits: Limits, language: str)
     try:
         header = soundfile.info(str(found))
     except (soundfile.SoundFileError, TypeError, OSError):
-        return found  # decoding tells what is wrong with it
+        return found  # the decoder reports its fault
     rate, channels = header.samplerate, header.channels
     seconds = header.frames / rate
     frames = min(header.frames, (limits.seconds + 1) * rate)  # a stream's header may promise any number
@@ -258,5 +258,5 @@ def _answer(
             return waveform, model.recognizer(waveform, SAMPLE_RATE, attention=attention)
         prediction = predict_long(model.recognizer, path, gate=gate)
         return waveform, None if prediction.label == NO_SPEECH else prediction
-    except SerError as error:  # the server's folders are not the visitor's business
+    except SerError as error:  # no path of the server in a message to visitors
         raise SerError(str(error).replace(str(path), path.name)) from error

@@ -111,7 +111,7 @@ def make_page(settings: Settings, folder: Path) -> tuple[fastapi.FastAPI, Sessio
     place |= {"max_file_size": round(settings.megabytes * 1e6), "show_error": True, "ssr_mode": False}
     looks: Any = {"theme": page_theme(), "head": HEAD, "footer_links": []}
     gr.mount_gradio_app(app, blocks, **place, **looks, run_history=False, enable_monitoring=False)
-    blocks.has_launched = True  # Gradio checks the paths in requests only then, and mounting does not say so
+    blocks.has_launched = True  # or Gradio does not check the paths in requests; mounting does not set it
     return app, sessions
 
 

@@ -94,7 +94,7 @@ class Session:
     model: str  # name of the chosen model
     client: str  # address of its computer
     language: str = "en"  # key of ser.demo.LANGUAGES
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))  # its browser shows it to be served
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))  # the browser sends it with each request
     history: History = field(default_factory=History)
     settings: LiveSettings = field(default_factory=LiveSettings)
     live: LiveSound | None = None  # its microphone; None while it is closed

@@ -1,6 +1,6 @@
 """What ``ser doctor`` looks at, in order, and what it says of an experiment: corpus, protocol, encoder and cache.
 
-PyTorch loads only after the corpus was looked at: what is most often wrong is told at once.
+PyTorch loads only after the check of the corpus, so that the most common faults are shown at once.
 """
 
 from collections import Counter

@@ -41,7 +41,7 @@ from ser.evaluation.trained import (
     tested_name,
 )
 from ser.inference.recognizer import Recognizer
-from ser.io import leftovers, read_json, told_writing, write_json
+from ser.io import leftovers, read_json, write_errors, write_json
 from ser.run.results import prediction_table
 
 _BATCH_FRAMES = 16_000  # padded frames of the encoder in a batch, as in training
@@ -129,11 +129,11 @@ def _unseen(
     inside = CacheFolder.of(corpus, source, cfg.paths.cache, cfg.extraction.trust_cache)
     keys = {name: recording_key(recording) for name, recording in inside.recordings.items()}
     known, overlap = _seen(trained, corpus, keys, allow_seen, leave_out_seen)
-    corpus, left_out = _some(corpus.without(left_out | known)), left_out | known
+    corpus, left_out = _not_empty(corpus.without(left_out | known)), left_out | known
     extraction = extract(corpus, trained.encoder, cfg.paths.cache, **cfg.extraction)
     corpus = corpus.without(extraction.failures)
     known, more = _seen(trained, corpus, extraction.cache.signatures(), allow_seen, leave_out_seen)
-    return _some(corpus.without(known)), extraction, left_out | extraction.failures | known, overlap or more
+    return _not_empty(corpus.without(known)), extraction, left_out | extraction.failures | known, overlap or more
 
 
 def _seen(
@@ -151,8 +151,8 @@ def _seen(
     return {u.id: "its speaker was seen in training" for u in corpus.utterances if u.speaker in seen}, False
 
 
-def _some(corpus: Corpus) -> Corpus:
-    """The corpus, refused where nothing of it is left."""
+def _not_empty(corpus: Corpus) -> Corpus:
+    """The corpus; an empty one is refused."""
     if not corpus.utterances:
         raise SerError(f"no utterance of {corpus.name} is left to test on, expected some; give other data.")
     return corpus
@@ -252,7 +252,7 @@ def _write(
         "parts": {"test": part},
         "hash": f"{_HASH} {part['hash']}",
     }
-    with told_writing(folder):
+    with write_errors(folder):
         for path in [folder / name for name in _RESULTS] + leftovers(folder):
             path.unlink(missing_ok=True)
     write_json(folder / "split.json", split)

@@ -40,8 +40,8 @@ COLUMNS = {  # of every table that shows leakage: key in ``figures``, title, exp
 def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0, of: Of = "features") -> dict[str, Any]:
     """Measure the speaker leakage of a run from its tables and features, and write ``leakage.json``.
 
-    It is that of the pooled features, or of what a network says in its predictions: the ``probabilities`` or the most
-    probable ``emotion`` alone, written to ``leakage_probabilities.json`` and ``leakage_emotion.json``.
+    It is that of the pooled features, or of the predictions: their ``probabilities``, or the most probable ``emotion``
+    alone, written to ``leakage_probabilities.json`` and ``leakage_emotion.json``.
 
     A removal that was fitted to the training part is fitted again without the utterances that a probe is judged on
     (closed set), or without the speakers that a probe learns from (unseen speakers): see ``ser.evaluation.refitted``.

@@ -1,4 +1,4 @@
-"""Features after a removal that has not seen them.
+"""Pooled features after a speaker removal that was fitted without them.
 
 A removal in closed form (``ser.adversary.Erasure``) is fitted to the training part: there it leaves less of the speaker
 than in utterances that it has not seen. A probe on ``train_embeddings.npy`` would therefore find too little. Here the

@@ -27,7 +27,7 @@ from ser.run.identity import first_difference
 
 log = logging.getLogger(__name__)
 
-# What a result must say about itself, by the key that declares it in split.json and metrics.json.
+# Labels that a result must carry, by the key that declares it in split.json and metrics.json.
 WARNINGS = {
     "speaker_overlap": "speaker overlap: test speakers occur in training, so this is not a result on unseen speakers",
     "transductive": "transductive: uses unlabelled audio of the test speakers",
@@ -270,17 +270,17 @@ def declared(runs: Sequence[Run]) -> dict[str, bool]:
 
 
 def warnings_in(facts: Mapping[str, Any]) -> list[str]:
-    """What a result with these facts must say."""
+    """The labels of a result with these facts."""
     return [text for key, text in WARNINGS.items() if facts.get(key)]
 
 
 def marks_of(facts: Mapping[str, Any]) -> list[str]:
-    """The same in one or two words."""
+    """The same labels in one or two words each."""
     return [text.partition(":")[0] for text in warnings_in(facts)]
 
 
 def warnings_of(runs: Sequence[Run]) -> list[str]:
-    """What results of these runs must say; names the variants where it holds for some of them only."""
+    """The labels of results of these runs, each with its variants where it does not hold for all."""
     phrases = list(dict.fromkeys(run.origin for run in runs if run.origin))
     for key, text in WARNINGS.items():
         flagged = sorted({run.variant for run in runs if run.warns(key)})

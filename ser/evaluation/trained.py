@@ -70,7 +70,7 @@ class Trained:
 
 
 def digest_of(model: Path) -> str:
-    """By which an evaluation tells the model; empty for a folder."""
+    """Hash by which an evaluation identifies the model file; empty for a folder."""
     return hashlib.sha256(model.read_bytes()).hexdigest()[:16] if model.is_file() else ""
 
 
@@ -87,7 +87,7 @@ def seen_speakers(trained: Trained, corpus: Corpus, keys: Mapping[str, str]) -> 
 
 
 class SeenSpeakersError(SerError):
-    """The data hold speakers whom the model has heard in training."""
+    """The data hold speakers of the training or validation part of the model."""
 
 
 def refusal(trained: Trained, corpus: Corpus, seen: set[str]) -> str:

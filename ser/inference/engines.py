@@ -29,7 +29,7 @@ WAVEFORM, FRAMES = "waveform", "frames"  # name of an ONNX graph's first input, 
 
 
 class Scores(NamedTuple):
-    """Answer for a batch."""
+    """Output of a model for a batch."""
 
     probabilities: NDArray[np.float64]  # (B, C) in double precision
     attention: list[NDArray[np.float32]] | None  # per utterance (L,), how much its frames are attended to
@@ -182,14 +182,14 @@ def check_encoder(config: ModelConfig, encoder: Encoder) -> None:
 
 
 def frames_of_test_sound(encoder: Encoder) -> Tensor:
-    """Mean frame (D,) of a made-up second, by which an exported model knows its encoder in whatever file it comes."""
+    """Mean frame (D,) of a made-up second, which identifies the encoder of an exported model in any file format."""
     time = torch.arange(SAMPLE_RATE, dtype=torch.float64) / SAMPLE_RATE
     sound = 0.1 * torch.sin(2 * torch.pi * (150 + 200 * time) * time) + 0.05 * torch.sin(2 * torch.pi * 1500 * time)
     return encode(encoder, [sound.float()])[0].mean(0).float().cpu()
 
 
 def _sounds_alike(expected: Any, encoder: Encoder) -> bool:
-    """Whether the encoder makes the frames of the test sound that an exported model wrote down, but for rounding."""
+    """Whether the encoder's frames of the test sound equal those stored in an exported model, up to rounding."""
     try:
         wanted = torch.tensor(expected, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError):

@@ -23,7 +23,13 @@ from ser.inference.timeline import predict_gated, predict_long, speech_of
 from ser.inference.vad import SpeechGate
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
-SUFFIXES |= {".m4a", ".aac", ".amr", ".webm", ".wma"}  # of phones and browsers: not read, but listed as such
+SUFFIXES |= {
+    ".m4a",
+    ".aac",
+    ".amr",
+    ".webm",
+    ".wma",
+}  # of phones and browsers: cannot be read, but are listed as failures
 
 StatisticsOf = Callable[[Path], FrameStatistics | None]
 Outcome = Prediction | str  # or the reason why there is none

@@ -19,7 +19,7 @@ from ser.evaluation.report.tables import cross_validation_table, run_tables
 from ser.inference.checkpoint import SYNTHETIC, score_line, to_plain, told_settings
 from ser.inference.engines import frames_of_test_sound
 from ser.inference.recognizer import Recognizer
-from ser.io import json_text, require_json, told_writing, write_tensors
+from ser.io import json_text, require_json, write_errors, write_tensors
 from ser.metrics import TITLES
 
 _METRICS = {"uar": "recall", "wa": "accuracy", "macro_f1": "f1"}  # names of the Hub
@@ -43,7 +43,7 @@ def export_hub(recognizer: Recognizer, folder: str | Path, run: str | Path | Non
     replaced = temporary.with_suffix(".old")
     weights = {name: value.cpu().contiguous().numpy() for name, value in network.state_dict().items()}
     try:
-        with told_writing(folder):
+        with write_errors(folder):
             temporary.mkdir(parents=True)
             write_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
             (temporary / "config.json").write_text(json_text(_portable(recognizer, run)), encoding="utf-8")
@@ -89,7 +89,7 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
     metrics, split = (_record(run, name) for name in ("metrics.json", "split.json"))
     settings = told_settings(facts["encoder"])
     checkpoint = settings.get("checkpoint")
-    if checkpoint and Path(checkpoint).is_absolute():  # the card is for strangers
+    if checkpoint and Path(checkpoint).is_absolute():  # no local path in a public card
         checkpoint = settings["checkpoint"] = Path(checkpoint).name
     network, encoder = (str(facts[part]["_target_"]).rpartition(".")[2] for part in ("network", "encoder"))
     title = f"{corpus}, {network} on {encoder}"

@@ -1,4 +1,4 @@
-"""What ``ser listen`` shows while it hears, the table that it writes, and the recording of a microphone."""
+"""The output of ``ser listen``: screen, table, and the recording of a microphone."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ from ser.inference.screen import bar, write_table
 from ser.inference.sources import Source
 from ser.inference.streaming import StreamEvent, StreamingRecognizer
 from ser.inference.vad import NO_SPEECH, SpeechGate
-from ser.io import told_writing
+from ser.io import write_errors
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Recording:
             raise SerError(f"--record {printable(wav)} was given, expected a name that ends in .wav; rename it.")
         if wav.exists() or self.lines.exists():
             raise SerError(f"--record {printable(wav)} is there already, expected a new file; give another name.")
-        with told_writing(wav):
+        with write_errors(wav):
             wav.parent.mkdir(parents=True, exist_ok=True)
             wav.touch()
             self.lines.touch()

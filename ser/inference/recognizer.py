@@ -84,7 +84,7 @@ class Recognizer:
         return None if kept is None or self.encoder is None else max(1, round(kept * self.encoder.frame_rate))
 
     def heard(self, waveform: Tensor) -> Tensor:
-        """The part of a waveform (N,) from prepare() that the network answers about."""
+        """The part of a waveform (N,) from prepare() that the network uses."""
         longest = self.config.max_seconds
         return waveform if longest is None else waveform[: round(longest * SAMPLE_RATE)]
 

@@ -1,4 +1,4 @@
-"""What ``ser predict`` and ``ser export`` show, and the tables that they write."""
+"""Screen output and tables of ``ser predict`` and ``ser export``."""
 
 import logging
 import os
@@ -81,11 +81,27 @@ def show_predictions(
     """Print the first rows: bars where the screen is wide enough, figures where not, no column cut."""
     if table.empty:
         return
-    console, emotions = get_console(), recognizer.emotions
+    console = get_console()
+    console.print(_predictions_table(table, recognizer.emotions, console.width))
+    for note in recognizer.config.notes:
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
+    silent = int((table["predicted"] == NO_SPEECH).sum())
+    if silent and gate is not None:
+        what = f"{silent} of {len(table)} rows hold no speech by the {gate.name}"
+        console.print(f"{what}; --no-gate gives them an emotion, too", highlight=False)
+    if recognizer.config.kind == "speaker" and not speaker_per_folder:
+        console.print(
+            "the model was trained with the statistics of each speaker, but those of the training part were used; if "
+            "each folder holds the files of one speaker, add --speaker-per-folder"
+        )
+
+
+def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int) -> Table:
+    """The first rows of predictions of files or windows, for a screen of ``width`` characters."""
     longest = max(map(len, [*emotions, NO_SPEECH]))
     fixed = 24 + 14 + longest + 1  # file, time, emotion with their gaps
-    bars = next((width for width in (10, 4) if fixed + len(emotions) * (width + 6) <= console.width), 0)
-    separate = bool(bars) or fixed + sum(max(4, len(name)) + 1 for name in emotions) <= console.width
+    bars = next((wide for wide in (10, 4) if fixed + len(emotions) * (wide + 6) <= width), 0)
+    separate = bool(bars) or fixed + sum(max(4, len(name)) + 1 for name in emotions) <= width
     heads = [Column(name, no_wrap=True, justify="left" if bars else "right") for name in emotions]
     screen = Table(
         Column("file", overflow="fold", ratio=1),  # gives way to the figures
@@ -111,18 +127,7 @@ def show_predictions(
         before = name  # windows of one file have its name once
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
-    console.print(screen)
-    for note in recognizer.config.notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
-    silent = int((table["predicted"] == NO_SPEECH).sum())
-    if silent and gate is not None:
-        what = f"{silent} of {len(table)} rows hold no speech by the {gate.name}"
-        console.print(f"{what}; --no-gate gives them an emotion, too", highlight=False)
-    if recognizer.config.kind == "speaker" and not speaker_per_folder:
-        console.print(
-            "the model was trained with the statistics of each speaker, but those of the training part were used; if "
-            "each folder holds the files of one speaker, add --speaker-per-folder"
-        )
+    return screen
 
 
 def _probabilities(row: Mapping[Any, Any], emotions: Sequence[str], bars: int, separate: bool) -> list[Text]:
@@ -151,7 +156,7 @@ def _short_names(paths: Sequence[str]) -> list[str]:
     return list(paths) if shared == os.sep else [str(path.relative_to(shared)) for path in whole]
 
 
-def check_asked(recognizer: Recognizer, speaker_per_folder: bool, attention: bool) -> None:
+def check_supported(recognizer: Recognizer, speaker_per_folder: bool, attention: bool) -> None:
     """Refuse, before any file is read, what this model cannot do.
 
     Raises:

@@ -96,12 +96,12 @@ class StreamingRecognizer:
         self.smoothing = smoothing
         self.buffer = RingBuffer(self.window)
         self.processed = self.dropped = 0  # windows
-        self.every = 1  # of the windows, which ones are made
+        self.every = 1  # every which window is answered
         self._events: deque[StreamEvent] = deque(maxlen=history)
         self._on_event, self._clock = on_event, clock
         self._next_index, self._counted_to = 0, 0  # of a window; samples that the running statistics have seen
         self._drops: deque[bool] = deque(maxlen=_RECENT)
-        self._seconds, self._begun = 0.0, math.inf  # that the last answer took; when the one in the making began
+        self._seconds, self._begun = 0.0, math.inf  # duration of the last answer; start of the current one
         self._waiting: _Window | None = None
         self._smoothed: NDArray[np.float64] | None = None
         self._busy, self._ending = False, False

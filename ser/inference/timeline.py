@@ -60,7 +60,7 @@ def timeline(
 
 
 def timeline_columns(emotions: Sequence[str]) -> list[str]:
-    """Columns of a timeline, which has them without rows, too."""
+    """Columns of a timeline, also of one without rows."""
     return ["start", "end", "speech_seconds", "predicted", "confidence", *(f"p_{name}" for name in emotions)]
 
 

@@ -12,7 +12,7 @@ from ser.adversary import Adversary
 from ser.config import instantiate
 from ser.console import announce
 from ser.data.augmentation import Augmentation
-from ser.data.cache import FRAME_CODE
+from ser.data.cache import FRAME_CODE, FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule, check_batches
 from ser.data.extraction import Extraction, extract
@@ -53,26 +53,22 @@ class Data:
 
 def load_data(cfg: DictConfig) -> Data:
     """Corpus, frames and split of the configuration."""
+    # Before the corpus, which may have to be written first.
+    encoder: Encoder = instantiate(cfg, "features")
+    normalization, protocol = instantiate(cfg, "normalization"), instantiate(cfg, "protocol")
+    augmentation: Augmentation = instantiate(cfg, "augmentation")
     corpus: Corpus = instantiate(cfg, "data")
     announce(corpus)
-    encoder: Encoder = instantiate(cfg, "features")
-    normalization = instantiate(cfg, "normalization")
     own_frames = corpus.frame_source is not None
-    augmentation: Augmentation = instantiate(cfg, "augmentation")
     check_finetuning(encoder, normalization.kind, augmentation, own_frames)
     voices = other_voices(encoder, augmentation.voices, own_frames)
-    protocol = instantiate(cfg, "protocol")
     others = other_emotions(cfg, corpus) if cfg.auxiliary_weight else ()
-    # What is wrong with the split or the settings is said before hours of extraction.
+    # Faults of the split or the settings are reported before hours of extraction.
     trial = _split(cfg, protocol, corpus, others)
     check_settings(
         cfg, (corpus.frame_source or encoder).dim, len({u.speaker for u in trial.train}), len(corpus.emotions)
     )
-    whole = replace(corpus, utterances=(*corpus.utterances, *others))
-    extraction = extract(whole, encoder, cfg.paths.cache, **cfg.extraction)
-    for identifier, reason in extraction.failures.items():
-        log.warning("left out %s: %s", identifier, reason)
-    copies = [extract(whole, voice, cfg.paths.cache, **cfg.extraction).cache for voice in voices]
+    extraction, copies = _frames(cfg, replace(corpus, utterances=(*corpus.utterances, *others)), encoder, voices)
     corpus = corpus.without(extraction.failures)
     split = _split(cfg, protocol, corpus, [u for u in others if u.id not in extraction.failures])
     recordings, signatures = extraction.cache.recordings, extraction.cache.signatures()
@@ -95,6 +91,16 @@ def load_data(cfg: DictConfig) -> Data:
     if (source := corpus.frame_source) is not None:  # whoever uses the model has to bring frames, too
         encoder = FrameFiles(dim=source.dim, frame_rate=source.frame_rate, average=encoder.average)
     return Data(corpus, encoder, extraction, split, module, record)
+
+
+def _frames(
+    cfg: DictConfig, corpus: Corpus, encoder: Encoder, voices: Sequence[Encoder]
+) -> tuple[Extraction, list[FeatureCache]]:
+    """Frames of a corpus, and those of its copies in other voices; utterances that have none are logged."""
+    extraction = extract(corpus, encoder, cfg.paths.cache, **cfg.extraction)
+    for identifier, reason in extraction.failures.items():
+        log.warning("left out %s: %s", identifier, reason)
+    return extraction, [extract(corpus, voice, cfg.paths.cache, **cfg.extraction).cache for voice in voices]
 
 
 def measured(data: Data) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
-from ser.io import DamagedCheckpointError, leftovers, read_checkpoint_file, read_json, told_writing, write_json
+from ser.io import DamagedCheckpointError, leftovers, read_checkpoint_file, read_json, write_errors, write_json
 from ser.run.identity import first_difference, read_identity
 from ser.run.results import Part, score_parts
 
@@ -88,7 +88,7 @@ class RunFolder:
         return _read_checkpoint(self.best_checkpoint, "the epoch that this run kept", "and train again")
 
     def choose(self, identity: Mapping[str, Any], *, resume: bool, test: bool) -> dict[str, Any] | None:
-        """The metrics where this very run is finished already, else None; then ``work`` is where it is to be done.
+        """The metrics if this run is already finished, else None; then ``work`` is the folder to run in.
 
         With ``resume`` what is finished is skipped, and an interrupted run goes on where it stopped. With ``test`` a
         run without a test result is not finished.
@@ -107,7 +107,7 @@ class RunFolder:
             return None
         if not resume:
             self.work = self._attempt
-            with suppress(SerError):  # of an unreadable identity nothing can be said
+            with suppress(SerError):  # an unreadable identity cannot be compared
                 if (difference := first_difference(read_identity(self.path), identity)) is not None:
                     log.warning("this run will replace the finished one in %s, which has %s", self.path, difference)
             return None
@@ -133,7 +133,7 @@ class RunFolder:
             return checkpoint
         if self.work == self.path and checkpoint is None and self.read_metrics() is not None:
             raise SerError(f"{self.path} was finished by another process meanwhile; run the same command again.")
-        with told_writing(self.work):
+        with write_errors(self.work):
             if checkpoint is None and self.work == self._attempt:
                 shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ class RunFolder:
     def finish(self, parts: Mapping[str, Part], facts: Mapping[str, Any], probe: bool = False) -> dict[str, Any]:
         """Write tables and features, then ``metrics.json``, and return its content.
 
-        With ``probe`` the speaker is looked for in the features before, since metrics.json says that all is done.
+        With ``probe`` the speaker leakage is measured before, since metrics.json marks a finished run.
         """
         for part, prefix in (("test", ""), ("train", "train_")):
             if part not in parts:
@@ -226,7 +226,7 @@ class RunFolder:
 
     def replace_earlier(self) -> None:
         """Put a finished attempt in the place of the earlier run; repeatable after a kill at any point."""
-        with told_writing(self.path):
+        with write_errors(self.path):
             if (self._attempt / "metrics.json").exists():
                 if self.path.exists():
                     shutil.rmtree(self._replaced, ignore_errors=True)

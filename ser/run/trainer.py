@@ -59,7 +59,7 @@ def check_trainer(cfg: DictConfig) -> None:
                 "short run."
             )
     with open_dict(cfg := cfg.copy()):
-        if str(cfg.trainer.precision) == "bf16-mixed":  # known; that it would be slower is said once, when it trains
+        if str(cfg.trainer.precision) == "bf16-mixed":  # accepted here; the training warns if it is slower
             cfg.trainer.precision = "32-true"
     trainer = build_trainer(cfg, batches=1)
     if not any(one.filename == "best" and one.save_top_k for one in _checkpoints(trainer)):
@@ -122,7 +122,7 @@ def build_trainer(cfg: DictConfig, batches: int, schedules: bool = True) -> ligh
 
 
 def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
-    """``trainer.threads``; of ``auto`` one for a small network on the CPU, else None: as many as the library likes.
+    """``trainer.threads``; of ``auto`` one for a small network on the CPU, else None: the library's own number.
 
     Raises:
         SerError: neither ``auto`` nor a whole number from 1.

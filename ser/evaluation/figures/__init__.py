@@ -16,7 +16,7 @@ from ser.evaluation.figures.sweep import Sweep
 from ser.evaluation.report.cells import short_names
 from ser.evaluation.runs import Run, load_run, warnings_of
 from ser.evaluation.summary import Summary
-from ser.io import told_writing
+from ser.io import write_errors
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -69,7 +69,7 @@ def _replace(folder: Path, figures: Mapping[str, Figure], loggers: Sequence["Log
 
                 file = drawn / f"{name}.png"  # drawing takes longer than reading
                 log_image(name, file.read_bytes() if "png" in formats else encode_figure(figure), loggers)
-        with told_writing(kept):
+        with write_errors(kept):
             for old in kept.glob("*.*"):
                 if old.suffix.removeprefix(".") in {*FORMATS} - {*formats}:
                     shutil.copy2(old, drawn)

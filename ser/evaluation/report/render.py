@@ -80,7 +80,7 @@ class Page:
     title: str  # what it is about
     subtitle: str  # the facts in one line
     headline: Sequence[tuple[str, str, str]]  # name, value and meaning of the main figures
-    warnings: Sequence[str]  # what these results must say
+    warnings: Sequence[str]  # labels that these results must carry
     sections: Sequence[Section]  # the content
 
 
