@@ -19,6 +19,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from ser.config.irrelevant import irrelevant
 from ser.config.suggestions import nearest_option
 from ser.errors import SerError, explain
 
@@ -131,8 +132,6 @@ def variant_name(model: str, experiment: str | None, overrides: str | None) -> s
 
     An experiment takes the place of the model as the name; ``overrides`` is Hydra's ``override_dirname``.
     """
-    from ser.run.identity import irrelevant  # noqa: PLC0415  it loads this module
-
     settings = [
         part for part in name_parts(overrides or "") if part and not irrelevant(part.split("=")[0].lstrip("+~"))
     ]
