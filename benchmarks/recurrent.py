@@ -1,6 +1,8 @@
-"""Training step of the bidirectional GRU layer against a packed ``nn.GRU``, and of EnhancedGRU in bf16 against fp32.
+"""Training step of the bidirectional GRU layer against ``nn.GRU``, of whole networks, and of EnhancedGRU in bf16.
 
-The speed of matrix products in bf16 against fp32 stands beside it: no training step can gain more.
+The layer is compared with a packed ``nn.GRU`` and with two ``nn.GRU`` of one direction, the networks with themselves
+on two ``nn.GRU``, bf16 with fp32. The speed of matrix products in bf16 against fp32 stands beside that: no training
+step can gain more.
 
     python -m benchmarks.recurrent --repeats 5 --threads 1
 
@@ -13,13 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ser.models import layers
 from ser.models.layers import BidirectionalRNN
-from ser.models.recurrent import EnhancedGRU
+from ser.models.recurrent import BottleneckGRU, EnhancedGRU
 
 SIZES = [(16, 50, 64, 32), (16, 150, 64, 32), (16, 200, 128, 64), (32, 200, 256, 128)]  # B, L, D, H
 BATCH, FRAMES, WIDTH = 16, 200, 768  # of EnhancedGRU's input: HuBERT base, 4 s
@@ -54,6 +58,12 @@ def step(network: nn.Module, frames: Tensor, lengths: Tensor, bf16: bool = False
     network.zero_grad()
 
 
+def plain_step(network: nn.Module, frames: Tensor, lengths: Tensor) -> None:
+    """The same on two ``nn.GRU``, as where no gradient is needed."""
+    with mock.patch.object(layers, "can_train", return_value=False):
+        step(network, frames, lengths)
+
+
 def alternate(variants: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, float]:
     """Median seconds of each variant, in rounds; one round more warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -84,9 +94,24 @@ def main() -> None:
     for batch, frames, inputs, hidden in SIZES:
         lengths = torch.randint(int(0.95 * frames), frames + 1, (batch,))  # as batches of similar length have them
         x = torch.randn(batch, frames, inputs)
-        layers = {"packed nn.GRU": PackedGRU(inputs, hidden), "ours": BidirectionalRNN(inputs, hidden)}
-        variants = {name: partial(step, layer, x, lengths) for name, layer in layers.items()}
+        packed, ours = PackedGRU(inputs, hidden), BidirectionalRNN(inputs, hidden)
+        variants = {
+            "packed nn.GRU": partial(step, packed, x, lengths),
+            "two nn.GRU": partial(plain_step, ours, x, lengths),
+            "ours": partial(step, ours, x, lengths),
+        }
         report(f"B {batch} L {frames} D {inputs} H {hidden}", alternate(variants, options.repeats))
+    x, lengths = (
+        torch.randn(BATCH, FRAMES // 4, WIDTH),
+        torch.randint(47, FRAMES // 4 + 1, (BATCH,)),
+    )  # means of 4 frames
+    for title, network in (
+        ("BottleneckGRU H 32", BottleneckGRU(WIDTH, 4)),
+        ("EnhancedGRU H 64", EnhancedGRU(WIDTH, 4, hidden_size=64)),
+    ):
+        kinds = {"two nn.GRU": plain_step, "ours": step}
+        variants = {name: partial(kind, network, x, lengths) for name, kind in kinds.items()}
+        report(f"{title} L {FRAMES // 4}", alternate(variants, options.repeats))
     single = torch.randn(2048, 2048)
     half = single.bfloat16()
     products = {"fp32": partial(torch.mm, single, single), "bf16": partial(torch.mm, half, half)}

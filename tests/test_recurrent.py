@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ser.models import gru_cpu, layers
 from ser.models.layers import CELLS, BidirectionalRNN
 
 SIZES = {  # lengths, D, H
@@ -48,6 +49,36 @@ def test_states_and_gradients_equal_those_of_each_utterance_alone(name, cell):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("chunk", [1, 1000])  # values per piece: a frame, some frames
+def test_training_on_a_cpu_gives_the_states_and_gradients_of_plain_layers(name, chunk, monkeypatch):
+    monkeypatch.setattr(gru_cpu, "CHUNK", chunk)
+    layer, frames, lengths, valid = case(name, torch.float64)
+    slopes = torch.randn((*frames.shape[:2], 2 * layer.forward_direction.hidden_size), dtype=torch.float64)
+    results = []
+    for own in (True, False):
+        if not own:
+            monkeypatch.setattr(layers, "can_train", lambda *_: False)
+        states = layer(frames, lengths) * valid
+        gradients = torch.autograd.grad((states * slopes).sum(), (frames, *layer.parameters()))
+        results.append((states, *gradients))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(frames, lengths) * valid, results[0][0], atol=1e-12, rtol=1e-10)
+
+
+def test_layers_that_train_are_told_from_those_that_do_not():
+    layer, frames, _, _ = case("variable")
+    assert gru_cpu.can_train(layer.forward_direction, frames.detach())
+    layer.requires_grad_(False)
+    assert gru_cpu.can_train(layer.forward_direction, frames)
+    assert not gru_cpu.can_train(layer.forward_direction, frames.detach())
+    assert not gru_cpu.can_train(nn.LSTM(12, 8), frames)
+    with torch.no_grad():
+        assert not gru_cpu.can_train(layer.forward_direction, frames)
+
+
 def test_padding_neither_changes_a_state_nor_gets_a_gradient():
     layer, frames, lengths, valid = case("variable")
     states = layer(frames, lengths) * valid
@@ -59,10 +90,16 @@ def test_padding_neither_changes_a_state_nor_gets_a_gradient():
 
 def test_bfloat16_autocast_stays_near():
     layer, frames, lengths, valid = case("wide")
-    expected = layer(frames, lengths) * valid
-    with torch.autocast("cpu", torch.bfloat16):
-        found = layer(frames, lengths).float() * valid
-    assert (found - expected).abs().max() <= 0.03 * expected.abs().max()
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            states = layer(frames, lengths)
+        assert states.dtype == (torch.bfloat16 if enabled else torch.float32)
+        states = states.float() * valid
+        results.append((states, *torch.autograd.grad(states.square().sum(), (frames, *layer.parameters()))))
+    for expected, found in zip(*results, strict=True):
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().max() <= 0.03 * expected.abs().max()
 
 
 def test_checkpoints_hold_the_parameters_of_two_plain_layers():

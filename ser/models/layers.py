@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.errors import SerError
+from ser.models.gru_cpu import can_train, run_directions
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 _SMALLEST_VARIANCE = 1e-5  # keeps the gradient of the square root finite for an utterance of one frame
@@ -117,7 +118,8 @@ class BidirectionalRNN(nn.Module):
 
     The backward direction is a second layer over the frames of each utterance in reverse order, with the padding left
     behind them. Packed sequences compute the same, but cannot be exported, and on CPU a training step through them
-    takes 1.3 to 3 times as long (``python -m benchmarks.recurrent``).
+    takes up to 3 times as long. GRUs that train on a CPU take :mod:`ser.models.gru_cpu` in place of ``nn.GRU``: the
+    same to rounding, and up to twice as fast again (``python -m benchmarks.recurrent``).
     """
 
     def __init__(self, input_size: int, hidden_size: int, cell: str = "gru") -> None:
@@ -132,7 +134,12 @@ class BidirectionalRNN(nn.Module):
         time = torch.arange(frames.shape[1], device=lengths.device)
         end = lengths.unsqueeze(1)
         order = torch.where(time < end, end - 1 - time, time).unsqueeze(-1)  # (B, L, 1), its own inverse
-        ahead, _ = self.forward_direction(frames)  # (B, L, H)
-        back, _ = self.backward_direction(frames.gather(1, order.expand(-1, -1, frames.shape[-1])))
+        reverse = frames.gather(1, order.expand(-1, -1, frames.shape[-1]))  # (B, L, D)
+        if can_train(self.forward_direction, frames):
+            layers = (self.forward_direction, self.backward_direction)
+            ahead, back = run_directions(layers, (frames, reverse))  # (B, L, H) each
+        else:
+            ahead, _ = self.forward_direction(frames)
+            back, _ = self.backward_direction(reverse)
         back = back.gather(1, order.expand(-1, -1, back.shape[-1]))  # (B, L, H), in time order again
         return torch.cat((ahead, back), dim=-1)  # (B, L, 2H)
