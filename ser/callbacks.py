@@ -101,11 +101,12 @@ class GradientCheck(lightning.Callback):
 
 
 class PercentProgressBar(RichProgressBar):
-    """Lightning's bar, with UAR in percent as on the rest of the screen."""
+    """Lightning's bar: UAR in percent as on the rest of the screen, and no number of a logger."""
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         """Names and values to show beside the bar."""
         found = super().get_metrics(trainer, pl_module)
+        found.pop("v_num", None)
         return {key: f"{100 * value:.1f}%" if key.endswith("/uar") else value for key, value in found.items()}  # type: ignore[operator]
 
 

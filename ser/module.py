@@ -231,7 +231,7 @@ class EmotionModule(lightning.LightningModule):
         common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False, "logger": shown}
         size = max(1, len(emotion))  # a batch may have auxiliary utterances only
         for name, value in losses.items():
-            bar = name in ("loss", "speaker_loss")
+            bar = name == "loss"  # more is no room for in 80 columns
             self.log(f"{phase}/{name}", value.detach(), prog_bar=bar, batch_size=size, sync_dist=True, **common)
         if len(emotion):
             metrics.update(logits.detach(), emotion)

@@ -264,6 +264,7 @@ def test_passing_the_model_list_by_keyboard_does_not_restart_the_microphone(open
     page.keyboard.press("Tab")
     page.wait_for_timeout(1500)
     assert heard(page) > begun
+    assert page.locator("[role=option]:visible").count() == 0  # the list is closed again
     page.click("#ser-mic")
 
 

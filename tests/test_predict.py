@@ -264,6 +264,8 @@ def test_settings_that_are_refused_leave_no_recording(checkpoint, tmp_path, caps
     assert not (tmp_path / "kept.wav").exists()
     assert main(["predict", str(path), "--checkpoint", str(checkpoint), "--hop", "0.5"]) == 1
     assert "without --window" in capsys.readouterr().err
+    assert main(["predict", str(path), "--checkpoint", str(checkpoint), "--window", "0.5"]) == 0  # hop: 0.5 as well
+    assert "1.5-2.0" in capsys.readouterr().out
 
 
 def test_sound_that_clips_is_told_once(checkpoint, tmp_path, caplog):

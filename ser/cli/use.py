@@ -48,7 +48,7 @@ def predict(
         float | None, option("SECONDS", "Predict every window of this length by itself.", callback=positive)
     ] = None,
     hop: Annotated[
-        float | None, option("SECONDS", "With --window: from one to the next; default: 1.", callback=positive)
+        float | None, option("SECONDS", "With --window: from one to the next; default: 1 or less.", callback=positive)
     ] = None,
     batch_seconds: Annotated[float, option("SECONDS", "Padded audio per batch.", callback=positive)] = 60.0,
     no_gate: NoGate = False,
@@ -84,7 +84,7 @@ def predict(
     screen.check_table_name(output)
     if window is None and hop is not None:
         raise SerError(f"--hop {hop:g} was given without --window, which it belongs to; add that.")
-    hop = 1.0 if hop is None else hop
+    hop = min(1.0, window or 1.0) if hop is None else hop
     if window is not None:
         check_windows(window, hop)
     if enrol is not None and not speaker_per_folder:

@@ -53,7 +53,9 @@ def leakage_comparison_table(leakage: Mapping[str, Any]) -> Table:
 def probe_tables(variants: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) -> list[Table]:
     """Leakage of each run, and its mean per variant: of training speakers, then of unseen ones (``ser probe``)."""
     tables, (names, _) = [], short_names(list(variants))
-    for title, keys in _PROBES.items():
+    found = [figures(leakage) for runs in variants.values() for _, leakage in runs]
+    for title, listed in _PROBES.items():
+        keys = [key for key in listed if any(one[key] is not None for one in found)]
         closed = "speaker" in keys
         rows = []
         for variant, runs in variants.items():
