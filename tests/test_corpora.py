@@ -393,6 +393,14 @@ def test_emodb_2_is_read_without_its_laryngograms(tmp_path):
     corpus = emodb(tmp_path / "emodb", emotions)
     assert [u.path.parent.name for u in corpus.utterances] == ["wav"] * 4
     assert emotion_counts(corpus) == {"happy": 2, "neutral": 2}
+    speakers, versions, texts = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16"), "abcdefgh", range(1, 6)
+    names = [f"{who}{ab}{text:02d}{emotion}{version}" for version in versions for ab in "ab" for text in texts
+             for emotion in "WLEAFTN" for who in speakers]  # fmt: skip
+    for place in ("wav", "laryngo"):
+        (tmp_path / "whole" / place).mkdir(parents=True)
+        for name in names[:816]:  # 535 of version 1 and 281 that fewer listeners recognised
+            (tmp_path / "whole" / place / f"{name}.wav").touch()
+    assert len(emodb(tmp_path / "whole").utterances) == 816
     with pytest.raises(SerError, match="holds no recording"):
         emodb(tmp_path / "emodb" / "laryngo", emotions)
 

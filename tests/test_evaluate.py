@@ -1,6 +1,7 @@
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -190,6 +191,13 @@ def test_files_named_as_those_of_a_corpus_have_its_emotion_and_speaker(tmp_path,
         write_voice(tmp_path / f"{name}.wav", "a", "sad", 0.2, True)
     assert {(u.emotion, u.speaker, u.gender) for u in read_folder(tmp_path).utterances} == expected
     assert "2 files, speaker by the file names of" in caplog.text and "one speaker" not in caplog.text
+    for name in names:  # a second download, in a folder that would say another emotion
+        folder, recording = tmp_path / "bored" / Path(name).parent, tmp_path / f"{name}.wav"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(recording, folder / f"{Path(name).name} (1).wav")
+    found = read_folder(tmp_path).utterances
+    assert {(u.emotion, u.speaker, u.gender) for u in found} == expected and len(found) == 2
+    assert "left out 2 copies of recordings, such as bored/" in caplog.text
 
 
 def test_one_speaker_in_a_folder_is_told(tmp_path, caplog):

@@ -9,7 +9,7 @@ CASIA, the 1,200 public recordings.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from ser.data.corpora.parsing import (
     existing_root,
     log,
     mapped_labels,
+    match_name,
     named_files,
     speaker_groups,
     validate_emotions,
@@ -195,7 +196,7 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
         SerError: the folder is not there, or no two emotions are found in it.
     """
     base = existing_root(root, "recordings", _REMEDY)
-    files = sorted(path.relative_to(base) for path in audio_files(base))
+    files = _without_copies(sorted(path.relative_to(base) for path in audio_files(base)), base)
     labels = _labels(files)
     possible = sorted({label.emotion for label in labels.values()})
     if len(possible) < 2:
@@ -203,9 +204,8 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
             f"{base} has {len(files)} audio files and names of {len(possible)} emotions in their paths, expected two "
             f"or more; {_REMEDY}."
         )
-    if len(labels) < len(files):
-        counts = (len(files) - len(labels), len(files))
-        log.warning("%s: %d of %d files have no emotion in their names", printable(base), *counts)
+    if without := len(files) - len(labels):
+        log.warning("%s: %d of %d files have no emotion in their names", printable(base), without, len(files))
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(base))
     kept = {path: label for path, label in labels.items() if label.emotion in wanted}
     _tell_sources(base, kept)
@@ -221,9 +221,22 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
     )
 
 
+def _without_copies(files: Sequence[Path], base: Path) -> list[Path]:
+    """The files without second copies and formats of those that are named as a known corpus's."""
+    copies: set[Path] = set()
+    for pattern in (re.compile(CORPORA[name].pattern) for name in _NAMED):
+        named = {path for path in files if match_name(path, pattern)}
+        copies |= named - {path for path, _ in named_files(named, pattern)}
+    if copies:
+        log.warning(
+            "%s: left out %d copies of recordings, such as %s", printable(base), len(copies), printable(min(copies))
+        )
+    return [path for path in files if path not in copies]
+
+
 def _labels(files: Sequence[Path]) -> dict[Path, _Label]:
     """What the paths below the root say, of those that have an emotion."""
-    labels = {path: label for path in files if (label := _by_corpus(path)) is not None}
+    labels = {path: label for name in _NAMED for path, label in _by_corpus(files, CORPORA[name])}
     others = {path: emotion for path in files if path not in labels and (emotion := _emotion(path)) is not None}
     first_words = Counter(_words(path.stem)[0] for path in others)
     labels |= {path: _Label(emotion, *_speaker(path, first_words)) for path, emotion in others.items()}
@@ -245,15 +258,12 @@ def _tell_sources(base: Path, labels: Mapping[Path, _Label]) -> None:
         )
 
 
-def _by_corpus(path: Path) -> _Label | None:
-    """Emotion and speaker of a file that is named as those of a known corpus."""
-    for name in _NAMED:
-        names = CORPORA[name]
-        match = re.search(rf"(?<![^/]){names.pattern}$", path.with_suffix("").as_posix())
-        if match is not None and match["emotion"] in names.emotions:
+def _by_corpus(files: Sequence[Path], names: Names) -> Iterator[tuple[Path, _Label]]:
+    """Emotion and speaker of the files that are named as those of a known corpus."""
+    for path, match in named_files(files, re.compile(names.pattern)):
+        if match["emotion"] in names.emotions:
             speaker, source = match["speaker"], f"the file names of {names.title}"
-            return _Label(names.emotions[match["emotion"]], names.prefix + speaker, source, names.gender(speaker))
-    return None
+            yield path, _Label(names.emotions[match["emotion"]], names.prefix + speaker, source, names.gender(speaker))
 
 
 def _words(name: str) -> list[str]:

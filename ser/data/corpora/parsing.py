@@ -122,18 +122,25 @@ def named_files(paths: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[tup
 
     Of several files with one name the original is taken (not ``name (1).wav``), then the .wav, then the shortest path.
     """
-    ending = re.compile(rf"(?<![^/]){pattern.pattern}$")
     found: dict[str, tuple[tuple[bool, int, int, str], Path, re.Match[str]]] = {}
     for path in paths:
         if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
             continue
-        stem = path.with_suffix("").as_posix()
-        original = _COPY.sub("", stem)
-        if (match := ending.search(original)) is not None:
-            order = (original != stem, AUDIO_SUFFIXES.index(path.suffix.lower()), len(path.parts), str(path))
+        if (match := match_name(path, pattern)) is not None:
+            order = (
+                _COPY.search(path.stem) is not None,
+                AUDIO_SUFFIXES.index(path.suffix.lower()),
+                len(path.parts),
+                str(path),
+            )
             if match[0] not in found or order < found[match[0]][0]:
                 found[match[0]] = order, path, match
     yield from ((path, match) for _, path, match in found.values())
+
+
+def match_name(path: Path, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """The last parts of a path that are named so, without its suffix and the number of a copy."""
+    return re.search(rf"(?<![^/]){pattern.pattern}$", _COPY.sub("", path.with_suffix("").as_posix()))
 
 
 def speaker_groups(speakers: Iterable[tuple[str, str]]) -> dict[str, int]:
