@@ -346,6 +346,13 @@ def test_msp_podcast_and_nemo_are_tables(tmp_path):
     corpus = instantiate(compose_config(["data=msp_podcast", f"data.root={tmp_path}/msp"]), "data")
     assert Counter(u.partition for u in corpus.utterances) == {"train": 8, "validation": 8, "test": 8}
     assert corpus.name == "msp_podcast" and {u.gender for u in corpus.utterances} == {"F", "M"}
+    words = ["data=msp_podcast", f"data.root={tmp_path}/msp"]
+    other = "data.partitions={Train: train, Development: validation, Test2: test}"  # in place of Test1
+    corpus = instantiate(compose_config([*words, other, "++data.map={O: happy}"]), "data")
+    assert {u.speaker for u in corpus.utterances if u.partition == "test"} == {"30", "31"}
+    assert Counter(u.emotion for u in corpus.utterances if u.partition == "test")["happy"] == 4
+    with pytest.raises(SerError, match=r"with O, .*write \+\+data\.map="):
+        compose_config([*words, "data.map={O: happy}"])
     fake_corpora.write_nemo(tmp_path / "nemo", rows=4481, seconds=None)
     corpus = instantiate(compose_config(["data=nemo", f"data.root={tmp_path}/nemo"]), "data")
     assert len(corpus.utterances) == 4481 and len(corpus.speakers) == 9 and len(corpus.emotions) == 6

@@ -68,6 +68,12 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return compose_page(overrides)
     except SerError as error:
         for key in (override.lstrip("+").partition("=")[0] for override in overrides):
+            entry = re.search(rf"'{re.escape(key)}'.*Key '(.+)' is not in struct", str(error))
+            if entry and entry[1] != key.rpartition(".")[2]:
+                raise SerError(
+                    f"{key} was given with {entry[1]}, which its own value does not have; write ++{key}=... to add to "
+                    "it (an entry of null is left out)."
+                ) from error
             if f"'{key}'" in str(error) and (options := _options_with(key)):
                 raise SerError(
                     f"the key {key!r} was given, which needs {key.replace('/', '.').partition('.')[0]}="
