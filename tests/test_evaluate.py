@@ -214,14 +214,17 @@ def test_the_matrix_is_filled_once_on_the_classes_that_all_corpora_have(corpus, 
     other = other.rename(other.with_name("other.csv"))
     corpora = [f"data=manifest data.manifest={corpus}", f"data=manifest data.manifest={other}"]
     words = [*TINY, "adversarial=none", "fold=1", f"paths.cache={place / 'cache'}", f"paths.outputs={tmp_path}"]
-    matrix = cross.cross(corpora, words, tmp_path / "matrix")
+    matrix = cross.cross(corpora, words)
+    folder = next((tmp_path / "cross").rglob("matrix.csv")).parent
+    source, variant, seed = folder.relative_to(tmp_path / "cross").parts  # others do not write over it
+    assert (source, seed) == ("manifest-other-logmel", "seed1") and "adversarial=none" in variant
     assert list(zip(matrix["trained"], matrix["tested"], strict=True)) == [
         (one, two) for one in ("manifest", "other") for two in ("manifest", "other")
     ]
     assert list(matrix["utterances"]) == [12, 36, 36, 12]  # a fold's two speakers, or all six; 3 classes, 2 of each
-    assert {file.name for file in (tmp_path / "matrix").glob("matrix.*")} == {"matrix.csv", "matrix.png"}
+    assert {file.name for file in folder.glob("matrix.*")} == {"matrix.csv", "matrix.png"}
     monkeypatch.setattr(cross, "evaluate", None)
-    pd.testing.assert_frame_equal(matrix, cross.cross(corpora, words, tmp_path / "matrix"))
+    pd.testing.assert_frame_equal(matrix, cross.cross(corpora, words))
     with pytest.raises(SerError, match="two corpora are called manifest"):
         cross.cross([corpora[0], corpora[0]], words)
     with pytest.raises(SerError, match="--corpus is empty"):

@@ -303,13 +303,14 @@ finally:
         assert found.returncode == 1 and "data." in found.stdout, found.stdout
 
 
-def test_two_processes_share_a_run(manifest, cache, tmp_path):
+@pytest.mark.parametrize("script", [(str(ROOT / "train.py"),), ("-m", "ser.cli", "train")])
+def test_two_processes_share_a_run(manifest, cache, tmp_path, script):
     """Strategy ddp on two CPU processes: each utterance is predicted once, and the figures are those of the table."""
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "data=manifest",
              f"data.manifest={manifest}", f"paths.cache={cache}", "name=shared", "variant=two", "batches.batch_size=5",
              "model=enhanced_gru", *(word for word in SMALL if "limit" not in word), "logger=[csv,tensorboard]",
              "normalization=speaker"]  # fmt: skip
-    found = start(*words, "trainer.max_epochs=2", cwd=tmp_path)
+    found = start(*words, "trainer.max_epochs=2", cwd=tmp_path, script=script)
     assert found.returncode == 0, found.stdout
     folder = tmp_path / "outputs" / "shared" / "two" / "fold1" / "seed1"
     check_run(folder, epochs=2)

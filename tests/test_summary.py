@@ -14,7 +14,7 @@ from ser.errors import SerError
 from ser.evaluation.comparison import compare
 from ser.evaluation.predictions import write_predictions
 from ser.evaluation.report.cells import Table
-from ser.evaluation.report.render import show, to_markdown, write_summary
+from ser.evaluation.report.render import compare_and_show, show, to_markdown, write_summary
 from ser.evaluation.report.tables import summary_tables
 from ser.evaluation.runs import find_runs, load_run, scan_runs
 from ser.evaluation.scores import scores
@@ -308,6 +308,19 @@ def test_compare_pairs_runs_variants_and_tables(sweep):
     tables = compare(sweep / "gru/fold1/seed1/predictions.csv", sweep / "enhanced_gru/fold1/seed2")
     assert tables["paired"] == runs["paired"]
     assert json.loads(json.dumps(runs, allow_nan=False)) == runs
+
+
+def test_tables_that_name_speakers_differently_are_paired_by_utterance_and_it_is_said(sweep, tmp_path, capsys):
+    first, second = (sweep / name / "fold1/seed1/predictions.csv" for name in ("gru", "enhanced_gru"))
+    same, other = compare(first, second), pd.read_csv(second)
+    assert same["speakers"] == ""
+    for speakers, part in (("x" + other["speaker"].astype(str), "names speakers differently"),
+                           (np.roll(other["speaker"], 1), "group utterances by other speakers")):  # fmt: skip
+        other.assign(speaker=speakers).to_csv(tmp_path / "other.csv", index=False)
+        found = compare(first, tmp_path / "other.csv")
+        assert found["paired"] == same["paired"] and found["same_split"] and part in found["speakers"]
+    compare_and_show(first, tmp_path / "other.csv", output=tmp_path / "comparison.json")
+    assert "group utterances by other speakers" in " ".join(capsys.readouterr().out.split())
 
 
 def test_compare_refuses_other_splits_and_says_what_differs(sweep, tmp_path):

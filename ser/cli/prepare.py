@@ -4,6 +4,7 @@ Each imports what it needs when it runs, so that ``--help`` is quick.
 """
 
 import sys
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from ser.cli.app import PARTLY_FAILED, PREPARE, Overrides, app, command, flag
@@ -53,9 +54,11 @@ _PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names
 @app.command(rich_help_panel=PREPARE, context_settings=_PASSED_ON)
 def train(overrides: Overrides = None) -> None:
     """Train and test one fold; with -m several. Settings are KEY=VALUE; --help lists them."""
+    import __main__  # noqa: PLC0415
     from ser.cli.train import train as start  # noqa: PLC0415
 
     sys.argv = ["ser train", *(overrides or [])]  # Hydra reads the arguments of the program
+    __main__.__spec__ = find_spec("ser.cli.train")  # as which Lightning starts the other processes of trainer=ddp
     start()
 
 

@@ -186,3 +186,7 @@ def listed(value: Any) -> list[Any]:
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
 def _hydra_main(cfg: DictConfig) -> float:
     return run_job(cfg)
+
+
+if __name__ == "__main__":  # a further process of trainer=ddp
+    train()

@@ -36,8 +36,8 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
     left out where there are none.
 
     Returns:
-        Ready for JSON: ``a`` and ``b`` (variant, runs, labels, scores), ``same_split``, ``differences`` (phrases) and
-        ``paired`` (see ``paired_comparison``) or None.
+        Ready for JSON: ``a`` and ``b`` (variant, runs, labels, scores), ``same_split``, ``differences`` (phrases),
+        ``speakers`` (a phrase where the two name them differently) and ``paired`` (``paired_comparison``) or None.
 
     Raises:
         SerError: the splits differ and that was not allowed, the classes differ, or a folder holds several variants.
@@ -64,6 +64,7 @@ def compare(a: str | Path, b: str | Path, allow_different_splits: bool = False) 
         "b": _side(right, b),
         "same_split": not differences,
         "differences": differences,
+        "speakers": _speakers(*tables),
         "paired": paired_comparison(left, right, tables) if len(tables[0]) else None,
     }
 
@@ -184,6 +185,22 @@ def _shared(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     """The rows of both tables whose id and label both have."""
     keys = [pd.MultiIndex.from_frame(table[["id", "emotion"]]) for table in (a, b)]
     return a[keys[0].isin(keys[1])].reset_index(drop=True), b[keys[1].isin(keys[0])].reset_index(drop=True)
+
+
+def _speakers(a: pd.DataFrame, b: pd.DataFrame) -> str:
+    """How the speakers of the same utterances differ between two tables; empty where they do not."""
+    names = a[["id", "speaker"]].drop_duplicates("id").merge(b[["id", "speaker"]].drop_duplicates("id"), on="id")
+    pairs = names.drop(columns="id").drop_duplicates()  # of a speaker's names in both
+    apart = pairs[pairs["speaker_x"] != pairs["speaker_y"]]
+    if apart.empty:
+        return ""
+    one, other = apart.iloc[0]
+    if len(pairs) == pairs["speaker_x"].nunique() == pairs["speaker_y"].nunique():
+        return f"B names speakers differently ({one} is {other}); utterances are paired by id, speakers are those of A"
+    return (
+        f"A and B group utterances by other speakers ({one} is {other}, for one); utterances are paired by id, and "
+        "intervals and p speakers take the speakers of A"
+    )
 
 
 def runs_of_one_variant(path: str | Path) -> list[Run]:

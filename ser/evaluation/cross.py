@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
 from rich import get_console
 
@@ -44,7 +45,8 @@ def cross(corpora: Sequence[str], overrides: Sequence[str], output: Path | None 
     Classes that not all corpora have are left out. What is finished is not repeated.
 
     Each of ``corpora`` is the overrides of one: ``data=ravdess data.root=/path``. The other ``overrides`` are those of
-    the training, with ``fold=1,2`` for fewer than all folds. Without ``output`` it is ``outputs/cross/<corpora>``.
+    the training, with ``fold=1,2`` for fewer than all folds. Without ``output`` it is
+    ``outputs/cross/<corpora>-<features>/<variant>/seed<seed>``.
 
     Returns:
         One row per pair: ``trained, tested, uar, low, high, wa, utterances, speakers, models``.
@@ -55,8 +57,11 @@ def cross(corpora: Sequence[str], overrides: Sequence[str], output: Path | None 
     folds = next((one.partition("=")[2] for one in overrides if one.startswith("fold=")), "")
     others = [one for one in overrides if not one.startswith("fold=")]
     sides = _sides(corpora, others)
-    outputs = Path(compose_config([*sides[0].overrides, *others]).paths.outputs)
-    folder = output or outputs / "cross" / "-".join(side.name for side in sides)
+    cfg = compose_config([*sides[0].overrides, *others])
+    name = "-".join([*(side.name for side in sides), HydraConfig.get().runtime.choices["features"]])
+    folder = (
+        output or Path(cfg.paths.outputs) / "cross" / name / Path(cfg.paths.run).parents[1].name / f"seed{cfg.seed}"
+    )
     if folder.is_file():
         raise SerError(f"--output {folder} is a file, expected a folder, new or of an earlier matrix; name another.")
     rows = []

@@ -233,6 +233,7 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
         if missing := len(side["folds"]) * len(side["seeds"]) - side["runs"]:
             lines.append(f"   {missing} combinations of fold and seed are missing; every utterance counts once")
     paired = result["paired"]
+    lines += [f"{result['speakers']}."] if result["speakers"] else []
     if result["same_split"]:
         return [*lines, "Both were tested on the same split.", *_one_seed(paired)]
     lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]
