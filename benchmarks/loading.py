@@ -3,11 +3,11 @@
     python -m benchmarks.loading --scale 1.0
 
 Writes frames of IEMOCAP's size (1.26 million of 768 values, 1.9 GB in half precision) into the cache of the
-synthetic features, or reuses them. One process iterates over all training batches, once to
-bring the files into the system's cache of pages and then timed; the time is set beside that of ``gru``'s training
-steps (forward, backward, clipping, AdamW) on batches taken evenly over all lengths. Both are processor time, so that a
-busy computer changes their ratio little; use no loader processes, whose time is not counted. The peak of its resident
-memory is set beside that of an interpreter that has done nothing.
+synthetic features, or reuses them. One process iterates over all training batches, once to bring the files into the
+system's cache of pages and then timed; the time is set beside that of ``gru``'s training steps (forward, backward,
+clipping, AdamW) on batches taken evenly over all lengths, with as many threads as a training takes. Both are processor
+time, so that a busy computer changes their ratio little; use no loader processes, whose time is not counted. The peak
+of its resident memory is set beside that of an interpreter that has done nothing.
 """
 
 import argparse
@@ -19,11 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.composing import compose_experiment
 from benchmarks.memory import peak_mb
 from ser.data.datamodule import EmotionDataModule
 from ser.module import EmotionModule
+from ser.run.trainer import count_threads, reuse_freed_memory
 
 TARGET, TARGET_MB = 0.05, 1500
 
@@ -51,18 +53,21 @@ def main() -> None:
     experiment.data = EmotionDataModule(
         experiment.corpus, data.split, data.cache, data.normalization, average=options.average, **experiment.cfg.batches
     )
-    started = peak_mb()
-    iterate(experiment.data)  # what an earlier epoch, or the extraction, leaves in the system's cache
-    loading, batches = iterate(experiment.data)
-    peak = peak_mb()
+    module, started = experiment.module(), peak_mb()
+    reuse_freed_memory()
+    threads = count_threads(experiment.cfg.trainer, module)
+    with threadpool_limits(threads):
+        iterate(experiment.data)  # what an earlier epoch, or the extraction, leaves in the system's cache
+        loading, batches = iterate(experiment.data)
+        peak = peak_mb()
+        step = step_seconds(module, experiment.data, options.steps)
     print(f"{experiment.corpus.name}: {sum(experiment.data.cache.lengths.values()):,} frames of "
           f"{experiment.data.cache.dim} values, {batches} batches, {options.workers} workers")  # fmt: skip
     print(f"peak memory {peak:.0f} MB, {peak - empty:.0f} MB above an empty process (target {TARGET_MB}), "
           f"{peak - started:.0f} MB above the program before the first batch")  # fmt: skip
-    step = step_seconds(experiment.module(), experiment.data, options.steps)
     load = loading / batches
     print(f"loading {1000 * load:.2f} ms a batch, step of {compared} of {options.average} frames: {1000 * step:.0f} ms "
-          f"({torch.get_num_threads()} threads): loading / step {load / step:.4f} (target {TARGET})")  # fmt: skip
+          f"({threads or 'all'} threads): loading / step {load / step:.4f} (target {TARGET})")  # fmt: skip
 
 
 def iterate(data: EmotionDataModule) -> tuple[float, int]:

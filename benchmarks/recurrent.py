@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ser.models import layers
+from ser.models.cpu import gru
 from ser.models.layers import BidirectionalRNN
 from ser.models.recurrent import BottleneckGRU, EnhancedGRU
 
@@ -60,7 +60,7 @@ def step(network: nn.Module, frames: Tensor, lengths: Tensor, bf16: bool = False
 
 def plain_step(network: nn.Module, frames: Tensor, lengths: Tensor) -> None:
     """The same on two ``nn.GRU``, as where no gradient is needed."""
-    with mock.patch.object(layers, "can_train", return_value=False):
+    with mock.patch.object(gru, "ENABLED", False):
         step(network, frames, lengths)
 
 

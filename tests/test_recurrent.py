@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ser.models import gru_cpu, layers
+from ser.models.cpu import gru
 from ser.models.layers import CELLS, BidirectionalRNN
 
 SIZES = {  # lengths, D, H
@@ -52,13 +52,12 @@ def test_states_and_gradients_equal_those_of_each_utterance_alone(name, cell):
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("chunk", [1, 1000])  # values per piece: a frame, some frames
 def test_training_on_a_cpu_gives_the_states_and_gradients_of_plain_layers(name, chunk, monkeypatch):
-    monkeypatch.setattr(gru_cpu, "CHUNK", chunk)
+    monkeypatch.setattr(gru, "CHUNK", chunk)
     layer, frames, lengths, valid = case(name, torch.float64)
     slopes = torch.randn((*frames.shape[:2], 2 * layer.forward_direction.hidden_size), dtype=torch.float64)
     results = []
     for own in (True, False):
-        if not own:
-            monkeypatch.setattr(layers, "can_train", lambda *_: False)
+        monkeypatch.setattr(gru, "ENABLED", own)
         states = layer(frames, lengths) * valid
         gradients = torch.autograd.grad((states * slopes).sum(), (frames, *layer.parameters()))
         results.append((states, *gradients))
@@ -70,13 +69,13 @@ def test_training_on_a_cpu_gives_the_states_and_gradients_of_plain_layers(name, 
 
 def test_layers_that_train_are_told_from_those_that_do_not():
     layer, frames, _, _ = case("variable")
-    assert gru_cpu.can_train(layer.forward_direction, frames.detach())
+    assert gru.can_train(layer.forward_direction, frames.detach())
     layer.requires_grad_(False)
-    assert gru_cpu.can_train(layer.forward_direction, frames)
-    assert not gru_cpu.can_train(layer.forward_direction, frames.detach())
-    assert not gru_cpu.can_train(nn.LSTM(12, 8), frames)
+    assert gru.can_train(layer.forward_direction, frames)
+    assert not gru.can_train(layer.forward_direction, frames.detach())
+    assert not gru.can_train(nn.LSTM(12, 8), frames)
     with torch.no_grad():
-        assert not gru_cpu.can_train(layer.forward_direction, frames)
+        assert not gru.can_train(layer.forward_direction, frames)
 
 
 def test_padding_neither_changes_a_state_nor_gets_a_gradient():

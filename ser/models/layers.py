@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ser.errors import SerError
-from ser.models.gru_cpu import can_train, run_directions
+from ser.models.cpu.gru import can_train, run_directions
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 _SMALLEST_VARIANCE = 1e-5  # keeps the gradient of the square root finite for an utterance of one frame
@@ -118,7 +118,7 @@ class BidirectionalRNN(nn.Module):
 
     The backward direction is a second layer over the frames of each utterance in reverse order, with the padding left
     behind them. Packed sequences compute the same, but cannot be exported, and on CPU a training step through them
-    takes up to 3 times as long. GRUs that train on a CPU take :mod:`ser.models.gru_cpu` in place of ``nn.GRU``: the
+    takes up to 3 times as long. GRUs that train on a CPU take :mod:`ser.models.cpu.gru` in place of ``nn.GRU``: the
     same to rounding, and up to twice as fast again (``python -m benchmarks.recurrent``).
     """
 
