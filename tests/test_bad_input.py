@@ -207,6 +207,7 @@ WORDS = [
     ("model=enhanced_gru model.hidden_size=7", "model.heads=8 was given, expected a divisor of the 28 channels"),
     ("optimizer.lr=abc", "optimizer.lr=abc"),
     ("optimizer.lr=-1", "Invalid learning rate"),
+    ("optimizer.lr=inf", "optimizer.lr=inf was given"),
     ("protocol=superb protocol.validation_fraction=2", "expected a number from 0.001 to 0.999"),
     ("adversarial_weight=abc", "could not be converted to Float"),
     ("extraction.device=foo", "not usable here"),

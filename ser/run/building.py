@@ -28,7 +28,7 @@ from ser.data.split import (
 from ser.data.voices import other_voices
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
-from ser.errors import SerError
+from ser.errors import SerError, check_number
 from ser.inference.checkpoint import FORMAT
 from ser.losses import AuxiliaryEmotions
 from ser.models.finetuned import check_finetuning, make_network
@@ -219,7 +219,9 @@ def check_settings(cfg: DictConfig, dim: int, speakers: int, emotions: int) -> N
         network: Network = instantiate(cfg, "model")(input_size=dim, emotions=emotions)
         if not isinstance(network, StatisticsLogistic):
             build_adversary(cfg, network, speakers, emotions)
-        instantiate(cfg, "optimizer")(network.parameters())
+        values = instantiate(cfg, "optimizer")(network.parameters()).defaults
+        for key in values.keys() & {"lr", "weight_decay", "eps"}:  # torch takes infinite ones
+            check_number(f"optimizer.{key}", values[key], 0)
         for key in ("loss", "alpha_schedule", "lr_schedule"):
             instantiate(cfg, key)
 
