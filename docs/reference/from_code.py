@@ -126,7 +126,7 @@ def _row(message: str) -> str:
     if not separator:
         given, separator, remedy = message.partition(", expected ")
         remedy = remedy and f"expected {remedy}"
-    if remedy and not re.search(r"[a-z]{4}", re.sub("⟨.*?⟩", "", remedy)):
+    if not re.search(r"[a-z]{4}", re.sub("⟨.*?⟩", "", remedy)):
         remedy = "as the message says: it depends on what was given."
     return f"| {cell(given if separator else message)} | {cell(remedy[:1].upper() + remedy[1:])} |"
 

@@ -152,8 +152,9 @@ class FrameFiles(Encoder):
             if len(found := self._by_name.get(name, [])) == 1:
                 return self.entries[found[0]]
             if found:
-                raise SerError(f"{utterance.id}: there are {len(found)} files of frames: {found[0]}, {found[1]}.")
-        raise SerError(f"{utterance.id}: no file of frames in {self.root}.")
+                several = f"{len(found)} files of frames: {found[0]}, {found[1]}"
+                raise SerError(f"{utterance.id}: there are {several}, expected one; leave the others out.")
+        raise SerError(f"{utterance.id}: no file of frames in {self.root}; correct features.root or add the file.")
 
     def read(self, place: FrameSlice) -> Tensor:
         """Frames (L, D), float32.
