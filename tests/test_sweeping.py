@@ -9,6 +9,7 @@ import children
 import pytest
 import yaml
 from fake_corpora import write_manifest
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import TINY
 
@@ -78,6 +79,13 @@ def tables(shown):
 
 def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".ckpt", ".npy")}
+
+
+@pytest.fixture(autouse=True)
+def _models_as_experiments_are_forgotten():
+    """A mixed sweep makes its models known to Hydra as experiments, for the rest of its process."""
+    yield
+    ConfigStore.instance().repo.pop("experiment", None)
 
 
 @pytest.mark.parametrize("word", ["variant=gru,enhanced_gru", "variant=[gru,enhanced_gru]"])

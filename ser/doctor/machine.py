@@ -129,7 +129,8 @@ def check_device(accelerator: str, extraction: str) -> Iterator[Finding]:
     """The devices that the configuration names (``trainer.accelerator``, ``extraction.device``) and a better one."""
     import torch  # noqa: PLC0415  a wrong configuration or folder is told before it loads
 
-    threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count != 1)} on {os.cpu_count()} cores"
     cuda = torch.cuda.is_available()
     if not cuda and (accelerator in ("gpu", "cuda") or extraction.startswith("cuda")):
         yield Finding("device", "problem", "the configuration names a GPU, but CUDA is not available",
