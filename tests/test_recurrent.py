@@ -76,6 +76,25 @@ def test_layers_that_train_are_told_from_those_that_do_not():
     assert not gru.can_train(nn.LSTM(12, 8), frames)
     with torch.no_grad():
         assert not gru.can_train(layer.forward_direction, frames)
+    assert not gru.can_train(layer.forward_direction, frames.expand(2000, -1, -1, -1)[:, 0])
+
+
+def test_a_traced_layer_takes_other_lengths():
+    layer, frames, lengths, _ = case("equal")
+    traced = torch.jit.trace(layer, (frames[:, :3], lengths - 4), check_trace=False)
+    torch.testing.assert_close(traced(frames, lengths), layer(frames, lengths))
+
+
+def test_second_derivatives_are_refused_not_left_out():
+    layer, frames, lengths, _ = case("variable")
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(layer(frames, lengths).sum(), frames, create_graph=True)
+
+
+def test_no_utterance_gives_no_gradient():
+    layer, frames, lengths, _ = case("variable")
+    layer(frames[:0], lengths[:0]).sum().backward()
+    assert not layer.forward_direction.weight_hh_l0.grad.any()
 
 
 def test_padding_neither_changes_a_state_nor_gets_a_gradient():

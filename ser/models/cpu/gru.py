@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 ENABLED = True  # the switch: False leaves everything to nn.GRU
+LARGEST = 8_192  # values of the batch's states: of more, large matrix products take most of the time either way
 CHUNK = 65_536  # values of the gates that one piece of the backward pass holds, so that they stay in the core's cache
 
 
 def can_train(layer: nn.Module, frames: Tensor) -> bool:
-    """Whether this is a GRU that trains on a CPU; elsewhere, and where no gradient is needed, ``nn.GRU`` serves."""
-    if not (ENABLED and isinstance(layer, nn.GRU) and frames.device.type == "cpu") or torch.compiler.is_compiling():
+    """Whether this is a GRU that trains on a CPU, where it pays; elsewhere ``nn.GRU`` serves, as for what traces it."""
+    if not ENABLED or type(layer) is not nn.GRU or frames.device.type != "cpu":
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(frames) * layer.hidden_size > LARGEST:
         return False
     needed = frames.requires_grad or any(weight.requires_grad for weight in layer.parameters())
     return needed and torch.is_grad_enabled()
@@ -28,12 +30,12 @@ def can_train(layer: nn.Module, frames: Tensor) -> bool:
 def run_directions(layers: Sequence[nn.GRU], frames: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """States (B, L, H) of several layers of equal sizes, each over frames (B, L, D) of its own.
 
-    As ``nn.GRU`` does, it computes in the precision of an autocast around it.
+    Under an autocast all is in its precision, the states as well, which ``nn.GRU`` keeps in single precision.
     """
     stacked = torch.stack([part.transpose(0, 1) for part in frames])  # (G, L, B, D)
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     weights = [torch.stack([getattr(layer, name) for layer in layers]) for name in names]
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") and stacked.dtype != torch.float64:
         precision = torch.get_autocast_dtype("cpu")
         stacked, weights = stacked.to(precision), [weight.to(precision) for weight in weights]
     with torch.autocast("cpu", enabled=False):
@@ -78,9 +80,10 @@ class GRUSteps(torch.autograd.Function):
         return states[:, 1:]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the arguments of ``forward``."""
+        """Gradients of the arguments of ``forward``, which have none of their own."""
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("this GRU has no second derivatives on a CPU; set ser.models.cpu.gru.ENABLED = False")
         frames, states, gates, new, state_part, weight_input, weight_state = ctx.saved_tensors
         groups, length, batch, size = new.shape
         before = states[:, :-1]
@@ -89,7 +92,7 @@ class GRUSteps(torch.autograd.Function):
         of_new = torch.empty_like(new)  # of n's part of the input
         of_state, wide = of_states.unbind(1), of_states.unsqueeze(3).unbind(1)
         gate, flat = of_gates.unbind(1), of_gates.flatten(3).unbind(1)
-        frames_at_once = max(1, CHUNK // (3 * groups * batch * size))
+        frames_at_once = max(1, CHUNK // max(1, 3 * groups * batch * size))
         for stop in range(length, 0, -frames_at_once):
             piece = slice(start := max(0, stop - frames_at_once), stop)
             slopes, of_n = _slopes(gates[:, piece], new[:, piece], state_part[:, piece], before[:, piece])
