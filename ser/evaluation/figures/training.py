@@ -174,7 +174,7 @@ def draw_curve(table: pd.DataFrame) -> Figure:
                 panel.vlines(ordered[key], ordered["low"], ordered["high"], color=colour, alpha=0.5)
             panel.plot(ordered[key], ordered["uar"], marker=marker, color=colour, label=labels[str(name)])
         panel.set_xlabel(label)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.yaxis.set_major_formatter(style.PERCENT)
     panels[0].set_ylabel("UAR (%) with 95% interval")
     panels[0].legend(loc="best")
