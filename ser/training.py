@@ -62,7 +62,8 @@ def _carry_out(
     recipe = recipe_for(cfg, overrides)
     lightning.seed_everything(cfg.seed, verbose=False)
     check_trainer(cfg)
-    check_login(cfg.logger or {})
+    if not (cfg.resume and (folder.path / "metrics.json").exists()):  # a finished run needs no logger
+        check_login(cfg.logger or {})
     data = load_data(cfg)
     identity = describe(cfg, measured(data) | (recipe.facts if recipe else {}))
     if recipe is not None:

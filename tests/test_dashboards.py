@@ -95,6 +95,8 @@ def test_wandb_is_refused_before_extraction_where_it_cannot_log_in(configure, tm
         with pytest.raises(SerError, match=r"logger=wandb cannot log in.*offline=true"):
             training.run(cfg)
         assert not list(tmp_path.rglob("run/*"))
+        training.run(configure())
+        training.run(configure("logger=wandb", "resume=true"))  # finished: nothing is to be logged
         for mode in ({"offline": True}, {"mode": "disabled"}):
             check_login({"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", **mode}})
     finally:

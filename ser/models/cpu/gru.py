@@ -2,7 +2,7 @@
 
 torch has a fused kernel for LSTMs on CPUs, but none for GRUs: ``nn.GRU`` takes some ten operations per frame and
 direction, and its backward pass multiplies and adds up the gradients of the weights frame by frame. Here a frame takes
-six operations forward and four backward for both directions, and each weight's gradient is one product over all
+six operations forward and three backward for both directions, and each weight's gradient is one product over all
 frames. Only public operations are used. docs/benchmarks.md has the figures (``python -m benchmarks.recurrent``).
 """
 
