@@ -156,7 +156,7 @@ def write_page() -> None:
         "# Every table, as `make results` wrote it",
         "",
         f"{machine()}.",
-        "`recommended` is what the others are compared with, where no other `baseline=` stands in the command; below each table stands what its columns are.",
+        "Others are compared with the `baseline=` of the command; below each table stands what its columns are.",
         "[Recognition](recognition.md) and [Speaker](speaker.md) say what they mean.",
         "",
         "```bash",
