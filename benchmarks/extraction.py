@@ -23,9 +23,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.corpus import Corpus, Utterance
-from ser.data.extraction import extract
-from ser.data.sharing import portions
 from ser.encoders import Encoder, LogMel, SpeechEncoder, encode
+from ser.extraction.frames import extract
+from ser.extraction.sharing import portions
 
 
 def main() -> None:

@@ -67,8 +67,8 @@ def generate(folder: Path, utterances: int) -> None:
 def measure(step: str, folder: Path) -> tuple[float, float, float]:
     """Seconds, seconds of processor time and peak memory in MB of one step."""
     from ser.config import compose_config, instantiate  # noqa: PLC0415  the parent process needs none of it
-    from ser.data.extraction import extract  # noqa: PLC0415
     from ser.doctor.experiment import examine  # noqa: PLC0415
+    from ser.extraction.frames import extract  # noqa: PLC0415
     from ser.run.building import load_data  # noqa: PLC0415
 
     start, processor = time.perf_counter(), time.process_time()

@@ -187,9 +187,9 @@ class History(lightning.Callback):
         log.log(level, "epoch %d: %s (%.1f s)", row["epoch"], ", ".join(shown), row["seconds"])
 
     def _show_confusion(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        from ser.evaluation.figures import log_image  # noqa: PLC0415  rarely needed
         from ser.evaluation.figures.run import draw_confusion  # noqa: PLC0415
         from ser.evaluation.figures.style import encode_figure  # noqa: PLC0415
-        from ser.run.dashboards import log_image  # noqa: PLC0415  rarely needed
 
         metric: ConfusionMetric = pl_module.val_metrics["uar"]  # type: ignore[index, assignment]
         figure = draw_confusion(metric.counts.cpu().numpy(), pl_module.emotions)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from threadpoolctl import threadpool_limits
 
+from ser.config.identity import depends_on_seed, describe, run_record
 from ser.console import count_parameters, show_network, show_scores, show_split
 from ser.data.datamodule import EmotionDataModule
 from ser.encoders import FrameFiles
@@ -29,7 +30,6 @@ from ser.run.building import Data, build_module, load_data, measured
 from ser.run.dashboards import check_login, finished, log_result, shown_result, shown_settings
 from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
-from ser.run.identity import depends_on_seed, describe, run_record
 from ser.run.results import collect, score_parts
 from ser.run.trainer import build_trainer, check_trainer, count_threads, reuse_freed_memory
 

@@ -14,8 +14,8 @@ from ser.data.augmentation import (
     TimeMask,
     TimeStretch,
 )
-from ser.data.voices import Voice
 from ser.errors import SerError
+from ser.extraction.voices import Voice
 
 D = 20  # a tenth is two channels
 LENGTHS = torch.tensor([40, 1, 100, 7])

@@ -20,12 +20,12 @@ from ser.data.corpora.named import named
 from ser.data.corpora.synthetic_frames import synthetic_features
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule
-from ser.data.extraction import extract
 from ser.data.normalization import CorpusNormalization, GlobalNormalization
 from ser.data.protocols import CorpusProtocol, GivenProtocol, SessionProtocol, SpeakerProtocol
 from ser.data.split import Split
 from ser.encoders import LogMel
 from ser.errors import SerError
+from ser.extraction.frames import extract
 from ser.run import building
 
 FOUR = ("neutral", "happy", "sad", "angry")

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from ser.cli import main
 from ser.cli.app import ScreenHandler, app
-from ser.evaluation import reproduce, speaker_probe
+from ser.evaluation import speaker_probe
 from ser.evaluation.figures import FIGURES
 from ser.evaluation.predictions import read_predictions, write_predictions
 from ser.evaluation.report.render import write_summary
 from ser.evaluation.report.report import in_order_of_summary
 from ser.evaluation.runs import find_runs
 from ser.evaluation.summary import summarize
+from ser.trained import reproduce
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ser import training
 from ser.errors import SerError
-from ser.run.dashboards import check_login, log_image, shown_result, shown_settings
+from ser.evaluation.figures import log_image
+from ser.run.dashboards import check_login, shown_result, shown_settings
 
 EACH_EPOCH = {"seconds", "learning_rate", "gradient_norm", "peak_memory_mb"}
 

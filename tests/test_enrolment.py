@@ -11,9 +11,9 @@ from fake_runs import write_run
 from ser import training
 from ser.cli import main
 from ser.data.normalization import FrameStatistics, RunningStatistics, mean_and_std, prior_sums
-from ser.evaluation.enrolment import _sums_of_others
 from ser.evaluation.figures.training import draw_curve, learning_curve
 from ser.evaluation.runs import WARNINGS, find_runs
+from ser.trained.enrolment import _sums_of_others
 
 
 def test_an_utterance_gets_k_others_of_its_own_speaker():

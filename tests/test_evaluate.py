@@ -15,10 +15,10 @@ from ser.cli import main
 from ser.config import compose_config
 from ser.data.corpora.named import folder as read_folder
 from ser.errors import SerError
-from ser.evaluation import cross
-from ser.evaluation import evaluate as evaluation
 from ser.evaluation.predictions import read_predictions
-from ser.evaluation.trained import SharedClasses
+from ser.trained import cross
+from ser.trained import evaluate as evaluation
+from ser.trained.seen import SharedClasses
 
 FILES = ("predictions.csv", "embeddings.npy", "metrics.json", "split.json")
 

@@ -19,10 +19,10 @@ from tiny_encoders import save_tiny_hubert, save_tiny_wavlm, save_tiny_whisper
 from ser.cli import main
 from ser.data.normalization import FrameStatistics
 from ser.errors import SerError
-from ser.inference.hub import export_hub
 from ser.inference.onnx import agreement, export_onnx, test_sounds
 from ser.inference.onnx_graph import quantize_file
 from ser.inference.recognizer import Recognizer
+from ser.trained.hub import export_hub
 
 SMALL = {**GRU, "layers": 1}
 test_sounds.__test__ = False  # a function of the package, not a test

@@ -15,14 +15,14 @@ import soundfile
 import torch
 from filelock import FileLock
 
-from ser.data import sharing
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
-from ser.data.extraction import extract
-from ser.data.inventory import AudioHashes
-from ser.data.voices import other_voices
 from ser.encoders import LogMel, SpeechEncoder, WhisperEncoder, encode
 from ser.errors import SerError
+from ser.extraction import sharing
+from ser.extraction.frames import extract
+from ser.extraction.inventory import AudioHashes
+from ser.extraction.voices import other_voices
 
 SECONDS = (0.9, 0.3, 1.4, 0.5, 0.7, 1.1)
 
@@ -412,7 +412,7 @@ def test_a_read_only_cache_can_be_used(corpus, tmp_path, monkeypatch):
     def refuse(*given):
         raise SerError("could not write")
 
-    monkeypatch.setattr("ser.data.inventory.write_text", refuse)
+    monkeypatch.setattr("ser.extraction.inventory.write_text", refuse)
     assert run(corpus, tmp_path / "cache").extracted == 0
 
 
@@ -466,7 +466,7 @@ def test_unfit_arguments_are_refused(corpus, tmp_path):
 
 def test_frames_of_other_library_versions_are_told(corpus, tmp_path, monkeypatch, caplog):
     run(corpus, tmp_path / "cache")
-    monkeypatch.setattr("ser.data.inventory.library_versions", lambda: {"torch": "0.1", "soxr": "1"})
+    monkeypatch.setattr("ser.extraction.inventory.library_versions", lambda: {"torch": "0.1", "soxr": "1"})
     run(corpus, tmp_path / "cache")
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 2 and f"made with torch {version('torch')}, installed is 0.1" in told[0]

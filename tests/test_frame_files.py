@@ -15,10 +15,10 @@ from ser.cli import main
 from ser.config.page import source_name
 from ser.data.corpora.manifest import manifest as manifest_corpus
 from ser.data.corpus import Corpus, Utterance
-from ser.data.extraction import extract
-from ser.data.inventory import AudioHashes
 from ser.encoders import FrameFiles, LogMel
 from ser.errors import SerError
+from ser.extraction.frames import extract
+from ser.extraction.inventory import AudioHashes
 
 DIM = 6
 

@@ -16,8 +16,8 @@ from ser.adversary import SpeakerClassifier
 from ser.config import instantiate
 from ser.data.augmentation import Augmentation
 from ser.data.datamodule import Batch
-from ser.data.extraction import extract
 from ser.evaluation.scores import scores
+from ser.extraction.frames import extract
 from ser.losses import CrossEntropy, FocalLoss, l2_norms
 from ser.models.network import build_network
 from ser.models.recurrent import EnhancedGRU

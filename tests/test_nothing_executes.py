@@ -13,13 +13,13 @@ from checkpoints import make_config
 from fake_runs import write_run
 
 import ser
+from ser.config.identity import FORMAT, stored_config
 from ser.data.cache import Shard
 from ser.errors import SerError
 from ser.evaluation.predictions import read_embeddings
-from ser.evaluation.reproduce import repeat
 from ser.evaluation.runs import find_runs
 from ser.run.folder import RunFolder
-from ser.run.identity import FORMAT, stored_config
+from ser.trained.reproduce import repeat
 
 ROOT = Path(ser.__file__).resolve().parent.parent
 SOURCES = [*sorted((ROOT / "ser").rglob("*.py")), ROOT / "train.py", ROOT / "sweep.py"]

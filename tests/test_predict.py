@@ -23,7 +23,7 @@ from ser.evaluation.figures.network import read_attention, write_attention
 from ser.evaluation.runs import load_run
 from ser.inference.files import collect_files, predict_file, predict_files, statistics_by_folder
 from ser.inference.recognizer import Recognizer
-from ser.inference.screen import _short_names, show_predictions
+from ser.inference.screen import shortest_names, show_predictions
 from ser.inference.timeline import predict_long, timeline
 from ser.inference.vad import EnergyGate
 
@@ -502,8 +502,8 @@ def test_a_folder_per_speaker_is_refused_by_a_model_of_global_statistics(checkpo
 
 def test_files_that_share_no_folder_keep_their_paths(tmp_path):
     inside = [str(tmp_path / "a" / "1.wav"), str(tmp_path / "b" / "2.wav")]
-    assert _short_names(inside) == ["a/1.wav", "b/2.wav"]
-    assert _short_names([*inside, "/elsewhere/3.wav"]) == [*inside, "/elsewhere/3.wav"]
+    assert shortest_names(inside) == ["a/1.wav", "b/2.wav"]
+    assert shortest_names([*inside, "/elsewhere/3.wav"]) == [*inside, "/elsewhere/3.wav"]
 
 
 def test_the_surest_right_and_wrong_answers_of_a_run_are_kept_with_their_attention(tmp_path):

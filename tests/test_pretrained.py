@@ -19,8 +19,8 @@ from ser.encoders import WhisperEncoder
 from ser.errors import EncoderNotHereError, SerError
 from ser.inference.checkpoint import PRETRAINED, read_folder, told_settings
 from ser.inference.engines import build_network
-from ser.inference.hub import export_hub
 from ser.inference.recognizer import Recognizer
+from ser.trained.hub import export_hub
 
 CARD = (PRETRAINED / "README.md").read_text(encoding="utf-8")
 

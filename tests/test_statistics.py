@@ -12,11 +12,11 @@ from sklearn.preprocessing import StandardScaler
 
 from ser import training
 from ser.cli import main
+from ser.config.identity import depends_on_seed
 from ser.errors import SerError
 from ser.inference.files import predict_files
 from ser.inference.recognizer import Recognizer
 from ser.models.statistics import StatisticsLogistic
-from ser.run.identity import depends_on_seed
 
 D = 6
 

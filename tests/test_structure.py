@@ -48,6 +48,19 @@ def test_imports_form_no_circle():
     assert order.index("ser.errors") < order.index("ser.io") < order.index("ser.training")
 
 
+def test_each_room_stands_above_all_that_it_imports():
+    """A room is a folder of ser/ or a module that lies loose in it; no two import each other, however far round."""
+
+    def room(name):
+        return name.split(".")[1] if "." in name else name
+
+    below = {}
+    for name in MODULES:
+        below.setdefault(room(name), set()).update({room(other) for other in imported(name)} - {room(name)})
+    order = list(graphlib.TopologicalSorter(below).static_order())
+    assert order.index("data") < order.index("encoders") < order.index("evaluation") < order.index("cli")
+
+
 def named_in(tree):
     """Every name that a module defines or imports."""
     for node in ast.walk(tree):

@@ -29,7 +29,7 @@ TOPICS = {
     "ser/encoders": "Encoders",
     "ser/evaluation": "Reports, comparisons and figures",
     "ser/inference/onnx.py": "Export",
-    "ser/inference/hub.py": "Export",
+    "ser/trained/hub.py": "Export",
     "ser/inference/onnx_graph.py": "Export",
     "ser/inference": "Prediction and live use",
     "ser/demo": "Prediction and live use",

@@ -35,8 +35,8 @@ def extract(overrides: Overrides = None) -> int:
 
     cfg = compose_config(overrides or [])
     corpus = instantiate(cfg, "data")
-    from ser.data.extraction import extract as extract_frames  # noqa: PLC0415  a wrong folder is told without PyTorch
-    from ser.data.voices import other_voices  # noqa: PLC0415
+    from ser.extraction.frames import extract as extract_frames  # noqa: PLC0415  a wrong folder is told without PyTorch
+    from ser.extraction.voices import other_voices  # noqa: PLC0415
     from ser.inference.screen import show_failures  # noqa: PLC0415
 
     encoder = instantiate(cfg, "features")

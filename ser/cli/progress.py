@@ -24,9 +24,9 @@ from rich.text import Text
 
 from ser.cli.train import FailedRun, LeftOutRun, first_seed, typed_command
 from ser.config import compose_page, name_parts, short_setting, variant_name
+from ser.config.identity import depends_on_seed
 from ser.errors import SerError, explain
 from ser.io import append_line
-from ser.run.identity import depends_on_seed
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at what has ended

@@ -72,12 +72,12 @@ def evaluate(
     if not any(word.startswith("data=") for word in words):
         raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")
     refuse_missing_folder(compose_config([word for word in words if word.startswith("data")]))
-    from ser.evaluation.trained import Trained  # noqa: PLC0415
     from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
+    from ser.trained.seen import Trained  # noqa: PLC0415
 
     trained = Trained.of(checkpoint or PRETRAINED, encoder, device, allow_download)
-    from ser.evaluation.evaluate import evaluate as score  # noqa: PLC0415  bad input is told before Lightning loads
-    from ser.evaluation.evaluate import show_evaluation  # noqa: PLC0415
+    from ser.trained.evaluate import evaluate as score  # noqa: PLC0415  bad input is told before Lightning loads
+    from ser.trained.evaluate import show_evaluation  # noqa: PLC0415
 
     show_evaluation(score(trained, words, output, allow_seen=allow_seen, leave_out_seen=leave_out_seen))
 
@@ -92,7 +92,7 @@ def cross(
     output: Annotated[Path | None, option("FOLDER", "Where to write; default: below outputs/cross.")] = None,
 ) -> None:
     """Train on each of several corpora and test on each; what is finished is not repeated."""
-    from ser.evaluation.cross import cross as fill  # noqa: PLC0415
+    from ser.trained.cross import cross as fill  # noqa: PLC0415
 
     fill(corpus, overrides or [], output)
 
@@ -169,7 +169,7 @@ def enrol(
 
     Writes enrolment.csv and enrolment.png into RUN.
     """
-    from ser.evaluation.enrolment import enrol as measure  # noqa: PLC0415
+    from ser.trained.enrolment import enrol as measure  # noqa: PLC0415
 
     measure(path, shrinkage, draws)
 
@@ -225,6 +225,6 @@ def reproduce(
 
     Exit code 1: they differ; the temporary folder is then kept.
     """
-    from ser.evaluation.reproduce import reproduce as carry_out_again  # noqa: PLC0415
+    from ser.trained.reproduce import reproduce as carry_out_again  # noqa: PLC0415
 
     return 0 if carry_out_again(path, folder, tolerance) else 1

@@ -22,8 +22,8 @@ from rich.markup import escape
 from ser import fast_imports
 from ser.cli.folding import folded_lines
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
+from ser.config.identity import depends_on_seed
 from ser.errors import SerError, explain
-from ser.run.identity import depends_on_seed
 
 log = logging.getLogger(__name__)
 INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes, as shells count SIGINT and SIGPIPE

@@ -110,7 +110,9 @@ def predict(
         screen.write_table(output, table)
         typer.echo(f"the table is in {output}, rows: {len(table)}")
     if attention is not None:
-        screen.draw_attention(recognizer, files, attention)
+        from ser.evaluation.figures.network import draw_attention  # noqa: PLC0415  needs matplotlib
+
+        draw_attention(recognizer, files, attention)
         typer.echo(f"attention over the waveforms in {attention}")
     if failures:
         screen.show_failures(failures, len(failures) + table["file"].nunique())
@@ -242,6 +244,6 @@ def export(
         return
     if quantize or with_encoder or compare:
         raise SerError("--quantize, --with-encoder and --compare belong to --format onnx; leave them out.")
-    from ser.inference.hub import export_hub  # noqa: PLC0415
+    from ser.trained.hub import export_hub  # noqa: PLC0415
 
     typer.echo(f"model, description and card in {export_hub(recognizer, output or folder / 'hub', folder)}")

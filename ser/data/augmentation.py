@@ -34,7 +34,7 @@ class Transform(ABC):
 class Augmentation:
     """Applies transforms one after the other, MixStyle and mixup where asked for; nothing by default.
 
-    ``voices`` is for those who make the frames: the number of copies in other voices (``ser.data.voices``).
+    ``voices`` is for those who make the frames: the number of copies in other voices (``ser.extraction.voices``).
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from ser.doctor.machine import Check, Finding, Status, free_space, run_checks
 from ser.errors import SerError
 
 if TYPE_CHECKING:
-    from ser.data.inventory import CacheFolder
+    from ser.extraction.inventory import CacheFolder
 
 _DECODED = 24  # files that are decoded without --deep
 _UNREADABLE_LIMIT = 0.05  # a larger fraction of unreadable files means a wrong folder or an incomplete copy
@@ -113,7 +113,7 @@ class Experiment:
 
     def check_files(self) -> Iterator[Finding]:
         """Whether a sample of the files, or all of them, can be decoded; with ``deep`` also what is in them."""
-        from ser.data.extraction import audio_fault  # noqa: PLC0415
+        from ser.extraction.frames import audio_fault  # noqa: PLC0415
 
         corpus = self.corpus
         if corpus.frame_source is not None or self.cfg.features.get("_target_") == _FRAME_FILES:
@@ -206,7 +206,7 @@ class Experiment:
 
     def check_cache(self) -> Iterator[Finding]:
         """Copies of recordings, which sessions are cached, what is missing and how large that will be."""
-        from ser.data.inventory import CacheFolder  # noqa: PLC0415
+        from ser.extraction.inventory import CacheFolder  # noqa: PLC0415
 
         same: dict[Recording, list[str]] = {}
         cached: list[Finding] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ser.config.identity import first_difference
 from ser.errors import SerError
 from ser.evaluation.predictions import (
     REQUIRED,
@@ -23,7 +24,6 @@ from ser.evaluation.predictions import (
 )
 from ser.evaluation.scores import scores
 from ser.io import require_json
-from ser.run.identity import first_difference
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE
+from ser.data.audio import SAMPLE_RATE
 from ser.data.soundfiles import printable
 from ser.errors import SerError
 from ser.inference.files import StatisticsOf, collect_files, first_minute, predict_files
@@ -116,7 +116,7 @@ def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int)
     ends = shown["end"] if "end" in shown else shown["seconds"]
     digits = 1 if np.allclose(ends, ends.round(1), atol=0.005) else 2  # the last window ends with the recording
     before = None
-    for name, row in zip(_short_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
+    for name, row in zip(shortest_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
         when = f"{row['start']:.{digits}f}-{row['end']:.{digits}f}" if "start" in row else f"{row['seconds']:.2f}"
         screen.add_row(
             Text(name if name != before else ""),
@@ -149,7 +149,7 @@ def bar(value: float, width: int) -> str:
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
-def _short_names(paths: Sequence[str]) -> list[str]:
+def shortest_names(paths: Sequence[str]) -> list[str]:
     """The paths without the folder that all of them share; as given where they share none."""
     whole = [Path(path).absolute() for path in paths]
     shared = os.path.commonpath([path.parent for path in whole])
@@ -169,27 +169,6 @@ def check_supported(recognizer: Recognizer, speaker_per_folder: bool, attention:
         )
     if attention and recognizer(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, attention=True).attention is None:
         raise SerError("the model gives no attention, which --attention draws; use a run folder of such a network.")
-
-
-def draw_attention(recognizer: Recognizer, files: Sequence[Path], folder: Path) -> None:
-    """Draw the attention over the first minute of each file that can be read into ``folder``, a PNG per file.
-
-    Raises:
-        SerError: the folder cannot be written.
-    """
-    from ser.evaluation.figures.network import Attended, attention_over_waveform  # noqa: PLC0415  needs matplotlib
-    from ser.evaluation.figures.style import save_figure  # noqa: PLC0415
-
-    names = _short_names([str(path) for path in files])
-    for name, path in zip(names, files, strict=True):
-        try:
-            waveform = recognizer.heard(first_minute(path))
-        except SerError:
-            continue  # listed with the predictions
-        prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
-        first = ", first 60 s" if len(waveform) >= LONGEST_SECONDS * SAMPLE_RATE else ""
-        figure = attention_over_waveform([Attended.of(f"{printable(Path(name))}{first}", waveform, prediction)])
-        save_figure(figure, folder / name.lstrip(os.sep).replace(os.sep, "-"))
 
 
 def show_failures(failures: Mapping[str, str], total: int) -> None:

@@ -15,7 +15,6 @@ from ser.data.augmentation import Augmentation
 from ser.data.cache import FRAME_CODE, FeatureCache
 from ser.data.corpus import Corpus, Utterance
 from ser.data.datamodule import EmotionDataModule, check_batches
-from ser.data.extraction import Extraction, extract
 from ser.data.protocols import EvaluationProtocol
 from ser.data.split import (
     Split,
@@ -25,10 +24,11 @@ from ser.data.split import (
     with_auxiliary,
     with_less_training,
 )
-from ser.data.voices import other_voices
 from ser.encoders import Encoder, FrameFiles
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
+from ser.extraction.frames import Extraction, extract
+from ser.extraction.voices import other_voices
 from ser.inference.checkpoint import FORMAT
 from ser.losses import AuxiliaryEmotions
 from ser.models.finetuned import check_finetuning, make_network

@@ -1,25 +1,22 @@
 """What TensorBoard and Weights & Biases show of a finished run, its settings and the chosen epoch, and the login."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
 
 from ser.config import compose_options
+from ser.config.identity import describe
 from ser.errors import SerError, first_line
 from ser.evaluation.leakage import COLUMNS, figures
 from ser.metrics import TITLES
-from ser.run.identity import describe
 
 _SHOWN = ("uar", "wa", "macro_f1")
 _PROBE = ("speaker", "chance", "eer")  # of the speaker probe: figures beside the scores
 _NOT_SETTINGS = ("format", "processes", "fold", "seed")  # entries of ``describe``
 _WITHOUT_LOGIN = ("offline", "dryrun", "disabled")  # modes of Weights & Biases, of the setting or WANDB_MODE
-_LARGEST_SIDE = 2000  # pixels of a figure; the files in figures/ are as they were drawn
 
 
 def check_login(loggers: Mapping[str, Any]) -> None:
@@ -96,17 +93,3 @@ def finished(loggers: Sequence[Logger]) -> Iterator[None]:
                 import wandb  # noqa: PLC0415  an extra
 
                 wandb.finish(exit_code=int(status == "failed"))
-
-
-def log_image(name: str, png: bytes, loggers: Sequence[Logger], step: int | None = None) -> None:
-    """Show a drawn figure in TensorBoard and Weights & Biases; others show none."""
-    from PIL import Image  # noqa: PLC0415  most runs without loggers draw nothing
-
-    picture = Image.open(io.BytesIO(png))
-    picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))  # TensorBoard takes ten times the memory of what it is given
-    image = np.asarray(picture)  # (height, width, 4)
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(f"figures/{name}", [image], step)

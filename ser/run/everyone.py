@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ser.config.identity import first_difference
 from ser.errors import SerError
 from ser.evaluation.leakage import leakage_table
 from ser.evaluation.runs import Run, declared, pooled, scan_runs
 from ser.evaluation.scores import scores
 from ser.evaluation.significance import bootstrap_interval
-from ser.run.identity import first_difference
 
 # What a fold and the training on everyone may differ in.
 _ITS_OWN = ("fold", "seed", "split", "protocol.*", "callbacks.early_stopping*", "callbacks.checkpoint.*", "model.grid")

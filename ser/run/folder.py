@@ -14,12 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
+from ser.config.identity import first_difference, read_identity
 from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
 from ser.io import DamagedCheckpointError, leftovers, read_checkpoint_file, read_json, write_errors, write_json
-from ser.run.identity import first_difference, read_identity
 from ser.run.results import Part, score_parts
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from fake_corpora import write_iemocap
 from whole import assert_whole, results
 
 from ser.data.corpora.iemocap import iemocap
-from ser.data.extraction import extract
 from ser.encoders import LogMel
 from ser.errors import SerError
+from ser.extraction.frames import extract
 
 
 def extracted(text):

@@ -1,5 +1,6 @@
 """Every figure of a run or a sweep, drawn from its tables; ``FIGURES`` lists them with their captions."""
 
+import io
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ser.evaluation.figures import network as _network  # noqa: F401  each module adds its figures to the list
 from ser.evaluation.figures import training as _training  # noqa: F401
@@ -20,6 +23,8 @@ from ser.io import write_errors
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+
+_LARGEST_SIDE = 2000  # pixels of a figure for loggers; the files in figures/ are as they were drawn
 
 
 def figures_of_run(run: Run) -> dict[str, Figure]:
@@ -58,6 +63,20 @@ def write_sweep_figures(folder: Path, runs: Sequence[Run], summary: Summary, for
     _replace(folder, figures_of_sweep(runs, summary), (), formats)
 
 
+def log_image(name: str, png: bytes, loggers: Sequence["Logger"], step: int | None = None) -> None:
+    """Show a drawn figure in TensorBoard and Weights & Biases; others show none."""
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger  # noqa: PLC0415  reports need no torch
+
+    picture = Image.open(io.BytesIO(png))
+    picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))  # TensorBoard takes ten times the memory of what it is given
+    image = np.asarray(picture)  # (height, width, 4)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(f"figures/{name}", [image], step)
+
+
 def _replace(folder: Path, figures: Mapping[str, Figure], loggers: Sequence["Logger"], formats: Sequence[str]) -> None:
     drawn, kept = folder / "figures.partial", folder / "figures"
     shutil.rmtree(drawn, ignore_errors=True)
@@ -65,8 +84,6 @@ def _replace(folder: Path, figures: Mapping[str, Figure], loggers: Sequence["Log
         for name, figure in figures.items():
             save_figure(figure, drawn / name, formats)
             if loggers:
-                from ser.run.dashboards import log_image  # noqa: PLC0415  reports need no torch
-
                 file = drawn / f"{name}.png"  # drawing takes longer than reading
                 log_image(name, file.read_bytes() if "png" in formats else encode_figure(figure), loggers)
         with write_errors(kept):

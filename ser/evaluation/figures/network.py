@@ -3,6 +3,7 @@
 The attention over some utterances is measured after training and kept as ``attention.json`` of the run.
 """
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
+from ser.data.soundfiles import printable
 from ser.emotions import looks
 from ser.errors import SerError, SyntheticVoiceWarning
 from ser.evaluation.figures import style
@@ -30,7 +32,7 @@ if TYPE_CHECKING:  # figures need no torch
     from ser.data.cache import FeatureCache
     from ser.data.corpus import Utterance
     from ser.encoders import Encoder
-    from ser.inference.recognizer import Prediction
+    from ser.inference.recognizer import Prediction, Recognizer
 
 FEATURES = (
     "Clusters by emotion on the left are wanted; clusters by speaker on the right mean that the features still tell "
@@ -223,3 +225,24 @@ def attention_over_waveform(utterances: Sequence[Attended], note: str = "") -> F
         top.set(xlim=(0, one.seconds), title=style.drawable(one.title, 90), ylabel="amplitude")
     top.set_xlabel("time (s); dotted: uniform attention")
     return drawn
+
+
+def draw_attention(recognizer: "Recognizer", files: Sequence[Path], folder: Path) -> None:
+    """Draw the attention over the first minute of each file that can be read into ``folder``, a PNG per file.
+
+    Raises:
+        SerError: the folder cannot be written.
+    """
+    from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE  # noqa: PLC0415
+    from ser.inference.files import first_minute  # noqa: PLC0415
+    from ser.inference.screen import shortest_names  # noqa: PLC0415
+
+    for name, path in zip(shortest_names([str(path) for path in files]), files, strict=True):
+        try:
+            waveform = recognizer.heard(first_minute(path))
+        except SerError:
+            continue  # listed with the predictions
+        prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
+        first = ", first 60 s" if len(waveform) >= LONGEST_SECONDS * SAMPLE_RATE else ""
+        figure = attention_over_waveform([Attended.of(f"{printable(Path(name))}{first}", waveform, prediction)])
+        style.save_figure(figure, folder / name.lstrip(os.sep).replace(os.sep, "-"))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ser.config.identity import installed_versions
 from ser.evaluation.bootstrap import METHOD
 from ser.evaluation.leakage import COLUMNS, figures
 from ser.evaluation.predictions import probabilities
@@ -19,7 +20,6 @@ from ser.evaluation.scores import calibration
 from ser.evaluation.significance import bootstrap_intervals
 from ser.evaluation.summary import Summary
 from ser.metrics import MEANINGS, TITLES
-from ser.run.identity import installed_versions
 
 _MOST_ERRORS, _MOST_REASONS = 25, 5
 

@@ -273,7 +273,7 @@ def enrolment_table(table: pd.DataFrame, variant: str, shrinkage: float) -> Tabl
 
 
 def reproduction_table(rows: Sequence[tuple[str, str, str, bool, str]]) -> Table:
-    """Each figure of a run and of its repetition, and whether they agree, from ``ser.evaluation.reproduce``."""
+    """Each figure of a run and of its repetition, and whether they agree, from ``ser.trained.reproduce``."""
     lines = [
         [name, first, second, f"{'agrees' if same else 'DIFFERS'}{f' ({how})' if how else ''}"]
         for name, first, second, same, how in rows

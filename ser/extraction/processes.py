@@ -13,8 +13,8 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
-from ser.data.sharing import LOOK, Filling
 from ser.errors import TERMINATED, SerError
+from ser.extraction.sharing import LOOK, Filling
 
 log = logging.getLogger(__name__)
 

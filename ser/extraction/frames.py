@@ -18,14 +18,14 @@ from torch import Tensor
 from ser.data.audio import SAMPLE_RATE, read_audio
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, FrameSource, Utterance
-from ser.data.inventory import CacheFolder
-from ser.data.processes import fill_together, interruptible, usable_cores
-from ser.data.sharing import Bar, Filling, portions
 from ser.data.soundfiles import printable
 from ser.encoders import Encoder, FrameFiles, UnfitWaveform, encode
 from ser.encoders.base import usable_device
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError, check_number
+from ser.extraction.inventory import CacheFolder
+from ser.extraction.processes import fill_together, interruptible, usable_cores
+from ser.extraction.sharing import Bar, Filling, portions
 from ser.io import write_text
 
 log = logging.getLogger(__name__)

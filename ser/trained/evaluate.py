@@ -18,8 +18,6 @@ from ser.config import compose_config, instantiate
 from ser.data.batching import length_batches
 from ser.data.cache import FeatureCache
 from ser.data.corpus import Corpus, Utterance
-from ser.data.extraction import Extraction, extract
-from ser.data.inventory import CacheFolder
 from ser.data.normalization import FrameStatistics, SpeakerNormalization
 from ser.data.split import part_record, recording_key
 from ser.encoders import FrameFiles
@@ -31,7 +29,12 @@ from ser.evaluation.report.render import show
 from ser.evaluation.runs import Run, declared, load_run, warnings_in
 from ser.evaluation.scores import cross_speaker
 from ser.evaluation.significance import scores_with_interval
-from ser.evaluation.trained import (
+from ser.extraction.frames import Extraction, extract
+from ser.extraction.inventory import CacheFolder
+from ser.inference.recognizer import Recognizer
+from ser.io import leftovers, read_json, write_errors, write_json
+from ser.run.results import prediction_table
+from ser.trained.seen import (
     SeenSpeakersError,
     SharedClasses,
     Trained,
@@ -40,9 +43,6 @@ from ser.evaluation.trained import (
     seen_speakers,
     tested_name,
 )
-from ser.inference.recognizer import Recognizer
-from ser.io import leftovers, read_json, write_errors, write_json
-from ser.run.results import prediction_table
 
 _BATCH_FRAMES = 16_000  # padded frames of the encoder in a batch, as in training
 _RESULTS = ("metrics.json", "predictions.csv", "embeddings.npy", "report.html", "leakage.json")  # beside split.json

@@ -16,15 +16,15 @@ from rich import get_console
 from ser.config import compose_config, instantiate
 from ser.data.corpus import Corpus
 from ser.errors import SerError
-from ser.evaluation.evaluate import evaluate
 from ser.evaluation.figures import style
 from ser.evaluation.figures.run import draw_matrix
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import cross_table
 from ser.evaluation.runs import Run, load_run, pooled, warnings_of
 from ser.evaluation.significance import bootstrap_intervals
-from ser.evaluation.trained import SeenSpeakersError, Trained, digest_of, tested_name
 from ser.io import read_json, write_text
+from ser.trained.evaluate import evaluate
+from ser.trained.seen import SeenSpeakersError, Trained, digest_of, tested_name
 
 log = logging.getLogger(__name__)
 

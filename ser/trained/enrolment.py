@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ser.config.identity import stored_config, where_it_ran
 from ser.data.datamodule import EmotionDataModule, normalize
 from ser.data.normalization import FrameStatistics, mean_and_std, prior_sums
 from ser.errors import SerError, check_number
@@ -28,7 +29,6 @@ from ser.evaluation.significance import bootstrap_interval
 from ser.inference.checkpoint import read_checkpoint
 from ser.inference.engines import build_network
 from ser.io import write_text
-from ser.run.identity import stored_config, where_it_ran
 
 COUNTS = (0, 1, 2, 4, 8, 16)
 

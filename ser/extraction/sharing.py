@@ -22,8 +22,8 @@ from torch import Tensor
 from ser.data.batching import length_batches
 from ser.data.cache import Frames, Recording, write_shard
 from ser.data.corpus import Utterance
-from ser.data.inventory import CacheFolder
 from ser.errors import SerError
+from ser.extraction.inventory import CacheFolder
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 
+from ser.config.identity import first_difference, leaves, read_identity, stored_config, where_it_ran
 from ser.errors import SerError
 from ser.evaluation.predictions import probabilities, read_embeddings
 from ser.evaluation.report.render import show
 from ser.evaluation.report.tables import reproduction_table
 from ser.evaluation.runs import Run, load_run
-from ser.run.identity import first_difference, leaves, read_identity, stored_config, where_it_ran
 
 MAIN = ("test.uar", "test.wa", "test.macro_f1", "test.weighted_f1", "validation.uar", "best_epoch", "epochs", "hash")
 NOT_COMPARED = ("seconds", "prediction_seconds")  # of metrics.json; history.csv has times and memory as well

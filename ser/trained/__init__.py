@@ -1,0 +1,1 @@
+"""What is done with finished runs: scored on other data, crossed, repeated, enrolled with new speakers, published."""
