@@ -67,7 +67,9 @@ def test_error_messages_with_sums_and_with_a_remedy_that_depends_are_readable(tm
     )
     (message,) = from_code.messages(tmp_path / "a.py")
     assert message == "only ⟨…⟩ ms were given; ⟨remedy⟩."
-    assert from_code._row(message).startswith("| only ⟨…⟩ ms were given | As the message says")
+    assert from_code._row("⟨path⟩ has no valid ⟨…⟩; ⟨remedy⟩.") == (
+        "| ⟨path⟩ has no valid ⟨…⟩ | Repeat the command that wrote it: `ser train` a run, `ser probe` its probe. |"
+    )
 
 
 def test_each_error_message_is_on_its_page():

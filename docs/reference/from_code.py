@@ -19,6 +19,22 @@ _CALLS = {  # what functions add to a message
     "(features.checkpoint=FOLDER for training, --encoder FOLDER for use)",
     "nearest": "the key that was probably meant is named",
 }
+_REMEDIES = {  # of messages that end in what was found out while the program ran, by a phrase of theirs
+    "has no such key": "use the key that the message names; [every setting](configuration.md) is listed",
+    "has no such option": "use one of the options that the message lists",
+    "the manifest": "correct `data.manifest`; in the folder of a corpus, `data.root`",
+    "no recording named like": "set `data.root` to the folder of such recordings",
+    "needs its folder": "set `data.root`, or the variable that the message names",
+    "is not usable here": "train and extract with `extraction.device=cpu trainer=cpu`, use a model with `--device cpu`",
+    "could be encoded": "see `failures.csv` of the cache: the reason of each file",
+    "has format": "measure again with `ser probe RUN`",
+    "has no ⟨": "measure again with `ser probe RUN`",
+    "is not readable JSON": "repeat the command that wrote it: `ser train` a run, `ser probe` its probe",
+    "has no valid": "repeat the command that wrote it: `ser train` a run, `ser probe` its probe",
+    "holds the interpolation": "do not use it: the file was not written by `ser train`",
+    "has a damaged run": "repeat the sweep; finished runs are skipped",
+    "runs can be read": "repeat the sweep; finished runs are skipped",
+}
 # Where in the code an error message comes from: the heading it is listed under. The first that fits counts.
 TOPICS = {
     "ser/data/corpora": "Corpora and manifests",
@@ -26,13 +42,16 @@ TOPICS = {
     "ser/data/protocols.py": "Splits: folds, speakers, duplicates",
     "ser/data/split.py": "Splits: folds, speakers, duplicates",
     "ser/data": "Frames: extraction, cache, batches",
+    "ser/extraction": "Frames: extraction, cache, batches",
     "ser/encoders": "Encoders",
     "ser/evaluation": "Reports, comparisons and figures",
     "ser/inference/onnx.py": "Export",
     "ser/trained/hub.py": "Export",
     "ser/inference/onnx_graph.py": "Export",
+    "ser/trained": "Trained models on other data",
     "ser/inference": "Prediction and live use",
     "ser/demo": "Prediction and live use",
+    "ser/config/identity.py": "Run folders, resuming and reproducing",
     "ser/run/": "Run folders, resuming and reproducing",
     "ser/io.py": "Run folders, resuming and reproducing",
     "ser/cli/train.py": "Sweeps and searches",
@@ -127,7 +146,7 @@ def _row(message: str) -> str:
         given, separator, remedy = message.partition(", expected ")
         remedy = remedy and f"expected {remedy}"
     if not re.search(r"[a-z]{4}", re.sub("⟨.*?⟩", "", remedy)):
-        remedy = "as the message says: it depends on what was given."
+        remedy = next(remedy for phrase, remedy in _REMEDIES.items() if phrase in message) + "."
     return f"| {cell(given if separator else message)} | {cell(remedy[:1].upper() + remedy[1:])} |"
 
 
