@@ -4,10 +4,11 @@
 
 Writes frames of IEMOCAP's size (1.26 million of 768 values, 1.9 GB in half precision) into the cache of the
 synthetic features, or reuses them. One process iterates over all training batches, once to bring the files into the
-system's cache of pages and then timed; the time is set beside that of ``gru``'s training steps (forward, backward,
-clipping, AdamW) on batches taken evenly over all lengths, with as many threads as a training takes. Both are processor
-time, so that a busy computer changes their ratio little; use no loader processes, whose time is not counted. The peak
-of its resident memory is set beside that of an interpreter that has done nothing.
+system's cache of pages and freed memory into use, then five times, timed. The time is set beside that of ``gru``'s
+training steps (forward, backward, clipping, AdamW) on batches taken evenly over all lengths, with as many threads as a
+training takes, and beside a plain copy of the same padded batches, below which no loading that fills a batch can go.
+All are processor time, so that a busy computer changes their ratio little; use no loader processes, whose time is not
+counted. The peak of resident memory is set beside that of an interpreter that has done nothing.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from ser.module import EmotionModule
 from ser.run.trainer import count_threads, reuse_freed_memory
 
 TARGET, TARGET_MB = 0.05, 1500
+EPOCHS = 5
 
 
 def main() -> None:
@@ -58,8 +60,9 @@ def main() -> None:
     threads = count_threads(experiment.cfg.trainer, module)
     with threadpool_limits(threads):
         iterate(experiment.data)  # what an earlier epoch, or the extraction, leaves in the system's cache
-        loading, batches = iterate(experiment.data)
+        loading, batches = iterate(experiment.data, EPOCHS)
         peak = peak_mb()
+        copying = copy_seconds(experiment.data)
         step = step_seconds(module, experiment.data, options.steps)
     print(f"{experiment.corpus.name}: {sum(experiment.data.cache.lengths.values()):,} frames of "
           f"{experiment.data.cache.dim} values, {batches} batches, {options.workers} workers")  # fmt: skip
@@ -68,13 +71,26 @@ def main() -> None:
     load = loading / batches
     print(f"loading {1000 * load:.2f} ms a batch, step of {compared} of {options.average} frames: {1000 * step:.0f} ms "
           f"({threads or 'all'} threads): loading / step {load / step:.4f} (target {TARGET})")  # fmt: skip
+    print(f"a plain copy of a batch: {1000 * copying:.2f} ms, {copying / step:.4f} of the step")
 
 
-def iterate(data: EmotionDataModule) -> tuple[float, int]:
-    """Seconds of processor time to go through the training part once, and its number of batches."""
-    start = time.process_time()
-    batches = sum(1 for _ in data.loader("train", shuffle=True))
-    return time.process_time() - start, batches
+def iterate(data: EmotionDataModule, epochs: int = 1) -> tuple[float, int]:
+    """Seconds of processor time per epoch to go through the training part, and its number of batches."""
+    loader, start = data.loader("train", shuffle=True), time.process_time()
+    for epoch in range(epochs):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches = sum(1 for _ in loader)
+    return (time.process_time() - start) / epochs, batches
+
+
+def copy_seconds(data: EmotionDataModule) -> float:
+    """Mean seconds of processor time to copy the padded frames of a training batch into memory that is used again."""
+    seconds = []
+    for batch in data.loader("train"):
+        start = time.process_time()
+        batch.frames.clone()
+        seconds.append(time.process_time() - start)
+    return float(np.mean(seconds))
 
 
 def step_seconds(module: EmotionModule, data: EmotionDataModule, steps: int) -> float:
