@@ -3,6 +3,7 @@
 Each imports what it needs when it runs, so that ``--help`` is quick.
 """
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +29,8 @@ from ser.cli.app import (
     positive,
 )
 from ser.errors import SerError
+
+log = logging.getLogger(__name__)
 
 
 @command(
@@ -192,6 +195,7 @@ def demo(
     ] = None,
 ) -> None:
     """Serve a web page that recognises a microphone, files and folders; Ctrl-C ends."""
+    log.info("loading the page and the model")
     try:
         from ser.demo.server import Settings, serve  # noqa: PLC0415
     except ImportError as error:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class EvaluationProtocol(ABC):
-    """Assigns a corpus to parts; :meth:`split` refuses every split that would make the result too good."""
+    """Assigns a corpus to parts; ``split`` refuses every split that would make the result too good."""
 
     name: ClassVar[str]
     overlapping_parts: ClassVar[frozenset[str]] = frozenset()

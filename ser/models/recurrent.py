@@ -145,7 +145,7 @@ def _enhancement(width: int, size: int, dropout: float) -> nn.Sequential:
 
 
 class EnhancedGRUReference(EnhancedGRU):
-    """:class:`EnhancedGRU` as first printed: the 6H concatenation cut to 4H, the pooled 8H cut to 4H.
+    """``EnhancedGRU`` as first printed: the 6H concatenation cut to 4H, the pooled 8H cut to 4H.
 
     The cuts leave the mean of the attended states: enhancement and max pooling are computed and thrown away, and the
     enhancement's parameters get a gradient of exactly zero. Use it only to reproduce the publication.
