@@ -56,7 +56,7 @@ def trial(speakers: int, folds: int, seeds: int, noise: str, number: int) -> Tri
     tables = pooled(a), pooled(b)
     plain, found = difference_intervals(*tables), training_noise(a, b)
     wide = widened(plain, found)["uar"]
-    by_speakers = permutation_tests(*tables, repetitions=999)["uar"]["p"] < 0.05
+    by_speakers = permutation_tests(*tables, repetitions=999)["uar"] < 0.05
     p_training = noise_tests([interval.estimate for interval in plain.values()], found)[0]["p_training"]
     by_training = p_training is not None and p_training < 0.05
     outside = not wide.low <= 0 <= wide.high

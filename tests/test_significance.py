@@ -35,7 +35,6 @@ def test_estimates_are_the_scores_and_lie_inside(metric):
     assert one.low < one.estimate < one.high
     two = difference_interval(a, b, metric)
     assert two.estimate == pytest.approx(scores(b)[metric] - scores(a)[metric])
-    assert permutation_test(a, b, metric, repetitions=50)["difference"] == pytest.approx(two.estimate)
 
 
 def test_speakers_that_differ_widen_the_interval_and_seeds_do_not_narrow_it():
@@ -68,7 +67,7 @@ def test_null_data_give_uniform_p_values(by):
             by,
             repetitions=199,
             seed=seed,
-        )["p"]
+        )
         for seed in range(80)
     ]
     assert stats.kstest(values, "uniform").pvalue > 0.01
@@ -95,14 +94,12 @@ def test_null_folds_give_a_valid_t_test():
 
 def test_permutation_finds_a_difference_and_enumerates_few_units():
     a, b = fake_table(8, 30, skill=0.5, seed=1), fake_table(8, 30, skill=0.8, seed=2)
-    assert permutation_test(a, b, by="utterance")["p"] < 0.001
-    by_speaker = permutation_test(a, b)
-    assert by_speaker["exact"]
-    assert by_speaker["p"] == 2 / 2**8
-    assert permutation_test(a, a)["p"] == 1.0
+    assert permutation_test(a, b, by="utterance") < 0.001
+    assert permutation_test(a, b) == 2 / 2**8
+    assert permutation_test(a, a) == 1.0
     one = a.iloc[:1]
-    assert permutation_test(one, one)["p"] == 1.0
-    assert permutation_test(one.assign(predicted="sad"), one.assign(predicted="happy"))["p"] == 1.0
+    assert permutation_test(one, one) == 1.0
+    assert permutation_test(one.assign(predicted="sad"), one.assign(predicted="happy")) == 1.0
 
 
 def test_many_units_have_the_p_value_of_few(monkeypatch):
@@ -110,26 +107,21 @@ def test_many_units_have_the_p_value_of_few(monkeypatch):
     few = permutation_tests(a, b, by="utterance")
     monkeypatch.setattr(significance, "MOST_PERMUTED", 0)
     for metric, found in permutation_tests(a, b, by="utterance").items():
-        p = few[metric]["p"]
+        p = few[metric]
         assert 0.01 < p < 0.2
-        assert found["p"] == pytest.approx(p, abs=5 * np.sqrt(2 * 2 * p / 5000))  # a tail counts twice
-        assert found["difference"] == few[metric]["difference"] == permutation_test(a, b, metric)["difference"]
+        assert found == pytest.approx(p, abs=5 * np.sqrt(2 * 2 * p / 5000))  # a tail counts twice
 
 
 def test_row_order_does_not_matter():
     a, b = fake_table(6, 10, seed=1), fake_table(6, 10, seed=2)
     shuffled = b.sample(frac=1, random_state=0).reset_index(drop=True)
-    assert permutation_test(a, shuffled)["p"] == permutation_test(a, b)["p"]
+    assert permutation_test(a, shuffled) == permutation_test(a, b)
 
 
 def test_corrected_t_test_by_hand():
     # Mean .03, s^2 .00025; (1/5 + 1/4) s^2 = .0001125, so t = .03 / .0106066.
     result = corrected_t_test([0.01, 0.02, 0.03, 0.04, 0.05], [80] * 5, [20] * 5)
-    assert result["t"] == pytest.approx(2.8284271)
     assert result["p"] == pytest.approx(2 * stats.t.sf(2.8284271, 4))
-    two_seeds = [[0.0, 0.02], [0.02, 0.02], [0.03, 0.03], [0.05, 0.03], [0.05, 0.05]]
-    with_seeds = corrected_t_test(two_seeds, [80] * 5, [20] * 5)
-    assert with_seeds == pytest.approx(result)
     assert corrected_t_test([0.1], [80], [20])["p"] is None
     assert corrected_t_test([0.0, 0.0], [80] * 2, [20] * 2)["p"] == 1.0
     assert corrected_t_test([0.5, 0.5], [80] * 2, [20] * 2)["p"] is None

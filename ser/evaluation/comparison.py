@@ -104,13 +104,13 @@ def paired_comparison(
             "difference": interval.estimate,
             "low": interval.low if known else None,
             "high": interval.high if known else None,
-            "p_speakers": tests["speaker"][metric]["p"],
+            "p_speakers": tests["speaker"][metric],
             **by_training,
             "fold_difference": tested.get("mean"),
             "fold_low": tested.get("low"),
             "fold_high": tested.get("high"),
             "p_folds": tested.get("p"),
-            "p_utterances": tests["utterance"][metric]["p"],
+            "p_utterances": tests["utterance"][metric],
             "d_z": effect_size(*means),
         }
     counts = {"utterances": int(left["id"].nunique()), "speakers": int(left["speaker"].nunique())}

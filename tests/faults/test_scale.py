@@ -105,7 +105,7 @@ def test_scores_of_100_classes_take_no_confusion_matrix_per_utterance(tmp_path):
     def work():
         found = [scores_with_interval(a)["uar_interval"], cross_speaker(a)["intervals"]["average_f1"]]
         found += [interval[1:] for interval in difference_intervals(a, b).values()]
-        found += [[result["p"]] for result in permutation_tests(a, b, by="utterance", repetitions=99).values()]
+        found += [[p] for p in permutation_tests(a, b, by="utterance", repetitions=99).values()]
         return int(not np.isfinite(np.concatenate(found)).all())
 
     ended = isolated(tmp_path / "child", work, memory_mb=400)
