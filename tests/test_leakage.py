@@ -15,12 +15,11 @@ from ser.adversary.erasure import fit_erasure
 from ser.errors import SerError
 from ser.evaluation.leakage import _interval, answers, compare_over_runs, leakage_of, leakage_table, write_leakage
 from ser.evaluation.predictions import probabilities, read_predictions
-from ser.evaluation.refitted import as_unseen_speakers, refit_of
 from ser.evaluation.report.tables import cross_validation_table
 from ser.evaluation.runs import load_run, scan_runs
+from ser.evaluation.speaker_features import as_unseen_speakers, prepare, refit_of
 from ser.evaluation.speaker_probe import name_speakers, tell_gender
 from ser.evaluation.speaker_verification import verify_speakers
-from ser.evaluation.speaker_views import prepare
 from ser.evaluation.summary import summarize
 from ser.run.everyone import cross_validation
 
@@ -127,8 +126,8 @@ def test_the_same_seed_and_any_row_order_give_the_same_result(few_probes, traini
 
 
 def test_large_tables_are_subsampled_evenly(monkeypatch, few_probes, training):
-    monkeypatch.setattr("ser.evaluation.speaker_probe.MOST_ROWS", 100)
-    monkeypatch.setattr("ser.evaluation.speaker_probe.MOST_SPEAKERS", 5)
+    monkeypatch.setattr("ser.evaluation.speaker_features.MOST_ROWS", 100)
+    monkeypatch.setattr("ser.evaluation.speaker_features.MOST_SPEAKERS", 5)
     result = name_speakers(planted("linear", training), training)
     assert (result["speakers"], result["n"]) == (5, 100)
     assert result["left_out"] == ["06", "07", "08"]
@@ -205,6 +204,14 @@ def test_gender_is_told_on_test_speakers_only_when_it_is_there(few_probes, train
         assert json.loads(json.dumps(found, allow_nan=False)) == found
     unknown = test.assign(gender="")
     assert tell_gender(fake_embeddings(training), training, fake_embeddings(unknown), unknown) is None
+
+
+def test_utterances_of_unknown_gender_are_left_out_with_their_features(few_probes, training):
+    test = fake_table(speakers=6, utterances=30, first_speaker=9)
+    features, unseen = fake_embeddings(training, speaker_strength=1.0), fake_embeddings(test, speaker_strength=1.0)
+    named = ~training["speaker"].isin(["01", "02"])
+    some = training.assign(gender=training["gender"].where(named, ""))
+    assert tell_gender(features, some, unseen, test) == tell_gender(features[named], training[named], unseen, test)
 
 
 def test_results_are_paired_by_speaker(leaking, clean):

@@ -15,6 +15,7 @@ from ser.evaluation.predictions import COLUMNS as LABELS
 from ser.evaluation.predictions import probabilities, read_embeddings, read_history, read_predictions
 from ser.evaluation.runs import Run
 from ser.evaluation.significance import holm
+from ser.evaluation.speaker_features import as_unseen_speakers, refit_of
 from ser.evaluation.speaker_probe import name_speakers, tell_gender
 from ser.evaluation.speaker_verification import verify_speakers
 from ser.io import write_json
@@ -44,7 +45,7 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0, of
     alone, written to ``leakage_probabilities.json`` and ``leakage_emotion.json``.
 
     A removal that was fitted to the training part is fitted again without the utterances that a probe is judged on
-    (closed set), or without the speakers that a probe learns from (unseen speakers): see ``ser.evaluation.refitted``.
+    (closed set), or without the speakers that a probe learns from (unseen speakers).
 
     Returns:
         What was written: ``format``, ``speakers`` (``name_speakers``), ``open_set`` (``verify_speakers``), ``gender``
@@ -69,8 +70,6 @@ def write_leakage(folder: Path, best_epoch: int | None = None, seed: int = 0, of
     train, test = train[list(LABELS)], test[list(LABELS)]  # no probabilities: they are large
     refit, as_unseen = None, train_features
     if (folder / "train_statistics.npy").is_file():
-        from ser.evaluation.refitted import as_unseen_speakers, refit_of  # noqa: PLC0415  loads PyTorch
-
         refit = refit_of(folder, train, None if of == "features" else partial(answers, of=of))
         as_unseen = as_unseen_speakers(refit, train)
     adversary = None

@@ -27,13 +27,10 @@ from sklearn.svm import SVC
 
 from ser.errors import SerError
 from ser.evaluation.bootstrap import Bounds, Counts, bootstrap_bounds
-from ser.evaluation.speaker_views import VIEWS, Parts, View, prepare, within_emotion
+from ser.evaluation.speaker_features import SPLITS, VIEWS, Parts, Refit, View, prepare, rows_to_probe, within_emotion
 
-SPLITS = 5
-MOST_SPEAKERS, MOST_ROWS = 40, 1000  # bound the time, whatever the size of the corpus
 Probe = tuple[str, View, Callable[[], ClassifierMixin]]  # name, view, constructor
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # training and held-out rows
-Refit = Callable[[np.ndarray], np.ndarray]  # rows that a removal must not see, to features (n, P) of all rows
 
 
 def _probes(seed: int) -> list[Probe]:
@@ -81,8 +78,7 @@ def name_speakers(
     Raises:
         SerError: rows do not match, or fewer than two speakers have five utterances.
     """
-    check_rows(features, table)
-    rows = subsample(table, SPLITS)
+    rows = rows_to_probe(features, table, SPLITS)
     truth = rows["speaker"].to_numpy(dtype=object)
     speakers = int(rows["speaker"].nunique())
     if speakers < 2:
@@ -131,9 +127,8 @@ def tell_gender(
     Raises:
         SerError: rows do not match.
     """
-    check_rows(train_features, train_table)
-    check_rows(test_features, test_table)
-    train, test = (subsample(table[table["gender"] != ""], 1) for table in (train_table, test_table))
+    train = rows_to_probe(train_features, train_table, 1, known="gender")
+    test = rows_to_probe(test_features, test_table, 1, known="gender")
     genders, counts = sorted(train["gender"].unique()), train.groupby("gender")["speaker"].nunique()
     if len(genders) < 2 or sorted(test["gender"].unique()) != genders or counts.min() < 2:
         return None
@@ -195,20 +190,6 @@ def _choose_across(right: np.ndarray, folds: Folds, kinds: Sequence[str]) -> tup
     return chosen, judged
 
 
-def subsample(table: pd.DataFrame, fewest: int) -> pd.DataFrame:
-    """Rows to probe, sorted by id, with their positions as index; the same utterances for the same ids.
-
-    Speakers with fewer than ``fewest`` utterances are left out, then those with the fewest until at most
-    ``MOST_SPEAKERS`` are left, each with its part of ``MOST_ROWS`` utterances.
-    """
-    rows = table.reset_index(drop=True).sort_values("id")
-    counts = rows["speaker"].value_counts()
-    kept = sorted(counts.index[counts >= fewest], key=lambda name: (-counts[name], name))[:MOST_SPEAKERS]
-    rows = rows[rows["speaker"].isin(kept)].sample(frac=1, random_state=0)
-    most = MOST_ROWS // max(1, len(kept))
-    return rows[rows.groupby("speaker").cumcount() < most].sort_values("id")
-
-
 def _permute_within(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     """``labels`` permuted between rows of the same group."""
     generator, permuted = np.random.default_rng(seed), labels.copy()
@@ -252,12 +233,3 @@ def _verdict(figure: dict[str, Any], control: dict[str, Any]) -> str | None:
     if figure["low"] > control["high"]:
         return "above"
     return "below" if figure["high"] < control["low"] else "level"
-
-
-def check_rows(embeddings: np.ndarray, table: pd.DataFrame) -> None:
-    """Refuse features and a table of different lengths."""
-    if len(embeddings) != len(table):
-        raise SerError(
-            f"the features have {len(embeddings)} rows and their table has {len(table)}; give the two files "
-            "of the same run."
-        )

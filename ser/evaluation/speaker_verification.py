@@ -9,8 +9,7 @@ from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_curve
 
-from ser.evaluation.speaker_probe import check_rows, subsample
-from ser.evaluation.speaker_views import prepare
+from ser.evaluation.speaker_features import prepare, rows_to_probe
 
 _SHRINKAGE = 0.05  # of the covariance within speakers
 
@@ -34,9 +33,7 @@ def verify_speakers(
     Raises:
         SerError: rows do not match.
     """
-    check_rows(train_features, train_table)
-    check_rows(test_features, test_table)
-    train, test = subsample(train_table, 2), subsample(test_table, 1)
+    train, test = rows_to_probe(train_features, train_table, 2), rows_to_probe(test_features, test_table, 1)
     if train["speaker"].nunique() < 4:
         return None
     means = pd.DataFrame(train_features.astype(float)).groupby(train_table["emotion"].to_numpy()).mean()
