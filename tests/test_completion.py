@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ser.cli.completion import complete_override
+from ser.cli.app import complete_override
 
 
 def completed(*words, command="train"):

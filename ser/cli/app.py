@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from ser.cli.completion import complete_override
 from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning
 
 if TYPE_CHECKING:
@@ -110,6 +109,39 @@ def flag(name: str, text: str) -> Any:
 def argument(metavar: str, text: str, **settings: Any) -> Any:
     """A typer argument."""
     return typer.Argument(metavar=metavar, help=text, **settings)
+
+
+def complete_override(context: typer.Context, incomplete: str) -> list[str]:
+    """The keys and options that begin as ``incomplete`` does; of a list, such as ``model=gru,``, its last entry.
+
+    A group is offered by its key alone while others match, too: a shell adds a space behind what is unique.
+    Bash hands ``model=gru`` over in three parts and wants the last one completed, other shells as a whole.
+    """
+    from ser.config import CONFIG_FOLDER  # noqa: PLC0415  --help needs no Hydra
+    from ser.config.suggestions import options_of_groups  # noqa: PLC0415
+
+    groups = options_of_groups(CONFIG_FOLDER)
+    if context.command.name == "sweep":
+        groups = {"variant": [*groups["model"], *groups["experiment"]], **groups}
+    before = [str(word) for word in context.params.get("overrides") or []]
+    if "=" in incomplete:
+        key, _, value = incomplete.partition("=")
+        return [f"{key}={found}" for found in _options(groups, key, value)]
+    if before[-1:] == ["="]:
+        return _options(groups, before[-2] if len(before) > 1 else "", incomplete)
+    if not incomplete and before and before[-1] in groups:
+        return _options(groups, before[-1], "")
+    keys = [key for key in groups if key.startswith(incomplete)]
+    return [f"{key}={option}" for key in keys for option in groups[key]] if len(keys) == 1 else [f"{k}=" for k in keys]
+
+
+def _options(groups: Mapping[str, list[str]], key: str, value: str) -> list[str]:
+    """The lists that ``value`` can become by another option of the group ``key``."""
+    first, comma, last = value.rpartition(",")
+    taken = first.split(",")
+    return [
+        f"{first}{comma}{option}" for option in groups.get(key, ()) if option.startswith(last) and option not in taken
+    ]
 
 
 Overrides = Annotated[

@@ -21,10 +21,10 @@ from ser.cli.app import (
     Shrinkage,
     argument,
     command,
+    complete_override,
     flag,
     option,
 )
-from ser.cli.completion import complete_override
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)

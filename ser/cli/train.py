@@ -2,11 +2,14 @@
 
 import logging
 import os
+import re
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 import hydra
@@ -20,7 +23,6 @@ from rich import get_console
 from rich.markup import escape
 
 from ser import fast_imports
-from ser.cli.folding import folded_lines
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
 from ser.config.identity import depends_on_seed
 from ser.errors import SerError, explain
@@ -69,6 +71,24 @@ def launch(main: Callable[[], Any]) -> None:
         if (reason := explain(error)) is None:
             raise
         raise SystemExit(f"error: {reason}") from None
+
+
+class _Lines(TextWrapper):
+    """Folds a line at spaces, and a value that refers to others before these."""
+
+    wordsep_simple_re = re.compile(r"(\s+|(?<=[,/-])(?=\$\{))")
+
+
+@contextmanager
+def folded_lines() -> Iterator[None]:
+    """Print what is printed inside with its long lines folded to the width of the screen, below their beginning."""
+    try:
+        with redirect_stdout(StringIO()) as shown:
+            yield
+    finally:  # Hydra ends the process
+        for line in shown.getvalue().splitlines():
+            indent = " " * (len(line) - len(line.lstrip()) + 2)
+            print(_Lines(get_console().width, subsequent_indent=indent, break_on_hyphens=False).fill(line))
 
 
 def check_arguments(arguments: list[str]) -> list[str]:
