@@ -1,5 +1,4 @@
 import os
-from functools import cache as cached
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # children of the tests are forked, which CUDA does not survive
@@ -14,7 +13,6 @@ from omegaconf import open_dict
 from small_runs import TINY
 
 from ser.config import CONFIG_FOLDER
-from ser.config.overrides import known_keys
 from ser.config.page import register_resolvers
 from ser.evaluation import speaker_probe
 from ser.evaluation.figures import FIGURES
@@ -23,14 +21,6 @@ from ser.evaluation.figures import FIGURES
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def keys_read_once():
-    """The keys of conf/, which no test changes: reading all of its files takes longer than composing a page."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ser.config.overrides.known_keys", cached(known_keys))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tiny_encoders import save_tiny_hubert
 
 from ser import training
 from ser.config.identity import describe, first_difference, read_identity
-from ser.config.irrelevant import IRRELEVANT, irrelevant
+from ser.config.page import IRRELEVANT, irrelevant
 from ser.data import cache as data_cache
 from ser.errors import SerError
 from ser.evaluation.runs import find_runs, load_run, scan_runs, warnings_of

@@ -1,15 +1,7 @@
 """The configuration: its page, overrides of it, and the objects that it describes."""
 
-from ser.config.overrides import check_overrides, compose_config, refuse_bare
-from ser.config.page import (
-    CONFIG_FOLDER,
-    compose_options,
-    compose_page,
-    instantiate,
-    name_parts,
-    short_setting,
-    variant_name,
-)
+from ser.config.overrides import check_overrides, compose_config, compose_options, compose_page, refuse_bare
+from ser.config.page import CONFIG_FOLDER, instantiate, irrelevant, name_parts, short_setting, variant_name
 
 __all__ = [
     "CONFIG_FOLDER",
@@ -18,6 +10,7 @@ __all__ = [
     "compose_options",
     "compose_page",
     "instantiate",
+    "irrelevant",
     "name_parts",
     "refuse_bare",
     "short_setting",

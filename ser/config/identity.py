@@ -11,8 +11,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from ser.config import CONFIG_FOLDER
-from ser.config.irrelevant import irrelevant
+from ser.config import CONFIG_FOLDER, irrelevant
 from ser.errors import SerError
 from ser.io import read_json
 

@@ -1,19 +1,24 @@
-"""Overrides as typed on a command line: whether they compose, and the key that was probably meant."""
+"""Overrides as typed on a command line: what they compose, and the key that was probably meant."""
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from ser.config.page import CONFIG_FOLDER, Batches, Extraction, Paths, TrainPage, compose_page
-from ser.config.suggestions import nearest_key
+from ser.config.page import CONFIG_FOLDER, Batches, Extraction, Paths, TrainPage, register_resolvers
+from ser.config.suggestions import nearest_key, nearest_option
 from ser.errors import SerError, explain
 
 
@@ -26,7 +31,41 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     check_overrides(overrides)
     cfg = _compose(overrides)
     HydraConfig.instance().set_config(cfg)
-    plain = cfg.copy()
+    return _without_hydra(cfg)
+
+
+def compose_options(options: Mapping[str, Any]) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration of these options of groups with their own values, and the option of every group in it."""
+    page = compose_page([f"{group}={option}" for group, option in options.items()])
+    return _without_hydra(page), {str(group): choice for group, choice in page.hydra.runtime.choices.items()}
+
+
+def compose_page(overrides: Sequence[str]) -> DictConfig:
+    """The page and the options of all groups, with Hydra's own settings under ``hydra``.
+
+    Raises:
+        SerError: conf/ is missing, or Hydra refuses an override.
+    """
+    if not (CONFIG_FOLDER / "train.yaml").is_file():
+        raise SerError(f"there is no {CONFIG_FOLDER}/train.yaml; install ser-lab again.")
+    register_resolvers()
+    try:
+        # Inside a run Hydra is there already.
+        running = GlobalHydra.instance().is_initialized()
+        with nullcontext() if running else initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose("train", overrides=list(overrides), return_hydra_config=True)
+    except MissingConfigException as error:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        raise SerError(
+            f"{group}={option} was given, but the group {group} has no such option; "
+            f"{nearest_option(group, option, CONFIG_FOLDER)}"
+        ) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: normalization=-1
+        raise SerError(explain(error) or f"{error}; correct the overrides.") from error
+
+
+def _without_hydra(page: DictConfig) -> DictConfig:
+    plain = page.copy()
     with open_dict(plain):  # the composed page is closed to removed keys
         plain.pop("hydra")
     return plain
@@ -85,9 +124,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def _options_with(key: str) -> list[str]:
     """The options of a key's group that have it, of their own, inherited or as a nested group."""
     group, _, inner = key.replace("/", ".").partition(".")
-    content: dict[str, Any] = {
-        file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in (CONFIG_FOLDER / group).glob("*.yaml")
-    }
+    content = _options(group)
 
     def has(name: str) -> bool:
         parts = content.get(name, {}).get("defaults", [])
@@ -154,6 +191,7 @@ def _check_key(override: Override, known: set[str]) -> None:
         raise SerError(f"the key {key!r} was given, but the configuration has no such key; {meant}")
 
 
+@cache
 def known_keys() -> set[str]:
     """Every key that an override may name: groups, keys of the page, and keys of any option of a group."""
     page = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "train.yaml"))
@@ -162,14 +200,17 @@ def known_keys() -> set[str]:
     found |= {key for key in _keys(page) if not key.startswith("defaults")}
     for group in found & groups - {"experiment"}:
         prefix = group.replace("/", ".")
-        files: list[Any] = [
-            OmegaConf.to_container(OmegaConf.load(file)) for file in (CONFIG_FOLDER / group).glob("*.yaml")
-        ]
-        keys = {key for content in files for key in _keys(content)}
-        parts = [part for content in files for part in content.get("defaults", []) if "@" in str(part)]
+        options = _options(group).values()
+        keys = {key for content in options for key in _keys(content)}
+        parts = [part for content in options for part in content.get("defaults", []) if "@" in str(part)]
         found |= {f"{prefix}.{key}" for key in keys}
         found |= {f"{prefix}.{part.partition('@')[2]}.{key}" for part in parts for key in keys}
     return found
+
+
+def _options(group: str) -> dict[str, Any]:
+    """The content of each option of a group."""
+    return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in (CONFIG_FOLDER / group).glob("*.yaml")}
 
 
 def _keys(content: Any) -> Iterator[str]:

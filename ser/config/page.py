@@ -1,32 +1,65 @@
-"""The page conf/train.yaml: types of its keys, names of run folders, composing it, and the objects it describes."""
+"""The page conf/train.yaml: types of its keys, keys that change no result, names of run folders, objects of it."""
 
 import hashlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import hydra.utils
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import InstantiationException
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from ser.config.irrelevant import irrelevant
-from ser.config.suggestions import nearest_option
-from ser.errors import SerError, explain
+from ser.errors import SerError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # conf/ is inside the package once installed, beside it in a checkout.
 CONFIG_FOLDER = (_PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent) / "conf"
 LONGEST_NAME = 120  # bytes of a folder name; file systems allow 255
+IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
+    "paths.*": "where files lie; their content is compared",
+    "data.root": "where the corpus lies; labels and audio are compared",
+    "data.manifest": "where the table lies; labels and audio are compared",
+    "data.*.root": "where a corpus lies; labels and audio are compared",
+    "data.*.manifest": "where a table lies; labels and audio are compared",
+    "features.root": "where frames lie; their content is compared",
+    "features.checkpoint": "where the encoder lies; its weights are compared",
+    "experiment": "the settings it stands for are compared",
+    "name": "names the folder",
+    "variant": "names the folder",
+    "logger*": "loggers only watch",
+    "callbacks.progress_bar*": "only shown on screen",
+    "callbacks.history.confusion": "loggers only watch",
+    "callbacks.*.dirpath": "the run folder",
+    "callbacks.*.folder": "the run folder",
+    "test_each_epoch": "recorded, never used",
+    "allow_duplicates": "refuses or not; labels and audio are compared",
+    "figures": "drawn from the finished tables",
+    "leakage": "computed from the finished tables",
+    "test": "whether the test part is opened after training, once",
+    "epochs_from": "where the sweep lies; the epochs it found are compared",
+    "search_folds": "each fold is a run of its own",
+    "resume": "a resumed run ends like an uninterrupted one",
+    "extraction.device": "where the encoder computes",
+    "extraction.workers": "how fast audio is decoded",
+    "extraction.processes": "how many processes share the same work",
+    "extraction.batch_seconds": "batch mates do not change an utterance's frames",
+    "extraction.trust_cache": "refuses or not; the number of unchecked utterances is compared",
+    "batches.workers": "how fast batches are read",
+    "trainer.accelerator": "where the network computes",
+    "trainer.devices": "which devices; their number is compared as processes",
+    "trainer.threads": "how fast it computes; sums may differ in their last digits, as on another device",
+    "trainer.num_nodes": "compared as processes",
+    "trainer.log_every_n_steps": "loggers only watch",
+    "trainer.num_sanity_val_steps": "computed before training, kept nowhere",
+    "trainer.enable_*": "only shown on screen",
+}
 
 
 @dataclass
@@ -103,6 +136,11 @@ class TrainPage:
     variant: str = MISSING
 
 
+def irrelevant(key: str) -> bool:
+    """Whether a setting, given by its dotted key, is declared not to change a result."""
+    return any(fnmatch(key, pattern) for pattern in IRRELEVANT)
+
+
 def register_resolvers() -> None:
     """Make the page's types and the resolvers of its folder names known to Hydra."""
     ConfigStore.instance().store(name="train_page", node=TrainPage)
@@ -162,39 +200,6 @@ def folder_name(name: str) -> str:
         start = plain.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
         plain = f"{start}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
     return plain if plain.strip(". ") else "-"
-
-
-def compose_options(options: Mapping[str, Any]) -> tuple[DictConfig, dict[str, Any]]:
-    """The configuration of these options of groups with their own values, and the option of every group in it."""
-    plain = compose_page([f"{group}={option}" for group, option in options.items()])
-    choices = {str(group): choice for group, choice in plain.hydra.runtime.choices.items()}
-    with open_dict(plain):
-        plain.pop("hydra")
-    return plain, choices
-
-
-def compose_page(overrides: Sequence[str]) -> DictConfig:
-    """The page and the options of all groups, with Hydra's own settings under ``hydra``.
-
-    Raises:
-        SerError: conf/ is missing, or Hydra refuses an override.
-    """
-    if not (CONFIG_FOLDER / "train.yaml").is_file():
-        raise SerError(f"there is no {CONFIG_FOLDER}/train.yaml; install ser-lab again.")
-    register_resolvers()
-    try:
-        # Inside a run Hydra is there already.
-        running = GlobalHydra.instance().is_initialized()
-        with nullcontext() if running else initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            return compose("train", overrides=list(overrides), return_hydra_config=True)
-    except MissingConfigException as error:
-        group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        raise SerError(
-            f"{group}={option} was given, but the group {group} has no such option; "
-            f"{nearest_option(group, option, CONFIG_FOLDER)}"
-        ) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: normalization=-1
-        raise SerError(explain(error) or f"{error}; correct the overrides.") from error
 
 
 def instantiate(cfg: DictConfig, key: str, **keywords: Any) -> Any:
