@@ -217,7 +217,8 @@ def test_ten_variants_draw_without_overlaps(emotions):
     names = [f"enhanced_gru-adversarial_weight=0.{number:02d}-normalization=speaker" for number in range(10)]
     tables = {name: fake_table(24, 8, 0.5, seed) for seed, name in enumerate(names)}
     recall = pd.DataFrame(0.5, names, [f"emotion {number}" for number in range(emotions)])
-    ladder = pd.DataFrame({"value": 0.5, "low": 0.4, "high": np.nan, "baseline": [True] + [False] * 9}, index=names)
+    ladder = pd.DataFrame({"value": 0.5, "low": 0.4, "high": np.nan, "baseline": [True] + [False] * 9}, names)
+    ladder["folds"] = ""
     runs = pd.DataFrame({"variant": names * 3, "uar": np.linspace(0.3, 0.6, 30), "wa": 0.5})
     drawn = [
         sweep.ladder(ladder, note="note"),

@@ -131,27 +131,19 @@ def check_stored(content: Any, source: Path) -> None:
     known = {
         value
         for file in CONFIG_FOLDER.rglob("*.yaml")
-        for key, value in _entries(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
-        if key == "_target_"
+        for key, value in leaves(OmegaConf.to_container(OmegaConf.load(file), resolve=False), lists=True)
+        if key.split(".")[-1] == "_target_"
     }
-    for key, value in _entries(content):
-        if any(isinstance(part, str) and "${" in part for part in (key, value)):
+    for key, value in leaves(content, lists=True):
+        if "${" in key or (isinstance(value, str) and "${" in value):
             raise SerError(
                 f"{source} holds the interpolation {_shown(value)}, expected resolved settings; do not use it."
             )
-        if key == "_target_" and not (isinstance(value, str) and value in known):
+        if "_target_" in key.split(".") and not (isinstance(value, str) and value in known):
             raise SerError(
                 f"{source} would call {_shown(value)}, expected only what the options in {CONFIG_FOLDER} call; if you "
                 "trust it, add an option with that _target_ there, or start the run with `ser train`."
             )
-
-
-def _entries(content: Any) -> Iterator[tuple[Any, Any]]:
-    """Every key with its value, and every list item with the key None, at any depth."""
-    if isinstance(content, dict | list):
-        for key, value in content.items() if isinstance(content, dict) else ((None, item) for item in content):
-            yield key, value
-            yield from _entries(value)
 
 
 def leaves(content: Any, prefix: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:

@@ -144,8 +144,6 @@ def split_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
         found += _settings(one, other)
         for phrase in _parts(one, other):
             inside.setdefault(phrase, []).append(fold)
-        if not found and not inside and one.metrics and other.metrics:
-            found.append(f"fold {fold} hash {one.hash} against {other.hash}")
     return list(dict.fromkeys(found)) + [f"fold {', '.join(map(str, at))} {phrase}" for phrase, at in inside.items()]
 
 

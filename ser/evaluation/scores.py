@@ -1,4 +1,4 @@
-"""Scores of a prediction table: over all utterances, by confidence and by speaker. Every result is ready for JSON."""
+"""Scores of a prediction table: over all utterances, by confidence and by speaker."""
 
 import math
 from typing import Any
@@ -11,9 +11,11 @@ from ser.evaluation.bootstrap import Bounds, Counts, bootstrap_bounds
 from ser.evaluation.predictions import emotions_of, probabilities, utterance_counts
 from ser.metrics import accuracy, class_counts, uar, weighted_f1
 
+BINS = 15  # of the confidence
+
 
 def scores(table: pd.DataFrame) -> dict[str, Any]:
-    """WA, UAR, F1 and their values per class.
+    """WA, UAR, F1 and their values per class, ready for JSON.
 
     An utterance that several runs answered counts once, however many they are; ``confusion`` and ``n`` count answers.
     UAR and macro F1 are means over the classes that occur in the truth; the recall, precision and F1 of a class that
@@ -34,36 +36,26 @@ def scores(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def calibration(table: pd.DataFrame, bins: int = 15) -> dict[str, Any]:
+def calibration(table: pd.DataFrame) -> dict[str, Any]:
     """How well confidence (the largest probability) agrees with accuracy.
 
-    ``ece`` is the expected calibration error over ``bins`` equal bins (Guo et al. 2017, equation 3). ``bins`` of the
-    result has ``low, high, n, confidence, accuracy`` per bin, the last two None where the bin is empty.
+    ``ece`` is the expected calibration error over ``BINS`` equal bins (Guo et al. 2017, equation 3). ``bins`` has a row
+    per bin with ``low, high, n, confidence, accuracy``, the last two NaN where the bin is empty.
     """
     confidence = probabilities(table).max(axis=1)
     right = (table["emotion"] == table["predicted"]).to_numpy()
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    which = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
-    rows, error = [], 0.0
-    for index in range(bins):
-        inside = which == index
-        error += abs(float(confidence[inside].sum() - right[inside].sum())) / len(table)
-        rows.append(
-            {
-                "low": float(edges[index]),
-                "high": float(edges[index + 1]),
-                "n": int(inside.sum()),
-                "confidence": _mean(confidence[inside]),
-                "accuracy": _mean(right[inside]),
-            }
-        )
+    edges = np.linspace(0.0, 1.0, BINS + 1)
+    inside = np.digitize(confidence, edges[1:-1], right=True)
+    means = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(inside).mean()
+    bins = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": np.bincount(inside, minlength=BINS)}).join(means)
+    gaps = (bins["confidence"] - bins["accuracy"]).abs()
     return {
-        "ece": error,
+        "ece": float((bins["n"] * gaps).sum() / len(table)),
         "confidence_right": _mean(confidence[right]),
         "confidence_wrong": _mean(confidence[~right]),
         "n_right": int(right.sum()),
         "n_wrong": int((~right).sum()),
-        "bins": rows,
+        "bins": bins,
     }
 
 
@@ -87,7 +79,7 @@ def cross_speaker(table: pd.DataFrame, repetitions: int | None = None) -> dict[s
     ``average_f1`` is the mean of the speakers' weighted F1, ``performance_std`` its sample standard deviation over
     speakers, ``f1_range`` best minus worst speaker; ``accuracy_std`` and ``accuracy_range`` are the same for accuracy.
     Every spread includes the noise of few utterances: with few per speaker, equal speakers look unequal. ``intervals``
-    lacks what is undefined or has too few speakers.
+    lacks what is undefined or has too few speakers. All of it is ready for JSON.
     """
     per_speaker = speaker_scores(table)
     names = ("overall_accuracy", "average_f1", "performance_std", "f1_range", "accuracy_std", "accuracy_range")

@@ -140,7 +140,10 @@ class RunFolder:
             for path in leftovers(self.work):
                 path.unlink(missing_ok=True)
             for name in RESULTS if checkpoint is None else ():
-                _remove(self.work / name)
+                if (path := self.work / name).is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
         if checkpoint is None:
             write_json(self.work / "run.json", record)
         write_json(self.work / "split.json", split)
@@ -258,10 +261,3 @@ def _read_checkpoint(path: Path, expected: str, remedy: str) -> dict[str, Any]:
 def is_first() -> bool:
     """Whether this is the first of the processes that train together."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -140,25 +140,21 @@ def classes(predictions: pd.DataFrame, note: str = "") -> Figure:
     return drawn
 
 
-def _grouped(names: pd.Series) -> bool:
-    """Whether there are at least two groups, those of unknown name aside."""
-    return names[names.astype(str) != ""].nunique() > 1
-
-
 @style.figure("groups", "Bars of one panel should be alike; a step between them is a gap between genders or sessions.")
 def groups(predictions: pd.DataFrame, note: str = "") -> Figure:
     """WA and UAR by gender, by session and by corpus, with counts; a grouping with one group is left out."""
-    columns = [name for name in ("gender", "session", "corpus") if name in predictions and _grouped(predictions[name])]
+    columns = [name for name in ("gender", "session", "corpus") if name in predictions]
+    known = {name: predictions[predictions[name].astype(str) != ""] for name in columns}
+    known = {name: table for name, table in known.items() if table[name].nunique() > 1}
     sessions = predictions["session"].nunique()
     height = max(2.6, 1.5 + 0.36 * max(2, min(sessions, _MOST_GROUPS)))
-    drawn = style.new_figure(max(7, 5 * len(columns)), height, "WA and UAR of groups (%)", note)
-    if not columns:
+    drawn = style.new_figure(max(7, 5 * len(known)), height, "WA and UAR of groups (%)", note)
+    if not known:
         style.empty_panel(drawn.subplots(), "one group of each kind: nothing to compare")
         return drawn
-    panels = drawn.subplots(1, len(columns), squeeze=False)[0]
-    for axes, column in zip(panels, columns, strict=True):
-        known = predictions[predictions[column].astype(str) != ""]
-        parts = [(name, part) for name, part in known.groupby(column)][:_MOST_GROUPS]
+    panels = drawn.subplots(1, len(known), squeeze=False)[0]
+    for axes, (column, table) in zip(panels, known.items(), strict=True):
+        parts = [(name, part) for name, part in table.groupby(column)][:_MOST_GROUPS]
         rows = np.arange(len(parts))
         results = [scores(part) for _, part in parts]
         for shift, score, label, color in ((-0.2, "wa", "WA", style.SKY), (0.2, "uar", "UAR", style.ORANGE)):
@@ -179,7 +175,7 @@ def groups(predictions: pd.DataFrame, note: str = "") -> Figure:
 def reliability(predictions: pd.DataFrame, note: str = "") -> Figure:
     """Accuracy against confidence in equal bins, with the expected calibration error and the number in each bin."""
     result = calibration(predictions)
-    table = pd.DataFrame(result["bins"]).astype({"confidence": float, "accuracy": float})
+    table = result["bins"]
     title = f"Reliability: expected calibration error {100 * result['ece']:.1f}%"
     drawn = style.new_figure(5.6, 5.6, title, note)
     curve, counts = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -12,7 +12,7 @@ from ser.evaluation.figures import style
 from ser.evaluation.figures.run import draw_matrix, matrix_side, row_rates
 from ser.evaluation.figures.style import Inputs, Look
 from ser.evaluation.predictions import emotions_of
-from ser.evaluation.report.cells import bounds, percent
+from ser.evaluation.report.cells import measured
 from ser.evaluation.runs import Run, by_variant, pooled
 from ser.evaluation.scores import scores, speaker_scores
 from ser.evaluation.summary import Summary
@@ -82,29 +82,27 @@ def _tables(sweep: Sweep) -> Inputs:
 def ladder(table: pd.DataFrame, note: str = "") -> Figure:
     """Forest plot: each variant's UAR with its interval, the baseline's as a dashed line.
 
-    The table is indexed by variant, with columns ``value``, ``low``, ``high`` (NaN: no interval) and perhaps
-    ``baseline`` (bool) and ``folds`` (which folds, of a variant that lacks some; else empty).
+    The table is indexed by variant, with columns ``value``, ``low``, ``high`` (NaN: no interval), ``baseline`` (bool)
+    and ``folds`` (which folds, of a variant that lacks some; else empty).
     """
     drawn = style.new_figure(9, 1.4 + 0.5 * max(2, len(table)), "UAR of each variant, pooled over folds (%)", note)
     axes = drawn.subplots()
     rows = np.arange(len(table))
-    baseline = table.get("baseline", pd.Series(False, index=table.index)).to_numpy(dtype=bool)
+    baseline = table["baseline"].to_numpy(dtype=bool)
     values = table["value"].to_numpy(dtype=float)
     low, high = table["low"].to_numpy(dtype=float), table["high"].to_numpy(dtype=float)
     axes.hlines(rows, low, high, color=np.where(baseline, style.GREY, style.BLUE), linewidth=2.4)
     axes.scatter(values, rows, color=np.where(baseline, style.GREY, style.BLUE), s=48, zorder=3)
-    if baseline.any():
-        axes.axvline(values[baseline][0], color=style.GREY, linestyle="--", linewidth=1)
+    axes.axvline(values[baseline][0], color=style.GREY, linestyle="--", linewidth=1)
     ends = np.nanmax(np.where(np.isnan(high), values, high)), np.nanmin(np.where(np.isnan(low), values, low))
     span = max(0.05, ends[0] - ends[1])
     axes.set_xlim(max(-0.01, ends[1] - 0.08 * span), min(1.01, ends[0] + 0.08 * span))
     axes.xaxis.set_major_formatter(style.PERCENT)
     for row, (value, lower, upper) in enumerate(zip(values, low, high, strict=True)):
-        text = bounds(value, lower, upper) if np.isfinite([lower, upper]).all() else percent(value)
+        text = measured(value, lower, upper)
         axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     names = []
-    remarks = table.get("folds", pd.Series("", index=table.index))
-    for label, base, remark in zip(style.variant_labels(table.index), baseline, remarks, strict=True):
+    for label, base, remark in zip(style.variant_labels(table.index), baseline, table["folds"], strict=True):
         told = [remark] if remark else []
         told += ["baseline"] if base and (remark or "\n" not in label) else []
         names.append(f"{label}\n({', '.join(told)})" if told else label)

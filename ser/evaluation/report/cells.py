@@ -54,6 +54,11 @@ def bounds(value: Any, low: Any, high: Any, signed: bool = False) -> str:
     return f"{percent(value, signed)} {interval(low, high, signed) if pd.notna(low) else f'[{UNKNOWN}]'}"
 
 
+def measured(value: Any, low: Any, high: Any) -> str:
+    """``83.7 [79.9, 86.8]``, or the figure alone where it has no interval."""
+    return bounds(value, low, high) if pd.notna(low) else percent(value)
+
+
 def bounds_of(row: Mapping[str, Any], key: str) -> str:
     """``bounds`` of the entries ``key``, ``key_low`` and ``key_high``."""
     return bounds(row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high"))

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.leakage import COLUMNS, figures
-from ser.evaluation.report.cells import UNKNOWN, Table, bounds, p_text, percent, records, short_names
+from ser.evaluation.report.cells import UNKNOWN, Table, measured, p_text, percent, records, short_names
 from ser.evaluation.runs import Run
 
 _PROBES = {  # title of the table, and its entries of COLUMNS
@@ -18,23 +18,20 @@ _PROBE_PARTS = {"speaker": "speakers", "eer": "open_set", "gender": "gender"}  #
 
 def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str) -> Table:
     """What can be told of the speakers from the pooled features, one row per variant."""
-    cells, measured = [], {key: text for key, text in COLUMNS.items() if leakage[key].notna().any()}
+    cells, shown = [], {key: text for key, text in COLUMNS.items() if leakage[key].notna().any()}
     for row in records(leakage):
-        figures = []
-        for key in measured:
-            low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
-            figures.append(bounds(row[key], low, high) if pd.notna(low) else percent(row[key]))
+        figures = [measured(row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for key in shown]
         if row["faults"]:
             figures[0] += " BELOW ITS CONTROL: a fault of the instrument"
         change, p = row.get("speaker_difference"), row.get("speaker_p_holm")
         figures.append(UNKNOWN if pd.isna(p) else f"{percent(change, signed=True)} (p {p_text(p)})")
         cells.append([names[row["variant"]], *figures])
-    meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in measured.values())
+    meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in shown.values())
     caption = (
         f"Mean over runs with 95% intervals over folds. {meanings} Change: of the speakers named, from "
         f"{names[baseline]}, with a permutation test paired by speaker, after Holm's correction."
     )
-    columns = ["variant", *(f"{title} (%)" for title, _ in measured.values()), "change (points)"]
+    columns = ["variant", *(f"{title} (%)" for title, _ in shown.values()), "change (points)"]
     return Table("Speaker leakage", columns, cells, caption)
 
 
@@ -51,16 +48,18 @@ def leakage_comparison_table(leakage: Mapping[str, Any]) -> Table:
 
 
 def probe_tables(variants: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) -> list[Table]:
-    """Leakage of each run, and its mean per variant: of training speakers, then of unseen ones (``ser probe``)."""
+    """Leakage of each run, and its mean per variant: of training speakers, then of unseen ones."""
     tables, (names, _) = [], short_names(list(variants))
     found = [figures(leakage) for runs in variants.values() for _, leakage in runs]
     for title, listed in _PROBES.items():
         keys = [key for key in listed if any(one[key] is not None for one in found)]
+        if not keys:
+            continue
         closed = "speaker" in keys
         rows = []
         for variant, runs in variants.items():
             for run, leakage in runs:
-                cells = [probe_cell(key, leakage) for key in keys] + [leakage["speakers"]["probe"]] * closed
+                cells = [_probe_cell(key, leakage) for key in keys] + [leakage["speakers"]["probe"]] * closed
                 rows.append([f"{names[variant]}, fold {run.fold}, seed {run.seed}", *cells])
             if len(runs) > 1:
                 means = pd.DataFrame([figures(leakage) for _, leakage in runs], dtype=float).mean()
@@ -78,10 +77,9 @@ def probe_tables(variants: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]
     return tables
 
 
-def probe_cell(key: str, leakage: Mapping[str, Any]) -> str:
+def _probe_cell(key: str, leakage: Mapping[str, Any]) -> str:
     """The figure, its interval where it has one, and a mark where it is below its control."""
     value, part = figures(leakage)[key], leakage[_PROBE_PARTS[key]] if key in _PROBE_PARTS else None
     if not part:
         return percent(value)
-    text = bounds(value, part["low"], part["high"]) if part["low"] is not None else percent(value)
-    return text + " BELOW" * (part.get("verdict") == "below")
+    return measured(value, part["low"], part["high"]) + " BELOW" * (part.get("verdict") == "below")

@@ -10,10 +10,8 @@ import pandas as pd
 
 from ser.config.identity import installed_versions
 from ser.evaluation.bootstrap import METHOD
-from ser.evaluation.leakage import COLUMNS, figures
 from ser.evaluation.predictions import probabilities
 from ser.evaluation.report.cells import UNKNOWN, Table, interval, listed, number, percent, ranges
-from ser.evaluation.report.leakage_tables import probe_cell
 from ser.evaluation.report.tables import choice
 from ser.evaluation.runs import Run, by_fold
 from ser.evaluation.scores import calibration
@@ -81,13 +79,6 @@ def _calibration(run: Run) -> Table:
         [f"mean confidence of the {found['n_wrong']:,} wrong answers", percent(found["confidence_wrong"])],
     ]
     return Table("Calibration", ["figure", "value (%)"], rows)
-
-
-def leakage_words(leakage: Mapping[str, Any]) -> Table:
-    """What the features of one run tell of the speaker, a figure per row with its meaning."""
-    measured = {key: COLUMNS[key] for key, value in figures(leakage).items() if value is not None}
-    rows = [[measured[key][0], probe_cell(key, leakage), measured[key][1]] for key in COLUMNS if key in measured]
-    return Table("Speaker leakage", ["figure", "value (%)", "meaning"], rows, "95% intervals resample speakers.")
 
 
 def split_table(split: Mapping[str, Any]) -> Table:

@@ -232,20 +232,19 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
         lines += [f"   {text}" for text in warnings_in(side)]
         if missing := len(side["folds"]) * len(side["seeds"]) - side["runs"]:
             lines.append(f"   {missing} combinations of fold and seed are missing; every utterance counts once")
-    paired = result["paired"]
+    paired = result["paired"] or {}
     lines += [f"{result['speakers']}."] if result["speakers"] else []
     if result["same_split"]:
-        return [*lines, "Both were tested on the same split.", *_one_seed(paired)]
-    lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]
-    shared = "they have no utterance in common, so nothing is tested"
-    if paired:
-        shared = f"the tests use the {paired['utterances']} utterances that both have"
-    return [*lines, f"The scores are of different test parts; {shared}.", *_one_seed(paired)]
-
-
-def _one_seed(paired: Mapping[str, Any] | None) -> list[str]:
-    names = " and ".join(name.upper() for name in (paired or {}).get("lack_seeds", ()))
-    return [f"{names}: {ONE_SEED}."] if names else []
+        lines.append("Both were tested on the same split.")
+    else:
+        lines += ["NOT the same split:", *(f"- {phrase}" for phrase in result["differences"])]
+        used = "they have no utterance in common, so nothing is tested"
+        if paired:
+            used = f"the tests use the {paired['utterances']} utterances that both have"
+        lines.append(f"The scores are of different test parts; {used}.")
+    if single := paired.get("lack_seeds"):
+        lines.append(f"{' and '.join(map(str.upper, single))}: {ONE_SEED}.")
+    return lines
 
 
 def _width(table: Table, column: int) -> int:

@@ -17,6 +17,7 @@ from ser.evaluation.figures import caption_of, figures_of_run, figures_of_sweep
 from ser.evaluation.leakage import leakage_of
 from ser.evaluation.report import cells, tables
 from ser.evaluation.report import page_tables as parts
+from ser.evaluation.report.leakage_tables import probe_tables
 from ser.evaluation.report.render import Listing, Page, Picture, Section, to_html
 from ser.evaluation.runs import WARNINGS, Run, declared, marks_of, pooled, scan_runs, warnings_in, warnings_of
 from ser.evaluation.scores import cross_speaker
@@ -80,7 +81,7 @@ def run_page(run: Run) -> Page:
         Section("Across speakers", parts.speaker_tables(analysis)),
     ]
     if (leakage := leakage_of(run)) is not None:
-        sections.append(Section("Speaker leakage", [parts.leakage_words(leakage)]))
+        sections.append(Section("Speaker leakage", probe_tables({run.variant: [(run, leakage)]})))
     if run.metrics.get("epochs") is not None:
         sections.append(Section("Efficiency", [parts.efficiency_table(run)]))
     sections += [
