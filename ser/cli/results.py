@@ -41,9 +41,7 @@ def evaluate(
     overrides: Annotated[
         list[str] | None,
         argument(
-            "KEY=VALUE|FOLDER",
-            "data=..., or a folder whose names hold the emotions.",
-            autocompletion=complete_override,
+            "KEY=VALUE|FOLDER", "data=..., or a folder whose names hold the emotions.", autocompletion=complete_override
         ),
     ] = None,
     manifest: Annotated[
@@ -82,10 +80,7 @@ def evaluate(
     show_evaluation(score(trained, words, output, allow_seen=allow_seen, leave_out_seen=leave_out_seen))
 
 
-@command(
-    RESULTS,
-    "ser cross --corpus data=synthetic --corpus 'data=ravdess data.root=RAVDESS'",
-)
+@command(RESULTS, "ser cross --corpus data=synthetic --corpus 'data=ravdess data.root=RAVDESS'")
 def cross(
     corpus: Annotated[list[str], option("'data=...'", "A corpus; two or more.")],
     overrides: Overrides = None,

@@ -75,12 +75,7 @@ def predict(
     with fast_imports():
         from ser.encoders import FrameFiles  # noqa: PLC0415
         from ser.inference import screen  # noqa: PLC0415
-        from ser.inference.files import (  # noqa: PLC0415
-            check_paths,
-            collect_files,
-            predict_frames,
-            statistics_by_folder,
-        )
+        from ser.inference.files import check_paths, collect_files, predict_frames, statistics_by_folder  # noqa: PLC0415
         from ser.inference.timeline import check_windows  # noqa: PLC0415
         from ser.inference.vad import best_gate  # noqa: PLC0415
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ser.config.page import CONFIG_FOLDER, Batches, Extraction, Paths, TrainPage, register_resolvers
-from ser.config.suggestions import nearest_key, nearest_option
+from ser.config.suggestions import nearest_key, nearest_option, options_of_groups
 from ser.errors import SerError, explain
 
 
@@ -161,11 +161,8 @@ def refuse_bare(overrides: Iterable[str], key_of_options: str = "") -> None:
 
     ``key_of_options`` is the key by which a command chooses experiments and models; by default their own keys.
     """
-    options = {
-        str(file.relative_to(CONFIG_FOLDER / group).with_suffix("")): key_of_options or group
-        for group, pattern in (("model", "*.yaml"), ("experiment", "**/*.yaml"))
-        for file in (CONFIG_FOLDER / group).glob(pattern)
-    }
+    groups = options_of_groups(CONFIG_FOLDER)
+    options = {name: key_of_options or group for group in ("model", "experiment") for name in groups[group]}
     for word in overrides:
         if (shown := os.fsencode(word).decode("utf-8", "backslashreplace")) != word:
             raise SerError(f"{shown} was given, expected UTF-8; rename it, or give a link to it (ln -s).")
@@ -195,10 +192,9 @@ def _check_key(override: Override, known: set[str]) -> None:
 def known_keys() -> set[str]:
     """Every key that an override may name: groups, keys of the page, and keys of any option of a group."""
     page = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "train.yaml"))
-    groups = {str(file.parent.relative_to(CONFIG_FOLDER)) for file in CONFIG_FOLDER.glob("**/*.yaml")} - {"."}
-    found = {group for group in groups if not group.startswith(("hydra", "experiment/"))}
-    found |= {key for key in _keys(page) if not key.startswith("defaults")}
-    for group in found & groups - {"experiment"}:
+    groups = options_of_groups(CONFIG_FOLDER).keys()
+    found = groups | {key for key in _keys(page) if not key.startswith("defaults")}
+    for group in groups - {"experiment"}:
         prefix = group.replace("/", ".")
         options = _options(group).values()
         keys = {key for content in options for key in _keys(content)}

@@ -11,12 +11,7 @@ from ser.errors import SerError
 from ser.evaluation.predictions import PREFIX
 from ser.evaluation.runs import Run, by_fold, declared, find_runs, pooled
 from ser.evaluation.scores import scores
-from ser.evaluation.significance import (
-    corrected_t_test,
-    difference_intervals,
-    effect_size,
-    permutation_tests,
-)
+from ser.evaluation.significance import corrected_t_test, difference_intervals, effect_size, permutation_tests
 from ser.evaluation.training_noise import lacks_seeds, noise_tests, training_noise, widened
 from ser.metrics import METRICS
 

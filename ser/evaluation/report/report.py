@@ -106,13 +106,10 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     whole = [row for row in honest or rows if row["utterances"] == most]
     best = max(whole, key=lambda row: float(row["uar_pooled"]))
     name = names[best["variant"]] + (f" ({', '.join(marks_of(best))})" if marks_of(best) else "")
-    labels = " or ".join(marks_of(declared(runs)))
-    several = len(whole) > 1
-    limits = [f"{'are' if several else 'is'} not labelled {labels}"] if 0 < len(honest) < len(rows) else []
-    if len(whole) < len(honest or rows):
-        limits.append(f"{'were' if several else 'was'} tested on most recordings")
-    among = f"of {len(whole)} variants" if several else "the only variant"
-    among += f" that {' and '.join(limits)}" if limits else ""
+    limits = [f"not labelled {' or '.join(marks_of(declared(runs)))}"] if 0 < len(honest) < len(rows) else []
+    limits += ["tested on most recordings"] if len(whole) < len(honest or rows) else []
+    among = f"of {len(whole)} variants" if len(whole) > 1 else "the only variant"
+    among += f" {' and '.join(limits)}" if limits else ""
     headline = [
         (
             "Highest UAR, mean recall (%)",
