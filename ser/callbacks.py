@@ -237,9 +237,13 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         """Read it on the CPU, where the strategy takes it from; never unpickles.
 
         Raises:
-            SerError: it is damaged.
+            SerError: it is damaged or cannot be read.
         """
+        path = Path(path)
         try:
-            return read_checkpoint_file(Path(path))
-        except DamagedCheckpointError as error:
-            raise SerError(f"{path} is damaged: {error}; delete its folder and train again.") from error
+            return read_checkpoint_file(path)
+        except (DamagedCheckpointError, OSError) as error:
+            raise SerError(
+                f"{path} is damaged ({error}), expected a whole checkpoint; delete {path.parent} and train again "
+                "without resume=true."
+            ) from error

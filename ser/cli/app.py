@@ -59,18 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         handlers=[ScreenHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
     warnings.filterwarnings("ignore", category=SyntheticVoiceWarning)  # the commands print it
-    words = list(sys.argv[1:] if argv is None else argv)
-    commands = [found.callback.__name__ for found in app.registered_commands if found.callback]
-    given = "".join(f"{word} " for word in words[:1] if word in commands)
     try:
-        return int(app(words, prog_name="ser", standalone_mode=False) or 0)
+        return int(app(argv, prog_name="ser", standalone_mode=False) or 0)
     except SerError as error:
         message, code = str(error), 1
     except typer.TyperException as error:
         message, code = error.format_message(), error.exit_code
         if not message:  # the help was shown, since there was no command
             return code
-        message = f"{message.rstrip('.')}; `ser {given}--help` shows what is expected."
+        command = getattr(error, "ctx", None)
+        path = command.command_path if command else "ser"
+        message = f"{message.rstrip('.')}; `{path} --help` shows what is expected."
     Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     return code
 

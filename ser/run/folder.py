@@ -14,17 +14,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
+from ser.callbacks import WholeFileCheckpointIO
 from ser.config.identity import first_difference, read_identity
 from ser.errors import SerError
 from ser.evaluation.leakage import write_leakage
 from ser.evaluation.predictions import read_embeddings, write_embeddings, write_predictions
 from ser.evaluation.runs import UntestedRunError, load_run
-from ser.io import DamagedCheckpointError, leftovers, read_checkpoint_file, read_json, write_errors, write_json
+from ser.io import leftovers, read_json, write_errors, write_json
 from ser.run.results import Part, score_parts
 
 log = logging.getLogger(__name__)
 
-_INTERRUPTED = ("the checkpoint of an interrupted run", "or run without resume=true to start over")
 RESULTS = (
     "run.json", "split.json", "metrics.json", "history.csv", "predictions.csv", "embeddings.npy",
     "train_predictions.csv", "train_embeddings.npy", "train_statistics.npy", "leakage.json", "report.html",
@@ -85,7 +85,7 @@ class RunFolder:
                 f"no epoch was kept as {self.best_checkpoint}, expected one; correct the settings of "
                 "callbacks.checkpoint, trainer.check_val_every_n_epoch or trainer.limit_train_batches."
             )
-        return _read_checkpoint(self.best_checkpoint, "the epoch that this run kept", "and train again")
+        return WholeFileCheckpointIO().load_checkpoint(self.best_checkpoint)
 
     def choose(self, identity: Mapping[str, Any], *, resume: bool, test: bool) -> dict[str, Any] | None:
         """The metrics if this run is already finished, else None; then ``work`` is the folder to run in.
@@ -103,7 +103,7 @@ class RunFolder:
         if metrics is None:
             if resume and self.last_checkpoint.is_file():
                 self._refuse_other(self.path, identity, "an interrupted run")
-                _read_checkpoint(self.last_checkpoint, *_INTERRUPTED)
+                WholeFileCheckpointIO().load_checkpoint(self.last_checkpoint)
             return None
         if not resume:
             self.work = self._attempt
@@ -117,7 +117,7 @@ class RunFolder:
         if not self.last_checkpoint.is_file():
             self._refuse_other(self.path, identity, "a finished run")
         self._refuse_other(self._attempt, identity, "an interrupted run")
-        _read_checkpoint(self.last_checkpoint, *_INTERRUPTED)
+        WholeFileCheckpointIO().load_checkpoint(self.last_checkpoint)
         return None
 
     def start(self, record: Mapping[str, Any], split: Mapping[str, Any], *, resume: bool) -> Path | None:
@@ -249,13 +249,6 @@ class RunFolder:
                 f"{folder} holds {what} of other settings: {difference}; use these settings again, give this run a "
                 "folder of its own by variant=, or replace what is there by resume=false."
             )
-
-
-def _read_checkpoint(path: Path, expected: str, remedy: str) -> dict[str, Any]:
-    try:
-        return read_checkpoint_file(path)
-    except (DamagedCheckpointError, OSError) as error:
-        raise SerError(f"{path} is damaged ({error}), expected {expected}; delete {path.parent} {remedy}.") from error
 
 
 def is_first() -> bool:

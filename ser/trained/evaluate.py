@@ -23,7 +23,7 @@ from ser.data.split import part_record, recording_key
 from ser.encoders import FrameFiles
 from ser.errors import SerError
 from ser.evaluation.predictions import emotions_of, write_embeddings, write_predictions
-from ser.evaluation.report.cells import name_and_settings
+from ser.evaluation.report.cells import listed, name_and_settings
 from ser.evaluation.report.page_tables import evaluation_notes, score_tables, speaker_tables
 from ser.evaluation.report.render import show
 from ser.evaluation.runs import Run, declared, load_run, warnings_in
@@ -34,15 +34,7 @@ from ser.extraction.inventory import CacheFolder
 from ser.inference.recognizer import Recognizer
 from ser.io import leftovers, read_json, write_errors, write_json
 from ser.run.results import prediction_table
-from ser.trained.seen import (
-    SeenSpeakersError,
-    SharedClasses,
-    Trained,
-    digest_of,
-    refusal,
-    seen_speakers,
-    tested_name,
-)
+from ser.trained.seen import SeenSpeakersError, SharedClasses, Trained, digest_of, seen_speakers, tested_name
 
 _BATCH_FRAMES = 16_000  # padded frames of the encoder in a batch, as in training
 _RESULTS = ("metrics.json", "predictions.csv", "embeddings.npy", "report.html", "leakage.json")  # beside split.json
@@ -142,9 +134,11 @@ def _seen(
     """Utterances to leave out because their speakers were seen, with the reason, and whether seen ones are tested."""
     seen = seen_speakers(trained, corpus, keys)
     if seen and not (allow_seen or leave_out_seen):
+        count = sum(u.speaker in seen for u in corpus.utterances)
         raise SeenSpeakersError(
-            f"{refusal(trained, corpus, seen)}; --leave-out-seen tests the others, --allow-seen tests all and labels "
-            "the result."
+            f"{count} of {len(corpus.utterances)} utterances are by {len(seen)} speaker(s) whom {trained.path} was "
+            f"trained or validated on ({listed(sorted(seen), 4)}), expected unseen ones; --leave-out-seen tests the "
+            "others, --allow-seen tests all and labels the result."
         )
     if not leave_out_seen:
         return {}, bool(seen)

@@ -90,16 +90,6 @@ class SeenSpeakersError(SerError):
     """The data hold speakers of the training or validation part of the model."""
 
 
-def refusal(trained: Trained, corpus: Corpus, seen: set[str]) -> str:
-    """Why data with seen speakers are not tested."""
-    count = sum(u.speaker in seen for u in corpus.utterances)
-    names = ", ".join(sorted(seen)[:4]) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
-    return (
-        f"{count} of {len(corpus.utterances)} utterances are by {len(seen)} speaker(s) whom {trained.path} was trained "
-        f"or validated on ({names}), expected unseen ones"
-    )
-
-
 def tested_name(cfg: DictConfig, corpus: Corpus) -> str:
     """The corpus in names and titles: of a manifest or a folder the name of that."""
     return Path(cfg.data.root).name if corpus.name == "folder" else _called(corpus.name, cfg.data.get("manifest"))
