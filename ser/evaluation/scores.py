@@ -142,10 +142,8 @@ def _gap(table: pd.DataFrame, column: str, repetitions: int | None) -> dict[str,
 
 
 def _group_scores(table: pd.DataFrame) -> dict[str, Any]:
-    counts = utterance_counts(table).counts
-    total = _by_class(counts.sums(np.zeros(len(counts.which), dtype=int)).toarray()[0])
-    found = {"accuracy": float(accuracy(total)), "uar": float(uar(total))}
-    return {**found, "n": len(table), "speakers": int(table["speaker"].nunique())}
+    found, speakers = scores(table), int(table["speaker"].nunique())
+    return {"accuracy": found["wa"], "uar": found["uar"], "n": found["n"], "speakers": speakers}
 
 
 def _accuracy_difference(worst: pd.DataFrame, best: pd.DataFrame, repetitions: int | None) -> Bounds:

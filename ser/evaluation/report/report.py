@@ -73,9 +73,11 @@ def run_page(run: Run) -> Page:
         ("Tested on", cells.number(len(table)), f"utterances of {table['speaker'].nunique()} speakers"),
     ]
     analysis = cross_speaker(table)
+    notes = parts.evaluation_notes(run) if run.origin else []
+    split = [parts.split_table(run.split)] if run.metrics else []
     sections = [
         Section("Scores", parts.score_tables(run)),
-        _split_section(run),
+        Section("Protocol and split", [_source(run), *notes, *split]),
         *_choice_section(run),
         _figure_section(figures_of_run(run)),
         Section("Across speakers", parts.speaker_tables(analysis)),
@@ -124,7 +126,7 @@ def sweep_page(runs: Sequence[Run], folder: Path, summary: Summary) -> Page:
     origin = pd.Series([name for name, run in zip(origins, runs, strict=True) for _ in range(len(run.predictions))])
     sections = [
         Section("Summary", [*notes, *tables.summary_tables(summary)]),
-        Section("Protocol and splits", [_protocol(runs[0]), parts.folds_table(runs)]),
+        Section("Protocol and splits", [_source(runs[0]), parts.folds_table(runs)]),
         _figure_section(figures_of_sweep(runs, summary)),
         Section("Each speaker", [parts.speaker_accuracy_table(summary, names)]),
         Section("Most confident errors", [parts.errors_table(pooled(runs), origin)]),
@@ -171,22 +173,13 @@ def _against_baseline(summary: Summary, best: str, names: Mapping[str, str]) -> 
     return name, cells.percent(row["difference"], signed=True), meaning
 
 
-def _protocol(run: Run) -> str:
-    split = run.split
+def _source(run: Run) -> str:
+    """On which data the network was trained and tested, as far as that is known."""
     if run.origin:
-        return f"Models {run.origin}."
-    if "protocol" not in split:
-        return "Tables made by another tool: the training speakers are unknown."
-    return f"Corpus {split['corpus']}, protocol {split['protocol']}, {split['folds']} folds."
-
-
-def _split_section(run: Run) -> Section:
+        return f"{run.origin[0].upper()}{run.origin[1:]}."
     if not run.metrics:
-        return Section("Protocol and split", ["A table made by another tool: training speakers unknown."])
-    text = f"Corpus {run.split['corpus']}."
-    if run.origin:
-        text = f"A model {run.origin}. {' '.join(parts.evaluation_notes(run))}"
-    return Section("Protocol and split", [text, parts.split_table(run.split)])
+        return "Made by another tool: the training speakers are unknown."
+    return f"Corpus {run.split['corpus']}, protocol {run.split['protocol']}, {run.split['folds']} folds."
 
 
 def _choice_section(run: Run) -> list[Section]:
