@@ -12,7 +12,7 @@ from ser.config import CONFIG_FOLDER, compose_options
 from ser.data.corpus import about
 from ser.encoders.pretrained import PretrainedEncoder
 from ser.errors import SerError
-from ser.evaluation.report.cells import Table
+from ser.evaluation.report.cells import Table, sentence
 from ser.evaluation.report.page_tables import split_table
 from ser.evaluation.report.render import to_markdown
 from ser.evaluation.report.tables import cross_validation_table, run_tables
@@ -114,7 +114,7 @@ def model_card(recognizer: Recognizer, run: str | Path | None = None) -> str:
         parameters=sum(value.numel() for value in recognizer.parameters()),
         recognizer=recognizer,
         heard=about(corpus).speech,
-        synthetic=_sentence(SYNTHETIC),
+        synthetic=sentence(SYNTHETIC),
         licence=about(corpus).licence,
     )
 
@@ -145,7 +145,7 @@ def _results(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list
     """Tables of scores, and the sentence below them."""
     if "cross_validation" in facts:
         record = facts["cross_validation"]
-        return [cross_validation_table(record)] if record else [], f"{_sentence(score_line(record))}."
+        return [cross_validation_table(record)] if record else [], sentence(score_line(record))
     if "test" not in metrics:
         return [], "The checkpoint was exported without a tested run, so there are no figures."
     return run_tables(metrics), "The test part was used for nothing but these tables."
@@ -159,7 +159,3 @@ def _record(run: str | Path | None, name: str) -> dict[str, Any]:
     if run is None or not (Path(run) / name).is_file():
         return {}
     return require_json(Path(run) / name, "the card would lack its figures, so train the run again")
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}"

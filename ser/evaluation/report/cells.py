@@ -123,6 +123,11 @@ def name_and_settings(variant: str) -> tuple[str, str]:
     return name, ", ".join(settings)
 
 
+def sentence(text: str) -> str:
+    """A phrase with a capital letter and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of a data frame as dictionaries."""
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ser.evaluation.leakage import COLUMNS, figures
-from ser.evaluation.report.cells import UNKNOWN, Table, measured, p_text, percent, records, short_names
+from ser.evaluation.report.cells import UNKNOWN, Table, measured, p_text, percent, records, sentence, short_names
 from ser.evaluation.runs import Run
 
 _PROBES = {  # title of the table, and its entries of COLUMNS
@@ -26,7 +26,7 @@ def leakage_table(leakage: pd.DataFrame, names: Mapping[str, str], baseline: str
         change, p = row.get("speaker_difference"), row.get("speaker_p_holm")
         figures.append(UNKNOWN if pd.isna(p) else f"{percent(change, signed=True)} (p {p_text(p)})")
         cells.append([names[row["variant"]], *figures])
-    meanings = " ".join(f"{title[0].upper()}{title[1:]}: {text}." for title, text in shown.values())
+    meanings = " ".join(sentence(f"{title}: {text}") for title, text in shown.values())
     caption = (
         f"Mean over runs with 95% intervals over folds. {meanings} Change: of the speakers named, from "
         f"{names[baseline]}, with a permutation test paired by speaker, after Holm's correction."
@@ -65,7 +65,7 @@ def probe_tables(variants: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]
                 means = pd.DataFrame([figures(leakage) for _, leakage in runs], dtype=float).mean()
                 cells = [percent(means[key]) for key in keys] + [""] * closed
                 rows.append([f"{names[variant]}, mean of {len(runs)} runs", *cells])
-        meanings = " ".join(f"{COLUMNS[key][0][0].upper()}{COLUMNS[key][0][1:]}: {COLUMNS[key][1]}." for key in keys)
+        meanings = " ".join(sentence(": ".join(COLUMNS[key])) for key in keys)
         caption = f"95% intervals resample speakers. {meanings}"
         if any("BELOW" in cell for row in rows for cell in row):
             caption += (

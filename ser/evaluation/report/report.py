@@ -176,7 +176,7 @@ def _against_baseline(summary: Summary, best: str, names: Mapping[str, str]) -> 
 def _source(run: Run) -> str:
     """On which data the network was trained and tested, as far as that is known."""
     if run.origin:
-        return f"{run.origin[0].upper()}{run.origin[1:]}."
+        return cells.sentence(run.origin)
     if not run.metrics:
         return "Made by another tool: the training speakers are unknown."
     return f"Corpus {run.split['corpus']}, protocol {run.split['protocol']}, {run.split['folds']} folds."

@@ -42,7 +42,7 @@ def cross_validation_table(record: Mapping[str, Any]) -> Table:
     """Scores on speakers not in training, of the recipe of a model that was trained on everyone."""
     rows = [["UAR", bounds_of(record, "uar")], *([TITLES[key], percent(record[key])] for key in ("wa", "macro_f1"))]
     rows += [[f"recall of {name}", percent(value)] for name, value in record["recall"].items()]
-    warned = "".join(f" {text[0].upper()}{text[1:]}." for text in warnings_in(record))
+    warned = "".join(f" {cells.sentence(text)}" for text in warnings_in(record))
     if found := record.get("leakage"):
         rows += [
             ["training speakers named", bounds_of(found, "speaker")],
