@@ -127,7 +127,7 @@ def machine() -> str:
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "lightning"))
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{cpu}, {os.cpu_count()} cores, {threads} threads{load}, Python {platform.python_version()}, {versions}"
+    return f"{cpu}, {os.cpu_count()} cores, {threads} thread{"s" * (threads != "1")}{load}, Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":
