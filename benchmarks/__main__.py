@@ -125,9 +125,10 @@ def machine() -> str:
         lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
         cpu = next((value.strip() for key, _, value in lines if key.strip() == "model name"), cpu)
     threads = os.environ.get("OMP_NUM_THREADS", "all")
+    threads += " thread" if threads == "1" else " threads"
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "lightning"))
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{cpu}, {os.cpu_count()} cores, {threads} thread{"s" * (threads != "1")}{load}, Python {platform.python_version()}, {versions}"
+    return f"{cpu}, {os.cpu_count()} cores, {threads}{load}, Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def section(part: Part, folder: Path) -> list[str]:
 def rows_of(path: Path) -> list[str]:
     """Markdown of a table of UAR with its interval (``uar, low, high``), in percent."""
     table = pd.read_csv(path, dtype={"k": str}).convert_dtypes()  # whole numbers as such
-    table = table.drop(columns=[name for name in table if table[name].dtype == "boolean"])  # warnings, in the commands' words
+    table = table.select_dtypes(exclude="boolean")  # without the marks of transductive runs and the like
     table[["uar", "low", "high"]] *= 100
     table = table.rename(columns={"uar": "UAR (%)"})
     cells = [

@@ -164,6 +164,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = sorted({tuple(words) for page in PAGES for words in commands_of(page.read_text(encoding="utf-8"))})
 
 
+def as_of_train(word):
+    """``variant=A,B`` of a sweep as the group that has A; a sweep may mix models and experiments, a training not."""
+    if not word.startswith("variant="):
+        return word
+    names = word.removeprefix("variant=").split(",")
+    experiments = [name for name in names if (ROOT / "conf" / "experiment" / f"{name}.yaml").is_file()]
+    return f"experiment={','.join(experiments)}" if experiments else f"model={','.join(names)}"
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_each_command_of_the_documentation_is_accepted(words):
     command = typer.main.get_command(cli.app)
@@ -173,9 +182,7 @@ def test_each_command_of_the_documentation_is_accepted(words):
     overrides = [word for word in rest if re.match(r"[\w./+]+=", word)]
     if name in ("train", "sweep", "doctor", "extract") and "--help" not in rest:
         if name == "sweep":
-            overrides = [
-                word.replace("variant=", "experiment=") for word in overrides if not word.startswith("baseline=")
-            ]
+            overrides = [as_of_train(word) for word in overrides if not word.startswith("baseline=")]
         check_overrides(overrides, True)
 
 
