@@ -180,6 +180,14 @@ def test_a_run_is_reproduced_without_touching_it(trained, tmp_path, capsys, capl
     assert [row[0] for row in rows if not row[3]] == ["test.precision.sad", "all of metrics.json"]
 
 
+def test_a_run_of_several_processes_is_not_reproduced_in_one(trained, tmp_path, capsys):
+    record = json.loads((trained / "run.json").read_text())
+    record["config"]["trainer"] |= {"strategy": "ddp", "devices": 2}
+    (trained / "run.json").write_text(json.dumps(record))
+    assert main(["reproduce", str(trained), "--folder", str(tmp_path / "again")]) == 1
+    assert "trainer.devices=2" in words(capsys)
+
+
 def test_reproduce_never_writes_into_the_run(tmp_path, capsys):
     run = write_run(tmp_path)
     assert main(["reproduce", str(run), "--folder", str(run / "again")]) == 1

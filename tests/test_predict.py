@@ -482,6 +482,22 @@ def test_tables_fit_80_columns_and_cut_nothing(recognizer, tmp_path):
             assert all(name in shown for name in names if name != table["predicted"][0])
 
 
+@pytest.mark.parametrize("separator", ["_", "-", "/", " "])
+def test_names_are_folded_behind_their_separators(recognizer, separator):
+    from rich.console import Console
+
+    parts = ["interview", "participant", "microphone", "x" * 70, "end.flac"]
+    row = {"file": separator.join(parts), "seconds": 1.0, "predicted": EMOTIONS[0], "confidence": 0.5}
+    table = pd.DataFrame([row | {f"p_{name}": 0.25 for name in EMOTIONS}])
+    console = Console(width=80, file=io.StringIO())
+    with monkey_console(console), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ser.inference.screen.shortest_names", list)
+        show_predictions(table, SimpleNamespace(emotions=EMOTIONS, config=recognizer.config))
+    shown = console.file.getvalue()
+    assert all(part in shown for part in parts if len(part) < 20)
+    assert shown.count("x") >= 70
+
+
 def test_attention_is_drawn_for_every_readable_file(checkpoint, folder, bad, tmp_path, capsys):
     words = ["predict", str(folder), str(bad / "nan.wav"), "--checkpoint", str(checkpoint), "--no-gate"]
     assert main([*words, "--attention", str(tmp_path / "drawn")]) == 3

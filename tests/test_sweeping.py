@@ -15,7 +15,7 @@ from small_runs import TINY
 
 from ser.cli.progress import seconds_left
 from ser.cli.sweep import expand
-from ser.cli.train import launch
+from ser.cli.train import check_arguments, launch
 from ser.config import CONFIG_FOLDER, check_overrides, compose_config, variant_name
 from ser.config.page import folder_name
 from ser.errors import SerError
@@ -438,3 +438,25 @@ def test_the_cluster_launcher_composes():
 
 def test_multirun_without_overrides_is_one_run_of_the_defaults():
     assert check_overrides([], several=True) == []
+
+
+SEVERAL = ["trainer=ddp", "trainer.devices=-1", "trainer.devices=[0,1]", "trainer.num_nodes=2"]
+
+
+@pytest.mark.parametrize("setting", SEVERAL)
+def test_only_a_single_run_has_several_devices(setting):
+    words = ["model=gru", setting] if "nodes" not in setting else ["model=gru", f"+{setting}"]
+    with pytest.raises(SerError, match=r"trainer\.\w+=.* only a single `ser train`"):
+        check_overrides([*words, "fold=1,2"], several=True)
+    check_overrides(words)
+    check_overrides(["trainer=ddp", "trainer.devices=[1]"], several=True)
+    check_overrides([*words, "fold=1,2", "hydra/launcher=submitit_slurm"], several=True)
+
+
+def test_slurm_is_refused_where_it_is_not(monkeypatch):
+    words = ["-m", "fold=1,2", "hydra/launcher=submitit_slurm"]
+    monkeypatch.setattr("ser.cli.train.which", lambda name: None)
+    with pytest.raises(SerError, match="no srun"):
+        check_arguments(words)
+    monkeypatch.setattr("ser.cli.train.which", lambda name: f"/usr/bin/{name}")
+    assert check_arguments(words) == words

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from shutil import which
 from textwrap import TextWrapper
 from typing import Any
 
@@ -23,7 +24,7 @@ from rich import get_console
 from rich.markup import escape
 
 from ser import fast_imports
-from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
+from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare, refuse_processes
 from ser.config.identity import depends_on_seed
 from ser.errors import SerError, explain
 
@@ -108,6 +109,9 @@ def check_arguments(arguments: list[str]) -> list[str]:
         compose_config(overrides)
         return arguments
     checked = check_overrides(overrides, several=True)
+    if "hydra/launcher=submitit_slurm" in checked and which("srun") is None:
+        raise SerError("hydra/launcher=submitit_slurm was given, but this computer has no srun; start the sweep on one "
+                       "of a Slurm cluster, or take hydra/launcher=joblib.")  # fmt: skip
     for given, kept in zip(overrides, checked, strict=True):
         if given != kept:
             get_console().print(f"{escape(given)} names a point twice; it runs once: {escape(kept)}", highlight=False)
@@ -182,6 +186,7 @@ def mean_over_folds(cfg: DictConfig, run: Callable[[DictConfig], float]) -> floa
         raise SerError(f"search_folds={cfg.search_folds} was given, expected numbers; for example search_folds=[1,2].")
     if cfg.test:
         raise SerError("search_folds was set with test=true, but a search must not see the test part; give test=false.")
+    refuse_processes(cfg, "search_folds")
     found = []
     for fold in cfg.search_folds:
         one = cfg.copy()

@@ -1,6 +1,13 @@
 """The configuration: its page, overrides of it, and the objects that it describes."""
 
-from ser.config.overrides import check_overrides, compose_config, compose_options, compose_page, refuse_bare
+from ser.config.overrides import (
+    check_overrides,
+    compose_config,
+    compose_options,
+    compose_page,
+    refuse_bare,
+    refuse_processes,
+)
 from ser.config.page import CONFIG_FOLDER, instantiate, irrelevant, name_parts, short_setting, variant_name
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "irrelevant",
     "name_parts",
     "refuse_bare",
+    "refuse_processes",
     "short_setting",
     "variant_name",
 ]

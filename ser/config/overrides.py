@@ -98,6 +98,8 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
         keys = [o.get_key_element() for o, p in zip(parsed, points, strict=True) if len(p) > 1]
         keys += sorted(page.hydra.sweeper.get("params") or {})  # the trials of a search
         _refuse_one_folder(variant, keys)
+        if page.hydra.runtime.choices["hydra/launcher"] != "submitit_slurm":  # Slurm starts the processes itself
+            refuse_processes(page, "a sweep")
     return [_joined(override, found) for override, found in zip(parsed, points, strict=True)]
 
 
@@ -146,6 +148,21 @@ def _refuse_one_folder(variant: Any, swept: Sequence[str]) -> None:
             f"the runs of this sweep differ in {', '.join(keys)} and all have the variant {variant}, so that each "
             f"would replace the one before; give their folders names that differ: 'variant={variant}-${{{source}}}'."
         )
+
+
+def refuse_processes(cfg: DictConfig, what: str) -> None:
+    """Refuse several devices or computers for a training in ``what``: each process would start the command anew.
+
+    Raises:
+        SerError: ``trainer`` asks for more than one.
+    """
+    for key in ("devices", "num_nodes"):
+        value = cfg.trainer.get(key, 1)
+        if not (len(value) == 1 if OmegaConf.is_list(value) else str(value) == "1"):
+            raise SerError(
+                f"trainer.{key}={value} was given, but only a single `ser train` can use several; {what} takes "
+                "trainer=gpu or trainer=cpu, with trainer.devices=1."
+            )
 
 
 def _joined(override: Override, points: Sequence[str]) -> str:

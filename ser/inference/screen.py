@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 import pandas as pd
 from rich import get_console
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -104,7 +109,7 @@ def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int)
     separate = bool(bars) or fixed + sum(max(4, len(name)) + 1 for name in emotions) <= width
     heads = [Column(name, no_wrap=True, justify="left" if bars else "right") for name in emotions]
     screen = Table(
-        Column("file", overflow="fold", ratio=1),  # gives way to the figures
+        Column("file", ratio=1),  # gives way to the figures
         Column("seconds", justify="right", no_wrap=True),
         Column("emotion", no_wrap=True),
         *(heads if separate else [Column("prob.", no_wrap=True), Column("other emotions", ratio=1)]),
@@ -119,7 +124,7 @@ def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int)
     for name, row in zip(shortest_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
         when = f"{row['start']:.{digits}f}-{row['end']:.{digits}f}" if "start" in row else f"{row['seconds']:.2f}"
         screen.add_row(
-            Text(name if name != before else ""),
+            _Name(name if name != before else ""),
             when,
             Text(row["predicted"], style="bold"),
             *_probabilities(row, emotions, bars, separate),
@@ -128,6 +133,24 @@ def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int)
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
     return screen
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A file's name in a table, folded behind ``/ _ -`` and spaces; inside a word only where that is too long."""
+
+    name: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        lines = [""]
+        for part in re.findall(r"[^/_\- ]*[/_\- ]|[^/_\- ]+", self.name):
+            if lines[-1] and cell_len(lines[-1] + part) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(lines), overflow="fold")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Text(self.name).__rich_measure__(console, options)
 
 
 def _probabilities(row: Mapping[Any, Any], emotions: Sequence[str], bars: int, separate: bool) -> list[Text]:

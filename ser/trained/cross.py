@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
 from rich import get_console
 
-from ser.config import compose_config, instantiate
+from ser.config import compose_config, instantiate, refuse_processes
 from ser.data.corpus import Corpus
 from ser.errors import SerError
 from ser.evaluation.figures import style
@@ -103,6 +103,7 @@ def _sides(corpora: Sequence[str], others: Sequence[str]) -> list[Side]:
 
 def _side(overrides: list[str], others: Sequence[str]) -> Side:
     cfg = compose_config([*overrides, *others])
+    refuse_processes(cfg, "ser cross")
     corpus: Corpus = instantiate(cfg, "data")
     return Side(tested_name(cfg, corpus), overrides, corpus)
 

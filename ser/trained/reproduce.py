@@ -58,6 +58,11 @@ def repeat(original: Path, folder: Path) -> None:
     from ser.training import run as carry_out  # noqa: PLC0415  torch loads only when something runs
 
     cfg, choices, overrides = stored_config(original, folder)
+    if "ddp" in str(cfg.trainer.get("strategy")):
+        raise SerError(
+            f"{original} was trained by several processes (trainer.devices={cfg.trainer.devices}), which only `ser "
+            "train` starts; repeat its command with another variant=NAME, and compare the two with `ser compare`."
+        )
     with where_it_ran(original):
         try:
             carry_out(cfg, choices, overrides)
