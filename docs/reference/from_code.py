@@ -147,11 +147,13 @@ def _row(message: str) -> str:
         remedy = remedy and f"expected {remedy}"
     if not re.search(r"[a-z]{4}", re.sub("⟨.*?⟩", "", remedy)):
         remedy = next(remedy for phrase, remedy in _REMEDIES.items() if phrase in message) + "."
+    remedy = re.sub(r"(?<!`)pip install '[^']*'", r"`\g<0>`", remedy)
     return f"| {cell(given if separator else message)} | {cell(remedy[:1].upper() + remedy[1:])} |"
 
 
 def cell(text: str) -> str:
     """Text that a cell of a Markdown table can hold."""
+    text = re.sub(r"(?<!\w)_(?=\w)|(?<=\w)_(?!\w)", r"\\_", text)  # _target_ is no emphasis
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
