@@ -52,6 +52,26 @@ def test_every_format_rate_and_channel_count_gives_the_same_wave(tmp_path, suffi
     assert duration(path) == pytest.approx(0.5, abs=0.001)
 
 
+@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\1\0" + bytes(128)], ids=["plain", "tagged"])
+@pytest.mark.parametrize("loud_first", [True, False])
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (16000, 2), (44100, 1), (48000, 2)])
+def test_an_mp3_of_variable_bit_rate_is_read_whole_though_nothing_counts_its_frames(
+    tmp_path, rate, channels, loud_first, tag
+):
+    noise, silence = 0.2 * np.random.default_rng(0).normal(size=2 * rate), np.zeros(2 * rate)
+    sound = np.concatenate([noise, silence] if loud_first else [silence, noise])
+    path = tmp_path / "whole.mp3"
+    soundfile.write(path, np.stack([sound] * channels, axis=1), rate, bitrate_mode="VARIABLE")
+    content = path.read_bytes()
+    second = content.index(content[:2], 2)  # behind the frame that counts the others
+    assert b"Xing" in content[:second]
+    (tmp_path / "uncounted.mp3").write_bytes(tag + content[second:])
+    whole, found = read_audio(path), read_audio(tmp_path / "uncounted.mp3")
+    assert duration(tmp_path / "uncounted.mp3") == pytest.approx(4, abs=0.15)  # no header says what the codec added
+    start = max(range(1600), key=lambda shift: torch.dot(whole[8000:56000], found[8000 + shift : 56000 + shift]))
+    assert similarity(whole[:60000], found[start : 60000 + start]) > 0.99
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_a_segment_is_that_part_of_the_whole(tmp_path, suffix):
     path = tmp_path / f"noise.{suffix}"

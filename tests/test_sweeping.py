@@ -460,3 +460,9 @@ def test_slurm_is_refused_where_it_is_not(monkeypatch):
         check_arguments(words)
     monkeypatch.setattr("ser.cli.train.which", lambda name: f"/usr/bin/{name}")
     assert check_arguments(words) == words
+
+
+def test_what_a_sweep_cannot_do_is_refused_before_the_corpus_is_written(tmp_path):
+    with pytest.raises(SerError, match="only a single `ser train`"):
+        expand(["variant=recommended", "trainer=ddp", f"data.root={tmp_path}"])
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from rich import get_console
 
 from ser.cli.train import listed, points, train
-from ser.config import CONFIG_FOLDER, compose_config, instantiate, refuse_bare
+from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
 from ser.errors import SerError, explain
 
 BASELINES = ("statistics_logistic", "statistics_logistic_speaker")  # in every sweep, unless it names another baseline
@@ -78,6 +78,7 @@ def expand(words: Sequence[str]) -> list[str]:
     group, variants = _variants(names if baseline else [*_baselines(names, parsed), *names])
     folds = [str(fold) for fold in listed(settings["fold"])]
     if folds == ["all"]:
+        check_overrides([f"{group}={','.join(variants)}", *others], several=True)  # the folds are those of the corpus
         folds = _all_folds([f"{group}={variant}" for variant in variants], shared)
     seeds = [str(seed) for seed in listed(settings["seed"])]
     command = ["-m", f"{group}={','.join(variants)}", *others, f"seed={','.join(seeds)}", f"fold={','.join(folds)}"]

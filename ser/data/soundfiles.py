@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.data.mp3 import with_frame_count
 from ser.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
 
     One whose header does not say how many samples follow (a recorder that lost power, a pipe) is read to its end, and
     an Ogg that was cut as far as it goes, both with a warning. So is a WAV whose header counts fewer samples than there
-    are: those are not read.
+    are: those are not read. An MP3 of variable bit rate is read whole, whether a header counts its frames or not.
 
     Raises:
         soundfile.SoundFileError: it cannot be decoded.
@@ -60,6 +61,9 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
             raise
         return soundfile.SoundFile(mended)
     seconds = file.frames / file.samplerate
+    if file.format == "MP3" and (counted := with_frame_count(path)) is not None:
+        file.close()
+        return soundfile.SoundFile(counted)
     if not file.frames and (mended := _with_size(path)) is not None:
         file.close()
         return soundfile.SoundFile(mended)
