@@ -63,7 +63,7 @@ WHISPER ?= openai/whisper-base
 
 results: $(VENV)/.installed  ## the tables of docs/results, RAVDESS=folder WHISPER=folder; an interrupted one goes on
 	@test -n "$(RAVDESS)" || { echo "give the corpus: make results RAVDESS=/path/to/RAVDESS"; exit 2; }
-	@echo "about four hours of one core, frames included; finished runs are skipped"
+	@echo "about seven hours of one core, frames included; finished runs are skipped"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.results --ravdess $(RAVDESS) --whisper $(WHISPER)
 
 clean:  ## remove the environment; outputs stay
