@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 
@@ -58,7 +59,7 @@ def repeat(original: Path, folder: Path) -> None:
     from ser.training import run as carry_out  # noqa: PLC0415  torch loads only when something runs
 
     cfg, choices, overrides = stored_config(original, folder)
-    if "ddp" in str(cfg.trainer.get("strategy")):
+    if "ddp" in str(OmegaConf.select(cfg, "trainer.strategy")):
         raise SerError(
             f"{original} was trained by several processes (trainer.devices={cfg.trainer.devices}), which only `ser "
             "train` starts; repeat its command with another variant=NAME, and compare the two with `ser compare`."
