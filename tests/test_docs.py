@@ -79,6 +79,11 @@ def test_each_error_message_is_on_its_page():
     assert len(re.findall(r"^## ", page, re.M)) == len(set(from_code.TOPICS.values()))
 
 
+def test_braces_at_the_end_of_a_meaning_are_kept():
+    settings = from_conf.read_settings(from_conf.CONF / "data" / "ravdess.yaml")
+    assert "| class of a label: `{calm: neutral}` |" in from_conf.table(settings, {})
+
+
 def test_commands_show_their_examples_as_code():
     page = from_code.commands()
     assert "```bash\nser predict " in page

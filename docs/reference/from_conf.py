@@ -141,7 +141,7 @@ def table(settings: list[Setting], meanings: dict[str, str]) -> str:
         return ""
     rows = [
         f"| `{entry.key}` | `{cell(entry.value)}` | "
-        f"{cell(entry.meaning or meanings.get(entry.key.rpartition('.')[2], ''))} |"
+        f"{prose(entry.meaning or meanings.get(entry.key.rpartition('.')[2], ''))} |"
         for entry in settings
     ]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
@@ -150,6 +150,11 @@ def table(settings: list[Setting], meanings: dict[str, str]) -> str:
 def cell(text: str) -> str:
     """Text that a cell of a Markdown table can hold."""
     return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def prose(text: str) -> str:
+    """The same with braces at its end as code: Markdown would take them for attributes of the cell, and drop them."""
+    return re.sub(r"\{[^{}]*\}$", r"`\g<0>`", cell(text))
 
 
 def sentence(text: str) -> str:
