@@ -248,6 +248,8 @@ def test_version_and_wrong_usage(capsys):
     assert main(["predict"]) == 2  # names what is missing and where to read on
     shown = capsys.readouterr()
     assert shown.err.count("error:") == 2 and "`ser predict --help`" in shown.err
+    assert main(["export", "--checkpoint"]) == 2
+    assert "`ser export --help`" in capsys.readouterr().err
 
 
 def test_a_message_in_a_file_is_one_line_and_on_a_terminal_fits_it():

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from typer.main import get_command
 
 from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning
 
@@ -67,11 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, code = error.format_message(), error.exit_code
         if not message:  # the help was shown, since there was no command
             return code
-        command = getattr(error, "ctx", None)
-        path = command.command_path if command else "ser"
-        message = f"{message.rstrip('.')}; `{path} --help` shows what is expected."
+        message = f"{message.rstrip('.')}; `{_command_of(error, argv)} --help` shows what is expected."
     Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     return code
+
+
+def _command_of(error: typer.TyperException, argv: Sequence[str] | None) -> str:
+    """What a usage error is about: ``ser``, or the subcommand with it."""
+    context = getattr(error, "ctx", None)
+    if context:
+        return str(context.command_path)
+    first = (sys.argv[1:] if argv is None else argv)[0]  # an option without its value names no context
+    return f"ser {first}" if first in get_command(app).commands else "ser"  # type: ignore[attr-defined]
 
 
 def command(panel: str, *examples: str) -> Callable[[Command], Command]:
