@@ -18,6 +18,7 @@ from fake_runs import write_run
 
 from ser.cli import main
 from ser.data.corpus import Utterance
+from ser.data.soundfiles import AudioFile
 from ser.errors import SerError
 from ser.evaluation.figures.network import read_attention, write_attention
 from ser.evaluation.runs import load_run
@@ -273,7 +274,7 @@ def test_sound_that_clips_is_told_once(checkpoint, tmp_path, caplog):
     soundfile.write(path, np.clip(20 * voice(3.0).numpy(), -1, 1), 16000)
     assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--window", "1"]) == 0
     assert [record.message for record in caplog.records if "clips" in record.message] == [
-        "the sound clips at 0.1 s; turn the microphone down"
+        "the sound clips at 0.1 s; lower the gain where it is recorded"
     ]
 
 
@@ -405,19 +406,26 @@ def test_listening_to_a_file_that_is_empty_or_cut_says_so(checkpoint, tmp_path, 
     assert main(words) == 1 and "holds no samples" in capsys.readouterr().err
 
 
-def test_a_stream_without_length_is_read_in_bounded_memory(recognizer, tmp_path, monkeypatch):
-    from ser.inference import sources
+def test_what_listening_cannot_answer_is_counted_and_is_the_exit_code(checkpoint, tmp_path, capsys):
+    damaged, short = voice(2.0).numpy(), voice(0.01).numpy()
+    damaged[:100] = np.nan
+    for samples, said in ((damaged, "answered: 2, refused: 1, dropped: 0"), (short, "too few for any model")):
+        path = write(tmp_path / "a.wav", samples)
+        assert main(["listen", "--checkpoint", str(checkpoint), "--input", str(path), "--window", "1"]) == 3
+        assert said in " ".join(capsys.readouterr().out.split())
 
+
+def test_a_stream_without_length_is_read_in_bounded_memory(recognizer, tmp_path, monkeypatch):
     plain = write(tmp_path / "plain.flac", voice(70.0).clamp(-1, 1), subtype="PCM_16")
     content = bytearray(plain.read_bytes())
     content[21] &= 0xF0
     content[22:26] = bytes(4)  # total samples: unknown
     stream = tmp_path / "stream.flac"
     stream.write_bytes(content)
-    read, blocks = sources.read_block, []
-    monkeypatch.setattr(sources, "read_block", lambda file, count: (blocks.append(count), read(file, count))[1])
+    read, blocks = AudioFile.block, []
+    monkeypatch.setattr(AudioFile, "block", lambda file, count: (blocks.append(count), read(file, count))[1])
     pd.testing.assert_frame_equal(timeline(recognizer, stream, 5.0, 2.5), timeline(recognizer, plain, 5.0, 2.5))
-    assert set(blocks) == {16000}
+    assert max(blocks) <= 5 * 16000  # one window
     assert predict_file(recognizer, stream).probabilities == predict_file(recognizer, plain).probabilities
 
 

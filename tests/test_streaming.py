@@ -222,6 +222,16 @@ def test_speaker_models_use_running_statistics(tmp_path):
     assert stream._running._count == pytest.approx(50 * 13, abs=6)
 
 
+@pytest.mark.parametrize("ending", ["mp3", "ogg", "flac", "wav"])
+def test_blocks_of_a_file_are_the_whole_and_the_decoder_has_no_complaints(tmp_path, ending, capfd):
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, voice(2.0).clamp(-1, 1).numpy(), 16000)
+    whole, _ = soundfile.read(path, dtype="float32")
+    blocks = np.concatenate(list(file_source(path, realtime=False).blocks))[:, 0]
+    assert len(blocks) == len(whole) and np.abs(blocks - whole).max() < 1e-6
+    assert capfd.readouterr().err == ""
+
+
 def test_bad_samples_are_told_and_the_stream_goes_on(recognizer):
     with StreamingRecognizer(recognizer, window=1.0, hop=1.0) as stream:
         stream.write(np.full(16000, np.nan, np.float32), wait=True)

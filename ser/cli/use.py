@@ -147,8 +147,11 @@ def listen(
     record: Annotated[
         Path | None, option("FILE.wav", "Keep what is heard, and a line of JSON per window in FILE.jsonl.")
     ] = None,
-) -> None:
-    """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends."""
+) -> int:
+    """Recognise the emotion of a microphone, or of a file as it plays; Ctrl-C ends.
+
+    Exit code 3: part of a file, or all of it, could not be recognised.
+    """
     with fast_imports():
         from ser.inference.listening import listen as show  # noqa: PLC0415
         from ser.inference.screen import check_table_name  # noqa: PLC0415
@@ -167,7 +170,8 @@ def listen(
     source = microphone_source(wanted) if input is None else file_source(input, realtime)
     found = None if no_gate else best_gate()
     settings = {"window": window, "hop": hop, "smoothing": smoothing}
-    show(recognizer, source, output, as_json, found, **settings, record=record)
+    answered = show(recognizer, source, output, as_json, found, **settings, record=record)
+    return 0 if answered or input is None else PARTLY_FAILED
 
 
 @command(USE, "ser demo", "ser demo --checkpoint RUN --checkpoint RUN2 --port 8000")

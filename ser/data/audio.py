@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.data.soundfiles import UNKNOWN_FRAMES, open_audio, printable, read_block, truncated
+from ser.data.soundfiles import UNKNOWN_FRAMES, AudioFile, open_audio, printable, truncated
 from ser.errors import SerError, first_line
 
 if TYPE_CHECKING:  # a wrong folder of a corpus is told before PyTorch loads
@@ -168,7 +168,7 @@ def prepare(waveform: Waveform, sample_rate: Any) -> "Tensor":
     return prepared
 
 
-def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float | None) -> NDArray[np.float32]:
+def _read_segment(path: str, file: AudioFile, start: float, end: float | None) -> NDArray[np.float32]:
     """The samples (N, channels) between two times, after checking that the file holds what it promises."""
     if missing := truncated(path, file, file.frames):
         raise SerError(missing)
@@ -187,20 +187,17 @@ def _read_segment(path: str, file: soundfile.SoundFile, start: float, end: float
         raise SerError(
             f"{path}: the segment from {start:g} s to {end:g} s is empty, expected start < end; correct the two."
         )
-    if first and file.seekable():
-        file.seek(first)
-    elif first:  # GSM and other old codecs of telephones
-        file.read(first)
+    if first:
+        file.skip(first)
     if file.frames >= UNKNOWN_FRAMES:
         blocks: list[NDArray[np.float32]] = [np.zeros((0, file.channels), np.float32)]
         wanted = last - first
-        while wanted > 0 and len(block := read_block(file, min(wanted, 1 << 20))):
+        while wanted > 0 and len(block := file.block(min(wanted, 1 << 20))):
             blocks.append(block)
             wanted -= len(block)
         samples = np.concatenate(blocks)
     else:
-        count = -1 if end is None and file.seekable() else last - first
-        samples = file.read(count, dtype="float32", always_2d=True)  # (N, channels)
+        samples = file.block(last - first)
     if len(samples) < last - first and (missing := truncated(path, file, first + len(samples))):
         raise SerError(missing)
     return samples

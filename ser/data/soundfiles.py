@@ -1,6 +1,5 @@
 """Audio files open for reading: what is read of those that are cut or whose headers are wrong, and what is said."""
 
-import contextlib
 import logging
 import mmap
 import os
@@ -42,7 +41,30 @@ def printable(path: str | Path) -> str:
     return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
-def open_audio(path: str | Path) -> soundfile.SoundFile:
+class AudioFile(soundfile.SoundFile):
+    """An audio file that is read onwards.
+
+    soundfile seeks to where it is after each read. At the end of a stream of unknown length that fails, and of an
+    intact MP3 the decoder then writes complaints to standard error, so these do not count as seekable.
+    """
+
+    def seekable(self) -> bool:
+        """Whether soundfile may seek in it."""
+        return super().seekable() and self.format != "MP3" and self.frames < UNKNOWN_FRAMES
+
+    def skip(self, count: int) -> None:
+        """Leave out the first ``count`` samples of a file that was not read yet."""
+        if super().seekable():
+            self.seek(count)
+        else:  # GSM and other old codecs of telephones
+            self.read(count)
+
+    def block(self, count: int) -> NDArray[np.float32]:
+        """The next ``count`` samples (N, channels); fewer only at the end, none beyond it."""
+        return self.read(count, dtype="float32", always_2d=True)
+
+
+def open_audio(path: str | Path) -> AudioFile:
     """An audio file open for reading, whatever the bytes of its name.
 
     One whose header does not say how many samples follow (a recorder that lost power, a pipe) is read to its end, and
@@ -55,18 +77,18 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
     """
     name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
     try:
-        file = soundfile.SoundFile(name)
+        file = AudioFile(name)
     except soundfile.LibsndfileError:  # the sizes of a CAF
         if Path(path).suffix.lower() != ".caf" or (mended := _with_size(path)) is None:
             raise
-        return soundfile.SoundFile(mended)
+        return AudioFile(mended)
     seconds = file.frames / file.samplerate
     if file.format == "MP3" and (counted := with_frame_count(path)) is not None:
         file.close()
-        return soundfile.SoundFile(counted)
+        return AudioFile(counted)
     if not file.frames and (mended := _with_size(path)) is not None:
         file.close()
-        return soundfile.SoundFile(mended)
+        return AudioFile(mended)
     if seconds and _NO_BYTES.search(file.extra_info):
         _tell_once(f"{printable(path)}: {_READ_ON}")
     elif _CUT_OGG.search(file.extra_info):
@@ -121,16 +143,6 @@ def _is_chunk(content: mmap.mmap, begin: int, order: Literal["big", "little"]) -
 @lru_cache(maxsize=1024)  # once per file, which several steps open
 def _tell_once(message: str) -> None:
     log.warning(message)
-
-
-def read_block(file: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
-    """The next ``count`` samples (N, channels) of an open file; fewer only at its end, none beyond it."""
-    if file.frames < UNKNOWN_FRAMES:
-        return file.read(count, dtype="float32", always_2d=True)
-    samples = np.full((count, file.channels), np.nan, np.float32)
-    with contextlib.suppress(soundfile.LibsndfileError):  # at the end of such a stream, after the samples were read
-        return file.read(out=samples)
-    return samples[np.isfinite(samples[:, 0])]
 
 
 def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:

@@ -110,12 +110,12 @@ def listen(
     hop: float = 0.5,
     smoothing: float = 0.0,
     record: Path | None = None,
-) -> None:
+) -> bool:
     """Recognise a source until it ends or Ctrl-C, and show each window as soon as it is answered.
 
     The table of the windows goes to ``output`` at the end. With ``as_json`` a line of JSON per window goes to
     standard output, and everything else to standard error. Without a gate every window gets an emotion. ``record``
-    is a new WAV file for what is heard.
+    is a new WAV file for what is heard. Returns whether there was an answer for every window, one at least.
     """
     recording, blocks = None, source.blocks
     console = Console(stderr=True) if as_json else get_console()
@@ -160,6 +160,7 @@ def listen(
             write_table(output, event_table(stream.history(), recognizer.emotions))
         for line in _ending(stream, output, record):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return stream.processed > 0 and not stream.refused
 
 
 def _feed(stream: StreamingRecognizer, blocks: Iterator[NDArray[np.float32]], wait: bool) -> Iterator[bool]:
@@ -175,7 +176,7 @@ def _feed(stream: StreamingRecognizer, blocks: Iterator[NDArray[np.float32]], wa
         stream.write(block, wait)
         if np.abs(block).max(initial=0.0) >= _CLIPPING:
             if clipped < 0:
-                log.warning("the sound clips at %.1f s; turn the microphone down", stream.seconds)
+                log.warning("the sound clips at %.1f s; lower the gain where it is recorded", stream.seconds)
             clipped = stream.seconds
         yield stream.seconds - clipped < _CLIPPING_SHOWN
 
@@ -184,13 +185,15 @@ def _ending(stream: StreamingRecognizer, output: Path | None, record: Path | Non
     """What was heard and answered, and why nothing was where the input was too short."""
     if output is not None:
         yield f"table of the windows in {printable(output)}, rows: {len(stream.history())}"
-    yield f"{stream.seconds:.1f} s heard; windows answered: {stream.processed}, dropped: {stream.dropped}"
+    refused = f", refused: {stream.refused}" if stream.refused else ""
+    yield f"{stream.seconds:.1f} s heard; windows answered: {stream.processed}{refused}, dropped: {stream.dropped}"
     whole = stream.window / stream.sample_rate
     if 0 < stream.seconds < whole:
-        shorter = max(0.5, stream.seconds // 0.5 * 0.5)
+        fits = math.floor(40 * stream.seconds) / 40  # 25 ms are the shortest window
+        advice = f"give a shorter one, --window {fits:g}, or use `ser predict`" if fits else "too few for any model"
         yield (
-            f"nothing could be answered: a window is {whole:.3g} s long and only {stream.seconds:.1f} s were heard; "
-            f"give a shorter one, --window {shorter:g}, or use `ser predict`"
+            f"nothing could be answered: a window is {whole:.3g} s long and only {stream.seconds:.3g} s were heard; "
+            f"{advice}"
         )
     if record is not None:
         yield f"recorded in {printable(record)} and {printable(record.with_suffix('.jsonl'))}"
@@ -236,6 +239,6 @@ def view(stream: StreamingRecognizer, clipping: bool = False) -> Panel:
     )
     level = Text(f"level {bar(1 - event.level / _QUIETEST, 30)} {event.level:.0f} dB", style="dim")
     if clipping:
-        level.append("  CLIPPING: turn the microphone down", style="bold red")
+        level.append("  CLIPPING: lower the gain", style="bold red")
     history = Text("\n").join(_line(past) for past in reversed(stream.history()[-_HISTORY_LINES:]))
     return Panel(Group(headline, Text(), bars, Text(), level, facts, Text(), history), title="speech emotion")

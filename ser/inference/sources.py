@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.soundfiles import open_audio, printable, read_block, truncated
+from ser.data.soundfiles import open_audio, printable, truncated
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def file_source(
         begun, given = clock(), 0
         try:
             with file:
-                while len(samples := read_block(file, max(1, round(block * file.samplerate)))):
+                while len(samples := file.block(max(1, round(block * file.samplerate)))):
                     given += len(samples)
                     if realtime:
                         sleep(max(0.0, begun + given / file.samplerate - clock()))

@@ -95,7 +95,7 @@ class StreamingRecognizer:
         check_number("--smoothing", smoothing, 0, 0.999)
         self.smoothing = smoothing
         self.buffer = RingBuffer(self.window)
-        self.processed = self.dropped = 0  # windows
+        self.processed = self.refused = self.dropped = 0  # windows; of NaN and the like: refused
         self.every = 1  # every which window is answered
         self._events: deque[StreamEvent] = deque(maxlen=history)
         self._on_event, self._clock = on_event, clock
@@ -212,7 +212,8 @@ class StreamingRecognizer:
                 event = self._answer(window)
                 with self._changed:
                     self._events.append(event)
-                    self.processed += window.error is None
+                    self.processed += event.error is None
+                    self.refused += event.error is not None and window.error is None
                 if self._on_event is not None:
                     self._on_event(event)
         except BaseException as failure:
