@@ -24,16 +24,19 @@ _CUT_VOC = re.compile(r"^Length : (\d+).*^ Extended II : (\d+).*Seems to be a tr
 _VOC_HEADERS = 42  # bytes: the file's, and two of the block with the samples, of which the block counts 12
 _NIST_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)  # samples per channel; libsndfile does not compare
 _NIST_HEADER = 1024  # bytes
-# Its log of a WAV with something behind the samples that is no chunk, such as samples that the header does not count.
-_UNCOUNTED = re.compile(r"^Length : (\d+).*Unknown chunk marker \(\w+\) at position (\d+)", re.MULTILINE | re.DOTALL)
+# Its log of a file whose samples are followed by something else than a chunk, such as samples that nothing counts.
+_NO_CHUNK = re.compile(r"Unknown chunk marker|Chunk size \d+ > file length")
+_LENGTH = re.compile(r"^Length : (\d+)", re.MULTILINE)  # of the file, bytes
+_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ALAW": 1, "ULAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4,
+          "DOUBLE": 8}  # fmt: skip
 _NO_BYTES = re.compile(r"^\s*(?:data|SSND) : 0\b", re.MULTILINE)  # of a W64 or AIFF that it reads all the same
 _CUT_OGG = re.compile("Last page lacks an end-of-stream bit|Ogg ?: Junk after the last page")
-_NO_SIZE = re.compile(rb"data(?:\0{4}|\xff{4})")  # the header of the samples, their size unknown
+_NO_SIZE = (bytes(4), b"\xff" * 4)  # of samples whose number is unknown
 _READ_ON = "its header says 0 bytes of samples, or an unknown number, but some follow; read to its end"
 _FEW_BYTES = 10_000  # fewer are not worth a warning
 _UNKNOWN_SIZE = 0x7F000000  # bytes: programs that write WAV or AIFF to a pipe put the largest number there
 UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
-_LONGEST_HEADER = 1 << 20  # bytes before the samples of a WAV
+_MOST_CHUNKS = 1000  # before the samples
 
 
 def printable(path: str | Path) -> str:
@@ -68,8 +71,8 @@ def open_audio(path: str | Path) -> AudioFile:
     """An audio file open for reading, whatever the bytes of its name.
 
     One whose header does not say how many samples follow (a recorder that lost power, a pipe) is read to its end, and
-    an Ogg that was cut as far as it goes, both with a warning. So is a WAV whose header counts fewer samples than there
-    are: those are not read. An MP3 of variable bit rate is read whole, whether a header counts its frames or not.
+    an Ogg that was cut as far as it goes, both with a warning. Samples that a header does not count are not read, which
+    is told. An MP3 of variable bit rate is read whole, whether a header counts its frames or not.
 
     Raises:
         soundfile.SoundFileError: it cannot be decoded.
@@ -93,44 +96,65 @@ def open_audio(path: str | Path) -> AudioFile:
         _tell_once(f"{printable(path)}: {_READ_ON}")
     elif _CUT_OGG.search(file.extra_info):
         _tell_once(f"{printable(path)} ends in the middle, after {seconds:.2f} s; copy the file again if it was longer")
-    elif (behind := _UNCOUNTED.search(file.extra_info)) and (left := int(behind[1]) - int(behind[2])) >= _FEW_BYTES:
+    elif (left := _uncounted(file)) >= _FEW_BYTES:
         _tell_once(
-            f"{printable(path)}: its header says {seconds:.2f} s, so the {left} bytes behind are not read; if they are "
+            f"{printable(path)}: its header says {seconds:.2f} s, so {left} bytes more are not read; if they are "
             "sound: ffmpeg -ignore_length 1 -i IN OUT.wav"
         )
     return file
+
+
+def _uncounted(file: AudioFile) -> int:
+    """Bytes of an open file beside those samples that can be read, where it has no chunks that explain them."""
+    length, width = _LENGTH.search(file.extra_info), _BYTES.get(file.subtype)
+    if length is None or width is None or not (file.format == "AU" or _NO_CHUNK.search(file.extra_info)):
+        return 0
+    return int(length[1]) - file.frames * file.channels * width
 
 
 def _with_size(path: str | Path) -> mmap.mmap | None:
     """The content of a file whose header does not say how many samples follow, as if it did; None of other files."""
     with Path(path).open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
-    kind, found = content[:4], _NO_SIZE.search(content, 12, _LONGEST_HEADER)
+    kind = content[:4]
     order: Literal["big", "little"] = "little" if kind in (b"RIFF", b"RF64") else "big"
+    wide = 12 if kind == b"caff" else 8  # bytes of the header of a chunk: its name and its size
+    chunk = _find_chunk(content, b"SSND" if kind == b"FORM" else b"data", 20 - wide, wide, order)
+    begin, size = chunk + wide, content[chunk + 4 : chunk + wide]
     if kind in (b".snd", b"dns.") and len(content) > 24:  # AU: the size stands at 8
         content[8:12] = b"\xff" * 4
-    elif kind == b"caff" and found and content[found.end() : found.end() + 4] == content[found.end() - 4 : found.end()]:
-        begin = found.end() + 4  # its sizes have 8 bytes
+    elif not chunk or begin == len(content):
+        return None
+    elif kind == b"caff" and size[:4] == size[4:] in _NO_SIZE:
         content[begin - 8 : begin] = (len(content) - begin).to_bytes(8, "big")
-    elif kind == b"FORM" and (size := content.find(b"SSND\0\0\0\x08", 12, _LONGEST_HEADER) + 4) >= 16:
-        if len(content) == size + 12 or _is_chunk(content, size + 12, order):
+    elif kind == b"FORM" and size == b"\0\0\0\x08":  # it counts 8 bytes before the samples
+        if len(content) == begin + 8 or _is_chunk(content, begin + 8, order):
             return None
-        content[size : size + 4] = bytes(4)  # AIFF counts 8 bytes before the samples; of 0 it is read to its end
-    elif kind in (b"RIFF", b"RIFX", b"RF64") and found:
-        samples = found.start() + 8
-        if samples < 24 or samples == len(content) or _is_chunk(content, samples, order):
+        content[begin - 4 : begin] = bytes(4)  # of 0 it is read to its end
+    elif kind in (b"RIFF", b"RIFX", b"RF64") and size in _NO_SIZE:
+        if _is_chunk(content, begin, order):
             return None
-        even = (len(content) - samples) // 2 * 2  # an odd size would promise one more byte
+        even = (len(content) - begin) // 2 * 2  # an odd size would promise one more byte
         if order == "little":
             content[:4] = b"RIFF"  # of RF64, whose ds64 chunk holds its sizes; a WAV ends at 4 GB
         if content[12:16] == b"ds64":
             content[12:16] = b"JUNK"
-        content[samples - 4 : samples] = min(even, 2**32 - 2).to_bytes(4, order)
+        content[begin - 4 : begin] = min(even, 2**32 - 2).to_bytes(4, order)
         content[4:8] = min(len(content) - 8, 2**32 - 1).to_bytes(4, order)
     else:
         return None
     _tell_once(f"{printable(path)}: {_READ_ON}")
     return content
+
+
+def _find_chunk(content: mmap.mmap, name: bytes, place: int, wide: int, order: Literal["big", "little"]) -> int:
+    """Where the chunk of that name begins, from that of the first one on; 0 where the chunks lead to none."""
+    for _ in range(_MOST_CHUNKS):
+        if content[place : place + 4] == name or place + wide > len(content):
+            break
+        size = int.from_bytes(content[place + 4 : place + wide], order)
+        place += wide + size + size % 2 * (wide == 8)  # a CAF does not pad them
+    return place if content[place : place + 4] == name and place + wide <= len(content) else 0
 
 
 def _is_chunk(content: mmap.mmap, begin: int, order: Literal["big", "little"]) -> bool:
