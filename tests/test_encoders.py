@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 import zipfile
 
@@ -286,7 +287,7 @@ def test_other_mel_bands_than_the_models_are_refused(folders, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [HubertForSequenceClassification, WhisperForAudioClassification])
-def test_the_encoder_of_a_classifier_is_used(folders, tmp_path, kind):
+def test_the_encoder_of_a_classifier_is_used(folders, tmp_path, kind, caplog, monkeypatch):
     case = "whisper" if kind is WhisperForAudioClassification else ("hubert", False)
     base = save_tiny_whisper(tmp_path / "base", encoder_only=False) if case == "whisper" else folders[case]
     model = kind.from_pretrained(base)
@@ -295,9 +296,12 @@ def test_the_encoder_of_a_classifier_is_used(folders, tmp_path, kind):
     model.save_pretrained(tmp_path / "classifier")
     shutil.copytree(folders[case], tmp_path / "plain")
     source.save_pretrained(tmp_path / "plain")
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [caplog.handler])
+    caplog.clear()
     found, expected = (encode(encoder_of({case: tmp_path / name}, case), waveforms((9000,)))[0]
                        for name in ("classifier", "plain"))  # fmt: skip
     assert torch.equal(found, expected)
+    assert not caplog.records  # no report of the weights that are left out
 
 
 def test_unfit_checkpoints_are_refused(folders, tmp_path):

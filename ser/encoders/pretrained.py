@@ -214,8 +214,9 @@ class PretrainedEncoder(Encoder):
         """A transformers model from the checkpoint, which must hold all of its weights."""
         from transformers.utils import logging as shown  # noqa: PLC0415
 
-        bar = shown.is_progress_bar_enabled()
+        bar, verbosity = shown.is_progress_bar_enabled(), shown.get_verbosity()
         shown.disable_progress_bar()  # its bar would cut through the extraction's own
+        shown.set_verbosity_error()  # or it reports the head of a classifier, which is not needed
         try:
             model, found = model_class.from_pretrained(
                 self.folder,
@@ -230,6 +231,7 @@ class PretrainedEncoder(Encoder):
                 f"{remedy(self.checkpoint)}."
             ) from error
         finally:
+            shown.set_verbosity(verbosity)
             if bar:
                 shown.enable_progress_bar()
         missing = [name for name in found["missing_keys"] if "masked_spec_embed" not in name]
