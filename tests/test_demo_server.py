@@ -1,5 +1,6 @@
 """The page's server: its own addresses, forged requests, and what an open page lets in."""
 
+import contextlib
 import io
 import json
 
@@ -7,7 +8,7 @@ import fastapi
 import pandas as pd
 import pytest
 import soundfile
-from checkpoints import save_checkpoint, voice
+from checkpoints import ENCODER, save_checkpoint, voice
 from torchaudio.functional import resample
 
 from ser.inference.vad import EnergyGate
@@ -16,6 +17,7 @@ pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'ser-la
 
 from fastapi.testclient import TestClient
 
+from ser.cli import main
 from ser.demo import server
 from ser.demo.live import LiveSettings
 
@@ -31,6 +33,15 @@ def served(tmp_path_factory):
         app, sessions = server.make_page(server.Settings([checkpoint]), folder)
         yield TestClient(app, base_url="http://127.0.0.1:7860"), sessions
         sessions.close_all()
+
+
+@pytest.mark.parametrize("name, said", [("absent.ckpt", "does not exist"), ("unfit.ckpt", "frames of 20 values")])
+def test_no_page_is_served_for_a_model_that_cannot_be_used(tmp_path, name, said, capsys, monkeypatch):
+    save_checkpoint(tmp_path / "unfit.ckpt", encoder={**ENCODER, "mels": 20})
+    monkeypatch.setattr(server, "_listener", lambda host, port: contextlib.nullcontext())
+    monkeypatch.setattr(server.uvicorn, "Server", lambda config: pytest.fail("a page is served"))
+    assert main(["demo", "--checkpoint", str(tmp_path / name)]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_blocks_become_a_panel_and_a_stretch_in_the_history(served):

@@ -201,9 +201,11 @@ def demo(
         raise SerError(
             f"the page needs Gradio, which is not installed ({error.name}); pip install 'ser-lab[demo]'."
         ) from error
-    from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
+    from ser.inference.checkpoint import PRETRAINED, find_model  # noqa: PLC0415
 
     models = checkpoint or [str(PRETRAINED)]
+    for model in models:
+        find_model(model)  # says which one is not there
     fetch = allow_download or may_fetch_encoders(models, encoder)
     serve(Settings(models, encoder, device, host, port, max_upload_mb, max_seconds, allow_host or (), fetch))
 

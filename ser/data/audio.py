@@ -153,7 +153,7 @@ def prepare(waveform: Waveform, sample_rate: Any) -> "Tensor":
     if not np.isfinite(samples).all():
         raise SerError("the recording holds NaN or infinite samples, expected finite ones; record or export it again.")
     if (peak := np.abs(samples).max(initial=0.0)) > _LOUDEST:
-        raise SerError(f"the samples reach {peak:.0f}, expected -1 to 1; divide them, 16-bit ones by 32768.")
+        raise SerError(f"the samples reach {peak:.6g}, expected -1 to 1; divide them, 16-bit ones by 32768.")
     prepared = resample_mono(torch.from_numpy(np.array(samples, np.float32)), rate)
     if len(prepared) < SHORTEST_SAMPLES:
         raise SerError(

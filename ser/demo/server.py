@@ -79,7 +79,7 @@ def serve(settings: Settings) -> None:
     """Serve the page until Ctrl-C.
 
     Raises:
-        SerError: the port is taken, or the address is not this computer's.
+        SerError: the first model cannot be loaded, the port is taken, or the address is not this computer's.
     """
     with private_uploads() as folder, _listener(settings.host, settings.port) as listener:
         app, sessions = make_page(settings, folder)
@@ -100,6 +100,7 @@ def serve(settings: Settings) -> None:
 def make_page(settings: Settings, folder: Path) -> tuple[fastapi.FastAPI, Sessions]:
     """The whole application, and the sessions that it opens; ``folder`` is that of private_uploads."""
     shelf = ModelShelf(settings.checkpoints, settings.encoder, settings.device, settings.allow_download)
+    shelf.open(shelf.names[0])  # the one that is shown: a page without it would be of no use
     sessions = Sessions(folder / "sessions", shelf.names[0])
     gate, limits = best_gate(), Limits(settings.megabytes, settings.seconds)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
