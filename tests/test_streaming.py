@@ -275,7 +275,8 @@ def test_a_file_arrives_whole_at_the_pace_it_plays(tmp_path):
 PATIENCE = 60.0  # seconds
 
 FAKE_SOUNDDEVICE = """
-import json, pathlib, struct, threading, time
+import json, os, pathlib, struct, threading, time
+os.write(2, b"ALSA lib: a complaint")
 PLUG = pathlib.Path(__file__).with_name("plugged.json")  # there while the device is
 class PortAudioError(Exception): pass
 def query_devices(device, kind):
@@ -332,7 +333,7 @@ def heard(source, count):
     return [float(block[0, 0]) for block in itertools.islice(source.blocks, count)]
 
 
-def test_no_microphone_and_no_sounddevice(microphone):
+def test_no_microphone_and_no_sounddevice(microphone, capfd):
     with pytest.raises(SerError, match=r"there is no microphone 3 \(Error querying device -1\)"):
         microphone_source(3)
     microphone.plug([], refuses=True)
@@ -341,6 +342,11 @@ def test_no_microphone_and_no_sounddevice(microphone):
     microphone.place.with_name("sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     with pytest.raises(SerError, match=r"needs sounddevice and PortAudio \(PortAudio library not found\)"):
         microphone_source()
+    assert capfd.readouterr().err == ""  # of libraries; what Python has to say is kept
+    microphone.place.with_name("sounddevice.py").write_text("1 / 0")
+    with pytest.raises(SerError):
+        microphone_source()
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_microphone_keeps_the_order_of_its_blocks(microphone):
@@ -416,6 +422,7 @@ def test_listening_goes_on_after_a_gap_with_recording_and_lines(recognizer, tmp_
     listen(recognizer, source, tmp_path / "table.csv", True, window=1.0, hop=0.5, record=tmp_path / "kept.wav")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [bool(line["error"]) for line in lines] == [False, True, True, False, False, False, True]
+    assert all((line["emotion"] is None) == bool(line["error"]) for line in lines)
     assert "missing here" in lines[2]["error"]
     assert [line["start"] for line in lines[1:3]] == [1.0, 1.0]
     assert lines == [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]

@@ -22,6 +22,7 @@ def main() -> None:
     """Write what the device of the first argument hears, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that listens
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _silence_libraries()
     given = json.loads(sys.argv[1])
     try:
         import sounddevice  # noqa: PLC0415
@@ -49,6 +50,12 @@ def main() -> None:
                     _write(arriving.get(timeout=0.2))
     except failures as error:
         _tell({"error": first_line(error), "installed": True, "found": True})
+
+
+def _silence_libraries() -> None:
+    """Nothing on standard error but Python's own: ALSA and PortAudio complain there at each device and each attempt."""
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _end_with_parent() -> None:

@@ -200,9 +200,9 @@ def _ending(stream: StreamingRecognizer, output: Path | None, record: Path | Non
 
 
 def event_row(event: StreamEvent, emotions: Sequence[str]) -> dict[str, Any]:
-    """Number, times (seconds), emotion, confidence, latency (seconds), level (dB), dropped, error, probabilities."""
+    """Number, times (s), emotion (None with an error), confidence, latency (s), level (dB), dropped, probabilities."""
     facts = {name: getattr(event, name) for name in ("index", "start", "end")}
-    facts |= {"emotion": event.label or NO_SPEECH, "confidence": event.confidence}
+    facts |= {"emotion": None if event.error else event.label or NO_SPEECH, "confidence": event.confidence}
     facts |= {name: getattr(event, name) for name in ("latency", "level", "dropped", "error")}
     return facts | {f"p_{name}": (event.probabilities or {}).get(name) for name in emotions}
 
