@@ -279,7 +279,11 @@ import json, os, pathlib, struct, threading, time
 os.write(2, b"ALSA lib: a complaint")
 PLUG = pathlib.Path(__file__).with_name("plugged.json")  # there while the device is
 class PortAudioError(Exception): pass
-def query_devices(device, kind):
+def query_devices(device=None, kind=None):
+    if kind is None:
+        return [{"index": at, "name": name, "max_input_channels": 1 - at} for at, name in enumerate(("fake", "out"))]
+    if device == "twice":
+        raise ValueError("Multiple input devices found for 'twice':\\n[0] fake, API\\n[1] fake, API")
     if not PLUG.exists():
         raise PortAudioError("Error querying device -1")
     return {"default_samplerate": 48000.0, "name": "fake", "index": 0, "hostapi": 0, **json.loads(PLUG.read_text())}
@@ -334,8 +338,12 @@ def heard(source, count):
 
 
 def test_no_microphone_and_no_sounddevice(microphone, capfd):
-    with pytest.raises(SerError, match=r"there is no microphone 3 \(Error querying device -1\)"):
+    with pytest.raises(
+        SerError, match=r"no microphone 3 can be opened \(Error querying device -1; there are: 0 fake\)"
+    ):
         microphone_source(3)
+    with pytest.raises(SerError, match=r"\(Multiple input devices found for 'twice'; there are: 0 fake\)"):
+        microphone_source("twice")
     microphone.plug([], refuses=True)
     with pytest.raises(SerError, match="Device unavailable"):
         microphone_source()

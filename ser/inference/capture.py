@@ -35,7 +35,11 @@ def main() -> None:
         rate = given["rate"] or int(found["default_samplerate"])
         system = sounddevice.query_hostapis(found["hostapi"])["name"]
     except failures as error:
-        _tell({"error": first_line(error), "installed": True, "found": False})
+        there = [
+            f"{each['index']} {each['name']}" for each in sounddevice.query_devices() if each["max_input_channels"]
+        ]
+        reason = first_line(error).rstrip(":") + "; there are: " * bool(there) + ", ".join(there)
+        _tell({"error": reason, "installed": True, "found": False})
         return
     arriving: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     settings = {"device": found["index"], "samplerate": rate, "channels": 1, "dtype": "float32"}

@@ -100,7 +100,7 @@ def microphone_source(device: int | str | None = None) -> Source:
             )
         if "error" in told:
             raise SerError(
-                f"there is no microphone{'' if device is None else f' {device}'} ({told['error']}); plug "
+                f"no microphone{'' if device is None else f' {device}'} can be opened ({told['error']}); plug "
                 "one in, choose another with --microphone, or listen to a file with --input."
             )
     return Source(told["name"], told["rate"], True, _microphone_blocks(device, told))
