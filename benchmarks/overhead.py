@@ -25,11 +25,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.composing import Experiment, compose_experiment
+from ser.cpu import float32_products
 from ser.run.trainer import build_trainer
 
 TARGET = 1.05
 
 
+@float32_products()  # as in a training
 def main() -> None:
     """Print the ratio and what it is in milliseconds per step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

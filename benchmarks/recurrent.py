@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ser.cpu import float32_products
 from ser.models.cpu import gru
 from ser.models.layers import BidirectionalRNN
 from ser.models.recurrent import BottleneckGRU, EnhancedGRU
@@ -82,6 +83,7 @@ def report(title: str, seconds: dict[str, float]) -> None:
         print(f"{title:28s} {name:14s} {value * 1e3:8.1f} ms {first / value:6.2f}x", flush=True)
 
 
+@float32_products()  # as in a training
 def main() -> None:
     """Time every layer size, then the whole network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from ser.config.identity import depends_on_seed, describe, run_record
 from ser.console import count_parameters, show_network, show_scores, show_split
+from ser.cpu import float32_products, reuse_freed_memory
 from ser.data.datamodule import EmotionDataModule
 from ser.encoders import FrameFiles
 from ser.errors import TERMINATED, SerError, check_number
@@ -31,7 +32,7 @@ from ser.run.dashboards import check_login, finished, log_result, shown_result, 
 from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
 from ser.run.results import collect, score_parts
-from ser.run.trainer import build_trainer, check_trainer, count_threads, reuse_freed_memory
+from ser.run.trainer import build_trainer, check_trainer, count_threads
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def _carry_out(
     trainer = build_trainer(cfg, batches=batches, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # here, so that refused settings leave no folder behind
     reuse_freed_memory()
-    with threadpool_limits(count_threads(cfg.trainer, module)), folder.hold():
+    with threadpool_limits(count_threads(cfg.trainer, module)), float32_products(), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
         with finished(trainer.loggers):  # they write into the folder, which may move
             for logger in trainer.loggers:

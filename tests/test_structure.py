@@ -9,7 +9,19 @@ MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(file.read_text("utf-8"))
     for file in sorted((ROOT / "ser").rglob("*.py"))
 }
-LOOSE = {"training", "module", "losses", "schedules", "callbacks", "metrics", "io", "errors", "emotions", "console"}
+LOOSE = {
+    "training",
+    "module",
+    "losses",
+    "schedules",
+    "callbacks",
+    "metrics",
+    "io",
+    "errors",
+    "emotions",
+    "console",
+    "cpu",
+}
 
 
 def imported(name):

@@ -5,7 +5,6 @@ from ser.config.overrides import (
     compose_config,
     compose_options,
     compose_page,
-    quoted,
     refuse_bare,
     refuse_processes,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "instantiate",
     "irrelevant",
     "name_parts",
-    "quoted",
     "refuse_bare",
     "refuse_processes",
     "short_setting",

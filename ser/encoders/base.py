@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ser.cpu import float32_products
 from ser.data.audio import SAMPLE_RATE
 from ser.data.batching import length_batches
 from ser.errors import SerError, check_number, first_line
@@ -78,6 +79,7 @@ class Encoder(nn.Module, ABC):
         return samples
 
 
+@float32_products()
 @torch.inference_mode()
 def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float | None = None) -> list[Tensor]:
     """Frames (L, D) of each waveform (N,), or of its first ``max_seconds``, in float32, not averaged, on its device.

@@ -1,9 +1,7 @@
 """Lightning's trainer, with the callbacks and loggers of the configuration."""
 
-import ctypes
 import logging
 import math
-import sys
 import warnings
 from collections.abc import Mapping
 from inspect import signature
@@ -19,11 +17,11 @@ from rich import get_console
 from ser.callbacks import COLUMNS, WholeFileCheckpointIO
 from ser.config import instantiate
 from ser.console import is_quiet
+from ser.cpu import has_bf16_instructions
 from ser.errors import SerError, check_number
 from ser.run.folder import is_first
 
 log = logging.getLogger(__name__)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 SMALL_NETWORK = 2_000_000  # parameters; the parallel parts of smaller ones are short, so threads wait for each other
 _SCORES = [name for name in COLUMNS if not name.startswith("test/")]
 
@@ -133,24 +131,6 @@ def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
     threads: int = trainer.threads
     check_number("trainer.threads", threads, 1, whole=True)
     return threads
-
-
-def reuse_freed_memory() -> None:
-    """Let glibc keep the memory that a step frees for the next step, in place of asking the system for fresh pages.
-
-    By its own rule it returns blocks of some megabytes, as batches and activations are: 600,000 page faults in a run
-    of ``recommended``, 6% of its processor time. Other systems allocate as they did.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "mallopt"):  # musl has none
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that every glibc takes
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
-
-
-def has_bf16_instructions() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _precision(asked: str | int | None, accelerator: str) -> str | int | None:

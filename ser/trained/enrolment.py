@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ser.config.identity import stored_config, where_it_ran
+from ser.cpu import float32_products
 from ser.data.datamodule import EmotionDataModule, normalize
 from ser.data.normalization import FrameStatistics, mean_and_std, prior_sums
 from ser.errors import SerError, check_number
@@ -92,6 +93,7 @@ def _sums_of_others(sums: Tensor, speakers: np.ndarray, count: int, random: np.r
     return others
 
 
+@float32_products()
 @torch.inference_mode()
 def _predictions(
     run: Run, datamodule: EmotionDataModule, network: nn.Module, mean: Tensor, std: Tensor

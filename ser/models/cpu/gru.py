@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ser.cpu import float32_products
+
 ENABLED = True  # the switch: False leaves everything to nn.GRU
 LARGEST = 8_192  # values of the batch's states: of more, large matrix products take most of the time either way
 CHUNK = 65_536  # values of the gates that one piece of the backward pass holds, so that they stay in the core's cache
@@ -71,11 +73,12 @@ class GRUSteps(torch.autograd.Function):
         hs, hn, whole = of_state[..., rz].unbind(1), of_state[..., last].unbind(1), of_state.unbind(1)
         r, z, both = gates[..., :size].unbind(1), gates[..., size:].unbind(1), gates.unbind(1)
         n, state = new.unbind(1), states.unbind(1)
-        for t in range(length):
-            torch.baddbmm(bias, state[t], weight, out=whole[t])
-            torch.add(xs[t], hs[t], out=both[t]).sigmoid_()
-            torch.addcmul(xn[t], r[t], hn[t], out=n[t]).tanh_()
-            torch.lerp(n[t], state[t], z[t], out=state[t + 1])
+        with float32_products(batch * weight[0].numel()):
+            for t in range(length):
+                torch.baddbmm(bias, state[t], weight, out=whole[t])
+                torch.add(xs[t], hs[t], out=both[t]).sigmoid_()
+                torch.addcmul(xn[t], r[t], hn[t], out=n[t]).tanh_()
+                torch.lerp(n[t], state[t], z[t], out=state[t + 1])
         ctx.save_for_backward(frames, states, gates, new, of_state[..., last], weight_input, weight_state)
         return states[:, 1:]
 
@@ -97,10 +100,11 @@ class GRUSteps(torch.autograd.Function):
             piece = slice(start := max(0, stop - frames_at_once), stop)
             slopes, of_n = _slopes(gates[:, piece], new[:, piece], state_part[:, piece], before[:, piece])
             slope, z = slopes.unbind(1), gates[:, piece, :, size:].unbind(1)
-            for t in range(stop - 1, start - 1, -1):
-                torch.mul(wide[t], slope[t - start], out=gate[t])
-                if t:
-                    of_state[t - 1].addcmul_(of_state[t], z[t - start]).baddbmm_(flat[t], weight_state)
+            with float32_products(batch * weight_state[0].numel()):
+                for t in range(stop - 1, start - 1, -1):
+                    torch.mul(wide[t], slope[t - start], out=gate[t])
+                    if t:
+                        of_state[t - 1].addcmul_(of_state[t], z[t - start]).baddbmm_(flat[t], weight_state)
             torch.mul(of_states[:, piece], of_n, out=of_new[:, piece])
         found = of_gates.flatten(3).flatten(1, 2)  # (G, L B, 3H)
         of_weight_state, of_bias_state = found.transpose(1, 2) @ before.flatten(1, 2), found.sum(1)

@@ -1,0 +1,109 @@
+"""Products of float32 matrices by the library that ``ser.cpu`` chooses against torch's own choice.
+
+    python -m benchmarks.products --rounds 4
+
+Encoders (the sizes of Whisper base and HuBERT base, random weights, 5 s of noise) and training steps of networks
+(IEMOCAP's lengths, batches of 32) are timed with one thread in alternating rounds; the figures are medians of processor
+time. Behind them stands the largest difference of an encoder's frames, and of the networks' loss. Where the processor
+is none that gains, both are the same code.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmarks.composing import compose_experiment
+from benchmarks.live import save_hubert, save_whisper
+from ser.cpu import float32_products, reuse_freed_memory
+from ser.data.datamodule import EmotionDataModule
+from ser.encoders import Encoder, SpeechEncoder, WhisperEncoder
+
+SECONDS = 5
+ENCODERS: dict[str, tuple[Callable[[Path], None], Callable[[str], Encoder]]] = {
+    "whisper_base": (save_whisper, lambda folder: WhisperEncoder(folder, window="clip")),
+    "hubert_base": (save_hubert, SpeechEncoder),
+}
+NETWORKS = {  # overrides, and how many frames are averaged into one
+    "recommended": ("experiment=recommended", 4),
+    "bottleneck_gru": ("experiment=bottleneck_gru", 4),
+    "small_gru": ("experiment=small_gru", 1),
+    "gru": ("model=gru", 1),
+    "enhanced_gru": ("model=enhanced_gru", 1),
+}
+
+
+def main() -> None:
+    """Print a line per encoder and network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=4, help="timed pairs (default: %(default)s)")
+    rounds = parser.parse_args().rounds
+    reuse_freed_memory()
+    with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
+        for name, (save, build) in ENCODERS.items():
+            save(Path(folder) / name)
+            encoder = build(str(Path(folder) / name))
+            waveform = 0.1 * torch.randn(1, SECONDS * 16_000, generator=torch.Generator().manual_seed(1))
+            lengths = torch.tensor([waveform.shape[1]])
+            compare(f"{name}, {SECONDS} s", lambda e=encoder, w=waveform, n=lengths: forward(e, w, n), rounds)
+        for name, (override, average) in NETWORKS.items():
+            compare(f"{name}, training step", training_step(override, average), rounds)
+
+
+def forward(encoder: Encoder, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Frames (1, L, D)."""
+    with torch.inference_mode():
+        return encoder(waveform, lengths)[0]
+
+
+def training_step(override: str, average: int) -> Callable[[], torch.Tensor]:
+    """What goes forward and backward through three batches and returns their losses (3,)."""
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = compose_experiment(Path(folder), 0.05, override)
+    read = experiment.data
+    data = EmotionDataModule(
+        experiment.corpus, read.split, read.cache, read.normalization, average=average, **experiment.cfg.batches
+    )
+    module = experiment.module().eval()  # no dropout, so that the losses can be compared
+    raw = list(data.train_dataloader())
+    batches = [data.on_after_batch_transfer(raw[index], 0) for index in (0, len(raw) // 2, -1)]
+
+    def run() -> torch.Tensor:
+        losses = []
+        for batch in batches:
+            module.zero_grad()
+            loss = module.emotion_loss(module(batch.frames, batch.lengths).emotion_logits, batch.emotion)
+            loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    return run
+
+
+def compare(title: str, run: Callable[[], torch.Tensor], rounds: int) -> None:
+    """Print the two times, their ratio, and how far the results lie apart."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    found: dict[bool, torch.Tensor] = {}
+    for number in range(rounds + 1):
+        for chosen in _turns(number):
+            with float32_products() if chosen else nullcontext():
+                start = time.process_time()
+                found[chosen] = run()
+                seconds[chosen].append(time.process_time() - start)
+    own, ours = (1000 * median(seconds[chosen][1:]) for chosen in (False, True))
+    apart = float((found[True] - found[False]).abs().max())
+    print(f"{title:30s} {own:8.2f} ms, chosen {ours:8.2f} ms: ratio {own / ours:.2f}, apart {apart:.1e}", flush=True)
+
+
+def _turns(number: int) -> Sequence[bool]:
+    return (False, True) if number % 2 else (True, False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from ser.cpu import float32_products
+
+ZEN = {"cpu_name": "AMD EPYC", "avx512_f": True, "amx_bf16": False}
+PROCESSORS = {
+    "AMD with AVX-512": (ZEN, "bf16"),
+    "AMD without": (ZEN | {"avx512_f": False}, "ieee"),
+    "one whose AMX would round": (ZEN | {"amx_bf16": True}, "ieee"),
+    "Intel": (ZEN | {"cpu_name": "Intel(R) Xeon(R)"}, "ieee"),
+    "unknown": ({}, "ieee"),
+}
+
+
+def setting():
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_other_library_multiplies_only_where_it_is_faster_and_exact(processor, monkeypatch):
+    capabilities, expected = PROCESSORS[processor]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    with float32_products():
+        assert setting() == expected
+        with float32_products(1000):  # such as a step of a small recurrent layer
+            assert setting() == "ieee"
+        assert setting() == expected
+
+
+def test_what_was_set_before_returns_also_after_an_error():
+    before = setting(), torch.get_float32_matmul_precision()
+    with pytest.raises(ValueError), float32_products():
+        raise ValueError
+    assert (setting(), torch.get_float32_matmul_precision()) == before  # torch refuses the second where both are mixed
+
+
+def test_products_have_the_digits_of_float32_on_this_machine():
+    torch.manual_seed(1)
+    left, right = torch.randn(300, 400), torch.randn(400, 500)
+    exact = left.double() @ right.double()
+    with float32_products():
+        error = ((left @ right).double() - exact).abs().max() / exact.abs().mean()
+    rounded = ((left.bfloat16() @ right.bfloat16()).double() - exact).abs().max() / exact.abs().mean()
+    assert error < 1e-5 and rounded > 1e-3
