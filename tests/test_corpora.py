@@ -10,7 +10,9 @@ import fake_corpora
 import pytest
 from fake_corpora import iemocap_rows, write_emodb, write_iemocap, write_manifest, write_ravdess, write_voice
 
-from ser.config import compose_config, instantiate
+from ser.cli.sweep import expand
+from ser.cli.train import check_arguments
+from ser.config import compose_config, instantiate, quoted
 from ser.data.audio import read_audio
 from ser.data.corpora.iemocap import iemocap
 from ser.data.corpora.manifest import manifest
@@ -286,6 +288,38 @@ def test_corpora_are_read_nested_doubled_in_capitals_and_beside_other_files(tmp_
     plain, found = (instantiate(compose_config([f"data={name}", f"data.root={tmp_path / place}"]), "data")
                     for place in ("plain", "odd"))  # fmt: skip
     assert found.fingerprint() == plain.fingerprint() and all(u.seconds for u in found.utterances)
+
+
+def test_paths_columns_and_emotions_need_not_be_ascii(tmp_path):
+    for name in ("é (1)", "2"):
+        write_voice(tmp_path / f"录音/{name}.wav", "王", "angry", 0.2, female=True)
+    text = "文件;Who said it;Gefühl\né (1).wav;王;愤怒\n2.wav;Öz;高兴\n"
+    (tmp_path / "表.csv").write_text(text, encoding="utf-8")
+    columns = "data.columns={path: 文件, speaker: Who said it,emotion:Gefühl}"
+    words = ["data=manifest", f"data.manifest={tmp_path}/表.csv", f"data.root={tmp_path}/录音", columns]
+    for emotions in ("null", "[愤怒, '高兴']"):
+        corpus = instantiate(compose_config([*words, f"data.emotions={emotions}"]), "data")
+        assert {(u.speaker, u.emotion) for u in corpus.utterances} == {("王", "愤怒"), ("Öz", "高兴")}
+    checked = ['paths.outputs="/张/ü"', "seed=1,2"]
+    assert check_arguments(["-m", "paths.outputs=/张/ü", "seed=1,2"])[1:3] == checked
+    assert checked[0] in expand(["variant=gru", "fold=1", "paths.outputs=/张/ü"])
+    with pytest.raises(SerError, match=r"names before : are of ASCII"):
+        compose_config(["data.map={愤怒: angry}"])
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("data.root=/a b/ü, x", 'data.root="/a b/ü", x'),
+        ('data.map={joy: 高兴, anger: "愤怒"}', 'data.map={joy: "高兴", anger: "愤怒"}'),
+        ("data.emotions=[中,'高',sad]", "data.emotions=[\"中\",'高',sad]"),
+        ("data.root=${oc.env:HOME}/ü", "data.root=${oc.env:HOME}/ü"),
+        ("fold=1", "fold=1"),
+    ],
+)
+def test_what_is_not_ascii_is_quoted_once(word, expected):
+    assert quoted(word) == expected
+    assert quoted(expected) == expected
 
 
 @pytest.mark.parametrize("name", ["msp_podcast", "nemo", "crema_d", "esd", "tess", "savee", "casia"])

@@ -490,6 +490,22 @@ def test_tables_fit_80_columns_and_cut_nothing(recognizer, tmp_path):
             assert all(name in shown for name in names if name != table["predicted"][0])
 
 
+@pytest.mark.parametrize(("name", "bars"), [("a.wav", True), ("x" * 24 + ".wav", False)])
+def test_short_names_leave_room_for_bars_and_notes_are_wrapped_between_words(name, bars):
+    from rich.console import Console
+
+    row = {"file": name, "seconds": 3.5, "predicted": EMOTIONS[0], "confidence": 0.25}
+    table = pd.DataFrame([row | {f"p_{emotion}": 0.25 for emotion in EMOTIONS}])
+    note = " ".join(["cross-validated"] * 12)
+    console = Console(width=80, file=io.StringIO())
+    with monkey_console(console):
+        show_predictions(table, SimpleNamespace(emotions=EMOTIONS, config=SimpleNamespace(notes=[note], kind="global")))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("▏" in line or "█" in line for line in lines) == bars
+    assert " ".join(" ".join(lines).split()[-12:]) == note
+
+
 @pytest.mark.parametrize("separator", ["_", "-", "/", " "])
 def test_names_are_folded_behind_their_separators(recognizer, separator):
     from rich.console import Console

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from rich import get_console
 
 from ser.cli.train import listed, points, train
-from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare
+from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, quoted, refuse_bare
 from ser.errors import SerError, explain
 
 BASELINES = ("statistics_logistic", "statistics_logistic_speaker")  # in every sweep, unless it names another baseline
@@ -59,6 +59,7 @@ def expand(words: Sequence[str]) -> list[str]:
         SerError: a variant is neither a model nor an experiment, or the variants have different numbers of folds.
     """
     settings: dict[str, Any] = dict(zip(_OWN_KEYS, (None, "all", 1, None), strict=True))
+    words = [quoted(word) for word in words]
     refuse_bare(words, key_of_options="variant")
     others, shared = [], []  # others: all but the sweep's own keys; shared: of those, what holds for every run
     try:

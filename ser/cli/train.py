@@ -24,7 +24,15 @@ from rich import get_console
 from rich.markup import escape
 
 from ser import fast_imports
-from ser.config import CONFIG_FOLDER, check_overrides, compose_config, instantiate, refuse_bare, refuse_processes
+from ser.config import (
+    CONFIG_FOLDER,
+    check_overrides,
+    compose_config,
+    instantiate,
+    quoted,
+    refuse_bare,
+    refuse_processes,
+)
 from ser.config.identity import depends_on_seed
 from ser.errors import SerError, explain
 
@@ -98,6 +106,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
     Raises:
         SerError: it would not compose.
     """
+    arguments = [quoted(word) for word in arguments]
     refuse_bare(arguments)
     options = [word for word in arguments if word.startswith("-")]
     if not set(options) <= set(_SEVERAL):

@@ -5,6 +5,7 @@ from ser.config.overrides import (
     compose_config,
     compose_options,
     compose_page,
+    quoted,
     refuse_bare,
     refuse_processes,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "instantiate",
     "irrelevant",
     "name_parts",
+    "quoted",
     "refuse_bare",
     "refuse_processes",
     "short_setting",

@@ -28,10 +28,29 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Raises:
         SerError: conf/ is missing, or an override is not valid.
     """
+    overrides = [quoted(word) for word in overrides]
     check_overrides(overrides)
     cfg = _compose(overrides)
     HydraConfig.instance().set_config(cfg)
     return _without_hydra(cfg)
+
+
+def quoted(word: str) -> str:
+    """An override with quotes around what is not ASCII, such as a path or a column's name: Hydra refuses it bare.
+
+    Values of lists and mappings are quoted one by one; what is quoted already stays, and so do keys.
+    """
+    key, sign, value = word.partition("=")
+    if value.isascii() or "${" in value:
+        return word
+
+    def element(found: re.Match[str]) -> str:
+        name, text = found["name"] or "", found["text"]
+        return found[0] if text[0] in "\"'" or text.isascii() else f'{name}"{text.strip()}"'
+
+    name = r"(?P<name>[^,:\[\]{}\"']+:\s*)?" if value.startswith("{") else "(?P<name>)"
+    text = r"(?P<text>\"[^\"]*\"|'[^']*'|[^,\[\]{}\"'\s][^,\[\]{}\"']*)"
+    return f"{key}{sign}{re.sub(name + text, element, value)}"
 
 
 def compose_options(options: Mapping[str, Any]) -> tuple[DictConfig, dict[str, Any]]:

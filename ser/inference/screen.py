@@ -31,6 +31,7 @@ from ser.io import plain_rows, safe_csv, write_json, write_text
 log = logging.getLogger(__name__)
 
 _SHOWN_ROWS = 200
+_NAME = 24  # characters of a file name before it is folded to make room for bars
 _WORTH_IT = 0.8  # of the size in single precision: above it int8 loses accuracy for nothing
 
 
@@ -89,7 +90,7 @@ def show_predictions(
     console = get_console()
     console.print(_predictions_table(table, recognizer.emotions, console.width))
     for note in recognizer.config.notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+        console.print(note, highlight=False, markup=False)
     silent = int((table["predicted"] == NO_SPEECH).sum())
     if silent and gate is not None:
         what = f"{silent} of {len(table)} rows hold no speech by the {gate.name}"
@@ -103,10 +104,12 @@ def show_predictions(
 
 def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int) -> Table:
     """The first rows of predictions of files or windows, for a screen of ``width`` characters."""
-    longest = max(map(len, [*emotions, NO_SPEECH]))
-    fixed = 24 + 14 + longest + 1  # file, time, emotion with their gaps
-    bars = next((wide for wide in (10, 4) if fixed + len(emotions) * (wide + 6) <= width), 0)
-    separate = bool(bars) or fixed + sum(max(4, len(name)) + 1 for name in emotions) <= width
+    shown = table.head(_SHOWN_ROWS)
+    names, times = shortest_names(shown["file"].tolist()), _times(shown)
+    columns = (["file", *names], ["seconds", *times], ["emotion", *shown["predicted"]])
+    fixed = 1 + sum(min(max(map(cell_len, column)), _NAME) + 2 for column in columns)  # edge, gaps; names may fold
+    bars = next((n for n in (10, 4) if fixed + sum(max(cell_len(name), n + 5) + 2 for name in emotions) <= width), 0)
+    separate = bool(bars) or fixed + sum(max(cell_len(name), 4) + 2 for name in emotions) <= width
     heads = [Column(name, no_wrap=True, justify="left" if bars else "right") for name in emotions]
     screen = Table(
         Column("file", ratio=1),  # gives way to the figures
@@ -117,12 +120,8 @@ def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int)
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    shown = table.head(_SHOWN_ROWS)
-    ends = shown["end"] if "end" in shown else shown["seconds"]
-    digits = 1 if np.allclose(ends, ends.round(1), atol=0.005) else 2  # the last window ends with the recording
     before = None
-    for name, row in zip(shortest_names(shown["file"].tolist()), shown.to_dict(orient="records"), strict=True):
-        when = f"{row['start']:.{digits}f}-{row['end']:.{digits}f}" if "start" in row else f"{row['seconds']:.2f}"
+    for name, when, row in zip(names, times, shown.to_dict(orient="records"), strict=True):
         screen.add_row(
             _Name(name if name != before else ""),
             when,
@@ -133,6 +132,14 @@ def _predictions_table(table: pd.DataFrame, emotions: Sequence[str], width: int)
     if len(table) > _SHOWN_ROWS:
         screen.caption = f"the first {_SHOWN_ROWS} of {len(table)} rows; --output writes all"
     return screen
+
+
+def _times(shown: pd.DataFrame) -> list[str]:
+    """The length of each file, or from when to when each window lasts."""
+    if "start" not in shown:
+        return [f"{seconds:.2f}" for seconds in shown["seconds"]]
+    digits = 1 if np.allclose(shown["end"], shown["end"].round(1), atol=0.005) else 2  # the last one may end anywhere
+    return [f"{start:.{digits}f}-{end:.{digits}f}" for start, end in zip(shown["start"], shown["end"], strict=True)]
 
 
 @dataclass(frozen=True)
