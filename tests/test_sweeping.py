@@ -163,6 +163,7 @@ def test_a_long_name_is_cut_to_a_hash_of_all_of_it():
     assert all(len(part) < 130 for part in one.split("/"))
     long = variant_name("gru", None, ",".join(f"model.setting{number}=12345" for number in range(12)))
     assert folder_name(long).startswith("gru,model.setting0=12345")
+    assert folder_name('gru,data.columns={emotion:"Gefühl"}') == "gru,data.columns=emotion:Gefühl"  # typed as it is
     assert folder_name("..") == "-" and folder_name("a/b\n") == "a-b-"
     assert (
         folder_name("gru,data.map={joy:happy,fear:sad}") == "gru,data.map=joy:happy,fear:sad"

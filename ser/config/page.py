@@ -192,9 +192,9 @@ def short_setting(setting: str, most: int = 24) -> str:
 def folder_name(name: str) -> str:
     """``name`` as one folder: without separators and control characters, cut to a short hash where it is too long.
 
-    Braces go, too: a shell would expand those of ``data.map={joy:happy,fear:sad}`` in a path that is pasted.
+    Braces and quotes go, too: a shell would expand or drop those of ``data.map={joy:"喜",fear:sad}`` in a pasted path.
     """
-    letters = (letter for letter in str(name) if letter not in "{}")
+    letters = (letter for letter in str(name) if letter not in '{}"')
     plain = "".join(letter if letter.isprintable() and letter not in "/\\" else "-" for letter in letters)
     if len(plain.encode()) > LONGEST_NAME:
         start = plain.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
