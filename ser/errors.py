@@ -128,7 +128,7 @@ def _explain_hydra(error: BaseException) -> str | None:
         key, _, value = str(error.override).partition("=")
         given = f"{error.override} was given, expected key=value ({reason})"
         if value.startswith(("{", "[")):
-            return f"{given}; quote each value inside that has such signs: {{a: 'x (y)'}}; names before : are of ASCII."
+            return f"{given}; quote each value inside that has such signs: {{a: 'x (y)'}}."
         return f"""{given}; a value with such signs is quoted: '{key}="{value}"'."""
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None

@@ -303,8 +303,8 @@ def test_paths_columns_and_emotions_need_not_be_ascii(tmp_path):
     checked = ['paths.outputs="/张/ü"', "seed=1,2"]
     assert check_arguments(["-m", "paths.outputs=/张/ü", "seed=1,2"])[1:3] == checked
     assert checked[0] in expand(["variant=gru", "fold=1", "paths.outputs=/张/ü"])
-    with pytest.raises(SerError, match=r"names before : are of ASCII"):
-        compose_config(["data.map={愤怒: angry}"])
+    corpus = instantiate(compose_config([*words, "data.map={愤怒:angry, 高兴: 'very happy'}"]), "data")
+    assert set(corpus.emotions) == {"angry", "very happy"}
 
 
 @pytest.mark.parametrize(
@@ -312,6 +312,7 @@ def test_paths_columns_and_emotions_need_not_be_ascii(tmp_path):
     [
         ("data.root=/a b/ü, x", 'data.root="/a b/ü", x'),
         ('data.map={joy: 高兴, anger: "愤怒"}', 'data.map={joy: "高兴", anger: "愤怒"}'),
+        ("data.map={高兴: joy}", "data.map='${oc.create:\"{高兴: joy}\"}'"),
         ("data.emotions=[中,'高',sad]", "data.emotions=[\"中\",'高',sad]"),
         ("data.root=${oc.env:HOME}/ü", "data.root=${oc.env:HOME}/ü"),
         ("fold=1", "fold=1"),

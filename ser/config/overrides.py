@@ -38,11 +38,15 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 def quoted(word: str) -> str:
     """An override with quotes around what is not ASCII, such as a path or a column's name: Hydra refuses it bare.
 
-    Values of lists and mappings are quoted one by one; what is quoted already stays, and so do keys.
+    Values of lists and mappings are quoted one by one; what is quoted already stays. Names before a colon cannot be
+    quoted: a mapping that has such is made of a text by OmegaConf's own resolver.
     """
     key, sign, value = word.partition("=")
-    if value.isascii() or "${" in value:
+    if value.isascii() or "${" in value or re.search(r"[\ud800-\udfff]", value):  # bytes that are no UTF-8 are refused
         return word
+    if value.startswith("{") and not "".join(re.findall(r"[{,]([^,:{}]*):", value)).isascii():
+        text = re.sub(r"([\"'])", r"\\\1", re.sub(r":\s*", ": ", value))
+        return f"{key}{sign}'${{oc.create:\"{text}\"}}'"
 
     def element(found: re.Match[str]) -> str:
         name, text = found["name"] or "", found["text"]

@@ -28,6 +28,8 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "data.manifest": "where the table lies; labels and audio are compared",
     "data.*.root": "where a corpus lies; labels and audio are compared",
     "data.*.manifest": "where a table lies; labels and audio are compared",
+    "data.columns": "how a table is read; labels and audio are compared",
+    "data.*.columns": "how a table is read; labels and audio are compared",
     "features.root": "where frames lie; their content is compared",
     "features.checkpoint": "where the encoder lies; its weights are compared",
     "experiment": "the settings it stands for are compared",
