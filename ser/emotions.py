@@ -51,6 +51,12 @@ def find_emotion(spelling: str) -> Emotion | None:
     return _BY_SPELLING.get(spelling.strip().lower())
 
 
+def common_name(spelling: str) -> str:
+    """The one name of an emotion, however it is spelled; an unknown name stays as it is."""
+    emotion = find_emotion(spelling)
+    return emotion.name if emotion else spelling
+
+
 def looks(names: Iterable[str]) -> dict[str, Emotion]:
     """The emotion that each name is drawn as; an unknown name gets a look that none of the others uses."""
     names = list(names)

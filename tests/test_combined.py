@@ -26,6 +26,7 @@ from ser.data.split import Split
 from ser.encoders import LogMel
 from ser.errors import SerError
 from ser.extraction.frames import extract
+from ser.io import write_text
 from ser.run import building
 
 FOUR = ("neutral", "happy", "sad", "angry")
@@ -58,6 +59,18 @@ def test_ids_speakers_and_sessions_stay_apart_and_classes_are_those_of_all(parts
     assert turned.emotions == ("angry", "neutral", "sad", "happy") and turned.corpora == ["emodb", "ravdess"]
     mapped = combined(["ravdess", "emodb"], ["neutral", "sad"], **parts)
     assert {u.emotion for u in mapped.utterances} == {"neutral", "sad"}
+
+
+def test_classes_of_several_corpora_are_the_same_however_they_are_spelled(parts, tmp_path):
+    rows = [f"{name}.wav,{emotion},{name[0]}" for name in ("a1", "b1") for emotion in ("Anger", "neutral", "joy")]
+    write_text(tmp_path / "own.csv", "path,emotion,speaker,id\n" + "\n".join(f"{r},{n}" for n, r in enumerate(rows)))
+    corpus = combined(["ravdess", "own"], own=partial(manifest, tmp_path / "own.csv"), **parts)
+    assert corpus.emotions == ("neutral", "happy", "angry")
+    assert {u.emotion for u in corpus.utterances if u.corpus == "own"} == {*corpus.emotions}
+    turned = combined(["own", "ravdess"], own=partial(manifest, tmp_path / "own.csv"), **parts)
+    assert turned.emotions == ("anger", "joy", "neutral") and {u.emotion for u in turned.utterances} == {
+        *turned.emotions
+    }
 
 
 @pytest.mark.parametrize("corpora, emotions, reason", [

@@ -106,6 +106,11 @@ def test_iemocap_is_read_without_the_folders_of_the_release_and_by_scenario(tmp_
             shutil.copy(path, target / "wav")
     assert iemocap(tmp_path).fingerprint() == iemocap(iemocap_root).fingerprint()
     assert all(u.seconds > 0 for u in iemocap(tmp_path).utterances)
+    flat = tmp_path / "flat"
+    for path in [*tmp_path.glob("Session*/EmoEvaluation/*.txt"), *tmp_path.glob("Session*/wav/*.wav")]:
+        (flat / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, flat / path.parent.name)
+    assert iemocap(flat).fingerprint() == iemocap(iemocap_root).fingerprint()
     larger = write_iemocap(tmp_path / "larger", 4, seconds=0.02)
     parts = [iemocap(larger, scenario=scenario) for scenario in ("improvised", "scripted", None)]
     assert len(parts[0].utterances) + len(parts[1].utterances) == len(parts[2].utterances)
@@ -615,6 +620,13 @@ def test_tables_as_programs_write_them_are_read(tmp_path, recwarn, text, encodin
 def test_speakers_that_differ_in_capitals_only_are_told(tmp_path, caplog):
     manifest(write_table(tmp_path, "path,emotion,speaker", "a.wav,sad,Ann", "b.wav,happy,ann", "c.wav,happy,Bob"))
     assert "count as several: Ann, ann" in caplog.text and "Bob" not in caplog.text
+
+
+def test_classes_that_are_spellings_of_one_emotion_are_told(tmp_path, caplog):
+    table = write_table(tmp_path, "path,emotion,speaker", "1.wav,anger,a", "2.wav,angry,b", "3.wav,sad,b")
+    assert manifest(table).emotions == ("anger", "angry", "sad")
+    assert "anger, angry count as several classes" in caplog.text
+    assert manifest(table, map={"anger": "angry"}).emotions == ("angry", "sad")
 
 
 @pytest.mark.parametrize("separator", ["\t", ";", ","])

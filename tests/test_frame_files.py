@@ -105,6 +105,16 @@ def test_vectors_and_transposed_frames_are_read_as_asked(tmp_path):
     np.testing.assert_array_equal(turned.read("a"), frames_of("a").astype(np.float16))
 
 
+def test_frames_without_a_common_width_are_refused_rather_than_taken_for_another_layout(tmp_path):
+    for length, name in enumerate("abcdef", 20):
+        np.save(tmp_path / f"{name}.npy", frames_of(name, length).T)
+    with pytest.raises(SerError, match=r"6 widths.*features.transposed=true"):
+        imported(corpus_of("abcdef"), tmp_path, tmp_path / "cache")
+    assert set(imported(corpus_of("abcdef"), tmp_path, tmp_path / "cache", transposed=True).cache.lengths) == {
+        *"abcdef"
+    }
+
+
 @pytest.mark.parametrize("suffix", [".emo", ".jsonl", ".tsv"])
 def test_the_flat_layout_of_emotion2vec_is_cut_by_its_lengths(tmp_path, suffix):
     arrays = {name: frames_of(name, length) for name, length in (("a", 3), ("b", 1), ("c", 5))}

@@ -89,7 +89,7 @@ class EvaluationProtocol(ABC):
             if seen:
                 raise SerError(
                     f"in {where} the {name} speakers {', '.join(seen)} also occur in training, expected unseen ones; "
-                    "give each speaker one session."
+                    "put all utterances of a speaker into one session and one corpus, or use another protocol."
                 )
         missing = [emotion for emotion in emotions if all(u.emotion != emotion for u in split.train)]
         if missing:

@@ -75,7 +75,11 @@ class FrameFiles(Encoder):
 
     @property
     def dim(self) -> int:
-        """Values per frame (D), of most of the files."""
+        """Values per frame (D), of most of the files.
+
+        Raises:
+            SerError: none can be read, or no width is that of half of them.
+        """
         if self._dim is None:
             widths: Counter[int] = Counter()
             for place in islice(self.entries.values(), _LOOKED_AT):
@@ -86,7 +90,14 @@ class FrameFiles(Encoder):
                 widths[array.shape[0 if self.transposed and array.ndim > 1 else -1] if array.ndim else 0] += 1
             if not widths:
                 raise SerError(f"{self.root} holds no readable frames in its first {_LOOKED_AT} files; {_REMEDY}.")
-            self._dim = widths.most_common(1)[0][0]
+            width, files = widths.most_common(1)[0]
+            if 2 * files < widths.total():
+                raise SerError(
+                    f"the first {widths.total()} files in {self.root} have frames of {len(widths)} widths, such as "
+                    f"{width} in {files} of them, expected one; (D, L) is read by "
+                    f"features.transposed={str(not self.transposed).lower()}, and features.dim=D takes one of them."
+                )
+            self._dim = width
         return self._dim
 
     def description(self) -> dict[str, Any]:
@@ -153,8 +164,8 @@ class FrameFiles(Encoder):
                 return self.entries[found[0]]
             if found:
                 several = f"{len(found)} files of frames: {found[0]}, {found[1]}"
-                raise SerError(f"{utterance.id}: there are {several}, expected one; leave the others out.")
-        raise SerError(f"{utterance.id}: no file of frames in {self.root}; correct features.root or add the file.")
+                raise SerError(f"there are {several}, expected one; leave the others out.")
+        raise SerError(f"no file of frames in {self.root}; correct features.root or add the file.")
 
     def read(self, place: FrameSlice) -> Tensor:
         """Frames (L, D), float32.

@@ -71,7 +71,8 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
         if not inside:
-            raise SerError(f"{printable(path)} holds no {what} files, expected some of {named} ...; check the folder.")
+            remedy = "check the folder" if suffixes is SUFFIXES else "this model takes no audio but frames"
+            raise SerError(f"{printable(path)} holds no {what} files, expected some of {named} ...; {remedy}.")
         found |= dict.fromkeys(inside)
     return list(found)
 

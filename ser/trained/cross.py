@@ -15,6 +15,7 @@ from rich import get_console
 
 from ser.config import compose_config, instantiate, refuse_processes
 from ser.data.corpus import Corpus
+from ser.emotions import common_name
 from ser.errors import SerError
 from ser.evaluation.figures import style
 from ser.evaluation.figures.run import draw_matrix
@@ -89,15 +90,19 @@ def _sides(corpora: Sequence[str], others: Sequence[str]) -> list[Side]:
     names = [side.name for side in sides]
     if len(set(names)) < len(names):
         raise SerError(f"two corpora are called {max(names, key=names.count)}, expected different names; rename one.")
-    shared = [name for name in sides[0].corpus.emotions if all(name in side.corpus.emotions for side in sides)]
+    known = [{common_name(name) for name in side.corpus.emotions} for side in sides]
+    shared = [
+        name for name in dict.fromkeys(map(common_name, sides[0].corpus.emotions)) if all(name in one for one in known)
+    ]
     if len(shared) < 2:
-        known = "; ".join(f"{side.name}: {', '.join(side.corpus.emotions)}" for side in sides)
-        raise SerError(f"the corpora share {len(shared)} classes ({known}), expected two or more; set data.emotions.")
+        given = "; ".join(f"{side.name}: {', '.join(side.corpus.emotions)}" for side in sides)
+        raise SerError(f"the corpora share {len(shared)} classes ({given}), expected two or more; set data.emotions.")
     for place, side in enumerate(sides):
-        if left_out := [emotion for emotion in side.corpus.emotions if emotion not in shared]:
+        if left_out := [emotion for emotion in side.corpus.emotions if common_name(emotion) not in shared]:
             log.info("%s: left out %s, which not all corpora have", side.name, ", ".join(left_out))
             kept = [override for override in side.overrides if not override.startswith("data.emotions=")]
-            sides[place] = _side([*kept, f"data.emotions=[{','.join(shared)}]"], others)
+            own = sorted(set(side.corpus.emotions) - set(left_out), key=lambda name: shared.index(common_name(name)))
+            sides[place] = _side([*kept, f"data.emotions=[{','.join(own)}]"], others)
     return sides
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from ser.data.corpus import Corpus
-from ser.emotions import find_emotion
+from ser.emotions import common_name
 from ser.encoders import Encoder
 from ser.errors import SerError
 from ser.inference.checkpoint import find_model, run_folder
@@ -125,9 +125,7 @@ class SharedClasses:
             )
 
         def common(name: str) -> str:
-            target = mapping.get(name, name)
-            found = find_emotion(target)
-            return found.name if found else target
+            return common_name(mapping.get(name, name))
 
         spelled = {common(name): mapping.get(name, name) for name in reversed(model)}
         shared = [name for name in dict.fromkeys(map(common, model)) if name in {common(label) for label in corpus}]

@@ -1,10 +1,11 @@
 """Parsers of corpora, and several corpora as one: ids, speakers and sessions apart, one set of classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ser.data.corpora.parsing import log, validate_emotions
 from ser.data.corpus import Corpus
+from ser.emotions import common_name
 from ser.errors import SerError
 
 
@@ -13,7 +14,8 @@ def combined(corpora: Sequence[str], emotions: Sequence[str] | None = None, **pa
 
     Ids and speakers begin with the corpus (``ravdess/Actor_01``), sessions are numbered on. Frames are cached per
     corpus, as for each alone. Every corpus must have the classes ``emotions``; None: those that all corpora have, in
-    the order of the first one. Other utterances are left out. ``parts`` read a corpus with its own settings.
+    the order and spelling of the first one (``anger`` is ``angry``). Other utterances are left out. ``parts`` read a
+    corpus with its own settings.
 
     Raises:
         SerError: a corpus is unknown or cannot be read, or they have fewer than two classes in common.
@@ -26,6 +28,8 @@ def combined(corpora: Sequence[str], emotions: Sequence[str] | None = None, **pa
     read = [parts[name]() if emotions is None else parts[name](emotions=list(emotions)) for name in names]
     if made_up := [corpus.name for corpus in read if corpus.frame_source is not None]:
         raise SerError(f"{made_up[0]} makes its own frames, expected corpora with audio; leave it out of data.corpora.")
+    spelling = {common_name(name): name for corpus in reversed(read) for name in reversed(corpus.emotions)}
+    read = [_respelled(corpus, spelling) for corpus in read]
     shared = [name for name in read[0].emotions if all(name in corpus.emotions for corpus in read)]
     wanted = validate_emotions(shared if emotions is None else emotions, shared, f"every one of {', '.join(names)}")
     utterances, kept, first = [], [], 0
@@ -44,3 +48,12 @@ def combined(corpora: Sequence[str], emotions: Sequence[str] | None = None, **pa
         kept.append((name, Corpus(corpus.name, wanted, tuple(own))))
         first += len(number)
     return Corpus("+".join(names), wanted, tuple(utterances), parts=tuple(kept))
+
+
+def _respelled(corpus: Corpus, spelling: Mapping[str, str]) -> Corpus:
+    """The corpus with its emotions spelled as ``spelling`` says of their common names."""
+    names = {name: spelling[common_name(name)] for name in corpus.emotions}
+    if all(name == new for name, new in names.items()):
+        return corpus
+    utterances = tuple(replace(u, emotion=names[u.emotion]) for u in corpus.utterances)
+    return replace(corpus, emotions=tuple(dict.fromkeys(names.values())), utterances=utterances)

@@ -38,6 +38,8 @@ def iemocap(
 ) -> Corpus:
     """Read the labels of every ``SessionN/**/EmoEvaluation/*.txt`` and find the wav files below ``SessionN``.
 
+    Copies without folders of sessions, one ``EmoEvaluation`` beside all wav files, are read, too.
+
     The speaker is the session and the first letter of the id's *last* token: ``Ses01F_impro01_M000`` is spoken by
     Ses01M; the F only says who wore the motion-capture markers. An utterance whose wav is missing is kept with 0
     seconds, so that the extraction reports it.
@@ -52,15 +54,15 @@ def iemocap(
         raise SerError(f"data.scenario={scenario} was given, expected improvised, scripted or null (both).")
     names = {**_LABELS, "exc": "happy"} if merge_excited else _LABELS
     labels, wanted = mapped_labels(names, emotions, "IEMOCAP", map)
-    patterns = ("Session[0-9]/dialog/EmoEvaluation", "Session[0-9]/**/EmoEvaluation")
-    release = find_layout(given, patterns[0]) or find_layout(given, patterns[1])
+    patterns = ("Session[0-9]/dialog/EmoEvaluation", "Session[0-9]/**/EmoEvaluation", "EmoEvaluation")
+    release = next(filter(None, (find_layout(given, pattern) for pattern in patterns)), None)
     if release is None:
         raise SerError(
             f"{given} holds no Session1/dialog/EmoEvaluation, expected the IEMOCAP release with Session1 "
             f"to Session5; {_REMEDY}."
         )
     utterances = []
-    for folder in sorted(release.glob("Session[0-9]")):
+    for folder in sorted(release.glob("Session[0-9]")) or [release]:
         files = {path.stem: path for path, _ in named_files(audio_files(folder), _NAME)}  # in whatever folder they lie
         for line in _labelled_lines(folder):
             name, label, gender = line["id"], labels.get(line["label"]), line["gender"]

@@ -10,6 +10,7 @@ import pandas as pd
 from ser.data.corpora.parsing import assemble, existing_root, log, speaker_groups, validate_emotions
 from ser.data.corpora.tables import FIRST_ROW, read_table
 from ser.data.corpus import Corpus, Utterance
+from ser.emotions import common_name
 from ser.errors import SerError, first_line, one_line
 
 # Columns and the other names that tables have for them, in lower case.
@@ -92,6 +93,9 @@ def corpus_of_table(
     table = _checked(table, source, map, partitions)
     possible = sorted(set(table["emotion"]))
     wanted = validate_emotions(possible if emotions is None else emotions, possible, str(source))
+    spelled = [common_name(name) for name in wanted]
+    if several := [name for name in wanted if spelled.count(common_name(name)) > 1]:
+        log.warning("%s: %s count as several classes; data.map makes them one", source, ", ".join(several))
     table = table[table["emotion"].isin(wanted)]
     names = table["speaker"].drop_duplicates()
     if (alike := names[names.str.lower().duplicated(keep=False)]).any():
