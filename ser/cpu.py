@@ -19,6 +19,8 @@ def float32_products(multiplications: float = math.inf) -> Iterator[None]:
     torch asks Intel's MKL, which on AMD processors with AVX-512 reaches less than half the speed of oneDNN. The public
     setting that makes torch ask oneDNN also allows it to round to bfloat16; it does so only on processors with AMX,
     where this changes nothing, as on all others. ``multiplications`` of one product: for small ones MKL stays faster.
+    Batches of products with one weight for all (three dimensions, not contiguous, without gradient) are left out of
+    it by their callers: oneDNN copies the weight for each.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph holds no settings
         yield

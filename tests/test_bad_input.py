@@ -525,6 +525,14 @@ def test_the_ser_command_says_the_same(ser_command, tmp_path):
         assert said.startswith("error: ") and part in said
 
 
+def test_extraction_refuses_a_fold_that_there_is_not(ser_command, corpus, tmp_path):
+    words = [f"paths.outputs={tmp_path}/out", "data=manifest", f"data.manifest={corpus}", "features=logmel"]
+    code, said = ser_command("extract", *words, "fold=9")
+    assert code == 1 and "fold=9 does not exist" in said
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert ser_command("extract", *words)[0] == 0  # whatever the protocol would say
+
+
 def test_a_typo_is_named_when_the_page_is_only_shown():
     from ser.cli.train import check_arguments
 

@@ -40,6 +40,8 @@ def extract(overrides: Overrides = None) -> int:
     from ser.inference.screen import show_failures  # noqa: PLC0415
 
     encoder = instantiate(cfg, "features")
+    if {word.partition("=")[0] for word in overrides or []} & {"fold", "protocol"}:
+        instantiate(cfg, "protocol").split(corpus, cfg.fold, cfg.seed)  # refused now, not after hours of extraction
     result = extract_frames(corpus, encoder, cfg.paths.cache, **cfg.extraction)
     for voice in other_voices(encoder, instantiate(cfg, "augmentation").voices, corpus.frame_source is not None):
         extract_frames(corpus, voice, cfg.paths.cache, **cfg.extraction)

@@ -79,7 +79,6 @@ class Encoder(nn.Module, ABC):
         return samples
 
 
-@float32_products()
 @torch.inference_mode()
 def encode(encoder: Encoder, waveforms: Sequence[Tensor], batch_seconds: float | None = None) -> list[Tensor]:
     """Frames (L, D) of each waveform (N,), or of its first ``max_seconds``, in float32, not averaged, on its device.
@@ -142,6 +141,7 @@ class Layers(nn.Module):
         super().__init__()
         self.layers, self.norm = layers, norm
 
+    @float32_products()
     def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         """States (B, L, D) before the first layer and after each, from the first one.
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ser.cpu import float32_products
 from ser.data.audio import SAMPLE_RATE
 from ser.data.batching import average_frames, valid_frames
 from ser.data.normalization import FrameStatistics
@@ -44,7 +43,6 @@ class TorchNetwork:
         self.device, self.average = torch.device(device), average
         self.network = network.eval().requires_grad_(False).to(self.device)
 
-    @float32_products()
     @torch.inference_mode()
     def __call__(self, frames: Sequence[Tensor], statistics: FrameStatistics, attention: bool = False) -> Scores:
         """Average, normalise and classify frames (L, D) as one batch."""
