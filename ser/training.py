@@ -32,7 +32,7 @@ from ser.run.dashboards import check_login, finished, log_result, shown_result, 
 from ser.run.everyone import recipe_for
 from ser.run.folder import RunFolder
 from ser.run.results import collect, score_parts
-from ser.run.trainer import build_trainer, check_trainer, count_threads
+from ser.run.trainer import build_trainer, check_trainer, count_threads, noted_ctrl_c
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,8 @@ def fit_by_epochs(
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        with noted_ctrl_c(trainer):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # how Lightning ends on Ctrl-C
         if not trainer.interrupted:
             raise

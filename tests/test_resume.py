@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import children
@@ -146,6 +147,35 @@ def test_sigterm_ends_the_program_at_any_moment(configure, tmp_path, monkeypatch
         signal.signal(signal.SIGTERM, usual)
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end", "on_train_end"])
+def test_ctrl_c_ends_a_run_even_where_its_exception_is_dropped(configure, tmp_path, monkeypatch, hook):
+    """Python ignores exceptions in destructors; the run would go on as if nobody had pressed a key."""
+    training.run(configure(*LONGER, folder=tmp_path / "whole"))
+    build, ender = training.build_trainer, lightning.Callback()
+
+    def drop(*_):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    def with_ender(cfg, **keywords):
+        trainer = build(cfg, **keywords)
+        trainer.callbacks.append(ender)
+        return trainer
+
+    setattr(ender, hook, drop)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training, "build_trainer", with_ender)
+            training.run(configure(*LONGER, folder=tmp_path / "run"))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    training.run(configure(*LONGER, "resume=true", folder=tmp_path / "run"))
+    same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_finished_run_is_not_repeated(configure, tmp_path):
     training.run(configure(folder=tmp_path / "run"))
     before = (tmp_path / "run" / "metrics.json").stat().st_mtime_ns
@@ -233,8 +263,8 @@ def test_one_process_holds_a_run_folder(configure, tmp_path):
 def test_ctrl_c_keeps_the_epochs_so_far(manifest, cache, tmp_path):
     words = [
         *TINY,
-        "trainer.max_epochs=400",
-        "callbacks.early_stopping.patience=400",
+        "trainer.max_epochs=100000",  # it cannot end by itself
+        "callbacks.early_stopping=null",
         f"paths.cache={cache}",
         "data=manifest",
         f"data.manifest={manifest}",

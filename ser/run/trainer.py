@@ -2,9 +2,13 @@
 
 import logging
 import math
+import signal
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -117,6 +121,46 @@ def build_trainer(cfg: DictConfig, batches: int, schedules: bool = True) -> ligh
         steps = max(1, batches // (trainer.world_size * trainer.accumulate_grad_batches))  # per epoch
         trainer.fit_loop.max_epochs = max(cfg.trainer.min_epochs or 1, math.ceil((cfg.trainer.min_steps or 0) / steps))
     return trainer
+
+
+class _EndAtNextBatch(lightning.Callback):
+    """Raises KeyboardInterrupt at the next batch once Ctrl-C has come."""
+
+    came = False
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """End before a step, so that no part of an epoch counts."""
+        if self.came:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """End after the last step, too."""
+        self.on_train_batch_start(trainer)
+
+
+@contextmanager
+def noted_ctrl_c(trainer: lightning.Trainer) -> Iterator[None]:
+    """Inside, Ctrl-C ends the fit even where Python drops its exception, as it does in destructors: at the next batch.
+
+    Nothing is done outside the main thread, or where SIGINT is ignored or handled by somebody else.
+    """
+    usual, ender = signal.default_int_handler, _EndAtNextBatch()
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        ender.came = True
+        usual(number, frame)
+
+    trainer.callbacks.append(ender)  # type: ignore[attr-defined]
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        trainer.callbacks.remove(ender)  # type: ignore[attr-defined]
 
 
 def count_threads(trainer: DictConfig, network: torch.nn.Module) -> int | None:
