@@ -231,6 +231,16 @@ def test_the_matrix_is_filled_once_on_the_classes_that_all_corpora_have(corpus, 
         cross.cross([corpora[0], ""], words)
 
 
+def test_spellings_of_one_emotion_are_one_class_of_a_matrix(corpus, place, tmp_path):
+    other = write_manifest(tmp_path / "b", emotions=("angry", "happy", "neutral"), seconds=0.4, session=True)
+    other = other.rename(other.with_name("other.csv"))
+    spelt = other.read_text().replace(",angry,", ",anger,").replace(",happy,", ",happiness,")
+    other.write_text(spelt)
+    words = [*TINY, "adversarial=none", "fold=1", f"paths.cache={place / 'cache'}", f"paths.outputs={tmp_path}"]
+    matrix = cross.cross([f"data=manifest data.manifest={one}" for one in (corpus, other)], words)
+    assert list(matrix["utterances"]) == [12, 36, 36, 12]  # of three classes, as above
+
+
 def test_a_matrix_of_corpora_with_the_same_speakers_is_refused_with_what_helps(corpus, place, tmp_path):
     same = shutil.copy(corpus, corpus.with_name("same.csv"))
     words = [*TINY, "adversarial=none", "fold=1", f"paths.cache={place / 'cache'}", f"paths.outputs={tmp_path}"]

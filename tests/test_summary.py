@@ -261,6 +261,35 @@ def test_a_folder_of_tables_is_one_variant_of_several_seeds_and_folds(tmp_path):
     assert saved["variants"][0]["uar_pooled"] == pytest.approx(row["uar_pooled"])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gru/fold2/seed3/predictions.csv",
+        "gru/seed3/fold2.csv",
+        "gru/Fold_2-seed-3/preds.csv",
+        "gru_seed3_fold2.csv",
+        "fold2/gru_seed=3.csv",
+        "fold2/seed3/gru.csv",
+        "seed3/test_fold2.csv",
+    ],
+)
+def test_names_of_tables_and_folders_say_variant_fold_and_seed(tmp_path, name):
+    path = tmp_path / "gru" / name
+    path.parent.mkdir(parents=True)
+    fake_table(4, 12).to_csv(path, index=False)
+    (run,) = find_runs(tmp_path / "gru")
+    assert (run.variant, run.fold, run.seed) == ("gru", 2, 3)
+
+
+@pytest.mark.parametrize("name", ["scaffold2", "oldseed", "unfold3ed", "test_set"])
+def test_words_with_fold_and_seed_inside_are_names(tmp_path, name):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    fake_table(4, 12).to_csv(folder / f"{name}.csv", index=False)
+    (run,) = find_runs(folder)
+    assert (run.variant, run.fold, run.seed) == (name, 1, 0)
+
+
 def test_several_corpora_have_a_table_of_their_own_and_one_corpus_has_none(tmp_path, summary):
     parts = [fake_table(4, 12, first_speaker=4 * fold).assign(corpus=name) for fold, name in enumerate(("b", "a"), 1)]
     for fold, table in enumerate(parts, 1):

@@ -102,10 +102,13 @@ class Experiment:
         for utterance in self.corpus.utterances:
             of_speaker.setdefault(utterance.speaker, Counter())[utterance.emotion] += 1
         sizes = sorted(counts.total() for counts in of_speaker.values())
-        lacking = sum(len(counts) < len(self.corpus.emotions) for counts in of_speaker.values())
+        without = {name: [e for e in self.corpus.emotions if e not in counts] for name, counts in of_speaker.items()}
+        lacking = [f"{name} ({', '.join(emotions)})" for name, emotions in without.items() if emotions]
         spread = f"{sizes[0]:,} to {sizes[-1]:,} utterances each (median {sizes[len(sizes) // 2]:,})"
         text = spread if sizes[0] < sizes[-1] else f"{sizes[0]:,} utterances each"
-        several = f"{lacking:,} of {len(sizes):,} lack a class" if lacking else "every speaker has every class"
+        several = "every speaker has every class"
+        if lacking:
+            several = f"{len(lacking):,} of {len(sizes):,} lack a class: {_listed(lacking)}"
         yield Finding("speakers", "ok", f"{text}; {several}")
         if alone := [name for name, counts in of_speaker.items() if len(counts) == 1]:
             yield Finding("speakers", "warning", f"{len(alone):,} have one class only: {_listed(alone)}",

@@ -1,13 +1,9 @@
 """The files that evaluation reads: predictions, pooled features and the training history.
 
-Tables of other tools work, too: they need the columns ``id, speaker, emotion, predicted`` and one ``p_<emotion>`` per
-class. Their folds and seeds are in columns of these names or in the name of the file.
+Tables of other tools work, too (``ser.evaluation.foreign``): they need the columns ``id, speaker, emotion, predicted``
+and one ``p_<emotion>`` per class.
 """
 
-import csv
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +19,10 @@ from ser.io import atomic_path
 PREFIX = "p_"
 REQUIRED = ("id", "speaker", "emotion", "predicted")
 COLUMNS = ("id", "session", "speaker", "gender", "seconds", "emotion", "predicted")
-_TEXTS = dict.fromkeys(("id", "speaker", "gender", "corpus", "emotion", "predicted"), str)
+TEXTS = dict.fromkeys(("id", "speaker", "gender", "corpus", "emotion", "predicted"), str)
 TOLERANCE = 1e-3
 ROUNDING = 5e-5  # per class: by how much the sum of probabilities with four decimals can be off
 GENDERS = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
-_NOT_RESULTS = {"summary.csv", "summary_comparisons.csv", "history.csv", "train_predictions.csv"}
-_RUN_FILES = ("metrics.json", "split.json", "run.json")  # a folder with one of these is a run's own
-_NUMBER_IN_NAME = {key: re.compile(rf"(?:^|[^a-z]){key}[-_=]?(\d+)", re.IGNORECASE) for key in ("fold", "seed")}
 
 
 def emotions_of(table: pd.DataFrame) -> list[str]:
@@ -86,7 +79,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     Raises:
         SerError: the file is absent, is no CSV, or its table breaks a rule of ``check_predictions``.
     """
-    return check_predictions(_read_csv(Path(path), "predictions", _TEXTS), str(path))
+    return check_predictions(read_csv(Path(path), "predictions", TEXTS), str(path))
 
 
 def check_predictions(table: pd.DataFrame, source: str = "the prediction table") -> pd.DataFrame:
@@ -169,13 +162,13 @@ def read_history(path: str | Path) -> pd.DataFrame:
     Raises:
         SerError: the file is absent, is no CSV, or has no ``epoch`` column or no rows.
     """
-    table = _read_csv(Path(path), "history")
+    table = read_csv(Path(path), "history")
     if "epoch" not in table.columns or table.empty:
         raise SerError(f"{path} is not a training history; it needs an epoch column and at least one row.")
     return table.apply(pd.to_numeric, errors="coerce")
 
 
-def _read_csv(path: Path, kind: str, dtype: Mapping[str, type] | None = None) -> pd.DataFrame:
+def read_csv(path: Path, kind: str, dtype: Mapping[str, type] | None = None) -> pd.DataFrame:
     """A CSV file in which "None" and "NA" are text: they can be the name of an emotion or a speaker."""
     if not path.is_file():
         raise SerError(f"there is no {kind} table {path}; give the CSV file of a finished run.")
@@ -247,53 +240,3 @@ def _with_optional_columns(table: pd.DataFrame, source: str) -> pd.DataFrame:
         gender=genders.map(lambda name: GENDERS.get(name.lower(), name)),
         seconds=seconds,
     )
-
-
-def variant_of(path: Path) -> str:
-    """The variant of a table in a folder of tables: the folder of ``seed3_fold2.csv``, else the file's name."""
-    numbered = any(pattern.search(path.stem) for pattern in _NUMBER_IN_NAME.values())
-    return path.parent.resolve().name if numbered else path.stem
-
-
-def read_parts(path: Path) -> list[tuple[int, int, dict[str, Any], pd.DataFrame]]:
-    """Fold, seed, split and predictions of each part of a table.
-
-    Fold and seed come from columns of these names, else from the file's name, else they are 1 and 0.
-
-    Raises:
-        SerError: the table has no rows, impossible folds or seeds, or breaks a rule of ``check_predictions``.
-    """
-    content = _read_csv(path, "predictions", _TEXTS)
-    numbers = pd.DataFrame(index=content.index)
-    for key, default in (("fold", 1), ("seed", 0)):
-        found = _NUMBER_IN_NAME[key].search(path.stem)
-        column = content[key] if key in content else pd.Series(int(found[1]) if found else default, content.index)
-        numbers[key] = pd.to_numeric(column, errors="coerce")
-    if numbers.isna().any(axis=None):
-        raise SerError(f"{path} has folds or seeds that are not whole numbers; write numbers into these columns.")
-    if content.empty:
-        raise SerError(f"{path} has no rows, expected one per utterance; write the table again.")
-    parts = []
-    for _, rows in numbers.astype(int).groupby(["fold", "seed"]):
-        fold, seed = map(int, rows.iloc[0])
-        table = check_predictions(content.loc[rows.index], str(path))
-        labels = sorted(zip(table["id"], table["emotion"], strict=True))
-        digest = hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:16]
-        part = {"ids": sorted(table["id"]), "speakers": sorted(table["speaker"].unique()), "utterances": len(table)}
-        split = {"emotions": emotions_of(table), "hash": f"table {digest}", "parts": {"test": part}}
-        parts.append((fold, seed, split, table))
-    return parts
-
-
-def is_foreign_table(path: Path, root: Path) -> bool:
-    """Whether a CSV file is a prediction table that no run folder between it and ``root`` owns."""
-    if path.name in _NOT_RESULTS:
-        return False
-    folders = [folder for folder in path.parents if folder == root or folder.is_relative_to(root)]
-    if any((folder / name).is_file() for folder in folders for name in _RUN_FILES):
-        return False
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return set(REQUIRED) <= set(next(csv.reader([file.readline().strip()]), []))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return False

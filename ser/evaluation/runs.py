@@ -12,16 +12,8 @@ import pandas as pd
 
 from ser.config.identity import first_difference
 from ser.errors import SerError
-from ser.evaluation.predictions import (
-    REQUIRED,
-    emotions_of,
-    is_foreign_table,
-    read_embeddings,
-    read_history,
-    read_parts,
-    read_predictions,
-    variant_of,
-)
+from ser.evaluation.foreign import is_foreign_table, place_of, read_parts
+from ser.evaluation.predictions import REQUIRED, emotions_of, read_embeddings, read_history, read_predictions
 from ser.evaluation.scores import scores
 from ser.io import require_json
 
@@ -122,7 +114,7 @@ def load_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if folder.suffix.lower() == ".csv":
-        runs = _table_as_runs(folder, folder.stem)
+        runs = _table_as_runs(folder, folder.stem, folder.parent)
         if len(runs) > 1:
             raise SerError(f"{folder} holds {len(runs)} folds or seeds, expected one; give the table of one run.")
         return runs[0]
@@ -173,8 +165,7 @@ def find_runs(path: str | Path) -> list[Run]:
 def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
     """Every finished and tested run in a folder and below, and every prediction table that is not part of a run.
 
-    Tables in one folder are the folds and seeds of one variant, named after the folder: ``seed3_fold2.csv``, or columns
-    ``fold`` and ``seed`` inside. A table without either is a variant of its own, named after the file.
+    Names of tables and folders say variant, fold and seed (``place_of``), unless columns say fold and seed.
 
     Returns:
         The runs by variant, fold and seed, and one error message for each damaged run that is left out. Runs that are
@@ -185,7 +176,7 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
     """
     path = Path(path)
     if path.suffix.lower() == ".csv":
-        return _table_as_runs(path, path.stem), []
+        return _table_as_runs(path, path.stem, path.parent), []
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise SerError(f"{path} {what}, expected a run folder, the folder of a sweep, or a prediction table (.csv).")
@@ -200,7 +191,7 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
     runs, left_out, untested = load_runs(folders)
     for table in tables:
         try:
-            runs += _table_as_runs(table, variant_of(table))
+            runs += _table_as_runs(table, place_of(table, path).variant, path)
         except SerError as error:
             left_out.append(str(error))
     if not runs:
@@ -290,7 +281,6 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     return phrases
 
 
-def _table_as_runs(path: Path, variant: str) -> list[Run]:
-    return [
-        Run(path.parent, variant, fold, seed, {}, split, table, path) for fold, seed, split, table in read_parts(path)
-    ]
+def _table_as_runs(path: Path, variant: str, root: Path) -> list[Run]:
+    parts = read_parts(path, root)
+    return [Run(path.parent, variant, fold, seed, {}, split, table, path) for fold, seed, split, table in parts]
