@@ -72,6 +72,48 @@ def test_an_mp3_of_variable_bit_rate_is_read_whole_though_nothing_counts_its_fra
     assert similarity(whole[:60000], found[start : 60000 + start]) > 0.99
 
 
+ID3 = b"ID3\4\0\0\0\6\0\0" + bytes(6 << 14)  # such as a cover: 98 kB
+APE = b"APETAGEX" + bytes(300)
+TIMES = {  # how often the sound is heard
+    "uncounted": lambda whole, frames: (frames, 1),
+    "cover": lambda whole, frames: (ID3 + frames, 1),
+    "two tags": lambda whole, frames: (ID3 + ID3 + frames, 1),
+    "tags behind": lambda whole, frames: (frames + APE + b"TAG" + bytes(125), 1),
+    "counted, tags behind": lambda whole, frames: (whole + APE + b"TAG" + bytes(125), 1),
+    "zeros behind": lambda whole, frames: (frames + bytes(5000), 1),
+    "joined": lambda whole, frames: (whole + whole, 2),
+    "joined, uncounted": lambda whole, frames: (frames + b"TAG" + bytes(125) + ID3 + frames, 2),
+    "joined, mixed": lambda whole, frames: (ID3 + whole + ID3 + frames + bytes(2000) + whole, 3),
+}
+
+
+@pytest.mark.parametrize("case", TIMES)
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("rate, channels", [(16000, 1), (44100, 2)])
+def test_an_mp3_is_read_whole_whatever_lies_between_its_frames(tmp_path, case, mode, rate, channels, capfd, caplog):
+    path, odd = tmp_path / "whole.mp3", tmp_path / "odd.mp3"
+    soundfile.write(path, np.stack([tone(rate, 2.0)] * channels, axis=1), rate, bitrate_mode=mode)
+    whole = path.read_bytes()
+    second = next(at for at in range(96, 3000) if whole[at : at + 2] == whole[:2])  # behind the frame that counts
+    content, times = TIMES[case](whole, whole[second:])
+    odd.write_bytes(content)
+    assert len(read_audio(odd)) / SAMPLE_RATE == pytest.approx(2 * times, abs=0.1 * times)
+    assert duration(odd) == pytest.approx(2 * times, abs=0.1 * times)
+    assert not capfd.readouterr().err and not caplog.records
+
+
+def test_a_segment_of_an_mp3_is_that_part_and_the_decoder_has_no_complaints(tmp_path, capfd):
+    path = tmp_path / "noise.mp3"
+    soundfile.write(path, 0.2 * np.random.default_rng(0).normal(size=5 * SAMPLE_RATE), SAMPLE_RATE)
+    whole = read_audio(path)
+    for start in (0.5, 1.7, 3.2):
+        first = round(start * SAMPLE_RATE)
+        torch.testing.assert_close(
+            read_audio(path, start, start + 1), whole[first : first + SAMPLE_RATE], atol=0, rtol=0
+        )
+    assert not capfd.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_a_segment_is_that_part_of_the_whole(tmp_path, suffix):
     path = tmp_path / f"noise.{suffix}"
@@ -119,8 +161,8 @@ def broken_files(folder):
         ("cut.flac", "cannot be decoded|truncated"),
         ("text.wav", "cannot be decoded"),
         ("headerless.raw", "cannot be decoded"),
-        ("absent.wav", "no such audio file"),
-        (".", "no such audio file"),
+        ("absent.wav", "there is no such file"),
+        (".", "it is a folder"),
     ],
 )
 def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -427,6 +428,22 @@ def test_a_stream_without_length_is_read_in_bounded_memory(recognizer, tmp_path,
     pd.testing.assert_frame_equal(timeline(recognizer, stream, 5.0, 2.5), timeline(recognizer, plain, 5.0, 2.5))
     assert max(blocks) <= 5 * 16000  # one window
     assert predict_file(recognizer, stream).probabilities == predict_file(recognizer, plain).probabilities
+
+
+def test_a_pipe_is_heard_to_its_end_and_no_file(checkpoint, tmp_path, capsys, caplog):
+    content = bytearray(write(tmp_path / "a.wav", voice(3.0), subtype="PCM_16").read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4  # as programs write it that do not know how much follows
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(pipe.write_bytes, content)
+        words = ["--checkpoint", str(checkpoint), "--window", "1"]
+        assert main(["listen", "--input", str(pipe), *words, "--no-gate"]) == 0
+        writing.result()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3.0 s heard; windows answered: 5, dropped: 0" in shown and "truncated" not in caplog.text
+    assert main(["predict", str(pipe), *words]) == 3  # it would have to be read twice
+    assert "is no audio file (it is a pipe or a device" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("words", [["--window", "1", "--hop", "2"], ["--window", "1", "--hop", "1e-9"]])

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.data.soundfiles import UNKNOWN_FRAMES, AudioFile, open_audio, printable, truncated
+from ser.data.soundfiles import UNKNOWN_FRAMES, AudioFile, no_file, open_audio, printable, truncated
 from ser.errors import SerError, first_line
 
 if TYPE_CHECKING:  # a wrong folder of a corpus is told before PyTorch loads
@@ -42,8 +42,8 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
             segment is empty or starts beyond its end.
     """
     path, name = Path(path), printable(path)
-    if not path.is_file():
-        raise SerError(f"{name}: no such audio file; check the path and the corpus root.")
+    if reason := no_file(path):
+        raise SerError(f"{name} is no audio file ({reason}); check the path and the corpus root.")
     if path.stat().st_size == 0:
         raise SerError(f"{name} is empty (0 bytes), expected audio; copy the file again or leave it out.")
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.data.mp3 import with_frame_count
+from ser.data.mp3 import only_frames
 from ser.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,22 @@ _FEW_BYTES = 10_000  # fewer are not worth a warning
 _UNKNOWN_SIZE = 0x7F000000  # bytes: programs that write WAV or AIFF to a pipe put the largest number there
 UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
 _MOST_CHUNKS = 1000  # before the samples
+_AT_ONCE = 1 << 20  # samples that are left out
 
 
 def printable(path: str | Path) -> str:
     """The path as one line that can be shown and written as UTF-8, whatever bytes its name has."""
     return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def no_file(path: str | Path) -> str | None:
+    """Why a path leads to no file; None where it does."""
+    path = Path(path)
+    if path.is_file():
+        return None
+    if path.is_dir():
+        return "it is a folder"
+    return "it is a pipe or a device: save what comes from it as a file" if path.exists() else "there is no such file"
 
 
 class AudioFile(soundfile.SoundFile):
@@ -57,10 +68,11 @@ class AudioFile(soundfile.SoundFile):
 
     def skip(self, count: int) -> None:
         """Leave out the first ``count`` samples of a file that was not read yet."""
-        if super().seekable():
+        if super().seekable() and self.format != "MP3":
             self.seek(count)
-        else:  # GSM and other old codecs of telephones
-            self.read(count)
+            return
+        while count > 0 and (left_out := len(self.block(min(count, _AT_ONCE)))):  # also GSM and other old codecs
+            count -= left_out
 
     def block(self, count: int) -> NDArray[np.float32]:
         """The next ``count`` samples (N, channels); fewer only at the end, none beyond it."""
@@ -72,7 +84,7 @@ def open_audio(path: str | Path) -> AudioFile:
 
     One whose header does not say how many samples follow (a recorder that lost power, a pipe) is read to its end, and
     an Ogg that was cut as far as it goes, both with a warning. Samples that a header does not count are not read, which
-    is told. An MP3 of variable bit rate is read whole, whether a header counts its frames or not.
+    is told. An MP3 is read whole, whatever its header counts, and whatever lies between its frames.
 
     Raises:
         soundfile.SoundFileError: it cannot be decoded.
@@ -80,15 +92,12 @@ def open_audio(path: str | Path) -> AudioFile:
     """
     name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
     try:
-        file = AudioFile(name)
+        file = AudioFile(only_frames(path) or name if Path(path).is_file() else name)
     except soundfile.LibsndfileError:  # the sizes of a CAF
         if Path(path).suffix.lower() != ".caf" or (mended := _with_size(path)) is None:
             raise
         return AudioFile(mended)
     seconds = file.frames / file.samplerate
-    if file.format == "MP3" and (counted := with_frame_count(path)) is not None:
-        file.close()
-        return AudioFile(counted)
     if not file.frames and (mended := _with_size(path)) is not None:
         file.close()
         return AudioFile(mended)
@@ -179,9 +188,10 @@ def truncated(path: str, file: soundfile.SoundFile, frames: int) -> str | None:
         some, promised, unit = int(cut[1]) - _VOC_HEADERS, int(cut[2]) - 12, "bytes of samples"
     elif file.format == "NIST" and (count := _NIST_COUNT.search(_first_bytes(file.name, _NIST_HEADER))):
         promised = int(count[1])
-    if some < promised < (_UNKNOWN_SIZE if short else UNKNOWN_FRAMES):
+    most = UNKNOWN_FRAMES if soundfile.SoundFile.seekable(file) else _UNKNOWN_SIZE // 8 // file.channels  # of a pipe
+    if some < promised < (_UNKNOWN_SIZE if short else most):
         found = f"{some} of {promised} {unit}"
-    elif frames < file.frames < UNKNOWN_FRAMES:
+    elif frames < file.frames < most:
         found = f"{frames} of {file.frames} frames"
     return found and f"{path} is truncated: {found} can be read, expected all; copy the file again or leave it out."
 

@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from ser.data.audio import SAMPLE_RATE
-from ser.data.soundfiles import open_audio, printable, truncated
+from ser.data.soundfiles import no_file, open_audio, printable, truncated
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)
@@ -77,9 +77,7 @@ def file_source(
 
 
 def _unreadable(path: str | Path, error: Exception) -> SerError:
-    reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-    if not Path(path).is_file():
-        reason = "it is a folder" if Path(path).is_dir() else "there is no such file"
+    reason = no_file(path) or str(getattr(error, "error_string", error)).strip().rstrip(".")
     return SerError(
         f"{printable(path)} cannot be read as audio ({reason}), expected an intact WAV, FLAC, MP3 or Ogg file; check "
         "the path, convert it (ffmpeg -i IN OUT.wav) or copy the file again."
