@@ -20,6 +20,7 @@ pytest.importorskip("mkdocs", reason="needs ser-lab[docs]")
 sys.path.insert(0, str(ROOT / "docs" / "reference"))
 import from_code  # noqa: E402
 import from_conf  # noqa: E402
+import line_breaks  # noqa: E402
 
 GROUPS = sorted(group for group in from_conf.folder_names() if not group.startswith("experiment"))
 
@@ -82,6 +83,14 @@ def test_each_error_message_is_on_its_page():
 def test_braces_at_the_end_of_a_meaning_are_kept():
     settings = from_conf.read_settings(from_conf.CONF / "data" / "ravdess.yaml")
     assert "| class of a label: `{calm: neutral}` |" in from_conf.table(settings, {})
+
+
+def test_lines_break_neither_in_intervals_nor_in_options_and_blocks_of_code_stay_as_they_are():
+    page = "<p>82.1 [77.3, 86.5] (p 0.012) <code>probe --of a/b_c</code></p><pre><code>[1.0, 2.0] a_b</code></pre>"
+    assert line_breaks.on_page_content(page) == (
+        '<p>82.1 [77.3,&nbsp;86.5] (p&nbsp;0.012) <code>probe <span class="whole">--of</span> a/<wbr>b_<wbr>c</code>'
+        "</p><pre><code>[1.0, 2.0] a_b</code></pre>"
+    )
 
 
 def test_commands_show_their_examples_as_code():
