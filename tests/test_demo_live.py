@@ -113,7 +113,7 @@ def test_dropped_windows_bring_advice(model):
 
     def slow(waveform):
         released.wait(60)
-        return 0.0
+        return []
 
     live = LiveSound(model, slow, 16000)
     live.write(0, np.zeros(16000 * 6, np.float32))

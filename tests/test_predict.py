@@ -26,7 +26,7 @@ from ser.evaluation.runs import load_run
 from ser.inference.files import collect_files, predict_file, predict_files, statistics_by_folder
 from ser.inference.recognizer import Recognizer
 from ser.inference.screen import shortest_names, show_predictions
-from ser.inference.timeline import predict_long, timeline
+from ser.inference.timeline import predict_gated, predict_long, timeline
 from ser.inference.vad import EnergyGate
 
 P = [f"p_{name}" for name in EMOTIONS]
@@ -345,7 +345,30 @@ def test_recordings_without_speech_get_no_emotion(checkpoint, folder, tmp_path, 
 
 def gate_of(samples):
     """A gate that takes what is loud for speech."""
-    return float((samples.abs() > 0.01).sum()) / 16000
+    return [(place, place + 1) for place in torch.nonzero(samples.abs() > 0.01)[:, 0].tolist()]
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_long_pauses_are_not_given_to_the_model(recognizer, tmp_path, attention):
+    speech, pause = voice(3.0, 4).clamp(-1, 1), torch.zeros(16000 * 20)
+    short = torch.zeros(24000)  # so much of a pause is heard on each side
+    (alone,) = predict_gated(recognizer, [torch.cat((short, speech, short))], None, EnergyGate(), attention)
+    parts = [pause, speech, pause, speech, pause]
+    for several, among in ((parts[:3], 3), (parts, 6)):
+        whole = torch.cat(several)
+        (found,) = predict_gated(recognizer, [whole], None, EnergyGate(), attention)
+        heard = torch.cat([short, *[speech, short, short] * (among // 3)])[:-24000]
+        same = recognizer.predict_batch([heard], attention=attention)[0]
+        assert list(found.probabilities.values()) == pytest.approx(list(same.probabilities.values()), abs=0.02)
+        assert found.seconds == len(whole) / 16000 and found.speech_seconds == pytest.approx(among, abs=0.3)
+        if attention:
+            assert found.attention.sum() == pytest.approx(1, abs=1e-3)
+            assert len(found.attention) == pytest.approx(50 * found.seconds, abs=50)
+            assert found.attention[: 18 * 50].sum() == 0 < found.attention[19 * 50 : 24 * 50].sum()
+    assert alone.seconds == 6.0
+    path = write(tmp_path / "a.wav", torch.cat(parts[:3]))
+    table = predict_files(recognizer, [path], gate=EnergyGate()).table
+    assert table["p_happy"][0] == pytest.approx(alone.probabilities["happy"], abs=0.02) and table["seconds"][0] == 43.0
 
 
 def test_windows_without_speech_do_not_count(recognizer, tmp_path):
@@ -585,3 +608,12 @@ def test_recordings_of_phones_in_a_folder_are_listed_and_not_passed_over(checkpo
     assert main(["predict", "--checkpoint", str(checkpoint), str(tmp_path)]) == 3
     shown = " ".join(capsys.readouterr().out.split())
     assert "1 of 2 could not be read" in shown and "memo.M4A cannot be decoded" in shown and "ffmpeg" in shown
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(5000))
+    (tmp_path / "moved.wav").symlink_to("nowhere.wav")
+    assert [path.name for path in collect_files([tmp_path])] == ["a.wav", "film.mp4", "memo.M4A", "moved.wav"]
+    assert main(["predict", "--checkpoint", str(checkpoint), str(tmp_path)]) == 3
+    assert "moved.wav is no audio file (the link leads nowhere)" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "moved.wav").unlink()
+    for name in ("memo", "film"):  # as the message says: ffmpeg -i IN OUT.wav
+        write(tmp_path / f"{name}.wav", voice(2.0))
+    assert main(["predict", "--checkpoint", str(checkpoint), str(tmp_path)]) == 0

@@ -52,7 +52,9 @@ def no_file(path: str | Path) -> str | None:
         return None
     if path.is_dir():
         return "it is a folder"
-    return "it is a pipe or a device: save what comes from it as a file" if path.exists() else "there is no such file"
+    if path.exists():
+        return "it is a pipe or a device: save what comes from it as a file"
+    return "the link leads nowhere" if path.is_symlink() else "there is no such file"
 
 
 class AudioFile(soundfile.SoundFile):

@@ -22,8 +22,8 @@ from ser.evaluation.significance import Interval, bootstrap_interval
 from ser.inference.checkpoint import PRETRAINED, find_model, run_folder
 from ser.inference.files import SUFFIXES
 from ser.inference.recognizer import Prediction, Recognizer
-from ser.inference.timeline import predict_long, timeline
-from ser.inference.vad import NO_SPEECH, SpeechGate, enough_speech
+from ser.inference.timeline import predict_gated, predict_long, timeline
+from ser.inference.vad import NO_SPEECH, SpeechGate
 
 TIMELINE_FROM = 7.5  # seconds: a shorter recording has no timeline
 _WINDOW, _MOST_WINDOWS = 5.0, 100  # seconds and number of the timeline's windows
@@ -252,11 +252,9 @@ def _answer(
             raise SerError(text(language, "too_long", name=path.name, seconds=seconds, most=limits.seconds))
         if seconds <= LONGEST_SECONDS:
             waveform = prepare(waveform, SAMPLE_RATE)
-        if not enough_speech(gate(waveform), seconds):
-            return waveform, None
-        if seconds <= LONGEST_SECONDS:
-            return waveform, model.recognizer(waveform, SAMPLE_RATE, attention=attention)
-        prediction = predict_long(model.recognizer, path, gate=gate)
+            (prediction,) = predict_gated(model.recognizer, [waveform], None, gate, attention)
+        else:
+            prediction = predict_long(model.recognizer, path, gate=gate)
         return waveform, None if prediction.label == NO_SPEECH else prediction
     except SerError as error:  # no path of the server in a message to visitors
         raise SerError(str(error).replace(str(path), path.name)) from error

@@ -23,13 +23,10 @@ from ser.inference.timeline import predict_gated, predict_long, speech_of
 from ser.inference.vad import SpeechGate
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
-SUFFIXES |= {
-    ".m4a",
-    ".aac",
-    ".amr",
-    ".webm",
-    ".wma",
-}  # of phones and browsers: cannot be read, but are listed as failures
+# Of phones, browsers and cameras: these cannot be read, but are listed as failures.
+_CONVERTED = {".m4a", ".aac", ".amr", ".3gp", ".webm", ".mka", ".wma", ".ac3"}
+_CONVERTED |= {".mp4", ".m4v", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"}
+SUFFIXES |= _CONVERTED
 
 StatisticsOf = Callable[[Path], FrameStatistics | None]
 Outcome = Prediction | str  # or the reason why there is none
@@ -50,7 +47,8 @@ class FilePredictions:
 def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Audio files among ``paths``: files as they are, folders recursively by file name ending, each file once.
 
-    In a folder the lower-case ``suffixes`` count; hidden files and folders and macOS's ``._`` twins are skipped.
+    In a folder the lower-case ``suffixes`` count; hidden files and folders and macOS's ``._`` twins are skipped, and
+    what was converted into a file of the same name beside it.
 
     Raises:
         SerError: a path does not exist, or a folder holds no such files.
@@ -67,9 +65,11 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
             file
             for file in path.rglob("*")
             if file.suffix.lower() in suffixes
-            and file.is_file()
+            and (file.is_file() or (file.is_symlink() and not file.exists()))  # a link that leads nowhere is listed
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
+        read = {file.with_suffix("") for file in inside if file.suffix.lower() not in _CONVERTED}
+        inside = [f for f in inside if f.suffix.lower() not in _CONVERTED or f.with_suffix("") not in read]
         if not inside:
             remedy = "check the folder" if suffixes is SUFFIXES else "this model takes no audio but frames"
             raise SerError(f"{printable(path)} holds no {what} files, expected some of {named} ...; {remedy}.")

@@ -36,9 +36,14 @@ _WORTH_IT = 0.8  # of the size in single precision: above it int8 loses accuracy
 
 
 def check_table_name(path: Path | None) -> None:
-    """Refuse a table that is neither .csv nor .json, before any work is done."""
-    if path is not None and path.suffix.lower() not in (".csv", ".json"):
+    """Refuse a table that is neither .csv nor .json, or cannot be written, before any work is done."""
+    if path is None:
+        return
+    if path.suffix.lower() not in (".csv", ".json"):
         raise SerError(f"--output {path} ends in {path.suffix or 'nothing'!r}, expected .csv or .json; rename it.")
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SerError(f"--output {printable(path)} cannot be written; choose a writable folder.")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from ser.errors import SerError, check_number
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.sources import RingBuffer
 from ser.inference.timeline import check_windows
-from ser.inference.vad import SpeechGate, enough_speech, level
+from ser.inference.vad import SpeechGate, hear, level
 
 log = logging.getLogger(__name__)
 _RECENT, _TOO_MANY = 10, 3  # so many dropped among the recent windows lengthen the hop
@@ -255,16 +255,16 @@ class StreamingRecognizer:
     def _predict(self, window: _Window) -> Prediction | None:
         waveform = prepare(window.samples, self.sample_rate)
         seconds = len(waveform) / SAMPLE_RATE
-        if self.gate is not None and not enough_speech(self.gate(waveform), seconds):
+        if self.gate is not None and not len(waveform := hear(self.gate, waveform).waveform):
             return None
         if self._running is None:
-            return self.recognizer.predict_batch([waveform])[0]
+            return replace(self.recognizer.predict_batch([waveform])[0], seconds=seconds)
         frames = self.recognizer.frames([waveform])
         self._update_statistics(self._running, frames[0], window.end)
         return self.recognizer.classify(frames, [seconds], self._running.current)[0]
 
     def _update_statistics(self, running: RunningStatistics, frames: Tensor, end: int) -> None:
-        """Count the frames that no earlier window held."""
+        """Count the frames that no earlier window held, about so many where pauses were left out."""
         new = min(self.window, end - self._counted_to) / self.window  # fraction of the window
         running.update(frames[len(frames) - round(new * len(frames)) :])
         self._counted_to = end

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from ser.data.soundfiles import printable
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.sources import file_source
-from ser.inference.vad import SpeechGate, enough_speech
+from ser.inference.vad import Heard, SpeechGate, hear
 
 log = logging.getLogger(__name__)
 LONG_WINDOW, LONG_HOP = 10.0, 5.0  # seconds: windows that are averaged where a file is too long to be taken whole
@@ -127,24 +128,40 @@ def predict_long(
 
 
 def predict_gated(
-    recognizer: Recognizer, waveforms: Sequence[Tensor], statistics: FrameStatistics | None, gate: SpeechGate | None
+    recognizer: Recognizer,
+    waveforms: Sequence[Tensor],
+    statistics: FrameStatistics | None,
+    gate: SpeechGate | None,
+    attention: bool = False,
 ) -> list[Prediction]:
-    """Predictions of waveforms (N,) as one batch; those without speech are not given to the model."""
+    """Predictions of waveforms (N,) as one batch; the model is given what a gate hears of them."""
     if gate is None:
-        return recognizer.predict_batch(waveforms, statistics)
-    seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
-    speech = [gate(waveform) for waveform in waveforms]
-    heard = [row for row, length in enumerate(seconds) if enough_speech(speech[row], length)]
-    answers = iter(recognizer.predict_batch([waveforms[row] for row in heard], statistics) if heard else [])
+        return recognizer.predict_batch(waveforms, statistics, attention)
+    heard = [hear(gate, waveform) for waveform in waveforms]
+    spoken = [one.waveform for one in heard if len(one.waveform)]
+    answers = iter(recognizer.predict_batch(spoken, statistics, attention) if spoken else [])
     source = (statistics or recognizer.config.statistics).source
-    return [
-        replace(next(answers), speech_seconds=speech[row])
-        if row in heard
-        else Prediction.without_speech(
-            recognizer.emotions, seconds=length, normalization=source, speech_seconds=speech[row]
-        )
-        for row, length in enumerate(seconds)
-    ]
+    found = []
+    for one, waveform in zip(heard, waveforms, strict=True):
+        facts: dict[str, Any] = {"seconds": len(waveform) / SAMPLE_RATE, "speech_seconds": one.speech_seconds}
+        if not len(one.waveform):
+            found.append(Prediction.without_speech(recognizer.emotions, normalization=source, **facts))
+            continue
+        answer = next(answers)
+        found.append(replace(answer, attention=_over_all(answer.attention, one), **facts))
+    return found
+
+
+def _over_all(attention: NDArray[np.float32] | None, heard: Heard) -> NDArray[np.float32] | None:
+    """Attention (L,) on what was heard, over the frames of the whole waveform: none on those left out."""
+    if attention is None or heard.kept.all():
+        return attention
+    places = np.flatnonzero(heard.kept.numpy())  # (M,)
+    count, whole = len(attention), round(len(attention) * len(heard.kept) / len(places))
+    middles = places[((np.arange(count) + 0.5) * len(places) / count).astype(int)]  # (L,) samples
+    spread = np.zeros(whole, np.float32)
+    np.add.at(spread, middles * whole // len(heard.kept), attention)
+    return spread
 
 
 def speech_of(prediction: Prediction) -> float:
