@@ -146,6 +146,24 @@ def test_given_parts_are_taken_as_they_are_and_overlap_is_labelled(tmp_path):
         GivenProtocol().split(corpus, 2, 0)
 
 
+def test_a_given_split_without_validation_validates_on_training_speakers(tmp_path):
+    table = pd.read_csv(write_manifest(tmp_path, speakers=6, seconds=0.05))
+    table["split"] = ["test" if name in ("spk5", "spk6") else "train" for name in table["speaker"]]
+    table.to_csv(tmp_path / "apart.csv", index=False)
+    corpus = manifest(tmp_path / "apart.csv")
+    parts = GivenProtocol().split(corpus, 1, 0).parts()
+    speakers = {part: {u.speaker for u in utterances} for part, utterances in parts.items()}
+    assert speakers["test"] == {"spk5", "spk6"}
+    assert speakers["validation"] and speakers["train"]
+    assert speakers["validation"] | speakers["train"] == {"spk1", "spk2", "spk3", "spk4"}
+    assert not speakers["validation"] & speakers["train"]
+    last = max(u.session for u in corpus.utterances if u.partition == "train")
+    assert {u.session for u in parts["validation"]} == {last}
+    table[table["speaker"].isin(["spk1", "spk5"])].to_csv(tmp_path / "few.csv", index=False)
+    with pytest.raises(SerError, match="leaves the validation part empty"):
+        GivenProtocol().split(manifest(tmp_path / "few.csv"), 1, 0)
+
+
 class Sums:
     """A cache of one frame per utterance, whose value is given."""
 

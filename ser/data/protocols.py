@@ -145,7 +145,8 @@ class SpeakerProtocol(EvaluationProtocol):
 class GivenProtocol(EvaluationProtocol):
     """Train, validation and test as the corpus declares them (a partition column, MSP-Podcast, MELD).
 
-    Speakers may occur in two parts; then the result is labelled as one of overlapping speakers.
+    Where it declares no validation, the last session of its training part is that. Speakers may occur in two parts;
+    then the result is labelled as one of overlapping speakers.
     """
 
     name = "given"
@@ -161,7 +162,11 @@ class GivenProtocol(EvaluationProtocol):
                 f"corpus {corpus.name} declares no parts, expected train, validation or test for each utterance; add a "
                 "column partition to the manifest, or use another protocol."
             )
-        return lambda u: u.partition
+        if any(utterance.partition == "validation" for utterance in corpus.utterances):
+            return lambda u: u.partition
+        trained = {utterance.session for utterance in corpus.utterances if utterance.partition == "train"}
+        last = max(trained) if len(trained) > 1 else None
+        return lambda u: "validation" if u.partition == "train" and u.session == last else u.partition
 
 
 class CorpusProtocol(EvaluationProtocol):

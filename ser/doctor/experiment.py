@@ -108,11 +108,12 @@ class Experiment:
         text = spread if sizes[0] < sizes[-1] else f"{sizes[0]:,} utterances each"
         several = "every speaker has every class"
         if lacking:
-            several = f"{len(lacking):,} of {len(sizes):,} lack a class: {_listed(lacking)}"
+            several = f"{len(lacking):,} of {len(sizes):,} without some class: {_listed(lacking)}"
         yield Finding("speakers", "ok", f"{text}; {several}")
         if alone := [name for name, counts in of_speaker.items() if len(counts) == 1]:
-            yield Finding("speakers", "warning", f"{len(alone):,} have one class only: {_listed(alone)}",
-                          "their voice gives the class away in training; their results have no UAR")  # fmt: skip
+            text = f"{len(alone):,} of {len(sizes):,} with one class only: {_listed(alone)}"
+            remedy = "their voice gives the class away in training; their results have no UAR"
+            yield Finding("speakers", "warning", text, remedy)
 
     def check_files(self) -> Iterator[Finding]:
         """Whether a sample of the files, or all of them, can be decoded; with ``deep`` also what is in them."""

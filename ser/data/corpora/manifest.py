@@ -88,7 +88,7 @@ def corpus_of_table(
     """
     table = _named_columns(table, source, columns or {})
     labels = set(table["emotion"].str.lower())
-    if name == "manifest" and (unused := [label for label in map or {} if str(label).lower() not in labels]):
+    if name == "manifest" and (unused := [str(label) for label in map or {} if str(label).lower() not in labels]):
         log.warning("%s: no emotion is called %s, which data.map names", source, ", ".join(unused))
     table = _checked(table, source, map, partitions)
     possible = sorted(set(table["emotion"]))
@@ -199,7 +199,8 @@ def _checked(
         names = {str(name).lower(): part for name, part in (partitions or _PARTITIONS).items()}
         part = table["partition"].str.lower().map(names)
         if partitions is None:
-            _refuse(source, part.isna(), table["partition"], "a partition", "train, validation (or dev) or test")
+            expected = "train, validation (or dev) or test, or that data.partitions names those to use"
+            _refuse(source, part.isna(), table["partition"], "a partition", expected)
         table = table.assign(partition=part)[part.notna()]
     return table
 
