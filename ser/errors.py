@@ -5,7 +5,7 @@ import math
 import re
 import signal
 
-TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell has it
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # exit codes, as a shell has them
 _DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EIO,
          errno.ENAMETOOLONG)  # fmt: skip
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.

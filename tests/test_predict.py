@@ -94,9 +94,7 @@ def test_nothing_to_recognise_gets_one_sentence(tmp_path):
 @pytest.mark.parametrize(("batch_seconds", "workers"), [(0.1, 1), (5, 3), (1000, 2)])
 def test_a_file_gets_the_same_probabilities_in_any_batch(recognizer, folder, bad, batch_seconds, workers):
     files = collect_files([folder, bad])
-    done = []
-    found = predict_files(recognizer, files, batch_seconds, workers, progress=done.append)
-    assert set(done) == set(files)
+    found = predict_files(recognizer, files, batch_seconds, workers)
     assert found.table["file"].tolist() == [str(path) for path in files if path.parent != bad]
     assert set(found.failures) == {str(path) for path in bad.iterdir()}
     for path, reason in found.failures.items():
@@ -198,6 +196,27 @@ def test_bad_files_are_listed_and_the_exit_code_says_so(checkpoint, folder, bad,
     table = pd.read_csv(tmp_path / "b.csv")
     assert table.groupby("file").size().max() == 5
     assert capsys.readouterr().out.count("four.flac") == 1  # its windows have its name once
+
+
+@pytest.mark.parametrize("window", [[], ["--window", "0.5"]])
+@pytest.mark.parametrize("done", [0, 2])
+def test_ctrl_c_keeps_what_was_recognised(checkpoint, folder, tmp_path, capsys, monkeypatch, done, window):
+    answers, output = [], tmp_path / "a.csv"
+    predict = Recognizer.predict_batch
+
+    def interrupted(recognizer, *given):
+        if len(answers) == done:
+            raise KeyboardInterrupt
+        answers.append(given)
+        return predict(recognizer, *given)
+
+    monkeypatch.setattr(Recognizer, "predict_batch", interrupted)
+    words = ["predict", str(folder), "--checkpoint", str(checkpoint), "--output", str(output), "--no-gate"]
+    assert main([*words, "--batch-seconds", "0.1", *window]) == 130
+    assert output.exists() == bool(done)
+    if done:
+        assert pd.read_csv(output)["file"].nunique() == 2
+        assert "Ctrl-C after 2 of 5 files" in capsys.readouterr().out
 
 
 def test_no_two_windows_of_a_recording_look_the_same(checkpoint, tmp_path, capsys):

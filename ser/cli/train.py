@@ -34,10 +34,10 @@ from ser.config import (
     refuse_processes,
 )
 from ser.config.identity import depends_on_seed
-from ser.errors import SerError, explain
+from ser.errors import INTERRUPTED, SerError, explain
 
 log = logging.getLogger(__name__)
-INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes, as shells count SIGINT and SIGPIPE
+CLOSED_PIPE = 141  # exit code, as shells count SIGPIPE
 _SEVERAL = ("-m", "--multirun")
 
 

@@ -28,7 +28,7 @@ from ser.cli.app import (
     option,
     positive,
 )
-from ser.errors import SerError
+from ser.errors import INTERRUPTED, SerError
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def predict(
 ) -> int:
     """Recognise the emotion of audio files and folders.
 
-    Files longer than 60 s get the mean over windows of 10 s. Exit code 3: some files could not be read.
+    Files longer than 60 s get the mean over windows of 10 s. Exit code 3: some files could not be read. After Ctrl-C
+    the files done by then are shown and written.
     """
     with fast_imports():
         from ser.encoders import FrameFiles  # noqa: PLC0415
@@ -112,9 +113,12 @@ def predict(
 
         draw_attention(recognizer, files, attention)
         typer.echo(f"attention over the waveforms in {attention}")
+    done = len(failures) + table["file"].nunique()
     if failures:
-        screen.show_failures(failures, len(failures) + table["file"].nunique())
-    return PARTLY_FAILED if failures else 0
+        screen.show_failures(failures, done)
+    if interrupted := not isinstance(recognizer.encoder, FrameFiles) and done < len(files):
+        typer.echo(f"Ctrl-C after {done} of {len(files)} files")
+    return INTERRUPTED if interrupted else PARTLY_FAILED if failures else 0
 
 
 @command(

@@ -43,6 +43,14 @@ class FilePredictions:
     table: pd.DataFrame  # one row per file in the order given
     failures: dict[str, str] = field(default_factory=dict)  # reason per file that could not be recognised
 
+    @classmethod
+    def of(cls, files: Sequence[Path], found: Mapping[Path, Outcome], emotions: Sequence[str]) -> "FilePredictions":
+        """Of what predict_each gave; files that it did not come to are left out."""
+        given = [(path, found[path]) for path in files if path in found]
+        predictions = [(path, outcome) for path, outcome in given if isinstance(outcome, Prediction)]
+        failures = {printable(path): outcome for path, outcome in given if isinstance(outcome, str)}
+        return cls(_table(predictions, emotions), failures)
+
 
 def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Audio files among ``paths``: files as they are, folders recursively by file name ending, each file once.
@@ -90,7 +98,7 @@ def predict_file(recognizer: Recognizer, path: str | Path, statistics: FrameStat
     Raises:
         SerError: the file cannot be read.
     """
-    ((_, outcome),) = _outcomes(recognizer, [Path(path)], 60.0, 1, lambda path: statistics, None)
+    ((_, outcome),) = predict_each(recognizer, [Path(path)], 60.0, 1, lambda path: statistics, None)
     if isinstance(outcome, str):
         raise SerError(outcome)
     return outcome
@@ -102,7 +110,6 @@ def predict_files(
     batch_seconds: float = 60.0,
     workers: int = 2,
     statistics_of: StatisticsOf | None = None,
-    progress: Callable[[Path], None] | None = None,
     gate: SpeechGate | None = None,
 ) -> FilePredictions:
     """Recognise files; a bad one is listed and never stops the rest.
@@ -112,17 +119,11 @@ def predict_files(
     windows (predict_long). Folders go through collect_files first.
 
     ``statistics_of`` gives the statistics that normalise the frames of a file, by default those of the training part.
-    With a ``gate``, files without speech get "no speech". ``progress`` is called with each file when it is done.
+    With a ``gate``, files without speech get "no speech".
     """
     files, statistics_of = [Path(path) for path in paths], statistics_of or (lambda path: None)
-    found: dict[Path, Outcome] = {}
-    for path, outcome in _outcomes(recognizer, files, batch_seconds, workers, statistics_of, gate):
-        found[path] = outcome
-        if progress is not None:
-            progress(path)
-    predictions = [(path, outcome) for path in files if isinstance(outcome := found[path], Prediction)]
-    failures = {printable(path): outcome for path in files if isinstance(outcome := found[path], str)}
-    return FilePredictions(_table(predictions, recognizer.emotions), failures)
+    found = dict(predict_each(recognizer, files, batch_seconds, workers, statistics_of, gate))
+    return FilePredictions.of(files, found, recognizer.emotions)
 
 
 def predict_frames(recognizer: Recognizer, paths: Sequence[str | Path], batch_seconds: float = 60.0) -> FilePredictions:
@@ -203,7 +204,7 @@ def _waveform_or_none(path: Path) -> Tensor | None:
         return None
 
 
-def _outcomes(
+def predict_each(
     recognizer: Recognizer,
     files: Sequence[Path],
     batch_seconds: float,

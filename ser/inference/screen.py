@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rich.text import Text
 from ser.data.audio import SAMPLE_RATE
 from ser.data.soundfiles import printable
 from ser.errors import SerError
-from ser.inference.files import StatisticsOf, collect_files, first_minute, predict_files
+from ser.inference.files import FilePredictions, Outcome, StatisticsOf, collect_files, first_minute, predict_each
 from ser.inference.recognizer import Recognizer
 from ser.inference.timeline import timeline, timeline_columns
 from ser.inference.vad import NO_SPEECH, SpeechGate
@@ -64,26 +65,44 @@ def recognise(
     statistics_of: StatisticsOf,
     gate: SpeechGate | None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Table of the predictions of files, or of their windows, and the reason per file that could not be read."""
+    """Table of the predictions of files, or of their windows, and the reason per file that could not be read.
+
+    Ctrl-C ends it; files that it did not come to are then in neither.
+    """
     columns = TextColumn("recognising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=get_console(), transient=True) as progress:
         task = progress.add_task("", total=len(files))
         if window is None:
-            found = predict_files(
-                recognizer, files, batch_seconds, workers, statistics_of, lambda path: progress.advance(task), gate
-            )
-            return found.table, found.failures
-        tables = [pd.DataFrame(columns=["file", *timeline_columns(recognizer.emotions)])]
+            found: dict[Path, Outcome] = {}
+            with _ending_tidily(found):
+                for path, outcome in predict_each(recognizer, files, batch_seconds, workers, statistics_of, gate):
+                    found[path] = outcome
+                    progress.advance(task)
+            answers = FilePredictions.of(files, found, recognizer.emotions)
+            return answers.table, answers.failures
+        tables: list[pd.DataFrame] = []
         failures: dict[str, str] = {}
-        for path in files:
-            try:
-                rows = timeline(recognizer, path, window, hop, statistics_of(path), gate)
-                rows.insert(0, "file", printable(path))
-                tables.append(rows)
-            except SerError as error:
-                failures[printable(path)] = str(error)
-            progress.advance(task)
-        return pd.concat(tables[1:] or tables, ignore_index=True), failures
+        with _ending_tidily(tables):
+            for path in files:
+                try:
+                    rows = timeline(recognizer, path, window, hop, statistics_of(path), gate)
+                    rows.insert(0, "file", printable(path))
+                    tables.append(rows)
+                except SerError as error:
+                    failures[printable(path)] = str(error)
+                progress.advance(task)
+        none = pd.DataFrame(columns=["file", *timeline_columns(recognizer.emotions)])
+        return pd.concat(tables or [none], ignore_index=True), failures
+
+
+@contextmanager
+def _ending_tidily(done: Sized) -> Iterator[None]:
+    """Let Ctrl-C end the block where there is something to show."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not done:
+            raise
 
 
 def show_predictions(
