@@ -378,6 +378,17 @@ def test_language_switch_keeps_what_was_recognised(page, uploads):
     assert page.sessions.of("two").language == "zh"
 
 
+def test_the_model_that_comes_along_has_a_name_in_each_language_and_other_models_their_own(page, shelf, monkeypatch):
+    own = shelf.names[0]
+    shipped = demo.text("en", "shipped_model")
+    monkeypatch.setattr(ModelShelf, "names", property(lambda _: [own, shipped]))
+    assert page.on_language("en", visitor("one"))[page.model]["choices"] == [(own, own), (shipped, shipped)]
+    chinese = "随 ser-lab 附带的模型"
+    assert page.on_language("zh", visitor("one"))[page.model]["choices"] == [(own, own), (chinese, shipped)]
+    history = pd.DataFrame({"model": [own, shipped]})
+    assert plots.result_table(history, "zh")["模型"].tolist() == [own, chinese]
+
+
 def test_emotions_differ_by_sign_dash_and_hatching_and_stand_out_on_white():
     shown = looks([*EMOTIONS, "fearful", "calm", "odd", "odder"]).values()
     for key in ("sign", "dash", "stripes", "color"):

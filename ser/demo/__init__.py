@@ -20,3 +20,8 @@ def text(language: str, key: str, **values: object) -> str:
 def emotion_name(language: str, emotion: str) -> str:
     """An emotion as it is called in a language; a name without translation stays as it is."""
     return chinese_name(emotion) if language == "zh" else emotion
+
+
+def model_name(language: str, name: str) -> str:
+    """A model of the page's list as it is called in a language: those of the user have the name of their folder."""
+    return text(language, "shipped_model") if name == text("en", "shipped_model") else name

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ser.demo import LANGUAGES, plots, text
+from ser.demo import LANGUAGES, model_name, plots, text
 from ser.demo.live import LiveSettings, live_tab
 from ser.demo.recognition import Limits, ModelShelf, analyse, check_upload, recognise_files
 from ser.demo.state import Session, Sessions
@@ -229,6 +229,7 @@ class Page:
             self._file(session),
         ]
         panels += [*self._folder(session), *self._history(session), card]
+        updates[self.model]["choices"] = [(model_name(language, name), name) for name in self.shelf.names]
         updates[self.model]["value"], updates[self.language]["value"] = session.model, language
         return updates | dict(zip(self.panels, panels, strict=True))
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ser.data.corpus import about
-from ser.demo import emotion_name, text
+from ser.demo import emotion_name, model_name, text
 from ser.demo.recognition import Analysis, Model
 from ser.emotions import Emotion
 from ser.inference.checkpoint import told_settings
@@ -70,6 +70,8 @@ def result_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
             values = spoken.where(table["seconds"].notna(), "")
         elif column == "source":
             values = values.map(lambda source: text(language, f"kind_{source}"))
+        elif column == "model":
+            values = values.map(lambda name: model_name(language, name))
         elif column == "time":
             values = values.str[11:19]
         shown[name] = values

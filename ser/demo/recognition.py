@@ -29,7 +29,6 @@ TIMELINE_FROM = 7.5  # seconds: a shorter recording has no timeline
 _WINDOW, _MOST_WINDOWS = 5.0, 100  # seconds and number of the timeline's windows
 # Colours of ser.emotions whose contrast with a white page is below the 3 that graphics need (WCAG 2.2).
 DARKER = {"#E69F00": "#C38700", "#56B4E9": "#4999C6", "#F0E442": "#A0982C"}
-_SHIPPED = "the model that comes with ser-lab"
 HIGHEST_RATE = 192_000  # Hz
 _MOST_SAMPLES = 64_000_000  # frames x channels, 256 MB when decoded: ten minutes of 48 kHz stereo
 
@@ -115,7 +114,10 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
     ]
     for count in range(4, 1 + max(map(len, parts), default=4)):
         names = [" / ".join(row[-count:]) for row in parts]
-        names = [_SHIPPED if Path(path) == PRETRAINED else name for name, path in zip(names, paths, strict=True)]
+        names = [
+            text("en", "shipped_model") if Path(path) == PRETRAINED else name
+            for name, path in zip(names, paths, strict=True)
+        ]
         if len(set(names)) == len(names):
             return names
     return [f"{place}: {path}" for place, path in enumerate(paths, start=1)]
