@@ -300,12 +300,16 @@ def test_of_an_ogg_that_was_cut_the_rest_is_read_and_told(tmp_path, codec, fract
     assert "ends in the middle" in caplog.text
 
 
+@pytest.mark.parametrize("name", [b"RF64", b"BW64"])
 @pytest.mark.parametrize("size", [bytes(4), b"\xff" * 4])
-def test_an_rf64_without_sizes_is_read_to_its_end(tmp_path, size, caplog):
+def test_an_rf64_without_sizes_is_read_to_its_end(tmp_path, size, name, caplog):
     path = tmp_path / "long.wav"
     soundfile.write(path, tone(16000), 16000, format="RF64")
     content = bytearray(path.read_bytes())
     whole, data = read_audio(path), content.index(b"data")
+    content[:4] = name
+    path.write_bytes(content)
+    assert torch.equal(read_audio(path), whole) and duration(path) == 0.5 and not caplog.text
     content[4:8] = content[data + 4 : data + 8] = size
     content[20:44] = bytes(24)  # the sizes in its ds64 chunk
     path.write_bytes(content)
@@ -315,7 +319,7 @@ def test_an_rf64_without_sizes_is_read_to_its_end(tmp_path, size, caplog):
 
 @pytest.mark.parametrize("counted", [8000, 8001])  # at any alignment
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "ALAW", "FLOAT"])
-@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "AIFF", "AU"])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "AIFF", "AU", "CAF"])
 def test_samples_that_the_header_does_not_count_are_told(tmp_path, caplog, kind, subtype, counted):
     """A recorder that wrote the size of the samples now and then, and lost power."""
     if not soundfile.check_format(kind, subtype):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -469,6 +470,12 @@ def test_a_stream_without_length_is_read_in_bounded_memory(recognizer, tmp_path,
     monkeypatch.setattr(AudioFile, "block", lambda file, count: (blocks.append(count), read(file, count))[1])
     pd.testing.assert_frame_equal(timeline(recognizer, stream, 5.0, 2.5), timeline(recognizer, plain, 5.0, 2.5))
     assert max(blocks) <= 5 * 16000  # one window
+    long = write(tmp_path / "long.wav", np.tile(voice(10.0).numpy(), 40))
+    tracemalloc.start()
+    timeline(recognizer, long, 0.5, 0.5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < long.stat().st_size / 4  # samples behind the windows are let go
     assert predict_file(recognizer, stream).probabilities == predict_file(recognizer, plain).probabilities
 
 

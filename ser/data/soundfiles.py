@@ -95,10 +95,10 @@ def open_audio(path: str | Path) -> AudioFile:
     name = os.fsencode(path)  # names that are not UTF-8 reach libsndfile unchanged
     try:
         file = AudioFile(only_frames(path) or name if Path(path).is_file() else name)
-    except soundfile.LibsndfileError:  # the sizes of a CAF
-        if Path(path).suffix.lower() != ".caf" or (mended := _with_size(path)) is None:
+    except soundfile.LibsndfileError:
+        if (mended := _as_rf64(path) or (_with_size(path) if Path(path).suffix.lower() == ".caf" else None)) is None:
             raise
-        return AudioFile(mended)
+        file = AudioFile(mended)
     seconds = file.frames / file.samplerate
     if not file.frames and (mended := _with_size(path)) is not None:
         file.close()
@@ -118,9 +118,21 @@ def open_audio(path: str | Path) -> AudioFile:
 def _uncounted(file: AudioFile) -> int:
     """Bytes of an open file beside those samples that can be read, where it has no chunks that explain them."""
     length, width = _LENGTH.search(file.extra_info), _BYTES.get(file.subtype)
-    if length is None or width is None or not (file.format == "AU" or _NO_CHUNK.search(file.extra_info)):
+    odd = file.format == "AU" or _NO_CHUNK.search(file.extra_info)
+    odd = odd or (file.format == "CAF" and not file.extra_info.rstrip().endswith("End"))  # of its chunks
+    if length is None or width is None or not odd:
         return 0
     return int(length[1]) - file.frames * file.channels * width
+
+
+def _as_rf64(path: str | Path) -> mmap.mmap | None:
+    """A BW64 file (ITU-R BS.2088) by the name of what it is but for other chunks, an RF64; None: it is none."""
+    if not Path(path).is_file() or _first_bytes(os.fsencode(path), 4) != b"BW64":
+        return None
+    with Path(path).open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    content[:4] = b"RF64"
+    return content
 
 
 def _with_size(path: str | Path) -> mmap.mmap | None:
@@ -128,7 +140,7 @@ def _with_size(path: str | Path) -> mmap.mmap | None:
     with Path(path).open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file itself stays as it is
     kind = content[:4]
-    order: Literal["big", "little"] = "little" if kind in (b"RIFF", b"RF64") else "big"
+    order: Literal["big", "little"] = "little" if kind in (b"RIFF", b"RF64", b"BW64") else "big"
     wide = 12 if kind == b"caff" else 8  # bytes of the header of a chunk: its name and its size
     chunk = _find_chunk(content, b"SSND" if kind == b"FORM" else b"data", 20 - wide, wide, order)
     begin, size = chunk + wide, content[chunk + 4 : chunk + wide]
@@ -142,12 +154,12 @@ def _with_size(path: str | Path) -> mmap.mmap | None:
         if len(content) == begin + 8 or _is_chunk(content, begin + 8, order):
             return None
         content[begin - 4 : begin] = bytes(4)  # of 0 it is read to its end
-    elif kind in (b"RIFF", b"RIFX", b"RF64") and size in _NO_SIZE:
+    elif kind in (b"RIFF", b"RIFX", b"RF64", b"BW64") and size in _NO_SIZE:
         if _is_chunk(content, begin, order):
             return None
         even = (len(content) - begin) // 2 * 2  # an odd size would promise one more byte
         if order == "little":
-            content[:4] = b"RIFF"  # of RF64, whose ds64 chunk holds its sizes; a WAV ends at 4 GB
+            content[:4] = b"RIFF"  # of RF64 and BW64, whose ds64 chunk holds its sizes; a WAV ends at 4 GB
         if content[12:16] == b"ds64":
             content[12:16] = b"JUNK"
         content[begin - 4 : begin] = min(even, 2**32 - 2).to_bytes(4, order)
