@@ -246,6 +246,9 @@ def test_many_files_where_silence_bad_and_ignored_ones_are_rows(page, uploads):
         assert message in page.on_files(wrong, visitor("one"), progress)[0]
     page.on_files(given[3:], visitor("one"), progress)
     assert page.sessions.of("one").table["reason"].str.contains("cannot be decoded").all()
+    page.on_language("zh", visitor("one"))
+    page.on_files(given[3:], visitor("one"), progress)
+    assert page.sessions.of("one").table["reason"].str.contains("无法识别.*bad.wav cannot be decoded").all()
 
 
 def test_silence_has_no_emotion_and_no_timeline(page, uploads, model, monkeypatch):

@@ -247,16 +247,18 @@ def _answer(
     model: Model, path: Path, gate: SpeechGate, limits: Limits, language: str, attention: bool = False
 ) -> tuple[Tensor, Prediction | None]:
     """The waveform (N,) at 16 kHz of a checked file and its prediction, None without speech."""
+    prediction = None
     try:
         waveform = read_audio(path, 0.0, limits.seconds + 1.0)
         seconds = len(waveform) / SAMPLE_RATE
-        if seconds > limits.seconds:
-            raise SerError(text(language, "too_long", name=path.name, seconds=seconds, most=limits.seconds))
-        if seconds <= LONGEST_SECONDS:
+        if seconds <= min(LONGEST_SECONDS, limits.seconds):
             waveform = prepare(waveform, SAMPLE_RATE)
             (prediction,) = predict_gated(model.recognizer, [waveform], None, gate, attention)
-        else:
+        elif seconds <= limits.seconds:
             prediction = predict_long(model.recognizer, path, gate=gate)
-        return waveform, None if prediction.label == NO_SPEECH else prediction
     except SerError as error:  # no path of the server in a message to visitors
-        raise SerError(str(error).replace(str(path), path.name)) from error
+        reason = str(error).replace(str(path), path.name)
+        raise SerError(text(language, "unreadable", reason=reason)) from error
+    if seconds > limits.seconds:
+        raise SerError(text(language, "too_long", name=path.name, seconds=seconds, most=limits.seconds))
+    return waveform, None if prediction is None or prediction.label == NO_SPEECH else prediction
