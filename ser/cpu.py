@@ -13,16 +13,18 @@ _SMALL = 1_000_000  # multiplications of one product; oneDNN takes 10 to 15 micr
 
 
 @contextmanager
-def float32_products(multiplications: float = math.inf) -> Iterator[None]:
+def float32_products(multiplications: float = math.inf, on_cpu: bool = True) -> Iterator[None]:
     """Multiply float32 matrices by the faster of torch's two libraries while this lasts, also as a decorator.
 
     torch asks Intel's MKL, which on AMD processors with AVX-512 reaches less than half the speed of oneDNN. The public
     setting that makes torch ask oneDNN also allows it to round to bfloat16; it does so only on processors with AMX,
     where this changes nothing, as on all others. ``multiplications`` of one product: for small ones MKL stays faster.
+    Where the products are not ``on_cpu`` nothing is set: torch.get_float32_matmul_precision(), which Lightning asks of
+    each GPU, raises an error while this lasts.
     Batches of products with one weight for all (three dimensions, not contiguous, without gradient) are left out of
     it by their callers: oneDNN copies the weight for each.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph holds no settings
+    if not on_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph holds no settings
         yield
         return
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch replaces the module by an object

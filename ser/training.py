@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -86,7 +87,8 @@ def _carry_out(
     trainer = build_trainer(cfg, batches=batches, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # here, so that refused settings leave no folder behind
     reuse_freed_memory()
-    with threadpool_limits(count_threads(cfg.trainer, module)), float32_products(), folder.hold():
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    with threadpool_limits(count_threads(cfg.trainer, module)), float32_products(on_cpu=on_cpu), folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
         with finished(trainer.loggers):  # they write into the folder, which may move
             for logger in trainer.loggers:

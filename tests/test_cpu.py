@@ -1,6 +1,8 @@
 import pytest
 import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
 
+from ser import training
 from ser.cpu import float32_products
 
 ZEN = {"cpu_name": "AMD EPYC", "avx512_f": True, "amx_bf16": False}
@@ -33,6 +35,26 @@ def test_what_was_set_before_returns_also_after_an_error():
     with pytest.raises(ValueError), float32_products():
         raise ValueError
     assert (setting(), torch.get_float32_matmul_precision()) == before  # torch refuses the second where both are mixed
+
+
+def test_nothing_is_set_where_a_gpu_multiplies(monkeypatch, configure, few_figures):
+    """Lightning asks torch for its precision on each GPU, which is an error while the other library is chosen."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: ZEN)
+    with float32_products(), pytest.raises(RuntimeError):
+        torch.get_float32_matmul_precision()
+    with float32_products(on_cpu=False):
+        assert torch.get_float32_matmul_precision() == "highest"
+    fit, seen = training.fit_by_epochs, []
+
+    def noting(*arguments):
+        seen.append(setting())
+        fit(*arguments)
+
+    monkeypatch.setattr(training, "fit_by_epochs", noting)
+    training.run(configure("test=false"))
+    monkeypatch.setattr(training, "CPUAccelerator", CUDAAccelerator)  # as if it trained on another device
+    training.run(configure("test=false"))
+    assert seen == ["bf16", "none"]
 
 
 def test_products_have_the_digits_of_float32_on_this_machine():

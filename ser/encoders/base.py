@@ -141,12 +141,15 @@ class Layers(nn.Module):
         super().__init__()
         self.layers, self.norm = layers, norm
 
-    @float32_products()
     def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         """States (B, L, D) before the first layer and after each, from the first one.
 
         The mask (B, L) is True at valid frames; None: all are valid.
         """
+        with float32_products(on_cpu=hidden.device.type == "cpu"):
+            return self._run(hidden, mask)
+
+    def _run(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         states, positions, key_mask = [hidden], None, None
         if mask is not None:
             lowest = torch.finfo(hidden.dtype).min  # not -inf: the row of an empty window would become NaN
