@@ -4,6 +4,7 @@ import re
 
 _INTERVAL = re.compile(r"\[([-+]?[\d.]+), ([-+]?[\d.]+)\]")
 _OPTION = re.compile(r"(?<![\w-])-[\w-]*(?:=\S+)?")
+_OPTION_IN_TEXT = re.compile(r"(?<=[\s(])--[a-z][a-z-]*(?![^<>]*>)")
 _P_VALUE = re.compile(r"\(p (<?[\d.]+)\)")
 _PREFORMATTED = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
 
@@ -17,7 +18,8 @@ def on_page_content(html: str, **_: object) -> str:
 def broken(html: str) -> str:
     """Keep intervals, p values and options whole; names in code break behind ``/ _ . =`` (site.css: on a phone)."""
     html = _P_VALUE.sub(r"(p&nbsp;\1)", _INTERVAL.sub(r"[\1,&nbsp;\2]", html))
-    return re.sub(r"<code>([^<]*)</code>", lambda code: f"<code>{_code(code[1])}</code>", html)
+    html = re.sub(r"<code>([^<]*)</code>", lambda code: f"<code>{_code(code[1])}</code>", html)
+    return _OPTION_IN_TEXT.sub(r'<span class="whole">\g<0></span>', html)
 
 
 def _code(text: str) -> str:
