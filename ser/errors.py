@@ -87,17 +87,30 @@ def _explain(error: BaseException) -> str | None:
     if (invalid := _explain_hydra(error)) is not None:
         return invalid
     if isinstance(error, OSError):
-        return _explain_disk(error)
+        return explain_torchaudio(error) or _explain_disk(error)
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full ({first_line(error)}); lower batches.batch_size or set batches.max_frames."
     if type(error).__module__.startswith(_USAGE_ERRORS) or str(error).startswith("Early stopping conditioned"):
         return f"{' '.join(str(error).split()).rstrip('. ')}; correct the trainer, callbacks or logger settings."
-    return _NO_RESULT if str(error).startswith(_ENDS_OF_SEARCHES) else None
+    return _NO_RESULT if str(error).startswith(_ENDS_OF_SEARCHES) else explain_torchaudio(error)
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error message, else the name of its class; no full stop, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:200].rstrip(". ")
+
+
+def explain_torchaudio(error: BaseException) -> str | None:
+    """One line on a torchaudio whose compiled part does not fit the installed torch; None for any other error."""
+    line = first_line(error)
+    if not isinstance(error, OSError | RuntimeError) or "torchaudio" not in line.lower():
+        return None
+    if not any(sign in line for sign in ("load this library", "undefined symbol", "different CUDA")):
+        return None
+    return (
+        f"torchaudio cannot be loaded ({line}), expected the version and build (CPU or CUDA) of torch; install both "
+        "from one index, such as by pip install --force-reinstall torch torchaudio."
+    )
 
 
 def _explain_disk(error: OSError) -> str | None:

@@ -241,6 +241,22 @@ def test_evaluate_tells_a_wrong_folder_before_torch_loads(words):
     assert done.returncode == 0 and "nowhere does not exist" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["predict", "."], ["train", "experiment=demo"], ["listen", "--input", "a.wav"]])
+def test_a_torchaudio_that_does_not_fit_torch_is_one_line(words, tmp_path):
+    broken = tmp_path / "torchaudio" / "__init__.py"
+    broken.parent.mkdir()
+    broken.write_text("raise OSError('Could not load this library: /lib/torchaudio/_torchaudio.abi3.so')")
+    (tmp_path / "a.wav").touch()
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-c", "import sys; from ser.cli import main; sys.exit(main())", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: torchaudio cannot be loaded")
+    assert "pip install --force-reinstall torch torchaudio" in last
+    assert "Traceback" not in done.stderr
+
+
 def test_version_and_wrong_usage(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ser ")

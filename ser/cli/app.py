@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from typer.main import get_command
 
-from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning
+from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning, explain_torchaudio
 
 if TYPE_CHECKING:
     from ser.inference.recognizer import Recognizer
@@ -64,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(app(argv, prog_name="ser", standalone_mode=False) or 0)
     except SerError as error:
         message, code = str(error), 1
+    except (OSError, RuntimeError) as error:
+        if (unfit := explain_torchaudio(error)) is None:
+            raise
+        message, code = unfit, 1
     except typer.TyperException as error:
         message, code = error.format_message(), error.exit_code
         if not message:  # the help was shown, since there was no command
