@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from ser.data.audio import SAMPLE_RATE, duration, read_audio, resample_mono
-from ser.data.soundfiles import printable
+from ser.data.soundfiles import files_below, printable
 from ser.errors import SerError
 
 
@@ -344,6 +344,19 @@ def test_a_remark_that_looks_like_the_header_of_samples_is_none(tmp_path, place)
     remark = b"bext" + (602).to_bytes(4, "little") + b"metadata" + bytes(594)
     path.write_bytes(content[:place] + remark + content[place:])
     assert torch.equal(read_audio(path), whole)
+
+
+def test_folders_are_followed_through_links_but_not_in_circles(tmp_path):
+    for path in ("a/1.wav", "b/2.wav", "b/.hidden/3.wav", "b/._2.wav"):
+        (tmp_path / "root" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / path).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "4.wav").touch()
+    for link, place in {"self": ".", "a/up": "..", "a/b": "../b", "b/a": "../a", "far": "../elsewhere"}.items():
+        (tmp_path / "root" / link).symlink_to(place)
+    (tmp_path / "root" / "a" / "ring.wav").symlink_to("ring.wav")
+    found = [path.relative_to(tmp_path / "root").as_posix() for path in files_below(tmp_path / "root")]
+    assert found == ["a/1.wav", "a/ring.wav", "a/b/2.wav", "b/2.wav", "b/a/1.wav", "b/a/ring.wav", "far/4.wav"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX systems only")

@@ -689,6 +689,14 @@ def test_names_that_are_not_utf8_give_ids_and_speakers_that_can_be_written(tmp_p
     assert all(utterance.id.encode() and utterance.path.is_file() for utterance in found)
 
 
+def test_recordings_that_must_be_converted_first_are_told(tmp_path, caplog):
+    for name in ("anna/sad/a.wav", "anna/happy/b.wav", "anna/happy/b.m4a", "anna/sad/c.M4A", "anna/sad/d.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(folder(tmp_path).utterances) == 2
+    assert "2 files such as anna/sad/c.M4A cannot be read; convert them" in caplog.text
+
+
 @pytest.mark.parametrize("parser", [iemocap, ravdess, emodb])
 def test_a_folder_without_the_corpus_is_refused_with_what_was_expected(parser, tmp_path):
     (tmp_path / "empty").mkdir()

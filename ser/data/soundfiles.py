@@ -4,6 +4,7 @@ import logging
 import mmap
 import os
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,41 @@ _UNKNOWN_SIZE = 0x7F000000  # bytes: programs that write WAV or AIFF to a pipe p
 UNKNOWN_FRAMES = 2**62  # libsndfile's count for streams of unknown length lies above
 _MOST_CHUNKS = 1000  # before the samples
 _AT_ONCE = 1 << 20  # samples that are left out
+
+# Of phones, browsers and cameras: libsndfile cannot read these.
+UNREADABLE = {".m4a", ".aac", ".amr", ".3gp", ".webm", ".mka", ".wma", ".ac3"}
+UNREADABLE |= {".mp4", ".m4v", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"}
+
+
+def files_below(folder: str | Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """The files in a folder and those inside it, also behind links, by name; hidden ones are left out.
+
+    A link to a folder that it lies in is not followed; a folder that may not be read is told.
+    """
+    try:
+        status = Path(folder).stat()
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        _tell_once(f"{printable(folder)} is left out, since it cannot be read ({error.strerror})")
+        return
+    if (here := (status.st_dev, status.st_ino)) in above:
+        return
+    folders = []
+    for entry in entries:
+        linked = entry.is_symlink() and Path(entry.path).is_dir()  # of a ring of links DirEntry cannot say
+        if linked or entry.is_dir(follow_symlinks=False):
+            folders.append(entry.path)
+        else:
+            yield Path(entry.path)
+    for inside in folders:
+        yield from files_below(inside, above | {here})
+
+
+def without_converted(files: Sequence[Path]) -> list[Path]:
+    """The files without those that libsndfile cannot read and that lie beside another of the same name."""
+    readable = {path.with_suffix("") for path in files if path.suffix.lower() not in UNREADABLE}
+    return [path for path in files if path.suffix.lower() not in UNREADABLE or path.with_suffix("") not in readable]
 
 
 def printable(path: str | Path) -> str:

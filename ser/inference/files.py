@@ -13,7 +13,7 @@ from torch import Tensor
 from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, duration, prepare, read_audio
 from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics
-from ser.data.soundfiles import printable
+from ser.data.soundfiles import UNREADABLE, files_below, printable, without_converted
 from ser.encoders import FrameFiles
 from ser.encoders.files import SUFFIXES as FRAME_SUFFIXES
 from ser.encoders.files import places
@@ -23,10 +23,7 @@ from ser.inference.timeline import predict_gated, predict_long, speech_of
 from ser.inference.vad import SpeechGate
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
-# Of phones, browsers and cameras: these cannot be read, but are listed as failures.
-_CONVERTED = {".m4a", ".aac", ".amr", ".3gp", ".webm", ".mka", ".wma", ".ac3"}
-_CONVERTED |= {".mp4", ".m4v", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"}
-SUFFIXES |= _CONVERTED
+SUFFIXES |= UNREADABLE  # which are listed as failures
 
 StatisticsOf = Callable[[Path], FrameStatistics | None]
 Outcome = Prediction | str  # or the reason why there is none
@@ -69,15 +66,9 @@ def collect_files(paths: Sequence[str | Path], suffixes: Collection[str] = SUFFI
         if not path.is_dir():
             found[path] = None
             continue
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in suffixes
-            and (file.is_file() or (file.is_symlink() and not file.exists()))  # a link that leads nowhere is listed
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
-        read = {file.with_suffix("") for file in inside if file.suffix.lower() not in _CONVERTED}
-        inside = [f for f in inside if f.suffix.lower() not in _CONVERTED or f.with_suffix("") not in read]
+        named_so = [file for file in files_below(path) if file.suffix.lower() in suffixes]
+        # No pipe, which would wait for a writer; a link that leads nowhere is listed.
+        inside = sorted(without_converted([file for file in named_so if file.is_file() or not file.exists()]))
         if not inside:
             remedy = "check the folder" if suffixes is SUFFIXES else "this model takes no audio but frames"
             raise SerError(f"{printable(path)} holds no {what} files, expected some of {named} ...; {remedy}.")

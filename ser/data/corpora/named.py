@@ -26,7 +26,7 @@ from ser.data.corpora.parsing import (
     validate_emotions,
 )
 from ser.data.corpus import Corpus, Utterance
-from ser.data.soundfiles import printable
+from ser.data.soundfiles import UNREADABLE, files_below, printable, without_converted
 from ser.emotions import find_emotion
 from ser.errors import SerError
 
@@ -197,6 +197,10 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
     """
     base = existing_root(root, "recordings", _REMEDY)
     files = _without_copies(sorted(path.relative_to(base) for path in audio_files(base)), base)
+    if odd := [path for path in without_converted(list(files_below(base))) if path.suffix.lower() in UNREADABLE]:
+        example = printable(min(odd).relative_to(base))
+        log.warning("%s: %d files such as %s cannot be read; convert them (ffmpeg -i IN OUT.wav)",
+                    printable(base), len(odd), example)  # fmt: skip
     labels = _labels(files)
     possible = sorted({label.emotion for label in labels.values()})
     if len(possible) < 2:

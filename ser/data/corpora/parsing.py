@@ -1,7 +1,6 @@
 """What the corpus parsers share: the root folder, the emotions, audio files and the checks of the result."""
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from ser.data.audio import duration
 from ser.data.corpus import Corpus, Utterance
-from ser.data.soundfiles import printable
+from ser.data.soundfiles import files_below, printable
 from ser.errors import SerError
 
 log = logging.getLogger(__name__)
@@ -110,11 +109,7 @@ def mapped_labels(
 
 def audio_files(root: Path) -> Iterator[Path]:
     """All audio files below ``root``; hidden files and folders and macOS's ``._`` twins are left out."""
-    for folder, inside, names in os.walk(root, followlinks=True):
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
-                yield Path(folder, name)
+    return (path for path in files_below(root) if path.suffix.lower() in AUDIO_SUFFIXES)
 
 
 def named_files(paths: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
