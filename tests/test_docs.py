@@ -86,9 +86,9 @@ def test_braces_at_the_end_of_a_meaning_are_kept():
 
 
 def test_lines_break_neither_in_intervals_nor_in_options_and_blocks_of_code_stay_as_they_are():
-    text, kept = "82.1 [77.3, 86.5] (p 0.012), --a-b", "<pre><code>[1.0, 2.0] a_b</code></pre>"
+    text, kept = "82.1 [77.3, 86.5] (p 0.012), --a-b x=/path/to/corpus", "<pre><code>[1.0, 2.0] a_b</code></pre>"
     assert line_breaks.on_page_content(f"<p>{text} <code>probe --of a/b_c</code></p>{kept}") == (
-        '<p>82.1 [77.3,&nbsp;86.5] (p&nbsp;0.012), <span class="whole">--a-b</span> '
+        '<p>82.1 [77.3,&nbsp;86.5] (p&nbsp;0.012), <span class="whole">--a-b</span> x=/<wbr>path/<wbr>to/<wbr>corpus '
         f'<code>probe <span class="whole">--of</span> a/<wbr>b_<wbr>c</code></p>{kept}'
     )
 

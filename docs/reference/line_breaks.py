@@ -5,6 +5,7 @@ import re
 _INTERVAL = re.compile(r"\[([-+]?[\d.]+), ([-+]?[\d.]+)\]")
 _OPTION = re.compile(r"(?<![\w-])-[\w-]*(?:=\S+)?")
 _OPTION_IN_TEXT = re.compile(r"(?<=[\s(])--[a-z][a-z-]*(?![^<>]*>)")
+_LONG_WORD = re.compile(r"(?<=[\s>(])[\w/.=]{16,}(?![^<>]*>)")
 _P_VALUE = re.compile(r"\(p (<?[\d.]+)\)")
 _PREFORMATTED = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
 
@@ -16,10 +17,11 @@ def on_page_content(html: str, **_: object) -> str:
 
 
 def broken(html: str) -> str:
-    """Keep intervals, p values and options whole; names in code break behind ``/ _ . =`` (site.css: on a phone)."""
+    """Keep intervals, p values and options whole; names and long words break behind ``/ _ . =`` (on a phone: site.css)."""
     html = _P_VALUE.sub(r"(p&nbsp;\1)", _INTERVAL.sub(r"[\1,&nbsp;\2]", html))
     html = re.sub(r"<code>([^<]*)</code>", lambda code: f"<code>{_code(code[1])}</code>", html)
-    return _OPTION_IN_TEXT.sub(r'<span class="whole">\g<0></span>', html)
+    html = _OPTION_IN_TEXT.sub(r'<span class="whole">\g<0></span>', html)
+    return _LONG_WORD.sub(lambda word: _breakable(word[0]), html)
 
 
 def _code(text: str) -> str:
@@ -28,5 +30,9 @@ def _code(text: str) -> str:
         if _OPTION.fullmatch(word):
             words.append(f'<span class="whole">{word}</span>')
         else:
-            words.append(re.sub(r"(?<=[/_.=])(?=\w)", "<wbr>", word))
+            words.append(_breakable(word))
     return " ".join(words)
+
+
+def _breakable(word: str) -> str:
+    return re.sub(r"(?<=[/_.=])(?=\w)", "<wbr>", word)
