@@ -17,7 +17,7 @@ def on_page_content(html: str, **_: object) -> str:
 
 
 def broken(html: str) -> str:
-    """Keep intervals, p values and options whole; names and long words break behind ``/ _ . =`` (on a phone: site.css)."""
+    """Keep intervals, p values and options whole; names and long words may break (site.css: on a phone)."""
     html = _P_VALUE.sub(r"(p&nbsp;\1)", _INTERVAL.sub(r"[\1,&nbsp;\2]", html))
     html = re.sub(r"<code>([^<]*)</code>", lambda code: f"<code>{_code(code[1])}</code>", html)
     html = _OPTION_IN_TEXT.sub(r'<span class="whole">\g<0></span>', html)
