@@ -82,6 +82,14 @@ def test_wandb_summarises_the_chosen_epoch_not_the_last(configure, tmp_path, mon
     assert all(len(list(tmp_path.glob(f"{run}/wandb/offline-run-*"))) == 1 for run in ("run", "failed", "next"))
 
 
+def test_a_logger_that_is_not_installed_names_the_extra(configure, monkeypatch):
+    monkeypatch.setattr("ser.run.trainer.find_spec", lambda name: None)
+    with pytest.raises(
+        SerError, match=r"^logger=wandb needs wandb, which is not installed; pip install 'ser-lab\[wandb\]'\.$"
+    ):
+        training.run(configure("logger=wandb"))
+
+
 @pytest.mark.parametrize("key", ["", "short", "0123456789" * 4])
 def test_wandb_is_refused_before_extraction_where_it_cannot_log_in(configure, tmp_path, monkeypatch, key):
     wandb = pytest.importorskip("wandb")

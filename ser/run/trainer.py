@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from inspect import signature
 from types import FrameType
 from typing import Any
@@ -81,6 +82,8 @@ def _check_loggers(loggers: Mapping[str, Any]) -> None:
     """Refuse what loggers would refuse only when they write first, by errors of Python."""
     for name, node in loggers.items():
         check_number(f"logger.{name}.flush_logs_every_n_steps", node.get("flush_logs_every_n_steps", 1), 1, whole=True)
+        if node["_target_"].endswith("WandbLogger") and find_spec("wandb") is None:
+            raise SerError(f"logger={name} needs wandb, which is not installed; pip install 'ser-lab[wandb]'.")
         if node["_target_"].endswith("TensorBoardLogger"):  # hands what it does not know to TensorBoard's writer
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  loads TensorBoard
 
