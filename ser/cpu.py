@@ -3,11 +3,14 @@
 import ctypes
 import math
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+_turn = threading.Lock()
+_found: list[str] = []  # the setting before each use that has not ended, of all threads: the first is the user's own
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _SMALL = 1_000_000  # multiplications of one product; oneDNN takes 10 to 15 microseconds before it begins
 
@@ -20,7 +23,8 @@ def float32_products(multiplications: float = math.inf, on_cpu: bool = True) -> 
     setting that makes torch ask oneDNN also allows it to round to bfloat16; it does so only on processors with AMX,
     where this changes nothing, as on all others. ``multiplications`` of one product: for small ones MKL stays faster.
     Where the products are not ``on_cpu`` nothing is set: torch.get_float32_matmul_precision(), which Lightning asks of
-    each GPU, raises an error while this lasts.
+    each GPU, raises an error while this lasts. The setting is the process's: a thread that leaves may take the speed
+    from another that is inside, and the last one leaves what was there before them all.
     Batches of products with one weight for all (three dimensions, not contiguous, without gradient) are left out of
     it by their callers: oneDNN copies the weight for each.
     """
@@ -28,12 +32,18 @@ def float32_products(multiplications: float = math.inf, on_cpu: bool = True) -> 
         yield
         return
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch replaces the module by an object
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16" if multiplications > _SMALL and _is_slow_by_mkl() else "ieee"
+    chosen = "bf16" if multiplications > _SMALL and _is_slow_by_mkl() else "ieee"
+    with _turn:
+        before = matmul.fp32_precision
+        _found.append(before)
+        matmul.fp32_precision = chosen
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        with _turn:
+            first = _found[0]
+            _found.pop()
+            matmul.fp32_precision = before if _found else first
 
 
 def _is_slow_by_mkl() -> bool:

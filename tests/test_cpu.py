@@ -1,9 +1,14 @@
+import threading
+
 import pytest
+import tiny_encoders
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ser import training
 from ser.cpu import float32_products
+from ser.encoders import SpeechEncoder, WhisperEncoder
 
 ZEN = {"cpu_name": "AMD EPYC", "avx512_f": True, "amx_bf16": False}
 PROCESSORS = {
@@ -65,3 +70,46 @@ def test_products_have_the_digits_of_float32_on_this_machine():
         error = ((left @ right).double() - exact).abs().max() / exact.abs().mean()
     rounded = ((left.bfloat16() @ right.bfloat16()).double() - exact).abs().max() / exact.abs().mean()
     assert error < 1e-5 and rounded > 1e-3
+
+
+def test_what_was_set_before_returns_after_threads_that_overlap():
+    before, (inside, left) = setting(), (threading.Event(), threading.Event())
+
+    def first():
+        with float32_products():
+            inside.set()
+            left.wait(60)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(60)
+    with float32_products():
+        left.set()
+        thread.join()
+    assert setting() == before
+
+
+class Products(TorchDispatchMode):
+    """Counts plain products, and notes how often a batch of them has one factor for all: oneDNN copies it each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain, self.copies = 0, [0]
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if function in (torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default):
+            weight = arguments[-1]
+            self.copies.append(len(weight) if weight.stride(0) == 0 else 0)
+        self.plain += function is torch.ops.aten.addmm.default
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("name", ["hubert", "wavlm", "wav2vec2", "whisper"])
+def test_no_encoder_multiplies_a_batch_by_one_weight_per_frame(name, large, tmp_path):
+    save = getattr(tiny_encoders, f"save_tiny_{name}")
+    folder = str(save(tmp_path / name) if name == "whisper" else save(tmp_path / name, large=large))
+    encoder = WhisperEncoder(folder) if name == "whisper" else SpeechEncoder(folder)
+    with Products() as seen, torch.no_grad():  # inference mode shows layers, not their products
+        encoder(0.1 * torch.randn(3, 16_000), torch.tensor([16_000, 12_000, 9_000]))
+    assert seen.plain and max(seen.copies) <= 3 * 2  # utterances and heads, not frames

@@ -140,6 +140,9 @@ class Layers(nn.Module):
     def __init__(self, layers: nn.ModuleList, norm: nn.Module | None) -> None:
         super().__init__()
         self.layers, self.norm = layers, norm
+        for layer in layers:
+            if _is_wavlm(layer):
+                layer.attention.register_forward_pre_hook(_lay_out)  # type: ignore[union-attr]
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         """States (B, L, D) before the first layer and after each, from the first one.
@@ -155,7 +158,7 @@ class Layers(nn.Module):
             lowest = torch.finfo(hidden.dtype).min  # not -inf: the row of an empty window would become NaN
             key_mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)[:, None, None, :]
         for layer in self.layers:
-            if hasattr(getattr(layer, "attention", None), "gru_rel_pos_linear"):  # WavLM
+            if _is_wavlm(layer):
                 hidden, positions = layer(hidden, attention_mask=mask, position_bias=positions)
             else:
                 hidden = layer(hidden, attention_mask=key_mask)
@@ -163,6 +166,16 @@ class Layers(nn.Module):
         if self.norm is not None:
             states[-1] = self.norm(states[-1])
         return states
+
+
+def _is_wavlm(layer: nn.Module) -> bool:
+    return hasattr(getattr(layer, "attention", None), "gru_rel_pos_linear")
+
+
+def _lay_out(attention: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs in the order of memory that WavLM's attention wants, (L, B, D): else it copies its weights per frame."""
+    hidden, *others = inputs
+    return (hidden.transpose(0, 1).contiguous().transpose(0, 1), *others)
 
 
 def joined(states: Sequence[Tensor], join: str) -> Tensor:
