@@ -215,6 +215,10 @@ def test_a_missing_folder_and_a_folder_without_frames_are_refused(tmp_path):
     for root in (None, tmp_path / "nowhere", tmp_path):
         with pytest.raises(SerError, match=r"features\.root="):
             imported(corpus_of("ab"), root, tmp_path / "cache")
+    # A model knows the width of its frames, so none is opened before; still one error and not one per utterance.
+    with pytest.raises(SerError, match=r"^features=files takes frames and no audio.* features\.root=/"):
+        imported(corpus_of("ab"), None, tmp_path / "cache", dim=DIM)
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_of_one_name_in_two_folders_have_run_folders_of_their_own(tmp_path, monkeypatch):
@@ -268,3 +272,5 @@ def test_a_run_on_files_predicts_files_as_it_did_and_takes_no_audio(configure, f
     for command in (["predict", str(audio)], ["listen", "--input", str(audio)]):
         assert main([*command, "--checkpoint", str(tmp_path / "run")]) == 1
         assert "ser predict frames/" in capsys.readouterr().err
+    assert main(["evaluate", str(manifest.parent), "--checkpoint", str(tmp_path / "run")]) == 1
+    assert "error: features=files takes frames and no audio" in capsys.readouterr().err

@@ -126,7 +126,8 @@ class FrameFiles(Encoder):
             SerError: the folder is not there, holds no frames, or a flat layout is not consistent.
         """
         if self.root is None or not self.root.is_dir():
-            raise SerError(f"features.root={self.root} is no folder; {_REMEDY}.")
+            given = "features=files takes frames and no audio, but features.root was not given"
+            raise SerError(f"{given if self.root is None else f'features.root={self.root} is no folder'}; {_REMEDY}.")
         found: dict[str, FrameSlice] = {}
         for path in sorted(self.root.rglob("*")):
             if path.suffix not in SUFFIXES or path.name.startswith("."):

@@ -96,7 +96,7 @@ def extract(
         name, reason = next(iter(failures.items()))
         raise SerError(
             f"none of the {len(corpus.utterances)} utterances of {corpus.name} could be encoded "
-            f"(first: {name}: {reason}), expected some; see {folder.path / 'failures.csv'}."
+            f"(first: {name}: {reason.rstrip('.')}), expected some; see {folder.path / 'failures.csv'}."
         )
     cache = FeatureCache(folder.places)
     if isinstance(maker, FrameFiles):

@@ -85,7 +85,7 @@ class CacheFolder:
         """Look at the cache without changing it, except for remembering the hashes of audio read now.
 
         Raises:
-            SerError: a shard is damaged, or belongs to another encoder.
+            SerError: a shard is damaged, or belongs to another encoder; or there is no folder of frames from files.
         """
         identity = fingerprint(maker.description())
         root = Path(cache_root) / corpus.name
@@ -93,6 +93,8 @@ class CacheFolder:
         if corpus.frame_source is not None:
             folder.recordings = {u.id: _made_up(u) for u in corpus.utterances}
         else:
+            if isinstance(maker, FrameFiles) and not trust_cache and any(u.frames is None for u in corpus.utterances):
+                _ = maker.entries  # a folder that is not there is one error, not one per utterance
             places = folder._locate(corpus.utterances, maker)
             found = folder.hashes.of(path for path, _, _ in places.values())
             folder.recordings = {
