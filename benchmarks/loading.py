@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.composing import compose_experiment
 from benchmarks.memory import peak_mb
-from ser.cpu import float32_products, reuse_freed_memory
+from ser.cpu import network_products, reuse_freed_memory
 from ser.data.datamodule import EmotionDataModule
 from ser.module import EmotionModule
 from ser.run.trainer import count_threads
@@ -59,7 +59,7 @@ def main() -> None:
     module, started = experiment.module(), peak_mb()
     reuse_freed_memory()
     threads = count_threads(experiment.cfg.trainer, module)
-    with threadpool_limits(threads), float32_products():
+    with threadpool_limits(threads), network_products(module.network):
         iterate(experiment.data)  # what an earlier epoch, or the extraction, leaves in the system's cache
         loading, batches = iterate(experiment.data, EPOCHS)
         peak = peak_mb()

@@ -25,13 +25,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.composing import Experiment, compose_experiment
-from ser.cpu import float32_products
+from ser.cpu import network_products
 from ser.run.trainer import build_trainer
 
 TARGET = 1.05
 
 
-@float32_products()  # as in a training
 def main() -> None:
     """Print the ratio and what it is in milliseconds per step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,10 +46,11 @@ def main() -> None:
         experiment = compose_experiment(
             Path(folder), options.scale, f"model={options.model}", "trainer.max_epochs=1", *options.overrides
         )
-        bare_epoch(experiment)  # warms up
-        for _ in range(options.rounds):
-            bare.append(bare_epoch(experiment))
-            ratios.append(lightning_epoch(experiment) / bare[-1])
+        with network_products(experiment.module().network):  # as in a training
+            bare_epoch(experiment)  # warms up
+            for _ in range(options.rounds):
+                bare.append(bare_epoch(experiment))
+                ratios.append(lightning_epoch(experiment) / bare[-1])
     steps = len(experiment.data.train_dataloader())
     each = ", ".join(f"{ratio:.3f}" for ratio in np.array(ratios)[:, 0])
     ratio, processor = np.median(ratios, axis=0)

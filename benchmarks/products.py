@@ -2,11 +2,12 @@
 
     python -m benchmarks.products --rounds 4
 
-Encoders (the sizes of Whisper base and HuBERT base, random weights) and training steps of networks (IEMOCAP's lengths,
+Encoders (the sizes of Whisper base and HuBERT base, random weights) and training steps of a network (IEMOCAP's lengths,
 batches of 32) are timed with one thread in alternating rounds; the figures are medians of processor time. An encoder
 hears a window of 5 s of noise again and again, as in live use, and clips of 1.5 to 5.5 s, each of a length that was not
-there before, as in extraction: oneDNN prepares for each new size. Behind them stands the largest difference of an
-encoder's frames, and of the networks' loss. Where the processor is none that gains, both are the same code.
+there before, as in extraction: oneDNN prepares for each new size. Each round has other batches, too. Behind them stands
+the largest difference of an encoder's frames, and of the network's loss. Where the processor is none that gains, both
+are the same code, as they are for networks below a million parameters.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.composing import compose_experiment
 from benchmarks.live import save_hubert, save_whisper
 from ser.cpu import float32_products, reuse_freed_memory
-from ser.data.datamodule import EmotionDataModule
 from ser.encoders import Encoder, SpeechEncoder, WhisperEncoder
 
 SECONDS = 5
@@ -35,13 +35,7 @@ ENCODERS: dict[str, tuple[Callable[[Path], None], Callable[[str], Encoder]]] = {
     "whisper_base": (save_whisper, lambda folder: WhisperEncoder(folder, window="clip")),
     "hubert_base": (save_hubert, SpeechEncoder),
 }
-NETWORKS = {  # overrides, and how many frames are averaged into one
-    "recommended": ("experiment=recommended", 4),
-    "bottleneck_gru": ("experiment=bottleneck_gru", 4),
-    "small_gru": ("experiment=small_gru", 1),
-    "gru": ("model=gru", 1),
-    "enhanced_gru": ("model=enhanced_gru", 1),
-}
+NETWORKS = {"enhanced_gru": "model=enhanced_gru", "enhanced_gru, H 256": "model=enhanced_gru model.hidden_size=256"}
 
 
 def main() -> None:
@@ -57,8 +51,8 @@ def main() -> None:
             encoder = build(str(Path(folder) / name))
             compare(f"{name}, {SECONDS} s", lambda _, e=encoder: forward(e, [SECONDS]), rounds)
             compare(f"{name}, new lengths", lambda n, e=encoder: forward(e, [c + _LONGER * n for c in CLIPS]), rounds)
-        for name, (override, average) in NETWORKS.items():
-            compare(f"{name}, training step", training_step(override, average), rounds)
+        for name, overrides in NETWORKS.items():
+            compare(f"{name}, training", training_steps(overrides.split()), rounds)
 
 
 def forward(encoder: Encoder, seconds: Sequence[float]) -> torch.Tensor:
@@ -69,21 +63,17 @@ def forward(encoder: Encoder, seconds: Sequence[float]) -> torch.Tensor:
         return torch.cat([encoder(clip, torch.tensor([clip.shape[1]]))[0][0] for clip in clips])
 
 
-def training_step(override: str, average: int) -> Callable[[int], torch.Tensor]:
-    """What goes forward and backward through three batches and returns their losses (3,)."""
+def training_steps(overrides: Sequence[str]) -> Callable[[int], torch.Tensor]:
+    """What goes forward and backward through a round's three batches and returns their losses (3,)."""
     with tempfile.TemporaryDirectory() as folder:
-        experiment = compose_experiment(Path(folder), 0.05, override)
-    read = experiment.data
-    data = EmotionDataModule(
-        experiment.corpus, read.split, read.cache, read.normalization, average=average, **experiment.cfg.batches
-    )
-    module = experiment.module().eval()  # no dropout, so that the losses can be compared
+        experiment = compose_experiment(Path(folder), 0.05, *overrides)
+    data, module = experiment.data, experiment.module().eval()  # no dropout, so that the losses can be compared
     raw = list(data.train_dataloader())
-    batches = [data.on_after_batch_transfer(raw[index], 0) for index in (0, len(raw) // 2, -1)]
 
-    def run(_: int) -> torch.Tensor:
+    def run(number: int) -> torch.Tensor:
         losses = []
-        for batch in batches:
+        for place in (0, len(raw) // 2, len(raw) - 1):
+            batch = data.on_after_batch_transfer(raw[(place + number) % len(raw)], 0)
             module.zero_grad()
             loss = module.emotion_loss(module(batch.frames, batch.lengths).emotion_logits, batch.emotion)
             loss.backward()

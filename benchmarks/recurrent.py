@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ser.cpu import float32_products
+from ser.cpu import float32_products, network_products
 from ser.models.cpu import gru
 from ser.models.layers import BidirectionalRNN
 from ser.models.recurrent import BottleneckGRU, EnhancedGRU
@@ -83,7 +83,6 @@ def report(title: str, seconds: dict[str, float]) -> None:
         print(f"{title:28s} {name:14s} {value * 1e3:8.1f} ms {first / value:6.2f}x", flush=True)
 
 
-@float32_products()  # as in a training
 def main() -> None:
     """Time every layer size, then the whole network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,16 +112,19 @@ def main() -> None:
     ):
         kinds = {"two nn.GRU": plain_step, "ours": step}
         variants = {name: partial(kind, network, x, lengths) for name, kind in kinds.items()}
-        report(f"{title} L {FRAMES // 4}", alternate(variants, options.repeats))
+        with network_products(network):  # as in a training
+            report(f"{title} L {FRAMES // 4}", alternate(variants, options.repeats))
     single = torch.randn(2048, 2048)
     half = single.bfloat16()
     products = {"fp32": partial(torch.mm, single, single), "bf16": partial(torch.mm, half, half)}
-    report("matrix product, 2048", alternate(products, options.repeats))
+    with float32_products():
+        report("matrix product, 2048", alternate(products, options.repeats))
     x, lengths = torch.randn(BATCH, FRAMES, WIDTH), torch.randint(int(0.95 * FRAMES), FRAMES + 1, (BATCH,))
     for cell, hidden in NETWORKS:
         network = EnhancedGRU(WIDTH, 4, hidden_size=hidden, cell=cell)
         variants = {name: partial(step, network, x, lengths, name == "bf16") for name in ("fp32", "bf16")}
-        report(f"EnhancedGRU {cell} H {hidden}", alternate(variants, options.repeats))
+        with network_products(network):
+            report(f"EnhancedGRU {cell} H {hidden}", alternate(variants, options.repeats))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 _turn = threading.Lock()
 _found: list[str] = []  # the setting before each use that has not ended, of all threads: the first is the user's own
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGE = 1_000_000  # parameters of a network
 _SMALL = 1_000_000  # multiplications of one product; oneDNN takes 10 to 15 microseconds before it begins
 
 
@@ -44,6 +46,18 @@ def float32_products(multiplications: float = math.inf, on_cpu: bool = True) -> 
             first = _found[0]
             _found.pop()
             matmul.fp32_precision = before if _found else first
+
+
+@contextmanager
+def network_products(network: nn.Module, on_cpu: bool = True) -> Iterator[None]:
+    """``float32_products`` for a large network, in its training and where answers must have the same digits.
+
+    Batches differ in length, and oneDNN prepares for each new size: a run of a small network (``small_gru``) gets
+    slower by it, one of ``enhanced_gru`` faster.
+    """
+    large = sum(parameter.numel() for parameter in network.parameters()) >= _LARGE
+    with float32_products(on_cpu=on_cpu and large):
+        yield
 
 
 def _is_slow_by_mkl() -> bool:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from ser.config.identity import depends_on_seed, describe, run_record
 from ser.console import count_parameters, show_network, show_scores, show_split
-from ser.cpu import float32_products, reuse_freed_memory
+from ser.cpu import network_products, reuse_freed_memory
 from ser.data.datamodule import EmotionDataModule
 from ser.encoders import FrameFiles
 from ser.errors import TERMINATED, SerError, check_number
@@ -87,8 +87,8 @@ def _carry_out(
     trainer = build_trainer(cfg, batches=batches, schedules=not isinstance(module.network, StatisticsLogistic))
     module.configure_optimizers()  # here, so that refused settings leave no folder behind
     reuse_freed_memory()
-    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
-    with threadpool_limits(count_threads(cfg.trainer, module)), float32_products(on_cpu=on_cpu), folder.hold():
+    products = network_products(module.network, on_cpu=isinstance(trainer.accelerator, CPUAccelerator))
+    with threadpool_limits(count_threads(cfg.trainer, module)), products, folder.hold():
         checkpoint = folder.start(record, data.record, resume=cfg.resume)
         with finished(trainer.loggers):  # they write into the folder, which may move
             for logger in trainer.loggers:

@@ -42,7 +42,7 @@ def test_what_was_set_before_returns_also_after_an_error():
     assert (setting(), torch.get_float32_matmul_precision()) == before  # torch refuses the second where both are mixed
 
 
-def test_nothing_is_set_where_a_gpu_multiplies(monkeypatch, configure, few_figures):
+def test_nothing_is_set_for_small_networks_and_where_a_gpu_multiplies(monkeypatch, configure, few_figures):
     """Lightning asks torch for its precision on each GPU, which is an error while the other library is chosen."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: ZEN)
     with float32_products(), pytest.raises(RuntimeError):
@@ -57,9 +57,11 @@ def test_nothing_is_set_where_a_gpu_multiplies(monkeypatch, configure, few_figur
 
     monkeypatch.setattr(training, "fit_by_epochs", noting)
     training.run(configure("test=false"))
+    monkeypatch.setattr("ser.cpu._LARGE", 0)
+    training.run(configure("test=false"))
     monkeypatch.setattr(training, "CPUAccelerator", CUDAAccelerator)  # as if it trained on another device
     training.run(configure("test=false"))
-    assert seen == ["bf16", "none"]
+    assert seen == ["none", "bf16", "none"]  # a small network, a large one, one on another device
 
 
 def test_products_have_the_digits_of_float32_on_this_machine():

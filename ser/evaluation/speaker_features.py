@@ -108,7 +108,7 @@ def refit_of(folder: Path, table: pd.DataFrame, answers: Callable[[np.ndarray], 
     import torch  # noqa: PLC0415  few runs have such a removal
 
     from ser.adversary import Adversary  # noqa: PLC0415
-    from ser.cpu import float32_products  # noqa: PLC0415
+    from ser.cpu import network_products  # noqa: PLC0415
     from ser.inference.checkpoint import read_checkpoint  # noqa: PLC0415
     from ser.inference.engines import build_network  # noqa: PLC0415
     from ser.models.network import Network, construct  # noqa: PLC0415
@@ -129,7 +129,7 @@ def refit_of(folder: Path, table: pd.DataFrame, answers: Callable[[np.ndarray], 
     erase = network.erase
     statistics = torch.from_numpy(read_embeddings(folder / "train_statistics.npy", len(table)))  # (n, F)
 
-    @float32_products()  # as in the run, whose last digits its probe can show
+    @network_products(network)  # as in the run, whose last digits its probe can show
     @torch.no_grad()
     def features_without(rows: np.ndarray) -> np.ndarray:
         seen = torch.ones(len(table), dtype=torch.bool)

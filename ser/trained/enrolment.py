@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ser.config.identity import stored_config, where_it_ran
-from ser.cpu import float32_products
+from ser.cpu import network_products
 from ser.data.datamodule import EmotionDataModule, normalize
 from ser.data.normalization import FrameStatistics, mean_and_std, prior_sums
 from ser.errors import SerError, check_number
@@ -93,16 +93,16 @@ def _sums_of_others(sums: Tensor, speakers: np.ndarray, count: int, random: np.r
     return others
 
 
-@float32_products()
 @torch.inference_mode()
 def _predictions(
     run: Run, datamodule: EmotionDataModule, network: nn.Module, mean: Tensor, std: Tensor
 ) -> pd.DataFrame:
     """The run's prediction table with the answers to frames normalised by ``mean`` and ``std`` (U, D)."""
     answers: dict[str, np.ndarray] = {}
-    for batch in datamodule.loader("test"):
-        logits = network(normalize(batch, mean, std).frames, batch.lengths).emotion_logits
-        answers |= dict(zip(batch.ids, logits.softmax(-1).double().numpy(), strict=True))
+    with network_products(network):
+        for batch in datamodule.loader("test"):
+            logits = network(normalize(batch, mean, std).frames, batch.lengths).emotion_logits
+            answers |= dict(zip(batch.ids, logits.softmax(-1).double().numpy(), strict=True))
     found = np.stack([answers[identifier] for identifier in run.predictions["id"]])
     columns = {f"p_{name}": found[:, index] for index, name in enumerate(datamodule.emotions)}
     return run.predictions.assign(predicted=np.array(datamodule.emotions)[found.argmax(1)], **columns)
