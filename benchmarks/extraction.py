@@ -1,6 +1,6 @@
 """Frames per second of extraction in batches against one file at a time, for log-mel and a HuBERT of random weights.
 
-    python benchmarks/extraction.py --clips 48 --dim 256 --layers 4
+    python -m benchmarks.extraction --clips 48 --dim 256 --layers 4
 
 Prints one line an encoder: both rates, their ratio, and the encoder's bare forward on the same batches. Lengths are
 drawn from a log-normal law with IEMOCAP's median (3.6 s) and 95% point (11 s).

@@ -1,4 +1,4 @@
-"""What inference costs: ``python benchmarks/inference.py [--checkpoint RUN]``.
+"""What inference costs: ``python -m benchmarks.inference [--checkpoint RUN]``.
 
 Without a checkpoint it takes randomly initialised networks of the default and of a small size on log-mel frames; costs
 do not depend on the weights. Prints one table a network:

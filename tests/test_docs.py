@@ -93,6 +93,27 @@ def test_lines_break_neither_in_intervals_nor_in_options_and_blocks_of_code_stay
     )
 
 
+def test_options_of_commands_stay_whole_long_values_fold_and_chinese_lines_join_without_a_space():
+    command = line_breaks.on_page_content('<pre><code>ser predict a.wav --output <span class="w">b</span></code></pre>')
+    assert command == (
+        '<pre><code>ser predict a.wav <span class="whole">--output</span> <span class="w">b</span></code></pre>'
+    )
+    value = "${a.long:${value.of.many},${keys.that.no},${column.of.a.table},${could.hold}}"
+    folded = line_breaks.on_page_content(f"<td><code>{value}</code></td>")
+    assert folded.startswith('<td><code class="long">') and folded.replace("<wbr>", "").endswith(
+        f">{value}</code></td>"
+    )
+    assert (
+        line_breaks.on_page_content("<p>\u4e00\uff0c\n\u4e8c\nthree\nfour</p>")
+        == "<p>\u4e00\uff0c\u4e8c\nthree\nfour</p>"
+    )
+
+
+def test_entries_of_lists_are_not_explained_by_other_entries():
+    meanings = from_conf.group_meanings("augmentation")
+    assert "mixstyle" in meanings and not {"fraction", "factor", "masks"} & set(meanings)
+
+
 def test_commands_show_their_examples_as_code():
     page = from_code.commands()
     assert "```bash\nser predict " in page

@@ -95,7 +95,7 @@ def errors() -> str:
     for file in sorted((ROOT / "ser").rglob("*.py")):
         name = str(file.relative_to(ROOT))
         topic = next(topic for start, topic in TOPICS.items() if name.startswith(start))
-        topics[topic] += [row for row in map(_row, messages(file)) if row not in topics[topic]]
+        topics[topic] = list(dict.fromkeys([*topics[topic], *map(_row, messages(file))]))
     parts = [(ROOT / "docs/reference/errors.intro.md").read_text(encoding="utf-8")]
     for topic in sorted(topics):
         parts.append(f"## {topic}")

@@ -130,8 +130,12 @@ def group_comments() -> dict[str, str]:
 
 
 def group_meanings(group: str) -> dict[str, str]:
-    """Meaning of each key of a group by its last part: what one option explains is not repeated in the others."""
+    """Meaning of each key of a group by its last part: what one option explains is not repeated in the others.
+
+    Entries of lists explain themselves: the same name means another thing in another entry.
+    """
     found = [entry for file in sorted((CONF / group).glob("*.yaml")) for entry in read_settings(file)]
+    found = [entry for entry in found if not re.search(r"\.\d+\.", entry.key)]
     return {entry.key.rpartition(".")[2]: entry.meaning for entry in found if entry.meaning}
 
 

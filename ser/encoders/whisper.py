@@ -21,8 +21,8 @@ class WhisperEncoder(PretrainedEncoder):
 
     Whisper was trained on 30 seconds at a time, zero-padded, and a window of that size costs the same for every clip.
     With ``window="clip"`` the positions are cut to the clip's own length and padding is masked: a 2-second clip costs
-    a fifteenth, and the frames, which differ in numbers, serve emotion as well. Longer clips are encoded in consecutive
-    windows of 30 seconds either way.
+    a fifteenth, and the frames, which differ in numbers, serve emotion a little less well (the page of all settings has
+    the figures). Longer clips are encoded in consecutive windows of 30 seconds either way.
 
     With ``window="30s"`` frames are exactly as Whisper itself makes them. They see zeros behind the clip, which no
     cache keeps, so that no layer above them can be trained.

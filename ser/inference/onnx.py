@@ -144,7 +144,9 @@ def _write(recognizer: Recognizer, path: Path, with_encoder: bool) -> None:
             "2.14.1 exports every network and encoder of this project."
         ) from error
     if program is None:
-        raise SerError("torch.onnx.export gave no program, expected one; install the versions that ser[export] names.")
+        raise SerError(
+            "torch.onnx.export gave no program, expected one; install the versions that ser-lab[export] names."
+        )
     program.model.metadata_props.update(
         {
             METADATA_KEY: json.dumps(to_plain(recognizer.config.plain)),
