@@ -24,6 +24,11 @@ QUIET = ["figures=false", "logger=none", "callbacks.progress_bar=null", "test_ea
 LAYER = "data=ravdess data.root={ravdess} features=whisper_base features.checkpoint={whisper}"
 LAYERS = "data=ravdess data.root={ravdess} features=whisper_base_layers features.checkpoint={whisper}"
 SEEDS = "seed=1,2,3"
+NOTES = {
+    "curve": "Speakers and utterances of the training part. low, high: 95% interval over test speakers.",
+    "enrolment": "k: unlabelled utterances of the speaker, never the tested one; all: all others. own run: all of the "
+    "speaker's utterances, the tested one included, without shrinkage. low, high: 95% interval over speakers.",
+}
 AFTER = f"variant=statistics_logistic,recommended,adversary/erasure_after {SEEDS}"
 HEAD_ANEW = f"variant=adversary/erasure_after adversarial.strength=0.03 {SEEDS}"
 CONFUSION = f"variant=adversary/confusion adversarial_weight=0.2 {SEEDS}"
@@ -195,7 +200,7 @@ def section(part: Part, folder: Path) -> list[str]:
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in summary)]
     for table in (points, *folder.glob("*/enrolment.csv")):
         if table.is_file():
-            lines += ["", f"### {table.stem.capitalize()}", "", *rows_of(table)]
+            lines += ["", f"### {table.stem.capitalize()}", "", *rows_of(table), "", NOTES[table.stem]]
     return lines
 
 

@@ -27,11 +27,12 @@ GROUPS = sorted(group for group in from_conf.folder_names() if not group.startsw
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_setting_and_option_of_a_group_is_explained(group):
-    meanings = from_conf.group_meanings(group)
     for file in (from_conf.CONF / group).glob("*.yaml"):
         assert from_conf.header(file), f"{file} needs a comment at its top"
         for setting in from_conf.read_settings(file):
-            assert setting.meaning or meanings.get(setting.key.rpartition(".")[2]), f"{file}: {setting.key}: a comment"
+            assert setting.meaning or from_conf.meanings(file).get(setting.key.rpartition(".")[2]), (
+                f"{file}: {setting.key}: a comment"
+            )
 
 
 def test_each_key_of_the_page_is_explained():
@@ -109,9 +110,12 @@ def test_options_of_commands_stay_whole_long_values_fold_and_chinese_lines_join_
     )
 
 
-def test_entries_of_lists_are_not_explained_by_other_entries():
-    meanings = from_conf.group_meanings("augmentation")
-    assert "mixstyle" in meanings and not {"fraction", "factor", "masks"} & set(meanings)
+def test_a_comment_explains_its_own_option_and_those_based_on_it():
+    strong = from_conf.meanings(from_conf.CONF / "augmentation/strong.yaml")
+    assert "mixstyle" in strong and not {"fraction", "factor", "masks"} & set(strong), "entries of lists"
+    assert from_conf.meanings(from_conf.CONF / "adversarial/fast_head.yaml")["lr_factor"]
+    page = from_conf.configuration()
+    assert "`001[1-9]|0020`" in page
 
 
 def test_commands_show_their_examples_as_code():

@@ -95,7 +95,7 @@ def errors() -> str:
     for file in sorted((ROOT / "ser").rglob("*.py")):
         name = str(file.relative_to(ROOT))
         topic = next(topic for start, topic in TOPICS.items() if name.startswith(start))
-        topics[topic] = list(dict.fromkeys([*topics[topic], *map(_row, messages(file))]))
+        topics[topic] = list(dict.fromkeys([*topics[topic], *filter(_has_words, map(_row, messages(file)))]))
     parts = [(ROOT / "docs/reference/errors.intro.md").read_text(encoding="utf-8")]
     for topic in sorted(topics):
         parts.append(f"## {topic}")
@@ -149,6 +149,10 @@ def _row(message: str) -> str:
         remedy = next(remedy for phrase, remedy in _REMEDIES.items() if phrase in message) + "."
     remedy = re.sub(r"(?<!`)pip install '[^']*'", r"`\g<0>`", remedy)
     return f"| {cell(given if separator else message)} | {cell(remedy[:1].upper() + remedy[1:])} |"
+
+
+def _has_words(row: str) -> bool:
+    return not row.startswith("| ⟨…⟩ |")  # nobody finds such a message here
 
 
 def cell(text: str) -> str:

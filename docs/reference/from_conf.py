@@ -49,13 +49,12 @@ def configuration() -> str:
             rows = [f"| `{group}={name}` | {cell(header(file))} |" for name, file in options.items()]
             parts.append("\n".join(["| option | what it is |", "|---|---|", *rows]))
             continue
-        meanings = group_meanings(group)
         for name, file in options.items():
             parts += [f"### {group}={name}", header(file) and sentence(header(file)), target(file)]
             keys = read_settings(file)
             whole = "@package _global_" in file.read_text(encoding="utf-8")
             prefix = "" if whole else f"{group.replace('/', '.')}."
-            parts.append(table([entry._replace(key=f"{prefix}{entry.key}") for entry in keys], meanings))
+            parts.append(table([entry._replace(key=f"{prefix}{entry.key}") for entry in keys], meanings(file)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -108,9 +107,7 @@ def header(file: Path) -> str:
 def target(file: Path) -> str:
     """What an option constructs and what it is based on, as Markdown; empty where it does neither."""
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    based = [
-        entry for entry in content.get("defaults", []) if isinstance(entry, str) and not re.search("_self_|@", entry)
-    ]
+    based = bases(file)
     made = f"Constructs `{content['_target_']}`. " if "_target_" in content else ""
     made += f"Based on `{file.parent.name}={based[0]}`; below is what differs." if based else ""
     return made.strip()
@@ -129,23 +126,31 @@ def group_comments() -> dict[str, str]:
     return {match[1]: match[2] or "" for match in found if match}
 
 
-def group_meanings(group: str) -> dict[str, str]:
-    """Meaning of each key of a group by its last part: what one option explains is not repeated in the others.
+def meanings(file: Path) -> dict[str, str]:
+    """Meaning of each key of an option by its last part: its own, and those of the option that it is based on.
 
     Entries of lists explain themselves: the same name means another thing in another entry.
     """
-    found = [entry for file in sorted((CONF / group).glob("*.yaml")) for entry in read_settings(file)]
-    found = [entry for entry in found if not re.search(r"\.\d+\.", entry.key)]
-    return {entry.key.rpartition(".")[2]: entry.meaning for entry in found if entry.meaning}
+    found = [entry for entry in read_settings(file) if entry.meaning and not re.search(r"\.\d+\.", entry.key)]
+    based = [meanings(file.with_name(f"{name}.yaml")) for name in bases(file)]
+    return {**(based[0] if based else {}), **{entry.key.rpartition(".")[2]: entry.meaning for entry in found}}
 
 
-def table(settings: list[Setting], meanings: dict[str, str]) -> str:
+def bases(file: Path) -> list[str]:
+    """The options of its group that an option is based on."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return [
+        entry for entry in content.get("defaults", []) if isinstance(entry, str) and not re.search("_self_|@", entry)
+    ]
+
+
+def table(settings: list[Setting], inherited: dict[str, str]) -> str:
     """Settings as a Markdown table; empty where there are none."""
     if not settings:
         return ""
     rows = [
-        f"| `{entry.key}` | `{cell(entry.value)}` | "
-        f"{prose(entry.meaning or meanings.get(entry.key.rpartition('.')[2], ''))} |"
+        f"| `{entry.key}` | `{entry.value}` | "
+        f"{prose(entry.meaning or inherited.get(entry.key.rpartition('.')[2], ''))} |"
         for entry in settings
     ]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])

@@ -6,7 +6,8 @@ _INTERVAL = re.compile(r"\[([-+]?[\d.]+), ([-+]?[\d.]+)\]")
 _OPTION = re.compile(r"(?<![\w-])-[\w-]*(?:=\S+)?")
 _OPTION_IN_TEXT = re.compile(r"(?<=[\s(])--[a-z][a-z-]*(?![^<>]*>)")
 _OPTION_IN_COMMAND = re.compile(r"(?<=[\s>])--[a-z][a-z-]*(?![^<>]*>)")
-_LONG_WORD = re.compile(r"(?<=[\s>(])[\w/.=]{16,}(?![^<>]*>)")
+_LONG_WORD = re.compile(r"(?<=[\s>(])[\w/.=]{12,}(?![^<>]*>)")
+_SEPARATOR = re.compile(r"(?<=[/_=,}])(?=[\w$])|(?<=\w[.-])(?=[A-Za-z_$])")  # not in 0.001 and 1e-5
 _P_VALUE = re.compile(r"\(p (<?[\d.]+)\)")
 _CHINESE_LINE_END = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])")  # a space else
 _LONGEST_WHOLE = 80  # characters of a word of code, with its <wbr>
@@ -43,4 +44,4 @@ def _code(text: str) -> str:
 
 
 def _breakable(word: str) -> str:
-    return re.sub(r"(?<=[/_.=,}-])(?=[\w$])", "<wbr>", word)
+    return _SEPARATOR.sub("<wbr>", word)

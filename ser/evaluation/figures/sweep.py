@@ -17,7 +17,7 @@ from ser.evaluation.runs import Run, by_variant, pooled
 from ser.evaluation.scores import scores, speaker_scores
 from ser.evaluation.summary import Summary
 
-RADAR = "A dent towards the center is an emotion that is served worse than the others."
+RADAR = "A dent towards the centre is an emotion that is served worse than the others."
 _MOST_COLUMNS = 40
 
 
