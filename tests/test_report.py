@@ -200,6 +200,14 @@ def test_page_and_summary_have_one_order_and_no_labelled_variant_leads(few_figur
     assert "of 2 variants not labelled transductive" in headline and "speaker, " not in headline
 
 
+def test_an_unknown_p_of_one_seed_is_told_in_words(few_figures, tmp_path):
+    for variant, skill in (("gru", 0.5), ("attention", 0.95)):
+        write_run(tmp_path, variant, skill=skill)
+    written = write_report(tmp_path, baseline="gru").read_text(encoding="utf-8")
+    headline = written[: written.index("Summary</h2>")]
+    assert "one seed, so p training is unknown" in headline and "p training –" not in headline
+
+
 def test_a_variant_of_one_lucky_fold_does_not_lead(few_figures, tmp_path):
     for variant, folds, skill in (("first", (1,), 0.95), ("gru", (1, 2), 0.6), ("attention", (1, 2), 0.4)):
         for fold in folds:

@@ -167,9 +167,10 @@ def _against_baseline(summary: Summary, best: str, names: Mapping[str, str]) -> 
         return name, cells.UNKNOWN, "the baseline itself is highest" if highest else "not compared, see the notes"
     row = found[0]
     limits = cells.interval(row["low"], row["high"], signed=True)
-    tests = [f"p {test} {cells.p_text(row[f'p_{test}_holm'])}" for test in ("speakers", "training")]
-    meaning = f"95% interval {limits}; {', '.join(tests)} after Holm's correction"
-    meaning += "; one seed, so without the noise of training" * bool(pd.isna(row["p_training"]))
+    known = [test for test in ("speakers", "training") if not pd.isna(row[f"p_{test}"])]
+    tests = [f"p {test} {cells.p_text(row[f'p_{test}_holm'])}" for test in known]
+    meaning = f"95% interval {limits}" + f"; {', '.join(tests)} after Holm's correction" * bool(tests)
+    meaning += "; one seed, so p training is unknown" * bool(pd.isna(row["p_training"]))
     return name, cells.percent(row["difference"], signed=True), meaning
 
 
