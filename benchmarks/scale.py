@@ -1,4 +1,4 @@
-"""A corpus of 200,000 utterances by 1,500 speakers in ten sessions: time and memory until the first batch.
+"""Time and memory until the first batch, of a large corpus by 1,500 speakers in ten sessions.
 
     python -m benchmarks.scale --utterances 200000
 

@@ -156,7 +156,8 @@ def draw_enrolment(table: pd.DataFrame, variant: str, shrinkage: float) -> Figur
     axes.annotate("the run's own result", (0, own["uar"]), xytext=(-8, 4), textcoords="offset points", color="#666666")
     axes.set_xticks(list(places), curve["k"])
     axes.set(
-        xlabel=f"unlabelled utterances of the speaker (shrinkage {shrinkage:g} s)", ylabel="UAR (%) with 95% interval"
+        xlabel=f"unlabelled utterances of the speaker (training statistics weigh as {shrinkage:g} s)",
+        ylabel="UAR (%) with 95% interval",
     )
     axes.yaxis.set_major_formatter(style.PERCENT)
     return figure

@@ -265,9 +265,10 @@ def enrolment_table(table: pd.DataFrame, variant: str, shrinkage: float) -> Tabl
         for k, uar, low, high in table.itertuples(index=False)
     ]
     caption = (
-        f"Difference: against k = 0. {variant}, shrinkage {shrinkage:g} s; mean over draws, 95% intervals over "
-        "speakers. k: unlabelled utterances of the speaker, never the tested one; all: all others. 0 uses the training "
-        "part's statistics only. own run: all utterances of the speaker, the tested one included, without shrinkage."
+        f"Difference: against k = 0. {variant}; mean over draws, 95% intervals over speakers. k: unlabelled utterances "
+        "of the speaker, never the tested one; all: all others. Their mean and std are mixed with those of the "
+        f"training part, which weigh as {shrinkage:g} s of audio (shrinkage); 0 uses these only. own run: all "
+        "utterances of the speaker, the tested one included, unmixed."
     )
     return Table("Enrolment", ["k", "UAR (%)", "difference (points)"], lines, caption)
 
