@@ -1,10 +1,13 @@
 """Checkpoints as training writes them, of randomly initialised networks, for tests of what uses them."""
 
+import numpy as np
+import soundfile
 import torch
 
 from ser.models.network import build_network
 
 EMOTIONS = ["neutral", "happy", "angry", "sad"]
+PROBABILITIES = [f"p_{name}" for name in EMOTIONS]  # columns of a prediction table
 ENCODER = {"_target_": "ser.encoders.LogMel", "mels": 40, "hop_seconds": 0.02}
 GRU = {
     "_target_": "ser.models.recurrent.GRU",
@@ -71,3 +74,10 @@ def voice(seconds, seed=0, rate=16000):
     sound = sum(torch.sin(order * phase) / order for order in range(1, 12))
     envelope = 0.1 + torch.sin(2 * torch.pi * 2.3 * time + seed).abs()
     return 0.1 * envelope * sound + 0.003 * torch.randn(len(time), generator=generator)
+
+
+def write_audio(path, samples, rate=16000, subtype="FLOAT"):
+    """Write samples (N,) or (N, channels) into a file, whose path it returns; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.asarray(samples), rate, subtype=subtype)
+    return path

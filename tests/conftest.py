@@ -5,6 +5,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # children of the tests are f
 
 import pytest
 import torch
+from checkpoints import save_checkpoint
 from fake_corpora import write_manifest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -16,6 +17,7 @@ from ser.config import CONFIG_FOLDER
 from ser.config.page import register_resolvers
 from ser.evaluation import speaker_probe
 from ser.evaluation.figures import FIGURES
+from ser.inference.recognizer import Recognizer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,6 +34,17 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A network of random weights on log-mel frames."""
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture(scope="session")
+def recognizer(checkpoint):
+    return Recognizer.from_checkpoint(checkpoint)
 
 
 @pytest.fixture

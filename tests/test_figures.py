@@ -21,7 +21,7 @@ from ser.evaluation.figures import (
     training,
     write_figures,
 )
-from ser.evaluation.figures.network import Attended, project
+from ser.evaluation.figures.network import project
 from ser.evaluation.figures.style import encode_figure, save_figure, variant_labels
 from ser.evaluation.runs import find_runs, load_run
 from ser.evaluation.summary import summarize
@@ -190,26 +190,6 @@ def test_learning_rate_is_on_a_log_axis_with_plain_labels():
     figure.draw_without_rendering()
     assert figure.axes[4].get_yscale() == "log"
     assert "mathdefault" not in words_of(figure)
-
-
-def attended(weights):
-    return Attended("a.wav: sad (80%)", 1.0, np.tile([-0.5, 0.5], (100, 1)), weights)
-
-
-@pytest.mark.parametrize("length", [1, 7, 300])
-def test_attention_draws_the_weights_it_was_given(length):
-    weights = np.random.default_rng(0).dirichlet(np.ones(length), size=2)
-    figure = network.attention_over_waveform([attended(row) for row in weights])
-    encode_figure(figure, dpi=40)
-    curves = [axes.get_lines()[0] for axes in figure.axes if "weight" in axes.get_ylabel()]
-    for curve, row in zip(curves, weights, strict=True):
-        np.testing.assert_allclose(curve.get_ydata(), row)
-
-
-@pytest.mark.parametrize("weights", [np.ones((2, 3)), np.array([0.5, -0.5]), np.array([np.nan]), np.ones(())])
-def test_attention_refuses_what_no_softmax_gives(weights):
-    with pytest.raises(SerError, match="expected"):
-        network.attention_over_waveform([attended(weights)])
 
 
 @pytest.mark.parametrize("emotions", [2, 8])
