@@ -71,6 +71,19 @@ def test_more_values_than_rows_keep_their_distances():
     assert np.allclose(outer @ inner.T, scaler.transform(other) @ scaler.transform(train).T)  # all that a probe sees
 
 
+def test_a_matrix_whose_singular_values_do_not_end_is_decorrelated(monkeypatch):
+    train, other = np.random.default_rng(0).standard_normal((2, 40, 30))
+    train[:, 25:] = other[:, 25:] = 0.0  # less than full rank
+    expected = [pdist(part) for part in prepare(train, other, "softly whitened")]
+
+    def does_not_end(*_arguments, **_settings):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr("sklearn.decomposition._pca.linalg.svd", does_not_end)
+    found = [pdist(part) for part in prepare(train, other, "softly whitened")]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def leaking(training):
     return name_speakers(planted("linear", training), training)

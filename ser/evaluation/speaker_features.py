@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import LinAlgError
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -65,7 +66,7 @@ def prepare(train: np.ndarray, other: np.ndarray, view: Plain, ridge: float = RI
     train, other = scaler.transform(train.astype(float)), scaler.transform(other.astype(float))
     if (view == "scaled" and train.shape[1] <= len(train)) or not train.any():  # or no variance to whiten
         return train, other
-    pca = PCA(svd_solver="full").fit(train)
+    pca = principal_axes(train)
     train, other, variance = pca.transform(train), pca.transform(other), pca.explained_variance_
     if view == "scaled":
         return train, other
@@ -76,6 +77,18 @@ def prepare(train: np.ndarray, other: np.ndarray, view: Plain, ridge: float = RI
     kept = max(1, int((variance > TINY_VARIANCE * variance[0]).sum()))
     scale = np.sqrt(np.maximum(variance[:kept], np.finfo(float).tiny))
     return train[:, :kept] / scale, other[:, :kept] / scale
+
+
+def principal_axes(features: np.ndarray) -> PCA:
+    """All principal axes of features (n, P).
+
+    LAPACK's singular values do not end for some matrices of less than full rank (seen: Whisper's frames with OpenBLAS
+    0.3.30), which would lose a run at its last step. Eigenvalues of the covariance, which are less exact, then do.
+    """
+    try:
+        return PCA(svd_solver="full").fit(features)
+    except LinAlgError:
+        return PCA(svd_solver="covariance_eigh").fit(features)
 
 
 def within_emotion(train: np.ndarray, other: np.ndarray, known: np.ndarray, other_known: np.ndarray) -> Parts:
