@@ -91,7 +91,7 @@ def test_whisper_equals_transformers_own_forward(tmp_path, encoder_only, layer):
     torch.testing.assert_close(encode(encoder, [waveform])[0], expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("window", ["clip", "30s"])
+@pytest.mark.parametrize("window", ["sparse", "clip", "30s"])
 def test_whisper_encodes_long_clips_in_windows(tmp_path, window):
     encoder = WhisperEncoder(str(save_tiny_whisper(tmp_path, window=50)), window=window)  # windows of one second
     long = waveforms((40000,))[0]
@@ -103,16 +103,30 @@ def test_whisper_encodes_long_clips_in_windows(tmp_path, window):
     torch.testing.assert_close(short, encode(encoder, [long[:7000]])[0], atol=1e-4, rtol=0)
 
 
-def test_whisper_clip_window_differs_from_30_s_only_by_the_silence_behind_the_clip(folders):
-    """A clip as long as the window has no silence behind it, so both settings agree up to the last frame's edge."""
-    clip, whole = (WhisperEncoder(str(folders["whisper"]), window=window) for window in ("clip", "30s"))
+@pytest.mark.parametrize("window", ["sparse", "clip"])
+def test_whisper_windows_differ_only_by_the_silence_behind_the_clip(folders, window):
+    """A clip as long as the window has no silence behind it, so all settings agree up to the last frame's edge."""
+    short, whole = (WhisperEncoder(str(folders["whisper"]), window=name) for name in (window, "30s"))
     waveform = waveforms((480000,))[0]
-    one, other = encode(clip, [waveform])[0], encode(whole, [waveform])[0]
+    one, other = encode(short, [waveform])[0], encode(whole, [waveform])[0]
     assert one.shape == other.shape == (1500, 16)
     assert (one - other)[:1400].abs().max() < 0.01
-    assert clip.description() != whole.description()
-    assert clip.computed_samples(16001) == 16001 and whole.computed_samples(16001) == 480000
-    with pytest.raises(SerError, match=r"expected clip or 30s; set features\.window"):
+    assert short.description() != whole.description()
+    assert short.computed_samples(16001) == 16001 and whole.computed_samples(16001) == 480000
+
+
+def test_thinned_out_silence_stands_for_30_seconds_of_it(folders):
+    """Frames of a sparse window lie much nearer to those of 30 s than frames of the clip alone."""
+    waveform = waveforms((32000,))[0]
+    sparse, clip, whole = (
+        encode(WhisperEncoder(str(folders["whisper"]), window=name), [waveform])[0]
+        for name in ("sparse", "clip", "30s")
+    )
+    assert (sparse - whole).norm() < 0.2 * (clip - whole).norm()
+
+
+def test_windows_that_are_not_known_are_refused(folders):
+    with pytest.raises(SerError, match=r"expected sparse, clip or 30s; set features\.window"):
         WhisperEncoder(str(folders["whisper"]), window="5s")
 
 

@@ -190,7 +190,7 @@ def whisper(folder, **settings):
 @pytest.mark.parametrize("finetune", [1, 2, 3])
 def test_untrained_layers_of_whisper_go_on_where_the_frozen_ones_end(tmp_path, finetune):
     """A window is 50 frames here, so that the longest waveforms have two."""
-    frozen = encode(whisper(tmp_path), waveforms())
+    frozen = encode(whisper(tmp_path, window="clip"), waveforms())
     network, _ = tuned_network(encoder := whisper(tmp_path, finetune=finetune))
     with torch.no_grad():
         found, together = state_behind(encoder, network, waveforms())
@@ -202,9 +202,11 @@ def test_untrained_layers_of_whisper_go_on_where_the_frozen_ones_end(tmp_path, f
 @pytest.mark.parametrize("join", ["mean", "concatenate"])
 def test_a_network_sees_several_layers_of_which_the_first_is_frozen(tmp_path, join):
     settings = {"layer": [1, 2, 3], "join": join}
-    frozen = encode(whisper(tmp_path, **settings), waveforms())
+    frozen = encode(whisper(tmp_path, window="clip", **settings), waveforms())
     encoder = whisper(tmp_path, finetune=2, **settings)
-    assert encoder.description() == whisper(tmp_path, layer=1).description()  # so their frames are shared
+    assert (
+        encoder.description() == whisper(tmp_path, layer=1, window="clip").description()
+    )  # so their frames are shared
     network, description = tuned_network(encoder)
     assert description["network"]["input_size"] == (48 if join == "concatenate" else 16)
     assert description["wanted"] == [1, 2, 3]

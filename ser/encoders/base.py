@@ -147,14 +147,16 @@ class Layers(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         """States (B, L, D) before the first layer and after each, from the first one.
 
-        The mask (B, L) is True at valid frames; None: all are valid.
+        The mask (B, L) is True at valid frames, or a number added to the attention to each frame; None: all are valid.
         """
         with float32_products(on_cpu=hidden.device.type == "cpu"):
             return self._run(hidden, mask)
 
     def _run(self, hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
         states, positions, key_mask = [hidden], None, None
-        if mask is not None:
+        if mask is not None and mask.dtype != torch.bool:
+            key_mask = mask[:, None, None, :]
+        elif mask is not None:
             lowest = torch.finfo(hidden.dtype).min  # not -inf: the row of an empty window would become NaN
             key_mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)[:, None, None, :]
         for layer in self.layers:

@@ -1,5 +1,6 @@
 """The encoder half of Whisper."""
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -12,20 +13,25 @@ from ser.encoders.base import HOP_SAMPLES, Layers, all_full, joined
 from ser.encoders.pretrained import DTYPES, PretrainedEncoder
 from ser.errors import SerError
 
-WINDOWS = ("clip", "30s")
+WINDOWS = ("sparse", "clip", "30s")
 _HALF = HOP_SAMPLES // 2 - 1  # a last piece of more than half a frame is a frame
+_EVERY = 50  # of so many positions of silence, a sparse window has one
+_AROUND = 5  # frames computed behind the clip: one of silence that sees silence only, and what the convolutions see
 
 
 class WhisperEncoder(PretrainedEncoder):
     """The encoder half of Whisper: 50 frames per second, as many as the clip is long.
 
     Whisper was trained on 30 seconds at a time, zero-padded, and a window of that size costs the same for every clip.
-    With ``window="clip"`` the positions are cut to the clip's own length and padding is masked: a 2-second clip costs
-    a fifteenth, and the frames, which differ in numbers, serve emotion a little less well (the page of all settings has
-    the figures). Longer clips are encoded in consecutive windows of 30 seconds either way.
+    Its attention rests on positions of that silence: where they are missing, it takes frames of speech for it, whose
+    values grow to many times the others'. There are three windows; None is ``sparse``, or ``clip`` where layers are trained:
 
-    With ``window="30s"`` frames are exactly as Whisper itself makes them. They see zeros behind the clip, which no
-    cache keeps, so that no layer above them can be trained.
+    - ``sparse``: the clip's own positions, and every 50th of the silence behind it, each of which weighs as 50 in the
+      attention. It costs little more than the clip and serves emotion as well as 30 seconds.
+    - ``clip``: the clip's own positions; the only one of which layers can be trained, since no cache keeps the silence.
+    - ``30s``: exactly as Whisper itself makes frames, at many times the cost.
+
+    Longer clips are encoded in consecutive windows of 30 seconds. docs/benchmarks.md has the figures.
     """
 
     model_types = ("whisper",)
@@ -34,10 +40,13 @@ class WhisperEncoder(PretrainedEncoder):
     filters: Tensor
     hann: Tensor
 
-    def __init__(self, checkpoint: str, *, window: str = "clip", **settings: Any) -> None:
+    def __init__(self, checkpoint: str, *, window: str | None = None, **settings: Any) -> None:
         super().__init__(checkpoint, **settings)
+        window = window or ("sparse" if self.finetune is None else "clip")
         if window not in WINDOWS:
-            raise SerError(f"window {window!r} is not known, expected {' or '.join(WINDOWS)}; set features.window.")
+            raise SerError(
+                f"window {window!r} is not known, expected {', '.join(WINDOWS[:-1])} or {WINDOWS[-1]}; set features.window."
+            )
         if self.finetune is not None and window != "clip":
             raise SerError(
                 f"features.finetune={self.finetune} was given with features.window={window}, expected window=clip; the "
@@ -53,7 +62,7 @@ class WhisperEncoder(PretrainedEncoder):
     def computed_samples(self, samples: int) -> int:
         """Samples that a waveform of ``samples`` costs in a batch: whole windows with ``window="30s"``."""
         whole = self.window_frames * HOP_SAMPLES
-        return samples if self.window == "clip" else -(-samples // whole) * whole
+        return -(-samples // whole) * whole if self.window == "30s" else samples
 
     def description(self) -> dict[str, Any]:
         """Settings and hashes that determine the frames."""
@@ -64,25 +73,41 @@ class WhisperEncoder(PretrainedEncoder):
         """Frames (B, L, D) in float32 and lengths (B,) of waveforms (B, N) of ``lengths`` (B,) samples."""
         self.load()
         whole = self.window_frames * HOP_SAMPLES
-        clip = self.window == "clip"
         # Samples of a window; a symbol in an exported graph, where min() would fix the length.
-        size: Any = torch.sym_min(waveforms.shape[1], whole) if clip else whole
+        size: Any = whole if self.window == "30s" else torch.sym_min(waveforms.shape[1], whole)
         count = (waveforms.shape[1] + size - 1) // size  # windows of the longest
         pieces = F.pad(waveforms, (0, count * size - waveforms.shape[1])).reshape(-1, size)  # (B * count, size)
         steps = (size + _HALF) // HOP_SAMPLES  # frames of a window
         start = size * torch.arange(count, device=lengths.device)
         frames = ((lengths[:, None] - start).clamp(0, whole) + _HALF) // HOP_SAMPLES  # (B, count)
-        mask = None
-        if clip and not all_full(frames, steps):
-            mask = valid_frames(frames.flatten(), steps)  # (B * count, steps)
-        hidden = self._encode(self._mels(pieces, steps, mask), mask)  # (B * count, steps, D)
+        if self.window == "sparse":
+            hidden = self._sparse(pieces, steps, frames.flatten())
+        else:
+            mask = None
+            if self.window == "clip" and not all_full(frames, steps):
+                mask = valid_frames(frames.flatten(), steps)  # (B * count, steps)
+            hidden = self._convolved(self._mels(pieces, steps, mask), mask)
+            hidden = self._transformed(hidden + self._positions[: hidden.shape[1]], mask)  # (B * count, steps, D)
         return hidden.reshape(waveforms.shape[0], -1, hidden.shape[-1]), frames.sum(1)
+
+    def _sparse(self, pieces: Tensor, steps: int, frames: Tensor) -> Tensor:
+        """Frames (W, steps, D) of windows (W, N) of which ``frames`` (W,) are speech and the rest is thin silence."""
+        hidden = self._convolved(self._mels(pieces, steps + _AROUND, None), None)  # (W, steps + _AROUND, D)
+        places = torch.arange(_EVERY // 2, self.window_frames, _EVERY, device=frames.device)  # (S,)
+        silence = hidden[:, steps + _AROUND - 2, None] + self._positions[places]  # (W, S, D)
+        speaks = valid_frames(frames, steps)  # (W, steps)
+        lowest = torch.finfo(hidden.dtype).min
+        weights = torch.zeros_like(speaks, dtype=hidden.dtype).masked_fill(~speaks, lowest)
+        silent = torch.full_like(silence[..., 0], math.log(_EVERY)).masked_fill(places < frames[:, None], lowest)
+        hidden = torch.cat([hidden[:, :steps] + self._positions[:steps], silence], dim=1)  # (W, steps + S, D)
+        return self._transformed(hidden, torch.cat([weights, silent], dim=1))[:, :steps]
 
     def _mels(self, pieces: Tensor, steps: int, mask: Tensor | None) -> Tensor:
         """Log-mel energies (W, mels, 2 * steps) of windows (W, N), zero where ``mask`` (W, steps) is False."""
         size, hop = int(self._extractor.n_fft), int(self._extractor.hop_length)
-        if self.window == "clip":
-            pieces = F.pad(pieces, (0, size))  # silence behind each clip, whatever its batch mates' lengths
+        if self.window != "30s":  # silence behind each clip, whatever its batch mates' lengths
+            behind = size if self.window == "clip" else 2 * steps * hop - pieces.shape[1]
+            pieces = F.pad(pieces, (0, behind))
         around = F.pad(pieces.unsqueeze(1), (size // 2, size // 2), mode="reflect").squeeze(1)
         spectrum = torch.view_as_real(
             torch.stft(around, size, hop, window=self.hann, center=False, return_complex=True)
@@ -94,16 +119,26 @@ class WhisperEncoder(PretrainedEncoder):
         log = (torch.maximum(log, heard.amax(dim=(1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
         return (log if outside is None else log.masked_fill(outside, 0.0)).transpose(1, 2)
 
-    def _encode(self, mels: Tensor, mask: Tensor | None) -> Tensor:
-        """Frames (W, steps, D) in float32 of log-mel energies (W, mels, 2 * steps)."""
+    def _convolved(self, mels: Tensor, mask: Tensor | None) -> Tensor:
+        """What the first layer gets, without positions (W, steps, D), of log-mel energies (W, mels, 2 * steps)."""
         model: Any = self.model
         hidden = F.gelu(model.conv1(mels.to(DTYPES[self.dtype])))
         if mask is not None:  # the second convolution looks around, too
             hidden = hidden.masked_fill(~mask.repeat_interleave(2, dim=1).unsqueeze(1), 0.0)
-        hidden = F.gelu(model.conv2(hidden)).transpose(1, 2)
-        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        return F.gelu(model.conv2(hidden)).transpose(1, 2)
+
+    def _transformed(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Frames (W, L, D) in float32 of the chosen layers; the mask (W, L) is as of ``Layers``."""
+        model: Any = self.model
         states = model.layers(hidden, mask)
         return joined([states[number].float() for number in self.layers], self.join)
+
+    @property
+    def _positions(self) -> Tensor:
+        """What tells one position from another (1500, D)."""
+        model: Any = self.model
+        positions: Tensor = model.embed_positions.weight
+        return positions
 
     @cached_property
     def _extractor(self) -> Any:
