@@ -24,7 +24,8 @@ class WhisperEncoder(PretrainedEncoder):
 
     Whisper was trained on 30 seconds at a time, zero-padded, and a window of that size costs the same for every clip.
     Its attention rests on positions of that silence: where they are missing, it takes frames of speech for it, whose
-    values grow to many times the others'. There are three windows; None is ``sparse``, or ``clip`` where layers are trained:
+    values grow to many times the others'. There are three windows; None is ``sparse``, and ``clip`` where layers are
+    trained:
 
     - ``sparse``: the clip's own positions, and every 50th of the silence behind it, each of which weighs as 50 in the
       attention. It costs little more than the clip and serves emotion as well as 30 seconds.
@@ -44,9 +45,7 @@ class WhisperEncoder(PretrainedEncoder):
         super().__init__(checkpoint, **settings)
         window = window or ("sparse" if self.finetune is None else "clip")
         if window not in WINDOWS:
-            raise SerError(
-                f"window {window!r} is not known, expected {', '.join(WINDOWS[:-1])} or {WINDOWS[-1]}; set features.window."
-            )
+            raise SerError(f"window {window!r} is not known, expected sparse, clip or 30s; set features.window.")
         if self.finetune is not None and window != "clip":
             raise SerError(
                 f"features.finetune={self.finetune} was given with features.window={window}, expected window=clip; the "
