@@ -23,9 +23,8 @@ class WhisperEncoder(PretrainedEncoder):
     """The encoder half of Whisper: 50 frames per second, as many as the clip is long.
 
     Whisper was trained on 30 seconds at a time, zero-padded, and a window of that size costs the same for every clip.
-    Its attention rests on positions of that silence: where they are missing, it takes frames of speech for it, whose
-    values grow to many times the others'. There are three windows; None is ``sparse``, and ``clip`` where layers are
-    trained:
+    Its attention spreads over that silence, so frames computed without it are others. There are three windows; None is
+    ``sparse``, and ``clip`` where layers are trained:
 
     - ``sparse``: the clip's own positions, and every 50th of the silence behind it, each of which weighs as 50 in the
       attention. It costs little more than the clip and serves emotion as well as 30 seconds.
