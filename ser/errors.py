@@ -87,12 +87,12 @@ def _explain(error: BaseException) -> str | None:
     if (invalid := _explain_hydra(error)) is not None:
         return invalid
     if isinstance(error, OSError):
-        return explain_torchaudio(error) or _explain_disk(error)
+        return _explain_torchaudio(error) or _explain_disk(error)
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full ({first_line(error)}); lower batches.batch_size or set batches.max_frames."
     if type(error).__module__.startswith(_USAGE_ERRORS) or str(error).startswith("Early stopping conditioned"):
         return f"{' '.join(str(error).split()).rstrip('. ')}; correct the trainer, callbacks or logger settings."
-    return _NO_RESULT if str(error).startswith(_ENDS_OF_SEARCHES) else explain_torchaudio(error)
+    return _NO_RESULT if str(error).startswith(_ENDS_OF_SEARCHES) else _explain_torchaudio(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -100,7 +100,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:200].rstrip(". ")
 
 
-def explain_torchaudio(error: BaseException) -> str | None:
+def _explain_torchaudio(error: BaseException) -> str | None:
     """One line on a torchaudio whose compiled part does not fit the installed torch; None for any other error."""
     line = first_line(error)
     if not isinstance(error, OSError | RuntimeError) or "torchaudio" not in line.lower():
@@ -121,8 +121,8 @@ def _explain_disk(error: OSError) -> str | None:
         )
     if error.errno in _DISK and error.filename:
         return (
-            f"{error.filename} could not be read or written ({error.strerror}), expected a writable folder; choose "
-            "another by paths.outputs=, or correct its permissions."
+            f"{error.filename} could not be read or written ({error.strerror}), expected a writable folder or a "
+            "readable file; choose another (of results: paths.outputs=), or correct its permissions."
         )
     return None
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from checkpoints import save_checkpoint, voice, write_audio
+import torch
+from checkpoints import GRU, save_checkpoint, voice, write_audio
 from fake_runs import write_run
 
 from ser.data.corpus import Utterance
@@ -13,7 +14,9 @@ from ser.evaluation.figures import network
 from ser.evaluation.figures.network import Attended, read_attention, write_attention
 from ser.evaluation.figures.style import encode_figure
 from ser.evaluation.runs import load_run
+from ser.inference.files import predict_files, statistics_by_folder
 from ser.inference.recognizer import Recognizer
+from ser.inference.vad import EnergyGate
 
 
 def attended(weights):
@@ -35,6 +38,25 @@ def test_attention_draws_the_weights_it_was_given(length):
 def test_attention_refuses_what_no_softmax_gives(weights):
     with pytest.raises(SerError, match="expected"):
         network.attention_over_waveform([attended(weights)])
+
+
+def test_what_is_drawn_is_the_answer_of_the_table_over_the_whole_file(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path / "best.ckpt", model=GRU, kind="speaker", max_seconds=2.0)
+    recognizer, gate = Recognizer.from_checkpoint(path), EnergyGate()
+    sounds = {"a": torch.cat((torch.zeros(5 * 16000), voice(4.0))), "b": torch.zeros(16000), "c": voice(1.0, 1)}
+    files = [write_audio(tmp_path / name / "1.wav", samples) for name, samples in sounds.items()]
+    statistics_of, drawn = statistics_by_folder(recognizer, files), []
+    table = predict_files(recognizer, files, statistics_of=statistics_of, gate=gate).table.drop(index=1)  # silence
+    draw = network.attention_over_waveform
+    monkeypatch.setattr(network, "attention_over_waveform", lambda shown: drawn.extend(shown) or draw(shown))
+    network.draw_attention(recognizer, files, tmp_path / "drawn", statistics_of, gate)
+    assert len(list((tmp_path / "drawn").iterdir())) == len(drawn) == 2
+    for one, row in zip(drawn, table.itertuples(), strict=True):
+        assert one.title.endswith(f"{row.predicted} ({100 * row.confidence:.0f}%)")
+        assert one.seconds == row.seconds and sum(one.weights) == pytest.approx(1, abs=1e-3)
+    per_second, weights = len(drawn[0].weights) / 9, np.array(drawn[0].weights)
+    places = np.flatnonzero(weights) / per_second  # two seconds from 1.5 s before the voice on
+    assert (places.min(), places.max()) == pytest.approx((3.5, 5.5), abs=0.1)
 
 
 def test_the_surest_right_and_wrong_answers_of_a_run_are_kept_with_their_attention(tmp_path):

@@ -1,5 +1,6 @@
 """Whatever libsndfile reads becomes 16 kHz mono; whatever is broken is named."""
 
+import errno
 import logging
 import os
 
@@ -170,6 +171,19 @@ def test_broken_files_are_refused_by_name_in_one_sentence(tmp_path, name, reason
     with pytest.raises(SerError, match=reason) as caught:
         read_audio(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_may_not_be_read_are_refused_by_name(tmp_path, monkeypatch):
+    with pytest.raises(SerError, match=r"\.wav is no audio file \(File name too long\)"):
+        read_audio(tmp_path / f"{'x' * 300}.wav")
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
+
+    def refuse(path):  # permissions do not stop root, who may run the tests
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("ser.data.soundfiles.only_frames", refuse)
+    with pytest.raises(SerError, match=r"a\.wav cannot be decoded as audio \(Permission denied\)"):
+        read_audio(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -257,6 +257,14 @@ def test_a_torchaudio_that_does_not_fit_torch_is_one_line(words, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["report", "compare", "figures", "probe", "enrol", "reproduce", "predict"])
+def test_what_the_system_refuses_is_one_line(command, capsys):
+    name = "x" * 300  # like a folder without permission, this stops root as well
+    assert main([command, name, *[name] * (command == "compare")]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {name}") and "could not be read or written (File name too long)" in shown
+
+
 def test_version_and_wrong_usage(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ser ")

@@ -151,18 +151,20 @@ def test_ctrl_c_keeps_what_was_recognised(checkpoint, folder, tmp_path, capsys, 
     predict = Recognizer.predict_batch
 
     def interrupted(recognizer, *given):
-        if len(answers) == done:
-            raise KeyboardInterrupt
         answers.append(given)
+        if len(answers) == done + 2:  # the first says whether there is attention
+            raise KeyboardInterrupt
         return predict(recognizer, *given)
 
     monkeypatch.setattr(Recognizer, "predict_batch", interrupted)
     words = ["predict", str(folder), "--checkpoint", str(checkpoint), "--output", str(output), "--no-gate"]
+    words += ["--attention", str(tmp_path / "drawn")]
     assert main([*words, "--batch-seconds", "0.1", *window]) == 130
     assert output.exists() == bool(done)
     if done:
         assert pd.read_csv(output)["file"].nunique() == 2
         assert "Ctrl-C after 2 of 5 files" in capsys.readouterr().out
+        assert len(list((tmp_path / "drawn").glob("*.png"))) == 2
 
 
 def test_wrong_words_get_one_sentence(checkpoint, folder, tmp_path, capsys):

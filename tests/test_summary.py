@@ -290,6 +290,13 @@ def test_words_with_fold_and_seed_inside_are_names(tmp_path, name):
     assert (run.variant, run.fold, run.seed) == (name, 1, 0)
 
 
+@pytest.mark.parametrize("seed", [1.5, math.inf, 1e30, "one", ""])
+def test_folds_and_seeds_of_a_table_are_whole_numbers(tmp_path, seed):
+    fake_table(4, 12).assign(seed=seed).to_csv(tmp_path / "theirs.csv", index=False)
+    with pytest.raises(SerError, match="folds or seeds that are not whole numbers"):
+        find_runs(tmp_path / "theirs.csv")
+
+
 def test_several_corpora_have_a_table_of_their_own_and_one_corpus_has_none(tmp_path, summary):
     parts = [fake_table(4, 12, first_speaker=4 * fold).assign(corpus=name) for fold, name in enumerate(("b", "a"), 1)]
     for fold, table in enumerate(parts, 1):

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from typer.main import get_command
 
-from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning, explain_torchaudio
+from ser.errors import EncoderNotHereError, SerError, SyntheticVoiceWarning, explain
 
 if TYPE_CHECKING:
     from ser.inference.recognizer import Recognizer
@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SerError as error:
         message, code = str(error), 1
     except (OSError, RuntimeError) as error:
-        if (unfit := explain_torchaudio(error)) is None:
+        if (reason := explain(error)) is None:
             raise
-        message, code = unfit, 1
+        message, code = reason, 1
     except typer.TyperException as error:
         message, code = error.format_message(), error.exit_code
         if not message:  # the help was shown, since there was no command

@@ -90,35 +90,35 @@ def predict(
         raise SerError(f"--enrol {enrol} was given without --speaker-per-folder, which it belongs to; add that.")
     check_paths(paths)  # before a model is loaded, or an encoder fetched
     recognizer = open_model(checkpoint, encoder, device, allow_download)
+    files: list[Path] = []
     gate = None if no_gate or isinstance(recognizer.encoder, FrameFiles) else best_gate()
     if isinstance(recognizer.encoder, FrameFiles):
         given = {"--window": window, "--speaker-per-folder": speaker_per_folder, "--attention": attention}
         if flags := [flag for flag, value in given.items() if value]:
             raise SerError(f"{', '.join(flags)} needs audio, but this model takes frames from files; leave it out.")
-        found = predict_frames(recognizer, paths, batch_seconds)
-        table, failures = found.table, found.failures
+        found, done = predict_frames(recognizer, paths, batch_seconds), files
     else:
         screen.check_supported(recognizer, speaker_per_folder, attention is not None)
         files = collect_files(paths)
         statistics_of = (
             statistics_by_folder(recognizer, files, enrol, shrinkage) if speaker_per_folder else lambda path: None
         )
-        table, failures = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, statistics_of, gate)
-    screen.show_predictions(table, recognizer, speaker_per_folder, gate)
+        found, done = screen.recognise(recognizer, files, window, hop, batch_seconds, workers, statistics_of, gate)
+    screen.show_predictions(found.table, recognizer, speaker_per_folder, gate)
     if output is not None:
-        screen.write_table(output, table)
-        typer.echo(f"the table is in {output}, rows: {len(table)}")
+        screen.write_table(output, found.table)
+        typer.echo(f"the table is in {output}, rows: {len(found.table)}")
     if attention is not None:
         from ser.evaluation.figures.network import draw_attention  # noqa: PLC0415  needs matplotlib
 
-        draw_attention(recognizer, files, attention)
+        draw_attention(recognizer, done, attention, statistics_of, gate)
         typer.echo(f"attention over the waveforms in {attention}")
-    done = len(failures) + table["file"].nunique()
-    if failures:
-        screen.show_failures(failures, done)
-    if interrupted := not isinstance(recognizer.encoder, FrameFiles) and done < len(files):
-        typer.echo(f"Ctrl-C after {done} of {len(files)} files")
-    return INTERRUPTED if interrupted else PARTLY_FAILED if failures else 0
+    if found.failures:
+        screen.show_failures(found.failures, len(found.failures) + found.table["file"].nunique())
+    if len(done) < len(files):
+        typer.echo(f"Ctrl-C after {len(done)} of {len(files)} files")
+        return INTERRUPTED
+    return PARTLY_FAILED if found.failures else 0
 
 
 @command(

@@ -49,8 +49,8 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
     try:
         with open_audio(path) as file:
             samples, rate = _read_segment(name, file, start, end), file.samplerate
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless format such as .raw
-        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+    except (soundfile.SoundFileError, TypeError, OSError) as error:  # TypeError: a headerless format such as .raw
+        reason = str(getattr(error, "error_string", getattr(error, "strerror", error))).strip().rstrip(".")
         raise SerError(
             f"{name} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
             "so convert it (ffmpeg -i IN OUT.wav), copy it again or leave it out."
@@ -67,7 +67,7 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
 
 def duration(path: str | Path) -> float:
     """Length in seconds by the file's header; 0.0 where it is missing, unreadable or does not say."""
-    if not Path(path).is_file():  # a named pipe would wait for a writer
+    if no_file(path):  # a pipe would wait for a writer
         return 0.0
     try:
         with open_audio(path) as file:

@@ -4,6 +4,7 @@ import logging
 import mmap
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -83,14 +84,15 @@ def printable(path: str | Path) -> str:
 
 def no_file(path: str | Path) -> str | None:
     """Why a path leads to no file; None where it does."""
-    path = Path(path)
-    if path.is_file():
+    try:
+        mode = Path(path).stat().st_mode
+    except (FileNotFoundError, ValueError):  # ValueError: a name that holds a zero
+        return "the link leads nowhere" if os.path.islink(path) else "there is no such file"  # noqa: PTH114  no error
+    except OSError as error:
+        return str(error.strerror)
+    if stat.S_ISREG(mode):
         return None
-    if path.is_dir():
-        return "it is a folder"
-    if path.exists():
-        return "it is a pipe or a device: save what comes from it as a file"
-    return "the link leads nowhere" if path.is_symlink() else "there is no such file"
+    return "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device: save what comes from it as a file"
 
 
 class AudioFile(soundfile.SoundFile):

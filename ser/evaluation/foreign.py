@@ -75,7 +75,7 @@ def read_parts(path: Path, root: Path) -> list[Part]:
     for key in _NUMBER:
         column = content[key] if key in content else pd.Series(getattr(place, key), content.index)
         numbers[key] = pd.to_numeric(column, errors="coerce")
-    if numbers.isna().any(axis=None):
+    if not ((numbers % 1 == 0) & (numbers.abs() < 2**53)).all(axis=None):  # NaN and infinity are neither
         raise SerError(f"{path} has folds or seeds that are not whole numbers; write numbers into these columns.")
     if content.empty:
         raise SerError(f"{path} has no rows, expected one per utterance; write the table again.")

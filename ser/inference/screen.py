@@ -3,11 +3,10 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from rich.text import Text
 from ser.data.audio import SAMPLE_RATE
 from ser.data.soundfiles import printable
 from ser.errors import SerError
-from ser.inference.files import FilePredictions, Outcome, StatisticsOf, collect_files, first_minute, predict_each
+from ser.inference.files import FilePredictions, StatisticsOf, collect_files, first_minute, predict_each
 from ser.inference.recognizer import Recognizer
 from ser.inference.timeline import timeline, timeline_columns
 from ser.inference.vad import NO_SPEECH, SpeechGate
@@ -31,6 +30,7 @@ from ser.io import plain_rows, safe_csv, write_json, write_text
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _SHOWN_ROWS = 200
 _NAME = 24  # characters of a file name before it is folded to make room for bars
 _WORTH_IT = 0.8  # of the size in single precision: above it int8 loses accuracy for nothing
@@ -44,7 +44,9 @@ def check_table_name(path: Path | None) -> None:
         raise SerError(f"--output {path} ends in {path.suffix or 'nothing'!r}, expected .csv or .json; rename it.")
     folder = next(above for above in path.absolute().parents if above.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SerError(f"--output {printable(path)} cannot be written; choose a writable folder.")
+        raise SerError(
+            f"--output {printable(path)} cannot be written, expected a writable folder for it; choose another."
+        )
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -64,45 +66,51 @@ def recognise(
     workers: int,
     statistics_of: StatisticsOf,
     gate: SpeechGate | None,
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Table of the predictions of files, or of their windows, and the reason per file that could not be read.
+) -> tuple[FilePredictions, list[Path]]:
+    """Predictions of files, or of their windows (a row each), and which files these are: not all after Ctrl-C."""
+    if window is None:
+        found = _collect(predict_each(recognizer, files, batch_seconds, workers, statistics_of, gate), len(files))
+        return FilePredictions.of(files, found, recognizer.emotions), list(found)
+    windows = _collect(_timelines(recognizer, files, window, hop, statistics_of, gate), len(files))
+    tables = [rows for rows in windows.values() if not isinstance(rows, str)]
+    none = pd.DataFrame(columns=["file", *timeline_columns(recognizer.emotions)])
+    failures = {printable(path): reason for path, reason in windows.items() if isinstance(reason, str)}
+    return FilePredictions(pd.concat(tables or [none], ignore_index=True), failures), list(windows)
 
-    Ctrl-C ends it; files that it did not come to are then in neither.
-    """
+
+def _collect(outcomes: Iterator[tuple[Path, T]], total: int) -> dict[Path, T]:
+    """What each file gave, with a bar; Ctrl-C ends it where there is something to show."""
+    found: dict[Path, T] = {}
     columns = TextColumn("recognising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=get_console(), transient=True) as progress:
-        task = progress.add_task("", total=len(files))
-        if window is None:
-            found: dict[Path, Outcome] = {}
-            with _ending_tidily(found):
-                for path, outcome in predict_each(recognizer, files, batch_seconds, workers, statistics_of, gate):
-                    found[path] = outcome
-                    progress.advance(task)
-            answers = FilePredictions.of(files, found, recognizer.emotions)
-            return answers.table, answers.failures
-        tables: list[pd.DataFrame] = []
-        failures: dict[str, str] = {}
-        with _ending_tidily(tables):
-            for path in files:
-                try:
-                    rows = timeline(recognizer, path, window, hop, statistics_of(path), gate)
-                    rows.insert(0, "file", printable(path))
-                    tables.append(rows)
-                except SerError as error:
-                    failures[printable(path)] = str(error)
+        task = progress.add_task("", total=total)
+        try:
+            for path, outcome in outcomes:
+                found[path] = outcome
                 progress.advance(task)
-        none = pd.DataFrame(columns=["file", *timeline_columns(recognizer.emotions)])
-        return pd.concat(tables or [none], ignore_index=True), failures
+        except KeyboardInterrupt:
+            if not found:
+                raise
+    return found
 
 
-@contextmanager
-def _ending_tidily(done: Sized) -> Iterator[None]:
-    """Let Ctrl-C end the block where there is something to show."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not done:
-            raise
+def _timelines(
+    recognizer: Recognizer,
+    files: Sequence[Path],
+    window: float,
+    hop: float,
+    statistics_of: StatisticsOf,
+    gate: SpeechGate | None,
+) -> Iterator[tuple[Path, pd.DataFrame | str]]:
+    """Each file with its windows, or the reason why there are none."""
+    for path in files:
+        try:
+            rows = timeline(recognizer, path, window, hop, statistics_of(path), gate)
+        except SerError as error:
+            yield path, str(error)
+        else:
+            rows.insert(0, "file", printable(path))
+            yield path, rows
 
 
 def show_predictions(

@@ -255,7 +255,7 @@ class StreamingRecognizer:
     def _predict(self, window: _Window) -> Prediction | None:
         waveform = prepare(window.samples, self.sample_rate)
         seconds = len(waveform) / SAMPLE_RATE
-        if self.gate is not None and not len(waveform := hear(self.gate, waveform).waveform):
+        if not len(waveform := hear(self.gate, waveform).waveform):
             return None
         if self._running is None:
             return replace(self.recognizer.predict_batch([waveform])[0], seconds=seconds)

@@ -135,8 +135,6 @@ def predict_gated(
     attention: bool = False,
 ) -> list[Prediction]:
     """Predictions of waveforms (N,) as one batch; the model is given what a gate hears of them."""
-    if gate is None:
-        return recognizer.predict_batch(waveforms, statistics, attention)
     heard = [hear(gate, waveform) for waveform in waveforms]
     spoken = [one.waveform for one in heard if len(one.waveform)]
     answers = iter(recognizer.predict_batch(spoken, statistics, attention) if spoken else [])
@@ -148,15 +146,16 @@ def predict_gated(
             found.append(Prediction.without_speech(recognizer.emotions, normalization=source, **facts))
             continue
         answer = next(answers)
-        found.append(replace(answer, attention=_over_all(answer.attention, one), **facts))
+        spread = _over_all(answer.attention, one, len(recognizer.heard(one.waveform)))
+        found.append(replace(answer, attention=spread, **facts))
     return found
 
 
-def _over_all(attention: NDArray[np.float32] | None, heard: Heard) -> NDArray[np.float32] | None:
-    """Attention (L,) on what was heard, over the frames of the whole waveform: none on those left out."""
-    if attention is None or heard.kept.all():
+def _over_all(attention: NDArray[np.float32] | None, heard: Heard, used: int) -> NDArray[np.float32] | None:
+    """Attention (L,) on the first samples of what was heard, over the frames of the whole waveform: else 0."""
+    if attention is None or used == len(heard.kept):
         return attention
-    places = np.flatnonzero(heard.kept.numpy())  # (M,)
+    places = np.flatnonzero(heard.kept.numpy())[:used]  # (M,)
     count, whole = len(attention), round(len(attention) * len(heard.kept) / len(places))
     middles = places[((np.arange(count) + 0.5) * len(places) / count).astype(int)]  # (L,) samples
     spread = np.zeros(whole, np.float32)

@@ -31,15 +31,17 @@ class Heard:
 
     waveform: Tensor  # (M,) samples; where there is not enough speech, none
     kept: Tensor  # (N,) bool: which samples these are
-    speech_seconds: float
+    speech_seconds: float | None  # None without a gate
 
 
-def hear(gate: SpeechGate, waveform: Tensor) -> Heard:
+def hear(gate: SpeechGate | None, waveform: Tensor) -> Heard:
     """The waveform without what is further than 1.5 s from speech; none of it with less than a tenth or 0.25 s of that.
 
     Models that heard utterances have not learnt to leave long pauses out: on RAVDESS with 30 s of silence in front UAR
     falls from 81% to 28%, and is 81% again so.
     """
+    if gate is None:
+        return Heard(waveform, torch.ones(len(waveform), dtype=torch.bool), None)
     stretches = gate(waveform)
     speech = sum(end - begin for begin, end in stretches) / SAMPLE_RATE
     kept = torch.zeros(len(waveform), dtype=torch.bool)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ser.data.corpora.parsing import (
+    AUDIO_SUFFIXES,
     assemble,
     audio_files,
     existing_root,
@@ -196,8 +197,10 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
         SerError: the folder is not there, or no two emotions are found in it.
     """
     base = existing_root(root, "recordings", _REMEDY)
-    files = _without_copies(sorted(path.relative_to(base) for path in audio_files(base)), base)
-    if odd := [path for path in without_converted(list(files_below(base))) if path.suffix.lower() in UNREADABLE]:
+    found = list(files_below(base))
+    audio = sorted(path.relative_to(base) for path in found if path.suffix.lower() in AUDIO_SUFFIXES)
+    files = _without_copies(audio, base)
+    if odd := [path for path in without_converted(found) if path.suffix.lower() in UNREADABLE]:
         example = printable(min(odd).relative_to(base))
         log.warning("%s: %d files such as %s cannot be read; convert them (ffmpeg -i IN OUT.wav)",
                     printable(base), len(odd), example)  # fmt: skip

@@ -32,7 +32,9 @@ if TYPE_CHECKING:  # figures need no torch
     from ser.data.cache import FeatureCache
     from ser.data.corpus import Utterance
     from ser.encoders import Encoder
+    from ser.inference.files import StatisticsOf
     from ser.inference.recognizer import Prediction, Recognizer
+    from ser.inference.vad import SpeechGate
 
 FEATURES = (
     "Clusters by emotion on the left are wanted; clusters by speaker on the right mean that the features still tell "
@@ -227,8 +229,14 @@ def attention_over_waveform(utterances: Sequence[Attended], note: str = "") -> F
     return drawn
 
 
-def draw_attention(recognizer: "Recognizer", files: Sequence[Path], folder: Path) -> None:
-    """Draw the attention over the first minute of each file that can be read into ``folder``, a PNG per file.
+def draw_attention(
+    recognizer: "Recognizer",
+    files: Sequence[Path],
+    folder: Path,
+    statistics_of: "StatisticsOf",
+    gate: "SpeechGate | None",
+) -> None:
+    """Draw the attention over the first minute of each file with speech that can be read into ``folder``, as PNG.
 
     Raises:
         SerError: the folder cannot be written.
@@ -236,13 +244,16 @@ def draw_attention(recognizer: "Recognizer", files: Sequence[Path], folder: Path
     from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE  # noqa: PLC0415
     from ser.inference.files import first_minute  # noqa: PLC0415
     from ser.inference.screen import shortest_names  # noqa: PLC0415
+    from ser.inference.timeline import predict_gated  # noqa: PLC0415
 
     for name, path in zip(shortest_names([str(path) for path in files]), files, strict=True):
         try:
-            waveform = recognizer.heard(first_minute(path))
+            waveform = first_minute(path)
         except SerError:
             continue  # listed with the predictions
-        prediction = recognizer(waveform, SAMPLE_RATE, attention=True)
+        (prediction,) = predict_gated(recognizer, [waveform], statistics_of(path), gate, attention=True)
+        if prediction.attention is None:  # no speech
+            continue
         first = ", first 60 s" if len(waveform) >= LONGEST_SECONDS * SAMPLE_RATE else ""
         figure = attention_over_waveform([Attended.of(f"{printable(Path(name))}{first}", waveform, prediction)])
         style.save_figure(figure, folder / name.lstrip(os.sep).replace(os.sep, "-"))
