@@ -125,6 +125,14 @@ def test_thinned_out_silence_stands_for_30_seconds_of_it(folders):
     assert (sparse - whole).norm() < 0.2 * (clip - whole).norm()
 
 
+def test_layers_are_trained_on_the_clip_alone(folders):
+    tuned, clip = (
+        encoder_of(folders, "whisper", layer=2, finetune=1),
+        encoder_of(folders, "whisper", layer=1, window="clip"),
+    )
+    assert tuned.window == "clip" and tuned.description() == clip.description()
+
+
 def test_windows_that_are_not_known_are_refused(folders):
     with pytest.raises(SerError, match=r"expected sparse, clip or 30s; set features\.window"):
         WhisperEncoder(str(folders["whisper"]), window="5s")

@@ -23,12 +23,11 @@ class WhisperEncoder(PretrainedEncoder):
     """The encoder half of Whisper: 50 frames per second, as many as the clip is long.
 
     Whisper was trained on 30 seconds at a time, zero-padded, and a window of that size costs the same for every clip.
-    Its attention spreads over that silence, so frames computed without it are others. There are three windows; None is
-    ``sparse``, and ``clip`` where layers are trained:
+    Its attention spreads over that silence, so frames computed without it are others. There are three windows:
 
     - ``sparse``: the clip's own positions, and every 50th of the silence behind it, each of which weighs as 50 in the
       attention. It costs little more than the clip and serves emotion as well as 30 seconds.
-    - ``clip``: the clip's own positions; the only one of which layers can be trained, since no cache keeps the silence.
+    - ``clip``: the clip's own positions; also where layers are trained, since no cache keeps the silence.
     - ``30s``: exactly as Whisper itself makes frames, at many times the cost.
 
     Longer clips are encoded in consecutive windows of 30 seconds. docs/benchmarks.md has the figures.
@@ -40,9 +39,10 @@ class WhisperEncoder(PretrainedEncoder):
     filters: Tensor
     hann: Tensor
 
-    def __init__(self, checkpoint: str, *, window: str | None = None, **settings: Any) -> None:
+    def __init__(self, checkpoint: str, *, window: str = "sparse", **settings: Any) -> None:
         super().__init__(checkpoint, **settings)
-        window = window or ("sparse" if self.finetune is None else "clip")
+        if window == "sparse" and self.finetune is not None:
+            window = "clip"
         if window not in WINDOWS:
             raise SerError(f"window {window!r} is not known, expected sparse, clip or 30s; set features.window.")
         if self.finetune is not None and window != "clip":
