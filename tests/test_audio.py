@@ -149,6 +149,7 @@ def broken_files(folder):
     (folder / "zero.wav").write_bytes(b"")
     (folder / "text.wav").write_text("this is no audio")
     (folder / "headerless.raw").write_bytes(bytes(1000))
+    (folder / "pointer.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,7 @@ def broken_files(folder):
         ("cut.flac", "cannot be decoded|truncated"),
         ("text.wav", "cannot be decoded"),
         ("headerless.raw", "cannot be decoded"),
+        ("pointer.wav", "a pointer of Git LFS.*git lfs pull"),
         ("absent.wav", "there is no such file"),
         (".", "it is a folder"),
     ],

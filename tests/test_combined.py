@@ -13,6 +13,7 @@ import torch
 from fake_corpora import write_emodb, write_manifest, write_ravdess
 
 from ser import training
+from ser.config import compose_config, instantiate
 from ser.data.batching import LengthBatches
 from ser.data.corpora import combined
 from ser.data.corpora.manifest import manifest
@@ -73,10 +74,27 @@ def test_classes_of_several_corpora_are_the_same_however_they_are_spelled(parts,
     }
 
 
+def test_two_tables_are_joined_under_names_of_their_own(tmp_path):
+    first = write_manifest(tmp_path / "a", speakers=3, seconds=0.1)
+    second = write_manifest(tmp_path / "b", speakers=3, emotions=("angry", "sad", "neutral"), seconds=0.1)
+    added = ["+data@data.mine=manifest", f"data.mine.manifest={first}", "+data@data.other=manifest"]
+    words = ["data=combined", "data.corpora=[mine,other]", *added]
+    corpus = instantiate(compose_config([*words, f"data.other.manifest={second}"]), "data")
+    assert corpus.corpora == ["mine", "other"] and corpus.emotions == ("angry", "neutral", "sad")
+    assert len(corpus.speakers) == 6 and {u.path.parents[1] for u in corpus.utterances} == {
+        first.parent,
+        second.parent,
+    }
+    with pytest.raises(SerError, match=r"'data\.other\.manifst'.*no such key"):
+        compose_config([*words, f"data.other.manifst={second}"])
+    with pytest.raises(SerError, match=r"'data\.third\.manifest'.*no such key"):
+        compose_config([*words, f"data.third.manifest={second}"])
+
+
 @pytest.mark.parametrize("corpora, emotions, reason", [
     (["ravdess"], None, "two different"),
-    (["ravdess", "ravdess"], None, "two different"),
-    (["ravdess", "nothing"], None, "nothing, expected some of emodb"),
+    (["ravdess", "ravdess"], None, r"two different.* \+data@data\.second=manifest"),
+    (["ravdess", "nothing"], None, r"nothing, expected some of emodb.* \+data@data\.nothing=manifest"),
     (["ravdess", "emodb"], ["sad", "bored"], "RAVDESS has no emotion bored"),
     (["ravdess", "made_up"], None, "makes its own frames"),
 ])  # fmt: skip

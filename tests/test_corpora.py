@@ -18,6 +18,7 @@ from ser.data.corpora.iemocap import iemocap
 from ser.data.corpora.manifest import manifest
 from ser.data.corpora.meld import meld
 from ser.data.corpora.named import CORPORA, folder, named
+from ser.data.protocols import GivenProtocol
 from ser.errors import SerError
 
 RAVDESS_EMOTIONS = ("neutral", "happy", "sad", "angry")
@@ -345,6 +346,19 @@ def test_meld_has_its_published_partitions(tmp_path):
     assert {u.path.parent.name for u in found.utterances if u.partition == "test"} == {"output_repeated_splits_test"}
 
 
+def test_videos_of_meld_are_told_to_be_converted(tmp_path):
+    """As the release is; the test folder has other cuts of some, under names of their own, and twins of macOS."""
+    root = fake_corpora.write_meld(tmp_path, most=1)
+    for path in list(root.rglob("*.wav")):
+        path.with_name(f"final_videos_test{path.stem}.mp4").write_bytes(b"other")
+        path.with_name(f"._{path.stem}.mp4").write_bytes(fake_corpora.APPLE_DOUBLE)
+        path.rename(path.with_suffix(".mp4"))
+    for utterance in meld(root).utterances:
+        assert utterance.path.with_suffix(".mp4").is_file() and not utterance.seconds
+        with pytest.raises(SerError, match=r"no such file, but dia0_utt\d\.mp4, which must be converted: ffmpeg"):
+            read_audio(utterance.path)
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [
@@ -373,6 +387,38 @@ def test_the_unknown_speaker_of_msp_podcast_is_of_both_genders(tmp_path):
     settings = compose_config(["data=msp_podcast", f"data.root={tmp_path}", "data.emotions=[neutral,angry]"])
     corpus = instantiate(settings, "data")
     assert {u.gender for u in corpus.utterances if u.speaker == "Unknown"} == {""}
+
+
+def test_rows_of_parts_that_are_not_used_may_lack_labels_and_older_names_of_msp_podcast_are_told(tmp_path):
+    """Test3 is published without labels and speakers; earlier releases misspell the table."""
+    root = fake_corpora.write_msp_podcast(tmp_path, seconds=0.02)
+    table = root / "Labels" / "labels_consensus.csv"
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    rows = [[row[0], "", "", "", "", "", "", "Test3"] if row[-1] == "Test3" else row for row in rows]
+    text = "\n".join(",".join(row) for row in rows) + "\n"
+    table.write_text(text.replace("Development", "Validation"))
+    corpus = instantiate(compose_config(["data=msp_podcast", f"data.root={root}"]), "data")
+    assert Counter(u.partition for u in corpus.utterances) == {"train": 8, "validation": 8, "test": 8}
+    table.write_text(text.replace("Test1", "Train"))
+    with pytest.raises(SerError, match=r"leaves the test part empty.*data\.partitions"):
+        GivenProtocol().split(instantiate(compose_config(["data=msp_podcast", f"data.root={root}"]), "data"), 1, 0)
+    table.rename(table.with_name("labels_concensus.csv"))
+    with pytest.raises(SerError, match=r"does not exist.*data\.manifest, if it is one of labels_concensus\.csv"):
+        instantiate(compose_config(["data=msp_podcast", f"data.root={root}"]), "data")
+
+
+@pytest.mark.parametrize("name", ["savee", "esd"])
+def test_a_corpus_that_lies_there_in_both_its_layouts_counts_once(tmp_path, name):
+    getattr(fake_corpora, f"write_{name}")(tmp_path, seconds=0.02, speakers=20)
+    words = [f"data={name}", f"data.root={tmp_path}"]
+    plain = instantiate(compose_config(words), "data")
+    for path in sorted(tmp_path.rglob("*.wav")):
+        place = (
+            path.parent / "train" / path.name if name == "esd" else tmp_path / "ALL" / f"{path.parent.name}_{path.name}"
+        )
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(path, place)
+    assert instantiate(compose_config(words), "data").fingerprint() == plain.fingerprint()
 
 
 def test_a_corpus_of_one_emotion_is_named_so(tmp_path):

@@ -218,7 +218,7 @@ def test_each_command_of_the_documentation_is_accepted(words):
     context = command.make_context("ser", list(words), resilient_parsing=True)
     name, chosen, rest = command.resolve_command(context, list(words))
     chosen.make_context(name, list(rest), parent=context)  # refuses unknown options and missing arguments
-    overrides = [word for word in rest if re.match(r"[\w./+]+=", word)]
+    overrides = [word for word in rest if re.match(r"[\w./+@]+=", word)]
     if name in ("train", "sweep", "doctor", "extract") and "--help" not in rest:
         if name == "sweep":
             overrides = [as_of_train(word) for word in overrides if not word.startswith("baseline=")]

@@ -60,6 +60,17 @@ def test_the_held_out_fold_gets_the_predictions_of_the_run(run, corpus, place, t
     assert not metrics["speaker_overlap"]
 
 
+def test_two_tables_are_scored_together(run, place, tmp_path):
+    words = ["data=combined", "data.corpora=[a,b]"]
+    for name in "ab":
+        table = write_manifest(tmp_path / name, speakers=2)
+        for path in table.parent.rglob("*.wav"):  # voices of their own
+            write_voice(path, f"{name}{path.stem}", path.stem.split("_")[1], 0.4, name == "a")
+        words += [f"+data@data.{name}=manifest", f"data.{name}.manifest={table}"]
+    assert evaluate(run, place, tmp_path / "both", *words) == 0
+    assert set(read_predictions(tmp_path / "both" / "predictions.csv")["corpus"]) == {"a", "b"}
+
+
 def test_seen_recordings_are_refused_under_any_name_and_labelled_where_allowed(run, corpus, place, tmp_path, capsys):
     seen = json.loads((run / "split.json").read_text())["parts"]["train"]["ids"][0]
     shutil.copy(corpus.parent / "audio" / f"{seen}.wav", write_folder(tmp_path / "new") / "anna0" / "angry" / "new.wav")

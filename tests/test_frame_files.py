@@ -115,6 +115,26 @@ def test_frames_without_a_common_width_are_refused_rather_than_taken_for_another
     }
 
 
+@pytest.mark.parametrize("others, refused", [(30, True), (29, False), (1, False)])
+def test_frames_of_another_width_are_told_with_examples_and_refused_where_none_is_that_of_most(
+    tmp_path, caplog, others, refused
+):
+    """Wherever they lie among the files; one of 60 can be missed before it is read, but is left out by name then."""
+    names = [f"u{number:02d}" for number in range(60)]
+    for number, name in enumerate(names):
+        np.save(tmp_path / f"{name}.npy", np.ones((5, DIM + (number >= 60 - others)), np.float32))
+    if refused:
+        with pytest.raises(SerError, match=rf"2 widths: {DIM} in 30; {DIM + 1} in 30 \(u30, u31, u32 \.\.\.\)"):
+            imported(corpus_of(names), tmp_path, tmp_path / "cache")
+        assert len(imported(corpus_of(names), tmp_path, tmp_path / "cache", dim=DIM).failures) == others
+        return
+    result = imported(corpus_of(names), tmp_path, tmp_path / "cache")
+    assert list(result.failures) == names[-others:] and result.cache.dim == DIM
+    if others > 2:
+        told = f"{others} of 60 files have another width than {DIM} and are left out: {DIM + 1} in {others} (u31, u32,"
+        assert told in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [".emo", ".jsonl", ".tsv"])
 def test_the_flat_layout_of_emotion2vec_is_cut_by_its_lengths(tmp_path, suffix):
     arrays = {name: frames_of(name, length) for name, length in (("a", 3), ("b", 1), ("c", 5))}

@@ -316,6 +316,35 @@ def test_a_table_with_quoted_headers_is_found(tmp_path):
     assert len(find_runs(tmp_path)) == 1
 
 
+def test_tables_with_other_usual_columns_are_the_same_and_probabilities_alone_say_what_is_predicted(tmp_path):
+    table = fake_table(4, 12)
+    names = {"id": "file", "speaker": "Spk", "emotion": "y_true", "predicted": "pred", "gender": "Gender"}
+    names |= {name: name.replace("p_", "prob_") for name in table if name.startswith("p_")}
+    likeliest = table.filter(like="p_").idxmax(axis=1).str.removeprefix("p_")
+    forms = {
+        "own": table.assign(predicted=likeliest),
+        "renamed": table.assign(predicted=likeliest).rename(columns=names),
+        "only": table.drop(columns="predicted").rename(columns={"emotion": "label"}),
+    }
+    for name, form in forms.items():
+        (tmp_path / name).mkdir()
+        form.to_csv(tmp_path / name / "seed1_fold1.csv", index=False)
+    runs = {run.variant: run for run in find_runs(tmp_path)}
+    assert set(runs) == set(forms)
+    for run in runs.values():
+        pd.testing.assert_frame_equal(run.predictions, runs["own"].predictions)
+
+
+def test_the_table_that_lacks_a_column_is_named_where_there_is_no_other(tmp_path):
+    fake_table(4, 12).drop(columns="speaker").to_csv(tmp_path / "theirs.csv", index=False)
+    with pytest.raises(SerError, match=r"theirs\.csv has no column speaker\)"):
+        find_runs(tmp_path)
+    labels = fake_table(4, 12)
+    labels[[name for name in labels if not name.startswith("p_")]].to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(SerError, match=r"labels\.csv lacks the column\(s\) p_<emotion>"):
+        find_runs(tmp_path)
+
+
 def test_tables_of_run_folders_are_not_runs_of_their_own(sweep):
     write_summary(summarize(find_runs(sweep)), sweep)
     assert {run.variant for run in find_runs(sweep)} == set(SKILL)

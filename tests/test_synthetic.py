@@ -1,6 +1,8 @@
 """The two synthetic corpora: reproducible, resumable, shaped like IEMOCAP, and hard in the way they claim to be."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -184,6 +186,22 @@ def test_interrupted_writing_resumes_to_the_same_bytes_and_a_finished_corpus_is_
     spoken_so_far.clear()
     synthetic(tmp_path / "cut", utterances=40, seed=2)
     assert not spoken_so_far
+
+
+def test_runs_that_begin_at_once_write_the_corpus_once(small, tmp_path, monkeypatch):
+    """A file that a second run replaces while the first extracts it would be left out there."""
+    spoken = []
+    monkeypatch.setattr(SPEAK, lambda *arguments: spoken.append(1) or speak(*arguments))
+    together = Barrier(3)
+
+    def make():
+        together.wait()
+        return synthetic(tmp_path, utterances=40, seed=2)
+
+    with ThreadPoolExecutor(3) as pool:
+        corpora = [future.result() for future in [pool.submit(make) for _ in range(3)]]
+    assert len(spoken) == 40
+    assert all(_relative_bytes(corpus) == _relative_bytes(small) for corpus in corpora)
 
 
 def test_frames_do_not_depend_on_order_or_company(numbers):

@@ -69,7 +69,7 @@ def evaluate(
     words += [] if manifest is None else ["data=manifest", f"data.manifest={manifest}"]
     if not any(word.startswith("data=") for word in words):
         raise SerError("no recordings were given, expected data=, --manifest FILE or a folder; for example data=emodb.")
-    refuse_missing_folder(compose_config([word for word in words if word.startswith("data")]))
+    refuse_missing_folder(compose_config([word for word in words if word.lstrip("+").startswith("data")]))
     from ser.inference.checkpoint import PRETRAINED  # noqa: PLC0415
     from ser.trained.seen import Trained  # noqa: PLC0415
 

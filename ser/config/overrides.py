@@ -105,6 +105,13 @@ def check_overrides(overrides: Sequence[str], several: bool = False) -> list[str
     except HydraException as error:
         raise SerError(str(explain(error))) from error
     known = known_keys()
+    known = known | {  # of an option that is added under a name of its own: +data@data.second=manifest
+        f"{override.package}{key.removeprefix(override.key_or_group)}"
+        for override in parsed
+        if override.is_add() and override.package
+        for key in known
+        if key.startswith(f"{override.key_or_group}.")
+    }
     points: list[list[str]] = []
     for override in parsed:
         _check_key(override, known)

@@ -9,7 +9,16 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser.data.soundfiles import UNKNOWN_FRAMES, AudioFile, no_file, open_audio, printable, truncated
+from ser.data.soundfiles import (
+    UNKNOWN_FRAMES,
+    AudioFile,
+    is_pointer,
+    no_audio,
+    no_file,
+    open_audio,
+    printable,
+    truncated,
+)
 from ser.errors import SerError, first_line
 
 if TYPE_CHECKING:  # a wrong folder of a corpus is told before PyTorch loads
@@ -42,7 +51,7 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
             segment is empty or starts beyond its end.
     """
     path, name = Path(path), printable(path)
-    if reason := no_file(path):
+    if reason := no_audio(path):
         raise SerError(f"{name} is no audio file ({reason}); check the path and the corpus root.")
     if path.stat().st_size == 0:
         raise SerError(f"{name} is empty (0 bytes), expected audio; copy the file again or leave it out.")
@@ -50,6 +59,8 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
         with open_audio(path) as file:
             samples, rate = _read_segment(name, file, start, end), file.samplerate
     except (soundfile.SoundFileError, TypeError, OSError) as error:  # TypeError: a headerless format such as .raw
+        if is_pointer(path):
+            raise SerError(f"{name} is a pointer of Git LFS, not the audio; fetch that: git lfs pull.") from error
         reason = str(getattr(error, "error_string", getattr(error, "strerror", error))).strip().rstrip(".")
         raise SerError(
             f"{name} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "

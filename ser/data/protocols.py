@@ -23,6 +23,8 @@ class EvaluationProtocol(ABC):
     fewest_sessions: ClassVar[int] = 1
     expected_parts: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     """The parts that may not be empty."""
+    more: ClassVar[str] = "use a larger corpus or another protocol"
+    """What to do where one is."""
     seeded: ClassVar[bool] = False
     """Whether the parts are drawn by the seed."""
 
@@ -73,10 +75,7 @@ class EvaluationProtocol(ABC):
         parts, where = split.parts(), f"fold {split.fold} of protocol {self.name}"
         empty = [name for name in self.expected_parts if not parts[name]]
         if empty:
-            raise SerError(
-                f"{where} leaves the {empty[0]} part empty, expected utterances in it; use a larger corpus or "
-                "another protocol."
-            )
+            raise SerError(f"{where} leaves the {empty[0]} part empty, expected utterances in it; {self.more}.")
         counts = Counter(utterance.id for part in parts.values() for utterance in part)
         shared = [identifier for identifier, count in counts.items() if count > 1]
         if shared:
@@ -151,6 +150,7 @@ class GivenProtocol(EvaluationProtocol):
 
     name = "given"
     overlapping_parts = frozenset({"validation", "test"})
+    more = "say by data.partitions which values of the column partition are that part, or use another protocol"
 
     def folds(self, corpus: Corpus) -> int:
         """One."""

@@ -28,6 +28,8 @@ _NIST_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)  # samples pe
 _NIST_HEADER = 1024  # bytes
 # Its log of a file whose samples are followed by something else than a chunk, such as samples that nothing counts.
 _NO_CHUNK = re.compile(r"Unknown chunk marker|Chunk size \d+ > file length")
+_ABSENT = "there is no such file"
+_POINTER = b"version https://git-lfs"
 _LENGTH = re.compile(r"^Length : (\d+)", re.MULTILINE)  # of the file, bytes
 _BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ALAW": 1, "ULAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4,
           "DOUBLE": 8}  # fmt: skip
@@ -87,12 +89,29 @@ def no_file(path: str | Path) -> str | None:
     try:
         mode = Path(path).stat().st_mode
     except (FileNotFoundError, ValueError):  # ValueError: a name that holds a zero
-        return "the link leads nowhere" if os.path.islink(path) else "there is no such file"  # noqa: PTH114  no error
+        return "the link leads nowhere" if os.path.islink(path) else _ABSENT  # noqa: PTH114  no error
     except OSError as error:
         return str(error.strerror)
     if stat.S_ISREG(mode):
         return None
     return "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device: save what comes from it as a file"
+
+
+def no_audio(path: str | Path) -> str | None:
+    """As ``no_file``, with the file of the same name that must be converted first, such as a video."""
+    path, reason = Path(path), no_file(path)
+    if reason != _ABSENT or not path.name:
+        return reason
+    odd = next((odd for odd in map(path.with_suffix, sorted(UNREADABLE)) if not no_file(odd)), None)
+    return f"{reason}, but {printable(odd.name)}, which must be converted: ffmpeg -i IN OUT.wav" if odd else reason
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Whether it is what Git LFS puts in a file's place until the file itself is fetched."""
+    try:
+        return _first_bytes(os.fsencode(path), len(_POINTER)) == _POINTER
+    except OSError:
+        return False
 
 
 class AudioFile(soundfile.SoundFile):

@@ -142,7 +142,7 @@ class Experiment:
         if reasons:
             status: Status = "problem" if len(reasons) > _UNREADABLE_LIMIT * len(utterances) else "warning"
             yield Finding("audio files", status, f"{text}; the first: {next(iter(reasons.values()))}",
-                          "copy them again; training leaves unreadable files out and lists them")  # fmt: skip
+                          "correct that; training leaves unreadable files out and lists them")  # fmt: skip
         else:
             yield Finding("audio files", "ok", text)
         for fault, names in faults.items():
@@ -229,7 +229,7 @@ class Experiment:
             apart = sum(len({speaker[name] for name in names}) > 1 for names in copies)
             text = (
                 f"recordings that occur more than once: {len(copies):,}, of these under two speakers: {apart:,}; "
-                f"{_listed([' = '.join(names) for names in copies])}"
+                f"{_listed([_listed(names, ' = ') for names in copies])}"
             )
             if apart or self.overlaps:
                 remedy = "remove the copies; a run refuses them where they lie in two parts"
@@ -243,6 +243,7 @@ class Experiment:
         sessions = {utterance.session for utterance in utterances}
         complete = len(sessions - {utterance.session for utterance in missing})
         text = f"{folder.path}: {complete} of {len(sessions)} sessions complete"
+        text += f", but for {len(folder.failures):,} utterances without a file" if folder.failures else ""
         if self.deep and folder.places:
             cache = FeatureCache(folder.places)
             for name in folder.places:
@@ -265,8 +266,8 @@ class Experiment:
         yield Finding("cache", "ok", text, "ser train or ser extract with the same overrides extracts them")
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
+def _listed(names: Sequence[str], sign: str = ", ") -> str:
+    return sign.join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
 
 
 def _on_the_hub(checkpoint: str) -> Finding:

@@ -1,15 +1,12 @@
 """Frames that another program made: emotion2vec, fairseq, openSMILE, a lab's own; read from files, never computed."""
 
-import json
 import logging
 import math
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,27 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ser.data.corpus import Utterance
+from ser.encoders.arrays import SUFFIXES, FrameSlice, places, read_array
 from ser.encoders.base import Encoder
-from ser.errors import SerError, check_number, first_line
+from ser.errors import SerError, check_number
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 _USUAL_RATES = (100.0, 50.0, 25.0, 12.5)  # frames per second
-_LOOKED_AT = 25  # files whose width is compared
+_LOOKED_AT = 25  # files whose width is compared, before all where they differ
+_NAMED = 3  # files of another width
 _NO_AUDIO = (
     "this model was trained on frames that did not come from audio here (features=files, or a corpus of frames), so it "
     "takes no audio; make frames of the recordings in the same way: `ser predict frames/ --checkpoint RUN`."
 )
 _REMEDY = "set features.root=/path/to/frames, a folder with one .npy, .npz, .safetensors or .pt file per utterance"
-
-
-class FrameSlice(NamedTuple):
-    """Where the frames of an utterance lie: a file, or the rows from ``first`` to ``last`` of a file of many."""
-
-    path: Path
-    first: int = 0
-    last: int | None = None
 
 
 class FrameFiles(Encoder):
@@ -78,27 +68,48 @@ class FrameFiles(Encoder):
         """Values per frame (D), of most of the files.
 
         Raises:
-            SerError: none can be read, or no width is that of half of them.
+            SerError: none can be read, or no width is that of more than half of them.
         """
         if self._dim is None:
-            widths: Counter[int] = Counter()
-            for place in islice(self.entries.values(), _LOOKED_AT):
-                try:
-                    array = _read_array(place)
-                except SerError:
-                    continue
-                widths[array.shape[0 if self.transposed and array.ndim > 1 else -1] if array.ndim else 0] += 1
+            entries = list(self.entries)
+            widths = self._widths(entries[:: -(-len(entries) // _LOOKED_AT)])
             if not widths:
-                raise SerError(f"{self.root} holds no readable frames in its first {_LOOKED_AT} files; {_REMEDY}.")
-            width, files = widths.most_common(1)[0]
-            if 2 * files < widths.total():
-                raise SerError(
-                    f"the first {widths.total()} files in {self.root} have frames of {len(widths)} widths, such as "
-                    f"{width} in {files} of them, expected one; (D, L) is read by "
-                    f"features.transposed={str(not self.transposed).lower()}, and features.dim=D takes one of them."
-                )
-            self._dim = width
+                raise SerError(f"{self.root} holds no readable frames in {_LOOKED_AT} of its files; {_REMEDY}.")
+            if len(widths) > 1:
+                widths = self._widths(entries)
+            self._dim = max(widths, key=lambda width: len(widths[width]))
+            self._tell_others(widths, self._dim)
         return self._dim
+
+    def _widths(self, names: Iterable[str]) -> dict[int, list[str]]:
+        """The entries of each width, without those that cannot be read."""
+        found: dict[int, list[str]] = {}
+        for name in names:
+            with suppress(SerError):  # told where it is read
+                array = read_array(self.entries[name])
+                width = array.shape[0 if self.transposed and array.ndim > 1 else -1] if array.ndim else 0
+                found.setdefault(width, []).append(name)
+        return found
+
+    def _tell_others(self, widths: Mapping[int, Sequence[str]], width: int) -> None:
+        """Say which entries have another width than most, and refuse where most have none."""
+        total = sum(map(len, widths.values()))
+        others = sorted((found for found in widths if found != width), key=lambda found: -len(widths[found]))
+        listed = "; ".join(
+            f"{found} in {len(widths[found]):,} ({', '.join(widths[found][:_NAMED])}"
+            f"{' ...' if len(widths[found]) > _NAMED else ''})"
+            for found in others[:_NAMED]
+        )
+        more = f" and {len(others) - _NAMED} more widths" if len(others) > _NAMED else ""
+        if 2 * len(widths[width]) <= total:
+            raise SerError(
+                f"the {total:,} files in {self.root} have frames of {len(widths)} widths: {width} in "
+                f"{len(widths[width]):,}; {listed}{more}; expected one; keep one kind of files there; (D, L) is read "
+                f"by features.transposed={str(not self.transposed).lower()}, and features.dim=D takes one width."
+            )
+        if others:
+            log.warning("%s: %d of %d files have another width than %d and are left out: %s%s", self.root,
+                        total - len(widths[width]), total, width, listed, more)  # fmt: skip
 
     def description(self) -> dict[str, Any]:
         """Width and layout; which frames they are is known by the content of their files."""
@@ -196,9 +207,9 @@ class FrameFiles(Encoder):
     def _array(self, place: FrameSlice) -> NDArray[Any]:
         """The numbers of a place; a file of many utterances stays open from one to the next."""
         if place.last is None:
-            return _read_array(place)
+            return read_array(place)
         if self._flat is None or self._flat[0] != place.path:
-            self._flat = place.path, _read_array(FrameSlice(place.path))
+            self._flat = place.path, read_array(FrameSlice(place.path))
         return self._flat[1][place.first : place.last]
 
     def settle_rate(self, lengths: Mapping[str, int], utterances: Iterable[Utterance]) -> None:
@@ -225,80 +236,3 @@ class FrameFiles(Encoder):
                 self.frame_rate = found
             elif abs(self.frame_rate / found - 1) > 0.1:
                 log.warning("features.frame_rate=%g, but the audio's lengths say %g", self.frame_rate, found)
-
-
-def places(path: Path) -> dict[str, FrameSlice]:
-    """Where the frames of each id lie in a file: by the lists beside a file of many, else the whole file, without id.
-
-    Raises:
-        SerError: the lists are not consistent.
-    """
-    if path.suffix != ".npy" or not path.with_suffix(".lengths").is_file():
-        return {"": FrameSlice(path)}
-    try:
-        lengths = [int(line) for line in path.with_suffix(".lengths").read_text(encoding="utf-8").split()]
-        ids = list(_ids(path))
-        if min(lengths, default=0) < 0:
-            raise ValueError(f"a length of {min(lengths)}")
-    except (ValueError, KeyError, TypeError) as error:  # no number, no JSON, no UTF-8; no key
-        raise SerError(
-            f"the lists beside {path} cannot be read ({first_line(error)}), expected whole numbers in "
-            f"{path.stem}.lengths, and an id per line in {path.stem}.emo, {path.stem}.jsonl (key) or {path.stem}.tsv."
-        ) from error
-    if len(ids) != len(lengths) or len(set(ids)) < len(ids):
-        raise SerError(
-            f"{path.with_suffix('.lengths')} has {len(lengths)} lines, but {len(set(ids))} ids stand beside it, "
-            f"expected one per line in {path.stem}.emo, {path.stem}.jsonl (key) or {path.stem}.tsv."
-        )
-    if (rows := len(_read_array(FrameSlice(path)))) != sum(lengths):
-        raise SerError(f"{path} holds {rows} rows, but its .lengths add up to {sum(lengths)}; copy both files again.")
-    ends = np.cumsum(lengths).tolist()
-    return {name: FrameSlice(path, first, last) for name, first, last in zip(ids, [0, *ends], ends, strict=False)}
-
-
-def _ids(path: Path) -> Iterator[str]:
-    """The ids beside a flat layout, in the order of its lengths."""
-    if (table := path.with_suffix(".emo")).is_file():
-        yield from (line.split()[0] for line in table.read_text(encoding="utf-8").splitlines() if line.strip())
-    elif (table := path.with_suffix(".jsonl")).is_file():
-        yield from (json.loads(line)["key"] for line in table.read_text(encoding="utf-8").splitlines() if line.strip())
-    elif (table := path.with_suffix(".tsv")).is_file():
-        lines = table.read_text(encoding="utf-8").splitlines()[1:]  # the first names the folder of the audio
-        yield from (Path(line.split("\t")[0]).stem for line in lines if line.strip())
-
-
-def _read_array(place: FrameSlice) -> NDArray[Any]:
-    """The numbers of a file, or its rows; nothing in it is executed, and .npy files are not read whole."""
-    path = place.path
-    try:
-        if path.suffix == ".pt":
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            array = _only(loaded, path).float().numpy()
-        elif path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # noqa: PLC0415
-
-            array = _only(load_file(path), path).float().numpy()  # NumPy has no bfloat16
-        else:
-            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-            array = _only({name: loaded[name] for name in loaded.files}, path) if path.suffix == ".npz" else loaded
-    except SerError:
-        raise
-    except Exception as error:  # damaged files lead the readers to errors of many kinds
-        reason = (
-            "it needs unpickling, which could run code"
-            if re.search("pickle|Python objects", str(error))
-            else first_line(error)
-        )
-        raise SerError(f"{path} cannot be read as an array of numbers ({reason}); save it again as one.") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise SerError(f"{path} holds {getattr(array, 'dtype', type(array))}, expected numbers.")
-    return array[place.first : place.last] if place.last is not None else array
-
-
-def _only(content: Any, path: Path) -> Any:
-    """The one array of a file."""
-    if not isinstance(content, dict):
-        return content
-    if len(content) != 1:
-        raise SerError(f"{path} holds {len(content)} arrays, expected one; save one file per utterance.")
-    return next(iter(content.values()))

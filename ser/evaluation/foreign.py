@@ -4,19 +4,28 @@ import csv
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ser.errors import SerError
-from ser.evaluation.predictions import REQUIRED, TEXTS, check_predictions, emotions_of, read_csv
+from ser.evaluation.predictions import COLUMNS, PREFIX, TEXTS, check_predictions, emotions_of, read_csv
 
 _NOT_RESULTS = {"summary.csv", "summary_comparisons.csv", "history.csv", "train_predictions.csv"}
 _RUN_FILES = ("metrics.json", "split.json", "run.json")  # a folder with one of these is a run's own
 _NUMBER = {key: re.compile(rf"(?<![a-z]){key}[-_= ]?(\d+)", re.IGNORECASE) for key in ("fold", "seed")}
 _KIND_OF_FILE = re.compile(r"(test|posteriors?|pred(ict(ion)?)?s?|prob(abilitie)?s?|results?|scores?)?", re.IGNORECASE)
 _SEPARATORS = " _-.,="
+# Columns and the other names that tools have for them, in lower case.
+_OTHER_NAMES = {
+    "id": ("utterance", "utterance_id", "utt", "utt_id", "file", "filename", "file_name", "path", "key"),
+    "speaker": ("spk", "speaker_id", "spk_id", "spkr"),
+    "emotion": ("y_true", "true", "true_label", "truth", "target", "gold", "reference", "label"),
+    "predicted": ("prediction", "pred", "y_pred", "predicted_label", "pred_label", "predicted_emotion", "hypothesis"),
+}
+_OTHER_PREFIXES = ("prob_", "probability_", "posterior_")
 
 
 class Place(NamedTuple):
@@ -67,10 +76,18 @@ def _without_numbers(name: str) -> str:
 def read_parts(path: Path, root: Path) -> list[Part]:
     """The parts of a table, one per fold and seed: by columns of these names, else as ``place_of`` says.
 
+    Columns may have other usual names (``file``, ``y_true``, ``pred``, ``prob_sad``). Where none says what was
+    predicted, it is the most probable emotion.
+
     Raises:
         SerError: the table has no rows, impossible folds or seeds, or breaks a rule of ``check_predictions``.
     """
-    content = read_csv(path, "predictions", TEXTS)
+    names = _own_names(_header(path))
+    content = read_csv(path, "predictions", {old: str for old, own in names.items() if own in TEXTS})
+    content = content.rename(columns=names)
+    if "predicted" not in content and len(emotions := emotions_of(content)) > 1 and len(content):
+        values = content[[PREFIX + name for name in emotions]].apply(pd.to_numeric, errors="coerce").fillna(-1)
+        content["predicted"] = values.idxmax(axis=1).str.removeprefix(PREFIX)
     place, numbers = place_of(path, root), pd.DataFrame(index=content.index)
     for key in _NUMBER:
         column = content[key] if key in content else pd.Series(getattr(place, key), content.index)
@@ -98,8 +115,36 @@ def is_foreign_table(path: Path, root: Path) -> bool:
     folders = [folder for folder in path.parents if folder == root or folder.is_relative_to(root)]
     if any((folder / name).is_file() for folder in folders for name in _RUN_FILES):
         return False
+    return not missing_columns(path)
+
+
+def missing_columns(path: Path) -> list[str]:
+    """What a file lacks to be a prediction table; probabilities of the emotions say what was predicted, too."""
+    names = list(_own_names(_header(path)).values())
+    told = "predicted" in names or sum(name.startswith(PREFIX) for name in names) > 1
+    return [name for name in ("id", "speaker", "emotion") if name not in names] + ["predicted"] * (not told)
+
+
+def _header(path: Path) -> list[str]:
+    """The names of a table's columns; none of what is no table."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            return set(REQUIRED) <= set(next(csv.reader([file.readline().strip()]), []))
+            return next(csv.reader([file.readline().strip()]), [])
     except (OSError, UnicodeDecodeError, csv.Error):
-        return False
+        return []
+
+
+def _own_names(header: Sequence[str]) -> dict[str, str]:
+    """What each column is called here; what is not known keeps its name."""
+    plain = {name: name.strip().lower() for name in header}
+    names = dict(zip(header, header, strict=True))
+    for own in ("fold", "seed", "corpus", *COLUMNS):
+        if own not in header:
+            usual = (own, *_OTHER_NAMES.get(own, ()))
+            found = next((name for other in usual for name in header if plain[name] == other), own)
+            names |= {found: own} if found in names else {}
+    if not any(name.startswith(PREFIX) for name in header):
+        for name in header:
+            prefix = next((prefix for prefix in _OTHER_PREFIXES if plain[name].startswith(prefix)), None)
+            names[name] = PREFIX + name.strip()[len(prefix) :] if prefix else names[name]
+    return names

@@ -1,7 +1,7 @@
 """The files that evaluation reads: predictions, pooled features and the training history.
 
-Tables of other tools work, too (``ser.evaluation.foreign``): they need the columns ``id, speaker, emotion, predicted``
-and one ``p_<emotion>`` per class.
+Tables of other tools work, too (``ser.evaluation.foreign``): they need the columns ``id, speaker, emotion`` and one
+``p_<emotion>`` per class.
 """
 
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ def check_predictions(table: pd.DataFrame, source: str = "the prediction table")
         lacking = missing + ([] if len(emotions) > 1 else ["p_<emotion> (one per class, at least two)"])
         raise SerError(
             f"{source} lacks the column(s) {', '.join(lacking)}; a prediction table has "
-            f"{', '.join(REQUIRED)} and one p_<emotion> column per class, so add them."
+            f"{', '.join(REQUIRED)} and one column p_<emotion> per class, its probability, so add or rename them."
         )
     if table.empty:
         raise SerError(f"{source} has a header and no rows; give a table with at least one utterance.")

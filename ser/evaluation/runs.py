@@ -12,8 +12,8 @@ import pandas as pd
 
 from ser.config.identity import first_difference
 from ser.errors import SerError
-from ser.evaluation.foreign import is_foreign_table, place_of, read_parts
-from ser.evaluation.predictions import REQUIRED, emotions_of, read_embeddings, read_history, read_predictions
+from ser.evaluation.foreign import is_foreign_table, missing_columns, place_of, read_parts
+from ser.evaluation.predictions import emotions_of, read_embeddings, read_history, read_predictions
 from ser.evaluation.scores import scores
 from ser.io import require_json
 
@@ -184,9 +184,12 @@ def scan_runs(path: str | Path) -> tuple[list[Run], list[str]]:
     folders = [file.parent for file in path.rglob("metrics.json") if not file.parent.name.startswith(".")]
     tables = [file for file in path.rglob("*.csv") if is_foreign_table(file, path)]
     if not folders and not tables:
+        lacking = {file: missing for file in path.rglob("*.csv") if (missing := missing_columns(file))}
+        nearest = min(lacking, key=lambda file: len(lacking[file]), default=None)
+        lacks = f"; {nearest} has no column {', '.join(lacking[nearest])}" if nearest else ""
         raise SerError(
-            f"{path} holds no finished run (no metrics.json in it or below) and no prediction table (.csv with "
-            f"{', '.join(REQUIRED)}, p_<emotion> ...); train first, or give the folder that holds the runs."
+            f"{path} holds no finished run (no metrics.json in it or below) and no prediction table (.csv with id, "
+            f"speaker, emotion, p_<emotion> ...{lacks}); train first, or give the folder that holds the runs."
         )
     runs, left_out, untested = load_runs(folders)
     for table in tables:

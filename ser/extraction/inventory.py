@@ -11,6 +11,7 @@ from typing import Any
 
 from ser.data.cache import Recording, Shard, fingerprint, library_versions
 from ser.data.corpus import Corpus, FrameSource, Utterance
+from ser.data.soundfiles import no_audio
 from ser.encoders import Encoder, FrameFiles
 from ser.errors import SerError
 from ser.io import read_json, write_text
@@ -143,7 +144,9 @@ class CacheFolder:
                 by_name.setdefault((record.id, start, end), {})[audio] = (shard, record.id)
         for utterance in absent:
             cached = by_name.get((utterance.id, utterance.start, utterance.end), {})
-            absence = f"{utterance.path}: no such audio file; check the path and the corpus root"
+            absence = (
+                f"{utterance.path}: {no_audio(utterance.path) or 'it cannot be read'}; check the path and data.root"
+            )
             if utterance.path == Path():
                 absence = "the table names no audio; add its column path, or take features=files for frames"
             reason = self.failures.pop(utterance.id, absence).rstrip(".")

@@ -15,8 +15,8 @@ from ser.data.batching import length_batches
 from ser.data.normalization import SHRINKAGE_SECONDS, FrameStatistics
 from ser.data.soundfiles import UNREADABLE, files_below, printable, without_converted
 from ser.encoders import FrameFiles
-from ser.encoders.files import SUFFIXES as FRAME_SUFFIXES
-from ser.encoders.files import places
+from ser.encoders.arrays import SUFFIXES as FRAME_SUFFIXES
+from ser.encoders.arrays import places
 from ser.errors import SerError
 from ser.inference.recognizer import Prediction, Recognizer
 from ser.inference.timeline import predict_gated, predict_long, speech_of

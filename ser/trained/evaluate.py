@@ -1,5 +1,6 @@
 """``ser evaluate``: a trained model scored on labelled data, in the files of a run, with what it has seen left out."""
 
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,7 +201,7 @@ def _settings(overrides: Sequence[str]) -> tuple[list[str], dict[str, str], str]
     frames = [word for word in overrides if word.startswith("features.root=")]
     others = [word for word in overrides if word not in (*maps, *frames)]
     for word in others:
-        if word.lstrip("+~").partition("=")[0].split(".")[0] not in _KEYS:
+        if re.split("[.@=]", word.lstrip("+~"))[0] not in _KEYS:
             raise SerError(
                 f"{word} was given, expected data=, data.root=, paths.cache=, map.calm=neutral or, for a model of "
                 "features=files, features.root=; the model keeps its own features and normalisation."

@@ -8,24 +8,35 @@ from ser.data.corpus import Corpus
 from ser.emotions import common_name
 from ser.errors import SerError
 
+_SECOND = (  # how a corpus gets a name
+    "a second table or folder of one kind gets a name of its own by +data@data.%s=manifest, and its settings below it"
+)
 
-def combined(corpora: Sequence[str], emotions: Sequence[str] | None = None, **parts: Callable[..., Corpus]) -> Corpus:
+
+def combined(
+    corpora: Sequence[str], emotions: Sequence[str] | None = None, **parts: Callable[..., Corpus] | Corpus
+) -> Corpus:
     """Read some corpora and join them; each utterance says which it is from.
 
     Ids and speakers begin with the corpus (``ravdess/Actor_01``), sessions are numbered on. Frames are cached per
     corpus, as for each alone. Every corpus must have the classes ``emotions``; None: those that all corpora have, in
     the order and spelling of the first one (``anger`` is ``angry``). Other utterances are left out. ``parts`` read a
-    corpus with its own settings.
+    corpus with its own settings, or are corpora.
 
     Raises:
         SerError: a corpus is unknown or cannot be read, or they have fewer than two classes in common.
     """
     names = [str(name) for name in corpora]
     if unknown := [name for name in names if name not in parts]:
-        raise SerError(f"data.corpora has {', '.join(unknown)}, expected some of {', '.join(sorted(parts))}.")
+        raise SerError(
+            f"data.corpora has {unknown[0]}, expected some of {', '.join(sorted(parts))}; {_SECOND % unknown[0]}."
+        )
     if len(set(names)) < 2 or len(set(names)) < len(names):
-        raise SerError(f"data.corpora=[{', '.join(names)}] was given, expected at least two different corpora.")
-    read = [parts[name]() if emotions is None else parts[name](emotions=list(emotions)) for name in names]
+        raise SerError(
+            f"data.corpora=[{', '.join(names)}] was given, expected at least two different names; {_SECOND % 'second'}."
+        )
+    chosen = {} if emotions is None else {"emotions": list(emotions)}
+    read = [part if isinstance(part, Corpus) else part(**chosen) for part in map(parts.__getitem__, names)]
     if made_up := [corpus.name for corpus in read if corpus.frame_source is not None]:
         raise SerError(f"{made_up[0]} makes its own frames, expected corpora with audio; leave it out of data.corpora.")
     spelling = {common_name(name): name for corpus in reversed(read) for name in reversed(corpus.emotions)}

@@ -37,6 +37,7 @@ _PARTITIONS = {
 }
 _CONTROL = r"[\x00-\x1f\x7f]"  # of a quote that is closed lines below, for one
 _MOST_SHOWN = 300  # characters of the columns in an error
+_MOST_TABLES = 5  # in an error
 _REMEDY = (
     "set data.manifest=/path/to/table.csv with the columns path, emotion, speaker[, session, gender, start, end, id]"
 )
@@ -128,6 +129,8 @@ def _read(source: Path, in_corpus: bool) -> pd.DataFrame:
         return read_table(source)
     except FileNotFoundError as error:
         remedy = "set data.root to the folder of the corpus that holds it" if in_corpus else _REMEDY
+        beside = sorted(path.name for path in source.parent.glob("*.*sv"))[:_MOST_TABLES]
+        remedy += f"; or data.manifest, if it is one of {', '.join(beside)} there" if in_corpus and beside else ""
         raise SerError(f"the manifest {source} does not exist; {remedy}.") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = first_line(error)
@@ -171,7 +174,14 @@ def _named_columns(table: pd.DataFrame, source: Path, given: Mapping[str, str]) 
 def _checked(
     table: pd.DataFrame, source: Path, mapping: Mapping[str, str] | None, partitions: Mapping[str, str] | None
 ) -> pd.DataFrame:
-    """The rows with gender F, M or "", start and seconds as numbers, end a number or NaN."""
+    """The rows with gender F, M or "", start and seconds as numbers, end a number or NaN; those of other parts go."""
+    if "partition" in table:
+        names = {str(name).lower(): part for name, part in (partitions or _PARTITIONS).items()}
+        part = table["partition"].str.lower().map(names)
+        if partitions is None:
+            expected = "train, validation (or dev) or test, or that data.partitions names those to use"
+            _refuse(source, part.isna(), table["partition"], "a partition", expected)
+        table = table.assign(partition=part)[part.notna()]
     for column in table.columns.intersection(_TEXTS):
         if column != "path" or not ("frames" in table or ("id" in table and table["path"].eq("").all())):
             _refuse(source, table[column].eq(""), table[column], f"no {column}", "a value in every row")
@@ -195,13 +205,6 @@ def _checked(
     genders = table.groupby("speaker")["gender"].nunique()
     if (genders > 1).any():
         raise SerError(f"speaker {genders.idxmax()} has more than one gender in {source}; correct the column gender.")
-    if "partition" in table:
-        names = {str(name).lower(): part for name, part in (partitions or _PARTITIONS).items()}
-        part = table["partition"].str.lower().map(names)
-        if partitions is None:
-            expected = "train, validation (or dev) or test, or that data.partitions names those to use"
-            _refuse(source, part.isna(), table["partition"], "a partition", expected)
-        table = table.assign(partition=part)[part.notna()]
     return table
 
 

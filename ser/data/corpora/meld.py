@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser.data.corpora.parsing import assemble, audio_files, existing_root, mapped_labels, named_files
+from ser.data.corpora.parsing import AUDIO_SUFFIXES, assemble, existing_root, mapped_labels, named_files
 from ser.data.corpus import Corpus, Utterance
+from ser.data.soundfiles import UNREADABLE, files_below
 from ser.errors import SerError, first_line
 
 _REMEDY = "set data.root=/path/to/MELD (or the variable MELD_ROOT), the folder of train_sent_emo.csv"
@@ -35,12 +36,14 @@ def meld(
     folder = existing_root(root, "MELD", _REMEDY)
     labels, wanted = mapped_labels(_LABELS, emotions, "MELD", map)
     utterances: list[Utterance] = []
+    below = [path for path in files_below(folder) if path.suffix.lower() in {*AUDIO_SUFFIXES, *UNREADABLE}]
     for session, (part, partition) in enumerate(_PARTITIONS.items(), 1):
         table = next(folder.rglob(f"{part}_sent_emo.csv"), None)
         if table is None:
             raise SerError(f"{folder} holds no {part}_sent_emo.csv, expected the three tables of MELD; {_REMEDY}.")
-        within = (path for path in audio_files(folder) if part in path.parent.relative_to(folder).as_posix())
-        files = {path.stem: path for path, _ in named_files(within, _NAME)}
+        within = [path for path in below if part in path.parent.relative_to(folder).as_posix()]
+        files = {path.stem: path.with_suffix(".wav") for path in within}  # of videos: where their sound is to be
+        files |= {path.stem: path for path, _ in named_files(within, _NAME)}
         for number, row in enumerate(_rows(table), 2):
             name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
             if (emotion := labels.get(row["Emotion"].strip().lower())) is None:

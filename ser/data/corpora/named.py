@@ -19,6 +19,7 @@ from ser.data.corpora.parsing import (
     assemble,
     audio_files,
     existing_root,
+    identifier,
     log,
     mapped_labels,
     match_name,
@@ -161,8 +162,7 @@ def named(
         speaker = f"{names.prefix}{speaker}"
         if label not in wanted or (speakers is not None and not re.fullmatch(speakers, speaker)):
             continue
-        identifier = match.groupdict().get("id") or match[0].replace("/", "_")
-        utterances.append(Utterance(identifier, path, label, speaker, session, gender))
+        utterances.append(Utterance(identifier(match), path, label, speaker, session, gender))
     if speakers is not None and not utterances:
         raise SerError(f"data.speakers={speakers} matches no speaker, expected some such as {speaker}; correct it.")
     if names.sessions is None:

@@ -113,7 +113,7 @@ def audio_files(root: Path) -> Iterator[Path]:
 
 
 def named_files(paths: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
-    """Audio files whose path without suffix ends in ``pattern``, which begins with a whole name; one per match.
+    """Audio files whose path without suffix ends in ``pattern``, which begins with a whole name; one per identifier.
 
     Of several files with one name the original is taken (not ``name (1).wav``), then the .wav, then the shortest path.
     """
@@ -128,9 +128,15 @@ def named_files(paths: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[tup
                 len(path.parts),
                 str(path),
             )
-            if match[0] not in found or order < found[match[0]][0]:
-                found[match[0]] = order, path, match
+            name = identifier(match)
+            if name not in found or order < found[name][0]:
+                found[name] = order, path, match
     yield from ((path, match) for _, path, match in found.values())
+
+
+def identifier(match: re.Match[str]) -> str:
+    """What a recording is called: the group ``id``, or all that names it, whether folders or ``_`` stand in it."""
+    return match.groupdict().get("id") or match[0].replace("/", "_")
 
 
 def match_name(path: Path, pattern: re.Pattern[str]) -> re.Match[str] | None:

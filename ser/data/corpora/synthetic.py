@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
+from filelock import FileLock
 from rich.progress import track
 from scipy.signal import lfilter, oaconvolve
 
@@ -20,7 +21,7 @@ from ser.data.corpora.synthetic_frames import EMOTIONS, GENDERS, SESSIONS, SMALL
 from ser.data.corpora.voice import Delivery, Signal, speak
 from ser.data.corpus import Corpus, Utterance
 from ser.errors import check_number
-from ser.io import atomic_path, write_text
+from ser.io import atomic_path, write_errors, write_text
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +78,30 @@ def synthetic(root: str | Path, utterances: int = 300, seed: int = 0) -> Corpus:
     folder = Path(root) / f"{utterances}-utterances-seed-{seed}-v{_VERSION}"
     corpus = Corpus("synthetic", EMOTIONS, tuple(
         replace(drawn, path=_wav_path(folder, drawn)) for drawn in draw_utterances(utterances, seed)))  # fmt: skip
-    missing = [utterance for utterance in corpus.utterances if not _is_whole(utterance)]
-    if missing:
-        log.info("writing %d of %d synthetic utterances to %s", len(missing), utterances, folder)
-        voices, rooms = _draw_voices(seed), _draw_rooms(seed)
-        for utterance in track(missing, description="synthetic speech"):
-            waveform = _render(utterance, voices[utterance.speaker], rooms[utterance.session], seed)
-            with atomic_path(utterance.path) as temporary:
-                soundfile.write(temporary, waveform, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    if missing or not (folder / "manifest.csv").is_file():
-        _write_labels(folder, corpus.utterances)
+    if not _is_complete(folder, corpus.utterances):
+        with write_errors(folder):  # the runs of a sweep may begin at once: one writes, the others wait for it
+            folder.mkdir(parents=True, exist_ok=True)
+            held = FileLock(folder / ".writing.lock").acquire()
+        with held:
+            if not _is_complete(folder, corpus.utterances):
+                _write(folder, corpus.utterances, seed)
     return corpus
+
+
+def _is_complete(folder: Path, utterances: Sequence[Utterance]) -> bool:
+    return (folder / "manifest.csv").is_file() and all(map(_is_whole, utterances))
+
+
+def _write(folder: Path, utterances: Sequence[Utterance], seed: int) -> None:
+    """The wav files that are not there yet, and the labels."""
+    missing = [utterance for utterance in utterances if not _is_whole(utterance)]
+    log.info("writing %d of %d synthetic utterances to %s", len(missing), len(utterances), folder)
+    voices, rooms = _draw_voices(seed), _draw_rooms(seed)
+    for utterance in track(missing, description="synthetic speech"):
+        waveform = _render(utterance, voices[utterance.speaker], rooms[utterance.session], seed)
+        with atomic_path(utterance.path) as temporary:
+            soundfile.write(temporary, waveform, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    _write_labels(folder, utterances)
 
 
 def _wav_path(folder: Path, utterance: Utterance) -> Path:
