@@ -510,6 +510,16 @@ def write_table(folder, *lines):
     return folder / "table.csv"
 
 
+@pytest.mark.parametrize(
+    "women, men",
+    [("female", "Male"), ("weiblich", "ma\u0308nnlich"), ("Frau", "Mann"), ("w", "M"), ("féminin", "masculin"),
+     ("mujer", "hombre"), ("女", "男"), ("F", "H")],
+)  # fmt: skip
+def test_genders_may_be_told_in_several_languages(tmp_path, women, men):
+    table = write_table(tmp_path, "path,emotion,speaker,sex", f"a.wav,sad,a,{women}", f"b.wav,happy,b,{men}")
+    assert [u.gender for u in manifest(table).utterances] == ["F", "M"]
+
+
 def test_a_manifest_without_sessions_deals_speakers_by_gender(tmp_path):
     corpus = manifest(write_manifest(tmp_path, speakers=10, seconds=0.02))
     assert corpus.emotions == ("angry", "happy", "neutral", "sad") and len(corpus.utterances) == 80

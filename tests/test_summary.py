@@ -81,6 +81,20 @@ def test_the_baseline_is_found_with_its_overrides(tmp_path):
     assert summarize(runs, baseline="gru").baseline == "gru,l2_reg=1"
 
 
+def test_a_baseline_may_be_named_as_its_experiment_or_as_its_folder(tmp_path):
+    for variant in ("gru", "adversary-confusion,l2_reg=1"):
+        write_run(tmp_path, variant)
+    for name in ("adversary/confusion", "adversary-confusion"):
+        assert summarize(find_runs(tmp_path), baseline=name).baseline == "adversary-confusion,l2_reg=1"
+
+
+def test_names_with_settings_are_told_apart_in_a_note(tmp_path):
+    for variant in ("gru", "small_gru,l2_reg=1,seconds=3"):
+        for fold in (1, 2):
+            write_run(tmp_path, variant, fold)
+    assert any("gru; small_gru, l2_reg=1, seconds=3: " in note for note in summarize(find_runs(tmp_path)).notes)
+
+
 def test_the_better_variant_is_found_and_the_equal_one_is_not(summary):
     assert summary.baseline == "gru"
     rows = summary.comparisons.query("metric == 'uar'").set_index("variant")

@@ -249,8 +249,6 @@ def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None
     from ser.evaluation.runs import load_runs, scan_runs  # noqa: PLC0415
     from ser.evaluation.summary import summarize  # noqa: PLC0415
 
-    # A baseline may be given as an experiment's name, such as ladder/global.
-    baseline = None if baseline is None else variant_name(str(baseline), None, None)
     try:
         loaded, left_out = scan_runs(folder)
         summary = summarize(loaded, baseline, left_out)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,9 @@ _CORPORA = {
     "synthetic": _MADE_UP,
     "synthetic_features": _MADE_UP,
 }
+_WOMEN = "f female woman w weiblich frau femme féminin femenino femenina mujer 女 女性 女声"
+_MEN = "m male man männlich maennlich mann homme h masculin masculino hombre 男 男性 男声"
+_GENDERS = dict.fromkeys(_WOMEN.split(), "F") | dict.fromkeys(_MEN.split(), "M") | {"": "", "unknown": "", "未知": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +135,8 @@ class Corpus:
 def about(corpus: str) -> About:
     """What is known of the corpus of that name."""
     return _CORPORA.get(corpus, _UNKNOWN)
+
+
+def find_gender(word: str) -> str | None:
+    """``F``, ``M`` or "" (unknown) for a word of English, German, French, Spanish or Chinese; None for any other."""
+    return _GENDERS.get(unicodedata.normalize("NFC", word.strip()).lower())

@@ -200,7 +200,7 @@ def runs_of_one_variant(path: str | Path) -> list[Run]:
     """``find_runs``, refused where there are several variants."""
     runs = find_runs(path)
     if len(variants := sorted({run.variant for run in runs})) > 1:
-        raise SerError(f"{path} holds the variants {', '.join(variants)}; give the folder of one of them.")
+        raise SerError(f"{path} holds the variants {'; '.join(variants)}; give the folder of one of them.")
     return runs
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
+from ser.data.corpus import find_gender
 from ser.errors import SerError
 from ser.evaluation.bootstrap import Counts
 from ser.io import atomic_path
@@ -22,7 +23,6 @@ COLUMNS = ("id", "session", "speaker", "gender", "seconds", "emotion", "predicte
 TEXTS = dict.fromkeys(("id", "speaker", "gender", "corpus", "emotion", "predicted"), str)
 TOLERANCE = 1e-3
 ROUNDING = 5e-5  # per class: by how much the sum of probabilities with four decimals can be off
-GENDERS = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 
 
 def emotions_of(table: pd.DataFrame) -> list[str]:
@@ -237,6 +237,6 @@ def _with_optional_columns(table: pd.DataFrame, source: str) -> pd.DataFrame:
         )
     return table.assign(
         session=sessions.astype(int) if whole else table["session"].astype(str),
-        gender=genders.map(lambda name: GENDERS.get(name.lower(), name)),
+        gender=genders.map(lambda name: name if (known := find_gender(name)) is None else known),
         seconds=seconds,
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ser.config import variant_name
 from ser.errors import SerError
 from ser.evaluation.comparison import paired_comparison, split_differences
 from ser.evaluation.leakage import leakage_table
@@ -77,11 +78,12 @@ def summarize(runs: Sequence[Run], baseline: str | None = None, left_out: Sequen
 
 
 def _baseline(variants: Sequence[str], wanted: str | None) -> str:
-    names = DEFAULT_BASELINES if wanted is None else (wanted,)
+    # A baseline may be given as an experiment's name, such as ladder/global.
+    names = DEFAULT_BASELINES if wanted is None else (variant_name(str(wanted), None, None),)
     found = [variant for name in names for variant in variants if variant == name]
     found += [variant for name in names for variant in variants if variant.startswith(f"{name},")]
     if wanted is not None and not found:
-        raise SerError(f"there is no variant {wanted!r} to compare with; choose one of {', '.join(variants)}.")
+        raise SerError(f"there is no variant {wanted!r} to compare with; choose one of {'; '.join(variants)}.")
     return [*found, *variants][0]
 
 
@@ -134,7 +136,7 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
     rows: list[dict[str, Any]] = []
     notes, (names, _) = [], short_names(list(groups))
     if len(groups) > 1 and (single := [names[variant] for variant, runs in groups.items() if lacks_seeds(runs)]):
-        notes.append(f"{', '.join(single)}: {ONE_SEED}.")
+        notes.append(f"{'; '.join(single)}: {ONE_SEED}.")
     for variant, runs in groups.items():
         if variant == baseline:
             continue

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ser.data.corpora.parsing import assemble, existing_root, log, speaker_groups, validate_emotions
 from ser.data.corpora.tables import FIRST_ROW, read_table
-from ser.data.corpus import Corpus, Utterance
+from ser.data.corpus import Corpus, Utterance, find_gender
 from ser.emotions import common_name
 from ser.errors import SerError, first_line, one_line
 
@@ -29,7 +29,6 @@ _COLUMNS = {
     "corpus": ("dataset", "database"),
 }
 _TEXTS = ["path", "emotion", "speaker", "session", "id", "frames", "corpus"]  # no value may be empty
-_GENDERS = {"f": "F", "female": "F", "m": "M", "male": "M", "": "", "unknown": ""}
 _PARTITIONS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
@@ -187,24 +186,25 @@ def _checked(
             _refuse(source, table[column].eq(""), table[column], f"no {column}", "a value in every row")
         control = ~table[column].map(str.isprintable) if column == "emotion" else table[column].str.contains(_CONTROL)
         _refuse(source, control, table[column].map(ascii), f"control characters in {column}", "plain text")
-    gender = table.get("gender", pd.Series("", index=table.index))
-    _refuse(source, ~gender.str.lower().isin(_GENDERS), gender, "a gender that is none", "F, M or nothing")
+    genders = table.get("gender", pd.Series("", index=table.index))
+    gender = genders.map(find_gender)
+    _refuse(source, gender.isna(), genders, "a gender that is not known", "F, M, female, male or nothing")
     start, end, seconds = (_seconds(source, table, column) for column in ("start", "end", "seconds"))
     _refuse(source, seconds < 0, seconds, "a number of seconds", "0 or more")
     lower = {str(label).lower(): target for label, target in (mapping or {}).items()}
     table = table.assign(
         path=[_path(path) for path in table["path"].tolist()],
         emotion=[str(lower.get(label, label)).lower() for label in table["emotion"].str.lower().tolist()],
-        gender=gender.str.lower().map(_GENDERS),
+        gender=gender,
         start=start.fillna(0.0),
         end=end,
         seconds=seconds.fillna(0.0),
     )
     _refuse(source, (table["start"] < 0) | (table["end"] <= table["start"]), end, "an end", "0 <= start < end")
     table.loc[table["speaker"].str.lower() == "unknown", "gender"] = ""  # of MSP-Podcast: several people
-    genders = table.groupby("speaker")["gender"].nunique()
-    if (genders > 1).any():
-        raise SerError(f"speaker {genders.idxmax()} has more than one gender in {source}; correct the column gender.")
+    several = table.groupby("speaker")["gender"].nunique()
+    if (several > 1).any():
+        raise SerError(f"speaker {several.idxmax()} has more than one gender in {source}; correct the column gender.")
     return table
 
 

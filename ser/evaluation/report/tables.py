@@ -122,7 +122,7 @@ def _means(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], shared: 
         lines.append([name, f"{row['runs']} ({row['folds']}×{row['seeds']})", *scores])
     caption = "Mean ± standard deviation over runs (folds × seeds)."
     if same := [names[row["variant"]] for row in rows if row["deterministic"]]:
-        caption += f" Deterministic, so that one seed is enough: {', '.join(same)}."
+        caption += f" Deterministic, so that one seed is enough: {'; '.join(same)}."
     if shared:
         caption += f" All with {', '.join(shared)}."
     return Table("Mean over runs", ["variant", "runs", *_percent_of(TITLES.values())], lines, caption)
