@@ -4,12 +4,15 @@ import errno
 import math
 import re
 import signal
+from typing import Literal, TypeAlias
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # exit codes, as a shell has them
 _DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EIO,
          errno.ENAMETOOLONG)  # fmt: skip
 # Libraries whose own error classes say that they were used wrongly, by the module that defines them.
 _USAGE_ERRORS = ("lightning.fabric.utilities.exceptions", "wandb.errors")
+
+AudioFault: TypeAlias = Literal["empty", "undecodable", "truncated", "not_finite", "short", "rate", "loud"]
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks, escape sequences of a terminal and the like
 _ENDS_OF_SEARCHES = ("No trials are completed", "`Study.stop` is supposed")  # Optuna, after failed trials
@@ -33,6 +36,14 @@ class SerError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(one_line(message))  # it quotes what was given, which may have line breaks
+
+
+class AudioError(SerError):
+    """A recording cannot be used; pages in other languages word it by its ``fault``."""
+
+    def __init__(self, message: str, fault: AudioFault) -> None:
+        self.fault = fault
+        super().__init__(message)
 
 
 class EncoderNotHereError(SerError):

@@ -188,7 +188,7 @@ def test_a_file_gets_the_prediction_of_the_recognizer_whatever_its_length(model,
     [
         (lambda path: path.write_bytes(b""), "a.wav is empty"),
         (lambda path: path.write_text("no sound"), "cannot be decoded"),
-        (lambda path: save(path, np.array([0.1])), "1 samples"),
+        (lambda path: save(path, np.array([0.1])), "too short"),
         (lambda path: save(path, np.full(16000, np.nan)), "NaN"),
         (lambda path: save(path, np.zeros(16000 * 21), 16000), "1.3 MB"),
         (lambda path: soundfile.write(path, np.zeros(16000 * 21, np.int16), 16000), "lasts 21 s"),
@@ -248,7 +248,21 @@ def test_many_files_where_silence_bad_and_ignored_ones_are_rows(page, uploads):
     assert page.sessions.of("one").table["reason"].str.contains("cannot be decoded").all()
     page.on_language("zh", visitor("one"))
     page.on_files(given[3:], visitor("one"), progress)
-    assert page.sessions.of("one").table["reason"].str.contains("无法识别.*bad.wav cannot be decoded").all()
+    assert page.sessions.of("one").table["reason"].str.contains("^bad.wav 无法解码").all()
+
+
+@pytest.mark.parametrize("language", demo.LANGUAGES)
+def test_what_is_wrong_with_a_recording_is_said_in_the_language_of_the_page(uploads, model, language):
+    (uploads / "undecodable").write_text("no sound")
+    (uploads / "empty").write_bytes(b"")
+    (uploads / "truncated").write_bytes(save(uploads / "whole.wav", voice(1.0)).read_bytes()[:9000])
+    save(uploads / "short.wav", np.zeros(1)).rename(uploads / "short")
+    save(uploads / "not_finite.wav", np.full(16000, np.nan)).rename(uploads / "not_finite")
+    save(uploads / "loud.wav", np.full(16000, 999.0)).rename(uploads / "loud")
+    for name in ("undecodable", "empty", "truncated", "short", "not_finite", "loud"):
+        with pytest.raises(SerError) as caught:
+            recognition.analyse(model, uploads / name, GATE, Limits(), language)
+        assert str(caught.value) == demo.text(language, f"audio_{name}", name=name)
 
 
 def test_silence_has_no_emotion_and_no_timeline(page, uploads, model, monkeypatch):
@@ -367,7 +381,7 @@ def test_every_text_says_the_same_in_both_languages():
         assert list(shown) == list(demo.LANGUAGES), key
         assert fields(shown["en"]) == fields(shown["zh"]), key
         assert re.search("[\u4e00-\u9fff]", shown["zh"]), key
-        assert key in source or key.startswith(("kind_", "card_", "column_", "setting_", "download_")), key
+        assert key in source or key.startswith(("kind_", "card_", "column_", "setting_", "download_", "audio_")), key
 
 
 def test_language_switch_keeps_what_was_recognised(page, uploads):

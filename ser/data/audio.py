@@ -19,7 +19,7 @@ from ser.data.soundfiles import (
     printable,
     truncated,
 )
-from ser.errors import SerError, first_line
+from ser.errors import AudioError, SerError, first_line
 
 if TYPE_CHECKING:  # a wrong folder of a corpus is told before PyTorch loads
     from torch import Tensor
@@ -54,26 +54,29 @@ def read_audio(path: str | Path, start: float = 0.0, end: float | None = None) -
     if reason := no_audio(path):
         raise SerError(f"{name} is no audio file ({reason}); check the path and the corpus root.")
     if path.stat().st_size == 0:
-        raise SerError(f"{name} is empty (0 bytes), expected audio; copy the file again or leave it out.")
+        raise AudioError(f"{name} is empty (0 bytes), expected audio; copy the file again or leave it out.", "empty")
     try:
         with open_audio(path) as file:
             samples, rate = _read_segment(name, file, start, end), file.samplerate
     except (soundfile.SoundFileError, TypeError, OSError) as error:  # TypeError: a headerless format such as .raw
         if is_pointer(path):
-            raise SerError(f"{name} is a pointer of Git LFS, not the audio; fetch that: git lfs pull.") from error
+            message = f"{name} is a pointer of Git LFS, not the audio; fetch that: git lfs pull."
+            raise AudioError(message, "undecodable") from error
         reason = str(getattr(error, "error_string", getattr(error, "strerror", error))).strip().rstrip(".")
-        raise SerError(
+        raise AudioError(
             f"{name} cannot be decoded as audio ({reason}); expected an intact WAV, FLAC, MP3 or Ogg file, "
-            "so convert it (ffmpeg -i IN OUT.wav), copy it again or leave it out."
+            "so convert it (ffmpeg -i IN OUT.wav), copy it again or leave it out.",
+            "undecodable",
         ) from error
     if not np.isfinite(samples).all():
-        raise SerError(
-            f"{name} holds NaN or infinite samples, expected finite ones; export the file again or leave it out."
+        raise AudioError(
+            f"{name} holds NaN or infinite samples, expected finite ones; export the file again or leave it out.",
+            "not_finite",
         )
     try:
         return resample_mono(samples, rate)
-    except SerError as error:
-        raise SerError(f"{name}: {error}") from error
+    except AudioError as error:
+        raise AudioError(f"{name}: {error}", error.fault) from error
 
 
 def duration(path: str | Path) -> float:
@@ -104,9 +107,10 @@ def resample_mono(samples: "NDArray[np.floating] | Tensor", sample_rate: int) ->
             "pass one recording at a time."
         )
     if not (_LOWEST_RATE <= sample_rate <= _HIGHEST_RATE and sample_rate == int(sample_rate)):
-        raise SerError(
+        raise AudioError(
             f"a sample rate of {sample_rate} Hz is not supported, expected a whole number from "
-            f"{_LOWEST_RATE} to {_HIGHEST_RATE}; convert the recording to {SAMPLE_RATE} Hz."
+            f"{_LOWEST_RATE} to {_HIGHEST_RATE}; convert the recording to {SAMPLE_RATE} Hz.",
+            "rate",
         )
     if sample_rate == SAMPLE_RATE or not len(waveform):
         return waveform
@@ -162,14 +166,18 @@ def prepare(waveform: Waveform, sample_rate: Any) -> "Tensor":
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         samples = samples.T  # (channels, N) -> (N, channels)
     if not np.isfinite(samples).all():
-        raise SerError("the recording holds NaN or infinite samples, expected finite ones; record or export it again.")
+        raise AudioError(
+            "the recording holds NaN or infinite samples, expected finite ones; record or export it again.",
+            "not_finite",
+        )
     if (peak := np.abs(samples).max(initial=0.0)) > _LOUDEST:
-        raise SerError(f"the samples reach {peak:.6g}, expected -1 to 1; divide them, 16-bit ones by 32768.")
+        raise AudioError(f"the samples reach {peak:.6g}, expected -1 to 1; divide them, 16-bit ones by 32768.", "loud")
     prepared = resample_mono(torch.from_numpy(np.array(samples, np.float32)), rate)
     if len(prepared) < SHORTEST_SAMPLES:
-        raise SerError(
+        raise AudioError(
             f"the recording has {len(prepared)} samples at {SAMPLE_RATE} Hz, expected at least "
-            f"{SHORTEST_SAMPLES} ({1000 * SHORTEST_SAMPLES / SAMPLE_RATE:.0f} ms); leave it out."
+            f"{SHORTEST_SAMPLES} ({1000 * SHORTEST_SAMPLES / SAMPLE_RATE:.0f} ms); leave it out.",
+            "short",
         )
     if len(prepared) > LONGEST_SECONDS * SAMPLE_RATE:
         raise SerError(
@@ -182,10 +190,11 @@ def prepare(waveform: Waveform, sample_rate: Any) -> "Tensor":
 def _read_segment(path: str, file: AudioFile, start: float, end: float | None) -> NDArray[np.float32]:
     """The samples (N, channels) between two times, after checking that the file holds what it promises."""
     if missing := truncated(path, file, file.frames):
-        raise SerError(missing)
+        raise AudioError(missing, "truncated")
     if file.frames == 0:
-        raise SerError(
-            f"{path} is empty (a header without samples), expected audio; copy the file again or leave it out."
+        raise AudioError(
+            f"{path} is empty (a header without samples), expected audio; copy the file again or leave it out.",
+            "empty",
         )
     first = round(start * file.samplerate)
     last = file.frames if end is None else min(file.frames, round(end * file.samplerate))
@@ -210,7 +219,7 @@ def _read_segment(path: str, file: AudioFile, start: float, end: float | None) -
     else:
         samples = file.block(last - first)
     if len(samples) < last - first and (missing := truncated(path, file, first + len(samples))):
-        raise SerError(missing)
+        raise AudioError(missing, "truncated")
     return samples
 
 

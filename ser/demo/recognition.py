@@ -16,7 +16,7 @@ from ser.data.audio import LONGEST_SECONDS, SAMPLE_RATE, envelope, prepare, read
 from ser.data.soundfiles import UNKNOWN_FRAMES
 from ser.demo import text
 from ser.emotions import Emotion, looks
-from ser.errors import SerError
+from ser.errors import AudioError, SerError
 from ser.evaluation.runs import Run, load_run
 from ser.evaluation.significance import Interval, bootstrap_interval
 from ser.inference.checkpoint import PRETRAINED, find_model, run_folder
@@ -257,8 +257,9 @@ def _answer(
         elif seconds <= limits.seconds:
             prediction = predict_long(model.recognizer, path, gate=gate)
     except SerError as error:  # no path of the server in a message to visitors
-        reason = str(error).replace(str(path), path.name)
-        raise SerError(text(language, "unreadable", reason=reason)) from error
+        if isinstance(error, AudioError):
+            raise SerError(text(language, f"audio_{error.fault}", name=path.name)) from error
+        raise SerError(text(language, "unreadable", reason=str(error).replace(str(path), path.name))) from error
     if seconds > limits.seconds:
         raise SerError(text(language, "too_long", name=path.name, seconds=seconds, most=limits.seconds))
     return waveform, None if prediction is None or prediction.label == NO_SPEECH else prediction
