@@ -442,6 +442,23 @@ def test_a_sweep_beside_runs_of_other_classes_is_summarized_alone(tmp_path, caps
     assert "bottleneck_gru" in capsys.readouterr().out
 
 
+def test_the_end_of_a_sweep_names_its_folder_in_the_command_for_the_report(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "outputs" / "my own-a081cd-logmel"
+    with caplog.at_level("INFO", "ser"):
+        _summarize(folder, [write_run(folder, "gru")], None)
+    assert caplog.messages[-1] == "as one page: ser report 'outputs/my own-a081cd-logmel'"
+    assert main(["report", "outputs/my own-a081cd-logmel"]) == 0
+
+
+def test_what_is_said_of_several_variants_is_said_once(tmp_path):
+    for variant in ("gru", "small_gru"):
+        for fold, seed in ((1, 1), (2, 1), (2, 2)):
+            write_run(tmp_path, variant, fold, seed)
+    notes = summarize(find_runs(tmp_path)).notes
+    assert "gru; small_gru: 1 of 4 combinations of fold and seed are missing." in notes
+
+
 def test_an_empty_line_separates_a_table_from_the_next_one(capsys):
     show([Table(title, ["variant", "UAR (%)"], [["gru", "61.0"]], "What it is.") for title in ("First", "Second")])
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import shlex
 import threading
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ from ser.io import append_line
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at what has ended
+_ALONE = "last_sweep"  # the folder of a summary without the runs of earlier sweeps
 
 
 class _Messages(logging.Handler):
@@ -259,12 +261,15 @@ def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None
         if not loaded:
             raise SerError(f"none of its {len(runs)} runs can be read: {left_out[0]}") from error
         summary, earlier = summarize(loaded, baseline, left_out), []
-        notes, folder = [f"Only the runs of this sweep: {error}"], folder / "last_sweep"
+        notes, folder = [f"Only the runs of this sweep: {error}"], folder / _ALONE
     command = "" if earlier else typed_command()
     summary = replace(summary, command=command, notes=[*summary.notes, *notes])
     show_summary(summary)
     write_summary(summary, folder)
     log.info("summary written to %s", folder)
+    if folder.name != _ALONE:  # the name of a manifest's folder has a hash that nobody can guess
+        near = folder.is_relative_to(Path.cwd())
+        log.info("as one page: ser report %s", shlex.quote(str(folder.relative_to(Path.cwd()) if near else folder)))
 
 
 def _duration(seconds: float) -> str:

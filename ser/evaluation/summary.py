@@ -164,19 +164,21 @@ def _comparisons(groups: dict[str, list[Run]], baseline: str) -> tuple[pd.DataFr
 
 
 def _notes(groups: dict[str, list[Run]]) -> list[str]:
-    notes, (names, _) = [], short_names(list(groups))
+    found: dict[str, list[str]] = {}  # the variants of which something is to be said
+    names, _ = short_names(list(groups))
     for name, runs in groups.items():
-        variant = names[name]
-        notes += [f"{variant}: {text}." for text in warnings_in(declared(runs))]
+        texts = list(warnings_in(declared(runs)))
         cells = {(run.fold, run.seed) for run in runs}
         expected = len({fold for fold, _ in cells}) * len({seed for _, seed in cells})
         folds = max((run.split.get("folds") or 0) for run in runs)
         if len(cells) < expected:
-            notes.append(f"{variant}: {expected - len(cells)} of {expected} combinations of fold and seed are missing.")
+            texts.append(f"{expected - len(cells)} of {expected} combinations of fold and seed are missing")
         tested = len({run.fold for run in runs})
         if tested < folds:
-            notes.append(f"{variant}: {tested} of {folds} folds, so not all of the corpus is tested.")
-    return notes
+            texts.append(f"{tested} of {folds} folds, so not all of the corpus is tested")
+        for text in texts:
+            found.setdefault(text, []).append(names[name])
+    return [f"{'; '.join(variants)}: {text}." for text, variants in found.items()]
 
 
 def test_choice(run: Run) -> tuple[int, float, int, float] | None:
