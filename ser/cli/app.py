@@ -245,7 +245,9 @@ def may_fetch(encoder: str) -> bool:
     if (size := download_size(encoder)) is None:
         return False  # the Hub does not answer
     question = f"The encoder {encoder} is not on this machine. Fetch it from the Hugging Face Hub ({size})?"
+    console = Console(stderr=True)
     try:
-        return Confirm.ask(question, console=Console(stderr=True), default=False)
+        return Confirm.ask(question, console=console, default=False)
     except EOFError:  # Ctrl-D
+        console.print()  # what follows begins a line
         return False
