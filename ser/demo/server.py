@@ -132,7 +132,7 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while ")[0]  # the address once
         raise SerError(f"cannot serve on {host}:{port} ({reason}); choose another --port or --host.") from error
 
 

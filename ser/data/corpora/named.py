@@ -208,8 +208,8 @@ def folder(root: str | Path | None, emotions: Sequence[str] | None = None) -> Co
     possible = sorted({label.emotion for label in labels.values()})
     if len(possible) < 2:
         raise SerError(
-            f"{base} has {len(files)} audio files and names of {len(possible)} emotions in their paths, expected two "
-            f"or more; {_REMEDY}."
+            f"{base} has {len(files)} audio files, whose paths name {possible[0] if possible else 'no emotion'}, "
+            f"expected two emotions or more; {_REMEDY}."
         )
     if without := len(files) - len(labels):
         log.warning("%s: %d of %d files have no emotion in their names", printable(base), without, len(files))
