@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from ser.cli.sweep import SWEEP_USAGE
 
 ROOT = Path(__file__).resolve().parents[2]
-_CLASSES = {"SerError", "UnfitWaveform", "UntestedRunError"}  # of errors for users
+_CLASSES = {"SerError", "AudioError", "UnfitWaveform", "UntestedRunError"}  # of errors for users
 _CALLS = {  # what functions add to a message
     "remedy": "on a machine with internet run `hf download ⟨checkpoint⟩ --local-dir FOLDER`, then name that folder "
     "(features.checkpoint=FOLDER for training, --encoder FOLDER for use)",
