@@ -158,9 +158,10 @@ def _named_columns(table: pd.DataFrame, source: Path, given: Mapping[str, str]) 
     missing = [column for column in ("path", "emotion", "speaker") if used[column] is None]
     if missing:
         others = "; ".join(f"{column} as {', '.join(_COLUMNS[column][:3])}" for column in missing)
+        named = ", ".join(f"{column}: NAME" for column in missing)
         raise SerError(
             f"the manifest {source} has the columns {seen} but not {', '.join(missing)}; add them, or say which they "
-            f'are, such as data.columns="{{{missing[0]}: mine}}" (also understood: {others}).'
+            f'are by data.columns="{{{named}}}" (also understood: {others}).'
         )
     if twice := sorted({str(name) for name in table.columns[table.columns.duplicated()]} & set(used.values())):
         raise SerError(f"the manifest {source} has several columns {twice[0]}, expected one; rename the others.")
