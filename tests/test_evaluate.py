@@ -179,7 +179,7 @@ def test_emotion_and_speaker_come_from_the_names(tmp_path):
         "x/sad/1": ("sad", "x"),
         "happy/solo": ("happy", "unknown"),
     }
-    with pytest.raises(SerError, match="expected two or more"):
+    with pytest.raises(SerError, match="whose paths name sad, expected two emotions or more"):
         read_folder(tmp_path / "x")
 
 

@@ -447,7 +447,7 @@ def test_the_end_of_a_sweep_names_its_folder_in_the_command_for_the_report(tmp_p
     folder = tmp_path / "outputs" / "my own-a081cd-logmel"
     with caplog.at_level("INFO", "ser"):
         _summarize(folder, [write_run(folder, "gru")], None)
-    assert caplog.messages[-1] == "as one page: ser report 'outputs/my own-a081cd-logmel'"
+    assert caplog.messages[-1] == "a page of it: ser report 'outputs/my own-a081cd-logmel'"
     assert main(["report", "outputs/my own-a081cd-logmel"]) == 0
 
 

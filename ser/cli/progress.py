@@ -269,7 +269,7 @@ def _summarize(folder: Path, runs: Sequence[Path], baseline: str | None) -> None
     log.info("summary written to %s", folder)
     if folder.name != _ALONE:  # the name of a manifest's folder has a hash that nobody can guess
         near = folder.is_relative_to(Path.cwd())
-        log.info("as one page: ser report %s", shlex.quote(str(folder.relative_to(Path.cwd()) if near else folder)))
+        log.info("a page of it: ser report %s", shlex.quote(str(folder.relative_to(Path.cwd()) if near else folder)))
 
 
 def _duration(seconds: float) -> str:
