@@ -51,7 +51,7 @@ IRRELEVANT = {  # settings that two runs of one identity may differ in, and why
     "extraction.device": "where the encoder computes",
     "extraction.workers": "how fast audio is decoded",
     "extraction.processes": "how many processes share the same work",
-    "extraction.batch_seconds": "batch mates do not change an utterance's frames",
+    "extraction.batch_seconds": "batch mates change an utterance's frames by rounding only",
     "extraction.trust_cache": "refuses or not; the number of unchecked utterances is compared",
     "batches.workers": "how fast batches are read",
     "trainer.accelerator": "where the network computes",

@@ -21,7 +21,7 @@ class UnfitWaveform(SerError):  # noqa: N818 - says what is wrong with one wavef
 
 
 class Encoder(nn.Module, ABC):
-    """Turns padded 16 kHz mono waveforms into frames; batch mates change no frame (1e-4 in float32).
+    """Turns padded 16 kHz mono waveforms into frames; batch mates change no frame (1e-4 of its size in float32).
 
     Extraction, prediction, streaming, fine-tuning and the exported graph all call this one ``forward``.
 

@@ -64,7 +64,7 @@ class Recognizer:
 
     Frames are rounded to half precision as in the feature cache, cut to ``max_seconds`` and normalised as in
     training, so a training file gets the prediction of the run itself. Probabilities do not depend on the other
-    recordings of a batch (1e-5). The ``model`` classifies the encoder's frames, or waveforms where the encoder is
+    recordings of a batch (1e-4). The ``model`` classifies the encoder's frames, or waveforms where the encoder is
     inside; ``encoder`` is then None.
     """
 
