@@ -41,9 +41,9 @@ class SerError(Exception):
 class AudioError(SerError):
     """A recording cannot be used; pages in other languages word it by its ``fault``."""
 
-    def __init__(self, message: str, fault: AudioFault) -> None:
-        self.fault = fault
+    def __init__(self, message: str, fault: AudioFault = "undecodable") -> None:  # a default: it crosses processes
         super().__init__(message)
+        self.fault = fault
 
 
 class EncoderNotHereError(SerError):

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from ser.data.audio import SAMPLE_RATE, duration, read_audio, resample_mono
 from ser.data.soundfiles import files_below, printable
-from ser.errors import SerError
+from ser.errors import AudioError, SerError
 
 
 def tone(rate, seconds=0.5, frequency=440.0):
@@ -397,3 +398,8 @@ def test_unsupported_rates_are_refused(rate):
 def test_unreadable_files_have_no_duration(tmp_path, name):
     broken_files(tmp_path)
     assert duration(tmp_path / name) == 0.0
+
+
+def test_what_is_wrong_with_a_recording_crosses_processes():
+    error = pickle.loads(pickle.dumps(AudioError("a.wav is empty", "empty")))
+    assert (str(error), error.fault) == ("a.wav is empty", "empty")

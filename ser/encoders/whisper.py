@@ -26,7 +26,7 @@ class WhisperEncoder(PretrainedEncoder):
     Its attention spreads over that silence, so frames computed without it are others. There are three windows:
 
     - ``sparse``: the clip's own positions, and every 50th of the silence behind it, each of which weighs as 50 in the
-      attention. It costs little more than the clip and serves emotion as well as 30 seconds.
+      attention. It costs little more than the clip and is level with 30 seconds in emotion recognition.
     - ``clip``: the clip's own positions; also where layers are trained, since no cache keeps the silence.
     - ``30s``: exactly as Whisper itself makes frames, at many times the cost.
 
